@@ -1,0 +1,3 @@
+from .backbones import MobileMamba
+
+__all__ = ['MobileMamba']

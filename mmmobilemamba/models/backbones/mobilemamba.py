@@ -1,0 +1,388 @@
+"""MobileMamba: a lightweight multi-receptive field vision Mamba network.
+
+Paper: https://arxiv.org/abs/2411.15941 (CVPR 2025)
+Checkpoints and recipes of the authors: https://github.com/lewandofskee/MobileMamba
+"""
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from mmcv.cnn.bricks import DropPath
+from mmengine.model import BaseModule
+from mmengine.registry import MODELS
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.checkpoint import checkpoint
+
+from ..checkpoint import adapt_classifier, adapt_state_dict, load_pretrained, split_pretrained
+from ..layers import SS2D, ConvBN, haar_dwt, haar_idwt, pad_to_even
+from .arch import resolve_arch, resolve_out_indices, stage_splits
+from .recompute import frozen_statistics
+
+STRIDES = (16, 32, 64)
+
+
+class Residual(nn.Module):
+    """x + fn(x)."""
+
+    def __init__(self, fn):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape of ``x`` and ``fn(x)``, which are the same."""
+        return x + self.fn(x)
+
+
+class FFN(nn.Module):
+    """Two pointwise convolutions with a ReLU between, twice as wide inside."""
+
+    def __init__(self, channels, norm_cfg):
+        super().__init__()
+        self.pw1 = ConvBN(channels, 2 * channels, norm_cfg=norm_cfg)
+        self.pw2 = ConvBN(2 * channels, channels, norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return self.pw2(F.relu(self.pw1(x)))
+
+
+class SqueezeExcite(nn.Module):
+    """Channel attention: x * sigmoid(fc2(relu(fc1(mean(x)))))."""
+
+    def __init__(self, channels):
+        super().__init__()
+        reduced = max(8, (channels // 4 + 4) // 8 * 8)
+        self.fc1 = nn.Conv2d(channels, reduced, 1)
+        self.fc2 = nn.Conv2d(reduced, channels, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        scale = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True))))
+        return x * scale.sigmoid()
+
+
+class PatchMerging(nn.Module):
+    """Halve the resolution through an inverted bottleneck with squeeze-excite."""
+
+    def __init__(self, in_channels, out_channels, norm_cfg):
+        super().__init__()
+        hidden = 4 * in_channels
+        self.conv1 = ConvBN(in_channels, hidden, norm_cfg=norm_cfg)
+        self.conv2 = ConvBN(hidden, hidden, 3, stride=2, groups=hidden, norm_cfg=norm_cfg)
+        self.se = SqueezeExcite(hidden)
+        self.conv3 = ConvBN(hidden, out_channels, norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2))."""
+        x = F.relu(self.conv1(x))
+        x = F.relu(self.conv2(x))
+        return self.conv3(self.se(x))
+
+
+class Downsample(nn.Module):
+    """Patch merging between two stages, with a depthwise convolution and an FFN on either side."""
+
+    def __init__(self, in_channels, out_channels, norm_cfg):
+        super().__init__()
+        self.dw0 = residual_dwconv(in_channels, norm_cfg)
+        self.ffn0 = Residual(FFN(in_channels, norm_cfg))
+        self.merge = PatchMerging(in_channels, out_channels, norm_cfg)
+        self.dw1 = residual_dwconv(out_channels, norm_cfg)
+        self.ffn1 = Residual(FFN(out_channels, norm_cfg))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2))."""
+        x = self.ffn0(self.dw0(x))
+        x = self.merge(x)
+        return self.ffn1(self.dw1(x))
+
+
+class WTEMamba(nn.Module):
+    """Global branch: wavelet transform-enhanced Mamba.
+
+    The scan sees the whole map, the depthwise convolution on the wavelet sub-bands its fine
+    edges; both are scaled channel by channel and added.
+    """
+
+    def __init__(self, channels, kernel_size, norm_cfg):
+        super().__init__()
+        bands = 4 * channels
+        self.ss2d = SS2D(channels, norm_cfg)
+        self.wavelet_conv = nn.Conv2d(
+            bands, bands, kernel_size, padding=kernel_size // 2, groups=bands, bias=False
+        )
+        self.base_scale = nn.Parameter(torch.empty(1, channels, 1, 1))
+        self.wavelet_scale = nn.Parameter(torch.empty(1, bands, 1, 1))
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Start with little of the wavelet branch."""
+        nn.init.constant_(self.base_scale, 1.0)
+        nn.init.constant_(self.wavelet_scale, 0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        height, width = x.shape[2:]
+        bands = self.wavelet_scale * self.wavelet_conv(haar_dwt(pad_to_even(x)))
+        return self.base_scale * self.ss2d(x) + haar_idwt(bands)[..., :height, :width]
+
+
+class MKDeConv(nn.Module):
+    """Local branch: depthwise convolution with the kernel of the stage, ReLU, channel scale."""
+
+    def __init__(self, channels, kernel_size, norm_cfg):
+        super().__init__()
+        self.dwconv = nn.Conv2d(
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
+        )
+        self.bn1 = build_norm_layer(norm_cfg, channels)[1]
+        self.scale = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        self.bn2 = build_norm_layer(norm_cfg, channels)[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        x = F.relu(self.bn1(self.dwconv(x)))
+        return self.bn2(self.scale(x))
+
+
+class Mixer(nn.Module):
+    """Multi-receptive field feature interaction (MRFFI).
+
+    The channels are split into a global part (WTE-Mamba), a local part (MK-DeConv) and a part
+    that passes unchanged, in this order.
+
+    Args:
+        splits (tuple[int, int, int]): Channels of the three parts; the last may be 0.
+        kernel_size (int): Kernel of the wavelet convolution and of the local branch.
+        norm_cfg (dict): Norm layer.
+    """
+
+    def __init__(self, splits, kernel_size, norm_cfg):
+        super().__init__()
+        self.splits = splits
+        self.global_op = WTEMamba(splits[0], kernel_size, norm_cfg)
+        self.local_op = MKDeConv(splits[1], kernel_size, norm_cfg)
+        self.proj = ConvBN(sum(splits), sum(splits), norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        global_part, local_part, identity = x.split(self.splits, dim=1)
+        x = torch.cat([self.global_op(global_part), self.local_op(local_part), identity], dim=1)
+        return self.proj(F.relu(x))
+
+
+class Block(nn.Module):
+    """Five residual pieces, and a second shortcut around all of them."""
+
+    def __init__(self, splits, kernel_size, drop_path_rate, norm_cfg):
+        super().__init__()
+        channels = sum(splits)
+        self.dw0 = residual_dwconv(channels, norm_cfg)
+        self.ffn0 = Residual(FFN(channels, norm_cfg))
+        self.mixer = Residual(Mixer(splits, kernel_size, norm_cfg))
+        self.dw1 = residual_dwconv(channels, norm_cfg)
+        self.ffn1 = Residual(FFN(channels, norm_cfg))
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        y = self.ffn0(self.dw0(x))
+        y = self.mixer(y)
+        y = self.ffn1(self.dw1(y))
+        return x + self.drop_path(y)
+
+    def zero_init_residuals(self):
+        """Let every residual branch start at zero, so that a new block doubles its input."""
+        last_norms = (self.dw0.fn, self.ffn0.fn.pw2, self.mixer.fn.proj, self.dw1.fn, self.ffn1.fn.pw2)
+        for branch in last_norms:
+            nn.init.zeros_(branch.bn.weight)
+
+
+class Stage(nn.Module):
+    """A downsample, except in the first stage, and the blocks at one resolution.
+
+    Args:
+        downsample (nn.Module): Comes first.
+        blocks (list[Block]): Follow in order.
+        with_cp (bool): Recompute each block in backward instead of keeping its activations.
+    """
+
+    def __init__(self, downsample, blocks, with_cp):
+        super().__init__()
+        self.downsample = downsample
+        self.blocks = nn.ModuleList(blocks)
+        self.with_cp = with_cp
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, C, H', W'), half the size except in the first stage."""
+        x = self.downsample(x)
+        for block in self.blocks:
+            if self.with_cp and x.requires_grad:
+                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(frozen_statistics, block))
+            else:
+                x = block(x)
+        return x
+
+
+@MODELS.register_module()
+class MobileMamba(BaseModule):
+    """MobileMamba backbone: a stem and three stages at strides 16, 32 and 64.
+
+    Registered in mmengine's root registry: ``type='MobileMamba'`` works in the configs of every
+    OpenMMLab codebase once ``mmmobilemamba`` is imported (``custom_imports``). Any image of at
+    least 1 x 1 pixel works; a side s leaves stage i with ceil(s / stride) pixels.
+
+    Checkpoints of the authors load as they are, flat or wrapped, through ``init_cfg``,
+    ``load_state_dict`` or mmengine's ``load_checkpoint``; see ``mmmobilemamba.models.checkpoint``.
+
+    Args:
+        arch (str | dict): ``'t2'``, ``'t4'``, ``'s6'``, ``'b1'``, ``'b2'`` or ``'b4'`` (the last
+            three are one network, meant for 256, 384 and 512 pixels), or a dict with the fields
+            ``embed_dims``, ``depths``, ``global_ratios``, ``local_ratios``, ``kernel_sizes``
+            (three values each, one a stage) and ``drop_path_rate``. Defaults to ``'t2'``.
+        in_channels (int): Channels of the image. Defaults to 3.
+        out_indices (int | Sequence[int]): Stages to return, 0 to 2; negative ones count from the
+            end. The output is in order of resolution, finest first. Stages after the last wanted
+            one are not built. Defaults to -1, the last stage.
+        frozen_stages (int): -1 freezes nothing, 0 the stem, n the stem and the first n stages:
+            no gradient, and norm layers in evaluation. Defaults to -1.
+        norm_eval (bool): Keep batch norm in evaluation while training. Defaults to False.
+        with_cp (bool): Trade compute for memory with activation checkpointing. Outputs,
+            gradients and batch statistics stay the same. Defaults to False.
+        drop_path_rate (float, optional): Stochastic depth of the last block; the others rise to
+            it from 0 in equal steps. Defaults to the arch's own (0 for T and S, 0.03 for B).
+        norm_cfg (dict): Norm layer. Defaults to ``dict(type='BN')``.
+        init_cfg (dict | list[dict], optional): Initialisation, as in mmengine. A ``Pretrained``
+            checkpoint must fit completely. Defaults to None, the paper's.
+
+    Attributes:
+        out_channels (tuple[int]): Channels of each output.
+        strides (tuple[int]): Stride of each output.
+
+    Raises:
+        TypeError, ValueError: If an argument is not one of the above.
+
+    Example:
+        >>> backbone = MobileMamba('t2', out_indices=(0, 1, 2)).eval()
+        >>> [tuple(x.shape) for x in backbone(torch.rand(1, 3, 192, 192))]
+        [(1, 144, 12, 12), (1, 272, 6, 6), (1, 368, 3, 3)]
+    """
+
+    def __init__(
+        self,
+        arch='t2',
+        in_channels=3,
+        out_indices=-1,
+        frozen_stages=-1,
+        norm_eval=False,
+        with_cp=False,
+        drop_path_rate=None,
+        norm_cfg=dict(type='BN'),
+        init_cfg=None,
+    ):
+        super().__init__(init_cfg)
+        self.arch = resolve_arch(arch, drop_path_rate)
+        self.out_indices = resolve_out_indices(out_indices, len(STRIDES))
+        if frozen_stages not in range(-1, len(STRIDES) + 1):
+            raise ValueError(
+                f'frozen_stages must be -1 (none), 0 (the stem) or 1 to 3 (the stem and that many '
+                f'stages), not {frozen_stages!r}.'
+            )
+        self.frozen_stages = frozen_stages
+        self.norm_eval = norm_eval
+
+        embed_dims = self.arch['embed_dims']
+        self.out_channels = tuple(embed_dims[index] for index in self.out_indices)
+        self.strides = tuple(STRIDES[index] for index in self.out_indices)
+        self.stem = build_stem(in_channels, embed_dims[0], norm_cfg)
+        built = range(self.out_indices[-1] + 1)
+        self.stages = nn.ModuleList(build_stage(self.arch, index, with_cp, norm_cfg) for index in built)
+        self._freeze_stages()
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        """(N, in_channels, H, W) -> a tuple with (N, C, ceil(H / stride), ceil(W / stride)) a stage."""
+        x = self.stem(x)
+        outs = []
+        for index, stage in enumerate(self.stages):
+            x = stage(x)
+            if index in self.out_indices:
+                outs.append(x)
+        return tuple(outs)
+
+    def init_weights(self):
+        """Initialise as in the paper, then as ``init_cfg`` says.
+
+        Raises:
+            CheckpointError: If a ``Pretrained`` checkpoint does not fit completely.
+        """
+        if self.is_init:
+            return super().init_weights()  # which says that once is enough
+        for module in self.modules():
+            if hasattr(module, 'reset_parameters'):
+                module.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, Block):
+                module.zero_init_residuals()
+            elif isinstance(module, FFN):
+                nn.init.zeros_(module.pw2.bn.weight)
+        init_cfg = self.init_cfg
+        self.init_cfg, pretrained = split_pretrained(init_cfg)
+        super().init_weights()
+        self.init_cfg = init_cfg
+        if pretrained is not None:
+            load_pretrained(self, **pretrained)
+
+    def train(self, mode=True):
+        """Set the mode, keeping frozen stages, and norms with ``norm_eval``, in evaluation."""
+        super().train(mode)
+        self._freeze_stages()
+        if mode and self.norm_eval:
+            for module in self.modules():
+                if isinstance(module, _BatchNorm):
+                    module.eval()
+        return self
+
+    def _freeze_stages(self):
+        if self.frozen_stages < 0:
+            return
+        for module in (self.stem, *self.stages[: self.frozen_stages]):
+            module.eval()
+            module.requires_grad_(False)
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        adapt_state_dict(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+    @staticmethod
+    def _checkpoint_filter(state_dict, prefix, *args):
+        """mmpretrain's ``ImageClassifier`` calls it with a checkpoint before it loads it."""
+        adapt_classifier(state_dict, prefix)
+
+
+def residual_dwconv(channels, norm_cfg):
+    """x + BN(3 x 3 depthwise convolution of x)."""
+    return Residual(ConvBN(channels, channels, 3, groups=channels, norm_cfg=norm_cfg))
+
+
+def build_stem(in_channels, channels, norm_cfg):
+    """Four 3 x 3 convolutions of stride 2: (N, in_channels, H, W) -> (N, channels, H / 16, W / 16)."""
+    widths = (in_channels, channels // 8, channels // 4, channels // 2, channels)
+    layers = []
+    for before, after in zip(widths, widths[1:]):
+        layers += [ConvBN(before, after, 3, stride=2, norm_cfg=norm_cfg), nn.ReLU()]
+    return nn.Sequential(*layers[:-1])
+
+
+def build_stage(arch, index, with_cp, norm_cfg):
+    """Stage ``index`` of an ``arch`` with all its fields."""
+    dims, depths, kernel_size = arch['embed_dims'], arch['depths'], arch['kernel_sizes'][index]
+    first, last = sum(depths[:index]), max(sum(depths) - 1, 1)
+    blocks = [
+        Block(stage_splits(arch, index), kernel_size, arch['drop_path_rate'] * number / last, norm_cfg)
+        for number in range(first, first + depths[index])
+    ]
+    downsample = Downsample(dims[index - 1], dims[index], norm_cfg) if index else nn.Identity()
+    return Stage(downsample, blocks, with_cp)

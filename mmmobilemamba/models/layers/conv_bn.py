@@ -1,0 +1,34 @@
+"""Convolution without bias, followed by batch normalisation."""
+
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+
+
+class ConvBN(nn.Module):
+    """Bias-free 2D convolution and a norm layer, without activation.
+
+    The norm layer is called ``bn`` whatever ``norm_cfg`` asks for, so that checkpoints keep
+    their names and recipes that single out ``norm`` keep their meaning.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+        kernel_size (int): Side of the kernel; the padding keeps the size at stride 1.
+        stride (int): Stride. Defaults to 1.
+        groups (int): Groups of the convolution. Defaults to 1.
+        norm_cfg (dict): The norm layer. Defaults to ``dict(type='BN')``.
+    """
+
+    def __init__(
+        self, in_channels, out_channels, kernel_size=1, stride=1, groups=1, norm_cfg=dict(type='BN')
+    ):
+        super().__init__()
+        padding = kernel_size // 2
+        self.conv = nn.Conv2d(
+            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
+        )
+        self.bn = build_norm_layer(norm_cfg, out_channels)[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
+        return self.bn(self.conv(x))

@@ -1,0 +1,87 @@
+"""SS2D: selective scan of a feature map in row-major order, in both directions."""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmmobilemamba.ops import selective_scan
+
+from .conv_bn import ConvBN
+
+DIRECTIONS = 2
+
+
+class SS2D(nn.Module):
+    """State-space branch of WTE-Mamba: gate(scan(conv(in_proj(x)))), state size 1.
+
+    With E = 2 * channels the inner width and R = ceil(channels / 16) the rank of the step size,
+    ``x_proj_weight`` (2, R + 2, E) gives each direction its step, B and C, and ``dt_proj_weight``
+    (2, E, R) widens the step to all channels. ``A_log`` is (2E, 1) and ``D`` (2E), the first
+    direction first. Parameters that are not one-dimensional are subject to weight decay in the
+    authors' recipe, so these shapes are part of it. Source: https://arxiv.org/abs/2411.15941.
+
+    Args:
+        channels (int): Channels of the input and output.
+        norm_cfg (dict): Norm layer of the two projections.
+    """
+
+    def __init__(self, channels, norm_cfg):
+        super().__init__()
+        inner = 2 * channels
+        self.dt_rank = math.ceil(channels / 16)
+        self.in_proj = ConvBN(channels, 2 * inner, norm_cfg=norm_cfg)
+        self.dwconv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, self.dt_rank + 2, inner))
+        self.dt_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, self.dt_rank))
+        self.dt_proj_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
+        self.A_log = nn.Parameter(torch.empty(DIRECTIONS * inner, 1))
+        self.D = nn.Parameter(torch.empty(DIRECTIONS * inner))
+        self.out_norm = LayerNorm(inner)
+        self.out_proj = ConvBN(inner, channels, norm_cfg=norm_cfg)
+        self.reset_parameters()
+
+    def reset_parameters(self):
+        """Draw the scan's own parameters; like PyTorch's layers, the others see to themselves."""
+        for weight in self.x_proj_weight:
+            nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # as nn.Linear
+        nn.init.uniform_(self.dt_proj_weight, 0, 0.1)
+        nn.init.uniform_(self.dt_proj_bias, 0, 0.1)
+        nn.init.zeros_(self.A_log)
+        nn.init.ones_(self.D)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        u, z = self.in_proj(x).chunk(2, dim=1)
+        u = F.silu(self.dwconv(u))
+        y = self.out_norm(self.scan(u.flatten(2).transpose(1, 2)))
+        y = y.to(z.dtype).transpose(1, 2).unflatten(2, z.shape[2:])
+        return self.out_proj(y * F.silu(z))
+
+    def scan(self, u: Tensor) -> Tensor:
+        """Project the step sizes, B and C, and scan: (N, L, E) -> (N, L, E), at least float32."""
+        rows = F.linear(u, self.x_proj_weight.flatten(0, 1))
+        rows = rows.unflatten(2, (DIRECTIONS, -1)).transpose(1, 2)  # (N, 2, L, R + 2)
+        step, B, C = rows.split([self.dt_rank, 1, 1], dim=-1)
+        dt = step @ self.dt_proj_weight.transpose(1, 2)  # (N, 2, L, E)
+        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        return selective_scan(
+            u,
+            dt,
+            B.squeeze(-1),
+            C.squeeze(-1),
+            A.view(DIRECTIONS, -1),
+            self.D.view(DIRECTIONS, -1),
+            self.dt_proj_bias,
+        )
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm in the type of its input, which after a scan is wider than that of the weights."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(..., E) -> (..., E)."""
+        return F.layer_norm(
+            x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
+        )

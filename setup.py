@@ -1,0 +1,74 @@
+"""Install mmmobilemamba, with its configs and tools in ``mmmobilemamba/.mim``.
+
+mim and mmengine look for configs, tools and the model index of a package in its ``.mim``
+folder. OpenMMLab's own set-up scripts make that folder for ``develop``, ``sdist`` and
+``bdist_wheel`` only, so that a PEP 660 editable install has none. Here, a wheel gets copies
+and an editable install gets links.
+"""
+
+import shutil
+from pathlib import Path
+
+from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
+
+ROOT = Path(__file__).resolve().parent
+SHIPPED = ('configs', 'tools', 'model-index.yml')
+
+
+class BuildWithMim(build_py):
+    """``build_py`` that adds the ``.mim`` folder."""
+
+    def run(self):
+        super().run()
+        if getattr(self, 'editable_mode', False):
+            self.link(ROOT / 'mmmobilemamba' / '.mim')
+        else:
+            self.copy(Path(self.build_lib) / 'mmmobilemamba' / '.mim')
+
+    @staticmethod
+    def link(mim):
+        mim.mkdir(exist_ok=True)
+        for name in SHIPPED:
+            link = mim / name
+            if link.is_symlink():
+                link.unlink()
+            link.symlink_to(Path('..', '..', name))
+
+    @staticmethod
+    def copy(mim):
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir(parents=True)
+        for name in SHIPPED:
+            source = ROOT / name
+            if source.is_dir():
+                shutil.copytree(source, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
+            else:
+                shutil.copyfile(source, mim / name)
+
+
+def version():
+    scope = {}
+    exec((ROOT / 'mmmobilemamba' / 'version.py').read_text(), scope)
+    return scope['__version__']
+
+
+def requirements(name):
+    lines = (ROOT / 'requirements' / f'{name}.txt').read_text().splitlines()
+    return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
+
+
+setup(
+    name='mmmobilemamba',
+    version=version(),
+    description='MobileMamba, a lightweight vision backbone, for every OpenMMLab codebase',
+    long_description=(ROOT / 'README.md').read_text(encoding='utf-8'),
+    long_description_content_type='text/markdown',
+    license='Apache-2.0',
+    packages=find_packages(include=['mmmobilemamba', 'mmmobilemamba.*']),
+    python_requires='>=3.9',
+    install_requires=requirements('runtime'),
+    extras_require={name: requirements(name) for name in ('mminstall', 'optional', 'demo', 'tests')},
+    cmdclass={'build_py': BuildWithMim},
+    zip_safe=False,
+)

@@ -1,0 +1,595 @@
+"""Make a small dataset of handwritten digits in front of photos, offline and always the same.
+
+``python tools/dataset_converters/digits_scenes.py data/digits_scenes`` places the scans of
+``sklearn.datasets.load_digits`` on crops of ``sklearn.datasets.load_sample_images`` and writes
+three views of the same scenes::
+
+    OUT/coco/{train,val}/000001.png                     pictures, RGB
+    OUT/coco/annotations/instances_{train,val}.json     boxes and masks, categories 1..10
+    OUT/ade/images/{training,validation}/000001.png     hard links to (or copies of) the pictures
+    OUT/ade/annotations/{training,validation}/000001.png  0 rim, 1 background, 2..11 digits 0..9
+    OUT/imagenet/{train,val}/{zero,...,nine}/000001_01.png  square crops of the single digits
+    OUT/manifest.json                                   arguments, split of the scans, files
+
+The same arguments give the same bytes, and the first N scenes do not depend on the counts.
+"""
+
+import argparse
+import errno
+import json
+import os
+import shutil
+import sys
+import zlib
+from pathlib import Path
+from typing import NamedTuple
+
+try:
+    import numpy as np
+    import pycocotools.mask
+    from PIL import Image, ImageFilter
+    from sklearn.datasets import load_digits, load_sample_images
+    from tqdm import tqdm
+except ImportError as missing:
+    raise SystemExit(
+        f'digits_scenes.py: error: {missing}. It needs numpy, Pillow, pycocotools, scikit-learn and tqdm: '
+        'python -m pip install numpy Pillow pycocotools scikit-learn tqdm'
+    ) from None
+
+MADE_BY = 'digits_scenes'
+VERSION = 1  # raise it with every change of what is written: older folders are then told apart
+DESCRIPTION = 'Digits scenes: handwritten digits in front of photos, with boxes and masks'
+MANIFEST = 'manifest.json'
+VIEWS = ('coco', 'ade', 'imagenet')
+CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+ADE_SPLITS = {'train': 'training', 'val': 'validation'}
+LICENSES = [
+    {
+        'id': 1,
+        'name': 'CC BY 4.0 (digits: Alpaydin, Kaynak)',
+        'url': 'https://creativecommons.org/licenses/by/4.0/',
+    },
+    {'id': 2, 'name': 'CC BY 2.0 (photos)', 'url': 'https://creativecommons.org/licenses/by/2.0/'},
+]
+
+VAL_SHARE = 0.2  # of the scans of every class
+PHOTO_CUT = 0.6  # of a photo's width: training crops lie left of it, validation crops right of it
+REFERENCE_SIZE = 160  # px, the picture size to which the lengths below refer
+DIGIT_SIDES = (20, 56)  # px, a scan's side
+MAX_ANGLE = 15  # degrees
+MIN_VISIBLE = 0.7  # of a digit's own mask
+MIN_CONTRAST = 45  # luminance steps of 255 between a digit and what surrounds it
+MASK_ALPHA = 0.5  # pixels from here on belong to the digit
+RIM_ALPHA = 0.08  # pixels from here to MASK_ALPHA are neither digit nor background
+TRIES_PER_DIGIT = 40
+TRIES_PER_SCENE = 20
+LUMINANCE = np.array([0.299, 0.587, 0.114])
+
+
+class DatasetError(RuntimeError):
+    """The dataset cannot be made; the message says why and what to do."""
+
+
+class Digit(NamedTuple):
+    """How one digit was placed: ``side``, ``top`` and ``left`` in px, ``angle`` in degrees."""
+
+    scan: int
+    label: int
+    side: int
+    angle: float
+    top: int
+    left: int
+    area: int  # px, of the whole mask as if nothing were in front of it
+
+
+class Scene(NamedTuple):
+    """One picture and what it shows."""
+
+    image: np.ndarray  # uint8, (size, size, 3), RGB
+    owner: np.ndarray  # uint8, (size, size): 0 where no digit is, k at the k-th digit's visible part
+    rim: np.ndarray  # bool, (size, size): half transparent pixels around digits
+    digits: list  # of Digit, from the rearmost to the foremost
+
+
+class Sources(NamedTuple):
+    """What the scenes of one split are made of."""
+
+    scans: np.ndarray  # uint8, (1797, 8, 8), 0..16; those of both splits
+    photos: list  # of uint8 arrays, (427, W, 3), this split's part of every photo
+    choices: list  # of int arrays: for every class the indices of this split's scans
+
+
+def make_rng(seed, *key):
+    """Return a generator that depends on ``seed`` and ``key`` only, not on what was drawn before."""
+    return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
+
+
+def split_scans(labels, seed):
+    """Split the scans by class, so that no scan serves both splits.
+
+    Args:
+        labels (np.ndarray): int, (N,), the digit of every scan.
+        seed (int): The dataset's seed.
+
+    Returns:
+        dict[str, list[np.ndarray]]: 'train' and 'val': per class the sorted scan indices.
+    """
+    rng = make_rng(seed, 2)  # scenes use (0, index) and (1, index)
+    parts = {'train': [], 'val': []}
+    for label in range(len(CLASSES)):
+        indices = rng.permutation(np.flatnonzero(labels == label))
+        count = round(VAL_SHARE * len(indices))
+        parts['val'].append(np.sort(indices[:count]))
+        parts['train'].append(np.sort(indices[count:]))
+    return parts
+
+
+def load_sources(seed):
+    """Load scikit-learn's scans and photos and part them: {'train': Sources, 'val': Sources}."""
+    digits, photos = load_digits(), load_sample_images().images
+    scans, choices = digits.images.astype(np.uint8), split_scans(digits.target, seed)
+    cuts = [round(PHOTO_CUT * photo.shape[1]) for photo in photos]
+    left = [photo[:, :cut] for photo, cut in zip(photos, cuts)]
+    right = [photo[:, cut:] for photo, cut in zip(photos, cuts)]
+    return {'train': Sources(scans, left, choices['train']), 'val': Sources(scans, right, choices['val'])}
+
+
+def make_noise(rng, size):
+    """Return float noise of several octaves, (size, size, 3), about -1..1."""
+    noise = np.zeros((size, size, 3))
+    for octave in range(5):
+        cells = 4 * 2**octave
+        grid = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
+        layer = np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC), dtype=float)
+        noise += (layer / 127.5 - 1) * 0.6**octave
+    return noise
+
+
+def make_background(rng, photos, size):
+    """Mix a blurred crop of a photo with noise at a low contrast, so that digits stay legible.
+
+    Args:
+        rng (np.random.Generator): The scene's generator.
+        photos (list[np.ndarray]): uint8, (H, W, 3) each.
+        size (int): Side of the picture in px.
+
+    Returns:
+        np.ndarray: float, (size, size, 3), 0..255.
+    """
+    photo = photos[rng.integers(len(photos))]
+    side = int(rng.integers(80, min(photo.shape[:2]) + 1))
+    top = rng.integers(photo.shape[0] - side + 1)
+    left = rng.integers(photo.shape[1] - side + 1)
+    crop = Image.fromarray(np.ascontiguousarray(photo[top : top + side, left : left + side]))
+    crop = crop.resize((size, size), Image.Resampling.BICUBIC)
+    crop = crop.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.5) * size / REFERENCE_SIZE))
+    texture = np.rot90(np.asarray(crop, dtype=float), rng.integers(4))
+    texture = texture[..., rng.permutation(3)]  # other colours than the two photos have
+    if rng.random() < 0.5:
+        texture = texture[:, ::-1]
+    noise = make_noise(rng, size)
+    share = rng.uniform(0.5, 0.95)
+    texture = share * (texture - texture.mean()) / (texture.std() + 1)
+    texture = texture + (1 - share) * (noise - noise.mean()) / noise.std()
+    texture = 2 * np.tanh(texture / texture.std() / 2)  # no blinding highlights, no black holes
+    base = rng.uniform(55, 200) + rng.uniform(-25, 25, 3)
+    return np.clip(base + rng.uniform(14, 28) * texture, 0, 255)
+
+
+def render_alpha(scan, side, angle):
+    """Enlarge a scan smoothly and return its opacity.
+
+    Args:
+        scan (np.ndarray): uint8, (8, 8), 0..16.
+        side (int): The side of the 8 pixels after enlarging, in px.
+        angle (float): Rotation in degrees, anticlockwise.
+
+    Returns:
+        np.ndarray: float, (h, w), 0..1, without empty rows and columns around it.
+    """
+    # The scans fill their rows: without a rim of zeros their ends would be cut hard.
+    padded = np.pad(scan.astype(float) * (255 / 16), 1).round().astype(np.uint8)
+    outer = round(side * 10 / 8)
+    picture = Image.fromarray(padded).resize((outer, outer), Image.Resampling.BICUBIC)
+    picture = picture.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+    ramp = np.clip((np.asarray(picture) / 255 - 0.3) / 0.4, 0, 1)
+    alpha = ramp * ramp * (3 - 2 * ramp)
+    rows, columns = np.flatnonzero(alpha.any(1)), np.flatnonzero(alpha.any(0))
+    return alpha[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1]
+
+
+def choose_tint(rng, surroundings):
+    """Choose a random colour that differs from nearly all of what it is put on.
+
+    Args:
+        rng (np.random.Generator): The scene's generator.
+        surroundings (np.ndarray): float, (N, 3), 0..255, the pixels under and around the digit.
+
+    Returns:
+        np.ndarray | None: float, (3,), 0..255, at least ``MIN_CONTRAST`` in luminance away from
+        95 % of the pixels; None if none of the colours tried is.
+    """
+    luminance = surroundings @ LUMINANCE
+    for tint in rng.uniform(0, 255, (16, 3)):
+        if np.percentile(np.abs(luminance - tint @ LUMINANCE), 5) >= MIN_CONTRAST:
+            return tint
+    return None
+
+
+def place_digit(rng, sources, canvas, owner, rim, digits):
+    """Try once to put one more digit in front; change the arrays in place only on success.
+
+    Args:
+        rng (np.random.Generator): The scene's generator.
+        sources (Sources): The split's scans.
+        canvas (np.ndarray): float, (size, size, 3), the picture so far.
+        owner (np.ndarray): uint8, (size, size), see :class:`Scene`.
+        rim (np.ndarray): bool, (size, size), see :class:`Scene`.
+        digits (list[Digit]): The digits so far.
+
+    Returns:
+        Digit | None: None if a digit would be hidden too much or have too little contrast.
+    """
+    size = len(owner)
+    label = int(rng.integers(len(CLASSES)))
+    scan = int(rng.choice(sources.choices[label]))
+    low, high = (side * size / REFERENCE_SIZE for side in DIGIT_SIDES)
+    side, angle = round(rng.uniform(low, high)), float(rng.uniform(-MAX_ANGLE, MAX_ANGLE))
+    alpha = render_alpha(sources.scans[scan], side, angle)
+    top, left = (int(rng.integers(size - length + 1)) for length in alpha.shape)
+    window = np.s_[top : top + alpha.shape[0], left : left + alpha.shape[1]]
+    mask = alpha >= MASK_ALPHA
+    if not mask.any():
+        return None
+    hidden = np.bincount(owner[window][mask], minlength=len(digits) + 1)
+    visible = np.bincount(owner.ravel(), minlength=len(digits) + 1) - hidden
+    if any(count < MIN_VISIBLE * digit.area for count, digit in zip(visible[1:], digits)):
+        return None
+    tint = choose_tint(rng, canvas[window].reshape(-1, 3))
+    if tint is None:
+        return None
+    canvas[window] += alpha[..., None] * (tint - canvas[window])
+    owner[window][mask] = len(digits) + 1
+    rim[window] |= (alpha >= RIM_ALPHA) & ~mask
+    return Digit(scan, label, side, angle, top, left, int(mask.sum()))
+
+
+def make_scene(rng, sources, size, digits_range):
+    """Make one scene.
+
+    Args:
+        rng (np.random.Generator): The scene's generator.
+        sources (Sources): The split's scans and photos.
+        size (int): Side of the picture in px.
+        digits_range (tuple[int, int]): Fewest and most digits.
+
+    Returns:
+        Scene: The scene, with fewer digits than drawn if they found no place, never below the fewest.
+    """
+    for _ in range(TRIES_PER_SCENE):
+        canvas = make_background(rng, sources.photos, size)
+        owner = np.zeros((size, size), np.uint8)
+        rim = np.zeros((size, size), bool)
+        digits = []
+        for _ in range(rng.integers(digits_range[0], digits_range[1] + 1)):
+            tries = (place_digit(rng, sources, canvas, owner, rim, digits) for _ in range(TRIES_PER_DIGIT))
+            digit = next((found for found in tries if found is not None), None)
+            if digit is not None:
+                digits.append(digit)
+        if len(digits) >= digits_range[0]:
+            canvas += rng.normal(0, 3, canvas.shape)  # like a camera's: nothing is perfectly flat
+            return Scene(np.clip(canvas.round(), 0, 255).astype(np.uint8), owner, rim, digits)
+    raise DatasetError(
+        f'a scene has no room for {digits_range[0]} digits that stay visible for {MIN_VISIBLE:.0%} '
+        f'(tried {TRIES_PER_SCENE} times). Ask for fewer, like --digits 3 8.'
+    )
+
+
+def make_annotations(scene, image_id, first_id):
+    """Return the COCO annotations (list[dict]) of a scene's digits, of their visible parts."""
+    annotations = []
+    for number, digit in enumerate(scene.digits, 1):
+        mask = scene.owner == number
+        code = pycocotools.mask.encode(np.asfortranarray(mask, np.uint8))
+        area = int(mask.sum())
+        annotations.append(
+            {
+                'id': first_id + number - 1,
+                'image_id': image_id,
+                'category_id': digit.label + 1,
+                'bbox': [int(value) for value in pycocotools.mask.toBbox(code)],
+                'area': area,
+                'segmentation': {'size': list(mask.shape), 'counts': code['counts'].decode('ascii')},
+                'iscrowd': 0,
+                'scan': digit.scan,
+                'visible_fraction': round(area / digit.area, 4),
+            }
+        )
+    return annotations
+
+
+def make_semantic_map(scene):
+    """Return uint8, (size, size): 0 rim, 1 background, 2..11 the visible parts of digits 0..9."""
+    colours = np.array([1] + [digit.label + 2 for digit in scene.digits], np.uint8)
+    labels = colours[scene.owner]
+    labels[scene.rim & (scene.owner == 0)] = 0
+    return labels
+
+
+def square_crop(image, box):
+    """Cut a square around a box, with a margin of a tenth of its longer side, moved into the picture.
+
+    Args:
+        image (np.ndarray): uint8, (size, size, 3).
+        box (list[int]): [x, y, width, height] in px.
+
+    Returns:
+        np.ndarray: uint8, (side, side, 3).
+    """
+    x, y, width, height = box
+    side = min(round(1.2 * max(width, height)), len(image))
+    left = min(max(x + (width - side) // 2, 0), image.shape[1] - side)
+    top = min(max(y + (height - side) // 2, 0), image.shape[0] - side)
+    return image[top : top + side, left : left + side]
+
+
+def save_png(path, array):
+    """Write a uint8 array, (H, W) or (H, W, 3), losslessly."""
+    Image.fromarray(np.ascontiguousarray(array)).save(path, compress_level=6)
+
+
+def link_or_copy(source, target):
+    """Let ``target`` have the content of ``source`` without taking room where links are possible."""
+    try:
+        os.link(source, target)
+    except OSError:  # no hard links on this file system
+        shutil.copyfile(source, target)
+
+
+def write_scene(root, split, name, scene, annotations):
+    """Write one scene's picture, semantic map and crops below ``root``."""
+    picture = root / 'coco' / split / f'{name}.png'
+    save_png(picture, scene.image)
+    link_or_copy(picture, root / 'ade' / 'images' / ADE_SPLITS[split] / f'{name}.png')
+    save_png(root / 'ade' / 'annotations' / ADE_SPLITS[split] / f'{name}.png', make_semantic_map(scene))
+    for number, annotation in enumerate(annotations, 1):
+        folder = root / 'imagenet' / split / CLASSES[annotation['category_id'] - 1]
+        save_png(folder / f'{name}_{number:02d}.png', square_crop(scene.image, annotation['bbox']))
+
+
+def write_split(root, split, arguments, sources):
+    """Write all scenes of one split and their COCO file below ``root``."""
+    images, annotations = [], []
+    size, count = arguments['size'], arguments[split]
+    for index in tqdm(range(count), desc=f'{split} scenes', unit='scene'):
+        rng = make_rng(arguments['seed'], list(ADE_SPLITS).index(split), index)
+        scene = make_scene(rng, sources, size, arguments['digits'])
+        name = f'{index + 1:06d}'
+        found = make_annotations(scene, index + 1, len(annotations) + 1)
+        write_scene(root, split, name, scene, found)
+        images.append(
+            {'id': index + 1, 'file_name': f'{name}.png', 'width': size, 'height': size, 'license': 1}
+        )
+        annotations.extend(found)
+    names = enumerate(CLASSES, 1)
+    content = {
+        'info': {
+            'description': DESCRIPTION,
+            'version': str(VERSION),
+            'year': 2026,  # fixed, like the date: the same arguments must give the same bytes
+            'date_created': '2026/01/01',
+            'contributor': 'mmmobilemamba',
+            'url': 'https://archive.ics.uci.edu/dataset/80',
+        },
+        'licenses': LICENSES,
+        'categories': [{'id': number, 'name': name, 'supercategory': 'digit'} for number, name in names],
+        'images': images,
+        'annotations': annotations,
+    }
+    write_json(root / 'coco' / 'annotations' / f'instances_{split}.json', content)
+
+
+def write_json(path, content, indent=None):
+    """Write ``content`` as JSON, the same bytes on every system."""
+    path.write_bytes((json.dumps(content, indent=indent) + '\n').encode('ascii'))
+
+
+def read_manifest(folder):
+    """Return the manifest (dict) of this script in ``folder``, or None if there is no valid one."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding='utf-8'))
+    except (FileNotFoundError, ValueError):
+        return None
+    keys = {'made_by', 'version', 'complete', 'arguments', 'files'}
+    valid = isinstance(manifest, dict) and keys <= set(manifest) and manifest['made_by'] == MADE_BY
+    return manifest if valid else None
+
+
+def write_manifest(root, arguments, complete, sources=None):
+    """Write what was asked, which scans each split uses, and the CRC-32 of every file made so far."""
+    scans = {split: np.concatenate(source.choices).tolist() for split, source in (sources or {}).items()}
+    paths = sorted(path for view in VIEWS for path in (root / view).rglob('*') if path.is_file())
+    files = {path.relative_to(root).as_posix(): zlib.crc32(path.read_bytes()) for path in paths}
+    manifest = {'made_by': MADE_BY, 'version': VERSION, 'complete': complete, 'arguments': arguments}
+    write_json(root / MANIFEST, {**manifest, 'scans': scans, 'files': files})
+
+
+def find_damage(root, manifest):
+    """Return the files that are missing or changed (list[str]), empty if the dataset is complete."""
+    if not manifest['complete']:
+        return ['the end: it was never finished']
+    damage = []
+    for name, checksum in manifest['files'].items():
+        if not (root / name).is_file():
+            damage.append(f'{name} (missing)')
+        elif zlib.crc32((root / name).read_bytes()) != checksum:
+            damage.append(f'{name} (changed)')
+    return damage
+
+
+def is_ours(folder):
+    """Tell whether ``folder`` holds a dataset of this script, whole or broken, and nothing else.
+
+    The names of the views do not suffice: ``data/coco`` and ``data/ade`` are where the real ones live.
+    """
+    if {path.name for path in folder.iterdir()} - {*VIEWS, MANIFEST}:
+        return False
+    if read_manifest(folder) is not None:
+        return True
+    classes = folder / 'imagenet' / 'train'
+    if classes.is_dir() and {path.name for path in classes.iterdir()} == set(CLASSES):
+        return True
+    files = (folder / 'coco' / 'annotations' / f'instances_{split}.json' for split in ADE_SPLITS)
+    return any(path.is_file() and DESCRIPTION.encode() in path.read_bytes()[:1000] for path in files)
+
+
+def describe(arguments, version):
+    """Return the arguments as one would type them, with the version of what they make."""
+    options = [f'--{name} {arguments[name]}' for name in ('seed', 'train', 'val', 'size')]
+    return ' '.join([*options, '--digits', *map(str, arguments['digits'])]) + f' (version {version})'
+
+
+def check_existing(out, arguments, overwrite):
+    """Look at what is already in ``out``.
+
+    Returns:
+        bool: True if it is the complete dataset that is asked for, False if it is to be made.
+
+    Raises:
+        DatasetError: If something else is there that may not be replaced.
+    """
+    if out.exists() and not out.is_dir():
+        raise DatasetError(f'{out} is a file. OUT must be a new or empty folder: use another name.')
+    if not out.exists() or not any(out.iterdir()):
+        return False
+    if not is_ours(out):
+        held = ', '.join(sorted(path.name for path in out.iterdir())[:5])
+        raise DatasetError(
+            f'{out} holds something that this script did not make ({held}), so it is left alone, '
+            f'with --overwrite too. Use a new or empty folder, or empty this one yourself.'
+        )
+    if overwrite:
+        return False
+    manifest = read_manifest(out)
+    damage = [f'{MANIFEST} (missing or not valid)'] if manifest is None else find_damage(out, manifest)
+    if damage:
+        more = f' and {len(damage) - 3} more' if len(damage) > 3 else ''
+        raise DatasetError(
+            f'{out} is not a complete dataset: {", ".join(damage[:3])}{more}. '
+            'Make it again with --overwrite, or use another folder.'
+        )
+    there, asked = describe(manifest['arguments'], manifest['version']), describe(arguments, VERSION)
+    if there != asked:
+        raise DatasetError(
+            f'{out} already holds another dataset.\n  there: {there}\n  asked: {asked}\n'
+            'Use another folder, or --overwrite to replace it.'
+        )
+    return True
+
+
+def start_partial(partial, arguments):
+    """Make the folder that is written into and renamed at the end; drop the rest of a broken run."""
+    if partial.exists():
+        if not partial.is_dir() or (any(partial.iterdir()) and read_manifest(partial) is None):
+            raise DatasetError(
+                f'{partial} is in the way and not from this script. Move it, or use another OUT.'
+            )
+        print(f'{partial} is left from an interrupted run: starting over')
+        shutil.rmtree(partial)
+    partial.mkdir(parents=True)
+    write_manifest(partial, arguments, complete=False)
+    for split, ade_split in ADE_SPLITS.items():
+        folders = [f'coco/{split}', f'ade/images/{ade_split}', f'ade/annotations/{ade_split}']
+        for folder in ['coco/annotations', *folders, *(f'imagenet/{split}/{name}' for name in CLASSES)]:
+            (partial / folder).mkdir(parents=True, exist_ok=True)
+
+
+def check_disk(folder, arguments):
+    """Raise ``DatasetError`` if the dataset will not fit on the disk of ``folder``."""
+    size, most = arguments['size'], arguments['digits'][1]
+    crop = (1.2 * DIGIT_SIDES[1] * size / REFERENCE_SIZE) ** 2 / 2  # px, of a digit of middling size
+    scene = 3 * (size**2 + most * crop) + 4096 * (most + 3)  # bytes; pixels of noise hardly compress
+    needed = scene * (arguments['train'] + arguments['val'])
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise DatasetError(
+            f'the disk of {folder} has {free / 2**20:.0f} MiB free, and the dataset needs up to '
+            f'{needed / 2**20:.0f} MiB. Free some room, use another disk, or ask for less '
+            '(--train, --val, --size, --digits).'
+        )
+
+
+def fill_partial(partial, arguments):
+    """Write the whole dataset into ``partial``; leave nothing of it if that fails."""
+    try:
+        check_disk(partial, arguments)
+        sources = load_sources(arguments['seed'])
+        for split in ADE_SPLITS:
+            write_split(partial, split, arguments, sources[split])
+        write_manifest(partial, arguments, True, sources)
+    except (OSError, DatasetError):
+        shutil.rmtree(partial, ignore_errors=True)
+        raise
+
+
+def make_dataset(out, arguments, overwrite):
+    """Make the dataset in ``out`` (Path) unless it is there already."""
+    if check_existing(out, arguments, overwrite):
+        print(f'{out} is complete and made with the same arguments: nothing to do')
+        return
+    partial = out.with_name(out.name + '.partial')
+    start_partial(partial, arguments)
+    fill_partial(partial, arguments)
+    if out.exists():
+        for view in VIEWS:  # the manifest goes last: a break leaves a folder that is known as ours
+            shutil.rmtree(out / view, ignore_errors=True)
+        shutil.rmtree(out)
+    partial.rename(out)
+    print(f'{out}: {arguments["train"]} training and {arguments["val"]} validation scenes')
+
+
+def parse_args(argv):
+    """Return the checked command line (argparse.Namespace)."""
+    parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
+    parser.add_argument('out', type=Path, metavar='OUT', help='a new or empty folder')
+    parser.add_argument('--seed', type=int, default=0)
+    parser.add_argument('--train', type=int, default=1000, help='training scenes')
+    parser.add_argument('--val', type=int, default=200, help='validation scenes')
+    parser.add_argument('--size', type=int, default=160, help='side of the pictures in px')
+    parser.add_argument('--digits', type=int, nargs=2, default=[3, 8], metavar=('MIN', 'MAX'))
+    parser.add_argument('--overwrite', action='store_true', help='replace a dataset of this script')
+    args = parser.parse_args(argv)
+    limits = {'seed': (0, 2**32 - 1), 'train': (1, 999999), 'val': (1, 999999), 'size': (64, 1024)}
+    for name, (low, high) in limits.items():
+        value = getattr(args, name)
+        if not low <= value <= high:
+            parser.error(f'--{name} is {value}; allowed are whole numbers from {low} to {high}')
+    if not 1 <= args.digits[0] <= args.digits[1] <= 20:
+        parser.error(
+            f'--digits is {args.digits[0]} {args.digits[1]}; allowed are two whole numbers from 1 to 20, '
+            'the smaller one first, like --digits 3 8'
+        )
+    return args
+
+
+def main(argv=None):
+    """Run the command line; leave with status 1 and a message on stderr if the dataset cannot be made."""
+    args = parse_args(argv)
+    arguments = {name: getattr(args, name) for name in ('seed', 'train', 'val', 'size', 'digits')}
+    out = Path(os.path.realpath(args.out))
+    try:
+        make_dataset(out, arguments, args.overwrite)
+        return
+    except DatasetError as error:
+        message = str(error)
+    except OSError as error:
+        full = error.errno in (errno.ENOSPC, getattr(errno, 'EDQUOT', None))
+        remedy = 'Free some room or use another disk' if full else 'Check that OUT can be written to'
+        message = f'{error.filename or out}: {error.strerror or error}. {remedy}; nothing half-made is left.'
+    except KeyboardInterrupt:
+        message = 'interrupted. The same command starts over.'
+    sys.exit(f'digits_scenes.py: error: {message}')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,277 @@
+"""Build the project's virtual environment: ``python3 tools/misc/setup_env.py .venv``.
+
+Needs nothing but Python 3.9 or newer with ``venv``. Every finished step leaves a stamp
+inside the environment, so that a second call is a no-op and a broken one resumes; the
+compiled objects of mmcv survive a break as well. The system's Python is never changed.
+"""
+
+import argparse
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+REQUIREMENTS = ROOT / 'requirements'
+MMCV_SECONDS_PER_OBJECT = 15  # one core, without debug symbols
+IMPORTS = 'torch, torchvision, mmengine, mmcv.ops, mmdet, mmseg, mmpretrain, mmmobilemamba'
+
+
+class StepError(RuntimeError):
+    """A step failed; the message says why and what to do."""
+
+
+class Environment:
+    """A virtual environment that is built in stamped steps.
+
+    Args:
+        path (Path): Where the environment is, or is to be.
+    """
+
+    def __init__(self, path):
+        self.path = path
+        self.python = path / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
+        self.log = path / 'setup.log'
+        self.stamps = path / '.steps'
+
+    def run(self, command, why, remedy, cwd=ROOT, env=None, on_wait=None):
+        """Run ``command`` into the log; call ``on_wait`` every 15 s until it ends.
+
+        Raises:
+            StepError: If the command fails, with the end of its output.
+        """
+        with open(self.log, 'a+', encoding='utf-8', errors='replace') as log:
+            start = log.seek(0, os.SEEK_END)
+            process = subprocess.Popen(
+                [str(part) for part in command],
+                cwd=cwd,
+                env=dict(os.environ, **(env or {})),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+            while True:
+                try:
+                    code = process.wait(timeout=15)
+                    break
+                except subprocess.TimeoutExpired:
+                    if on_wait is not None:
+                        on_wait()
+                except KeyboardInterrupt:
+                    process.terminate()
+                    process.wait()
+                    raise
+            if code:
+                log.seek(start)
+                tail = ''.join(log.readlines()[-15:])
+                raise StepError(f'{why}\n{tail}What to do: {remedy}\nFull output: {self.log}')
+
+    def pip(self, *arguments, why, **kwargs):
+        """Install with pip under the pins of ``requirements/pinned.txt``."""
+        self.run(
+            [self.python, '-m', 'pip', 'install', '-c', REQUIREMENTS / 'pinned.txt', *arguments],
+            why,
+            'check the network (or the pip index you have configured) and run the command again; '
+            'it goes on from here.',
+            **kwargs,
+        )
+
+    def ask(self, code):
+        """Print something with the environment's own Python and return it."""
+        return subprocess.check_output([self.python, '-c', code], text=True).strip()
+
+
+def create(env):
+    """The empty environment."""
+    env.run(
+        [sys.executable, '-m', 'venv', env.path],
+        'python -m venv failed.',
+        'on Debian and Ubuntu, `apt-get install python3-venv`; then run the command again.',
+    )
+    env.pip('setuptools', 'wheel', 'ninja', 'psutil', why='The build tools did not install.')
+
+
+def install_torch(env):
+    """PyTorch and torchvision of one origin."""
+    env.pip('torch', 'torchvision', why='PyTorch did not install.')
+
+
+def install_mmcv(env):
+    """mmcv with its operators, from a wheel built earlier or from source."""
+    version = pinned('mmcv')
+    torch = env.ask('import torch; print(torch.__version__)')
+    python = f'cp{sys.version_info.major}{sys.version_info.minor}'
+    shelf = cache_dir() / f'torch{torch}-{python}-{platform.machine()}'
+    wheel = next(shelf.glob(f'mmcv-{version}-*.whl'), None)
+    if wheel is None:
+        wheel = build_mmcv(env, version, shelf)
+    else:
+        say(f'    reusing {wheel}')
+    env.pip('--no-deps', '--force-reinstall', wheel, why=f'The wheel {wheel} did not install; delete it.')
+
+
+def install_packages(env):
+    """The OpenMMLab codebases, mim, and what the tests and the demo need."""
+    names = ('runtime', 'optional', 'demo', 'tests')
+    files = [part for name in names for part in ('-r', REQUIREMENTS / f'{name}.txt')]
+    env.pip(*files, 'mmengine', why='The packages did not install.')
+    mim = [line for line in read_lines(REQUIREMENTS / 'mim.txt') if not line.startswith('openmim')]
+    env.pip(*mim, why='The packages that mim needs did not install.')
+    env.pip('--no-deps', 'openmim', why='openmim did not install.')
+
+
+def install_project(env):
+    """This project, editable."""
+    env.pip('--no-deps', '--no-build-isolation', '-e', ROOT, why='The project did not install.')
+
+
+def check(env):
+    """Everything imports."""
+    env.run(
+        [env.python, '-c', f'import {IMPORTS}'],
+        'The finished environment cannot import its packages.',
+        f'delete {env.path} and run the command again.',
+        cwd=env.path,
+    )
+
+
+STEPS = (
+    ('environment', create, '10 s', ()),
+    ('torch', install_torch, '1 to 3 minutes: a download of about 2 GB', ()),
+    ('mmcv', install_mmcv, 'seconds from a kept wheel, else about 10 minutes on 2 cores', ()),
+    ('packages', install_packages, '1 to 2 minutes', ('runtime', 'optional', 'demo', 'tests', 'mim')),
+    ('project', install_project, '10 s', ()),
+    ('check', check, '20 s', ()),
+)
+
+
+def build_mmcv(env, version, shelf):
+    """Build mmcv's wheel in the environment's own folder and keep a copy on ``shelf``.
+
+    Ninja keeps the objects that are done, so that a build that was broken off resumes. The
+    interpreter's own flags ask for debug symbols, which cost three times the build time.
+    """
+    work = env.path / 'build'
+    source = work / f'mmcv-{version}'
+    if not (source / 'setup.py').is_file():
+        shutil.rmtree(work, ignore_errors=True)
+        command = [env.python, '-m', 'pip', 'download', '--no-deps', '--no-build-isolation']
+        env.run(
+            [*command, '--no-binary', 'mmcv', '-d', work, f'mmcv=={version}'],
+            'The source of mmcv did not download.',
+            'check the network and run the command again.',
+        )
+        unpack(next(work.glob('mmcv-*.tar.gz')), work)
+    jobs = os.cpu_count() or 1
+    state = {'start': time.time(), 'before': None, 'said': 0.0}
+
+    def progress():
+        total, done = count_objects(source)
+        if state['before'] is None:
+            state['before'] = done
+        if total and time.time() - state['said'] >= 60:
+            state['said'] = time.time()
+            left = (total - done) * MMCV_SECONDS_PER_OBJECT / jobs / 60
+            say(f'    {done} of {total} files compiled, about {left:.0f} min left')
+
+    env.run(
+        [env.python, 'setup.py', 'bdist_wheel'],
+        'mmcv did not compile.',
+        'a C++17 compiler is needed (Debian and Ubuntu: `apt-get install g++`), and torch older '
+        'than 2.14. With little memory, set MAX_JOBS=1. Then run the command again; it resumes.',
+        cwd=source,
+        env={
+            'MMCV_WITH_OPS': '1',
+            'CFLAGS': f'{os.environ.get("CFLAGS", "")} -g0',
+            'MAX_JOBS': os.environ.get('MAX_JOBS', str(jobs)),
+            'PATH': f'{env.python.parent}{os.pathsep}{os.environ.get("PATH", "")}',
+        },
+        on_wait=progress,
+    )
+    built = next((source / 'dist').glob('*.whl'))
+    shelf.mkdir(parents=True, exist_ok=True)
+    partial = shelf / f'{built.name}.{os.getpid()}.part'
+    shutil.copyfile(built, partial)
+    wheel = partial.rename(shelf / built.name)
+    shutil.rmtree(work)
+    return wheel
+
+
+def count_objects(source):
+    """Source files that the build compiles, and objects that are there."""
+    recipe = next(source.glob('build/temp*/build.ninja'), None)
+    total = recipe.read_text().count(': compile ') if recipe else 0
+    return total, sum(1 for _ in source.glob('build/temp*/**/*.o'))
+
+
+def unpack(archive, folder):
+    """Unpack a source archive; the ``data`` filter is used where this Python has it."""
+    with tarfile.open(archive) as tar:
+        if hasattr(tarfile, 'data_filter'):
+            tar.extractall(folder, filter='data')
+        else:
+            tar.extractall(folder)
+
+
+def cache_dir():
+    """The user's cache folder for wheels, one subfolder a torch and Python version."""
+    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
+    return Path(base) / 'mmmobilemamba' / 'wheels'
+
+
+def read_lines(path):
+    """Lines of a requirements file without comments."""
+    lines = (line.split('#')[0].strip() for line in path.read_text().splitlines())
+    return [line for line in lines if line]
+
+
+def pinned(name):
+    """The version of ``name`` in ``requirements/pinned.txt``."""
+    versions = dict(line.split('==') for line in read_lines(REQUIREMENTS / 'pinned.txt'))
+    return versions[name]
+
+
+def fingerprint(files):
+    """A hash over what a step depends on: its requirement files and the pins."""
+    names = (*files, 'pinned')
+    text = ''.join((REQUIREMENTS / f'{name}.txt').read_text() for name in names)
+    return hashlib.sha256((text + sys.version + str(ROOT)).encode()).hexdigest()[:16]
+
+
+def say(text):
+    """Tell the user, at once even through a pipe."""
+    print(text, flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
+    parser.add_argument('path', type=Path, help='folder of the virtual environment')
+    env = Environment(parser.parse_args().path.resolve())
+    if sys.version_info < (3, 9):
+        sys.exit(f'Python 3.9 or newer is needed, this is {platform.python_version()}.')
+
+    env.stamps.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    redo = False
+    for number, (name, step, expected, files) in enumerate(STEPS, 1):
+        stamp, content = env.stamps / name, fingerprint(files)
+        if not redo and stamp.is_file() and stamp.read_text() == content:
+            continue
+        redo = True  # later steps build on this one
+        say(f'[{number}/{len(STEPS)}] {step.__doc__.strip().splitlines()[0]} ({expected})')
+        try:
+            step(env)
+        except StepError as error:
+            sys.exit(f'\nStep {number} of {len(STEPS)}, {name}, failed: {error}')
+        stamp.write_text(content)
+    if redo:
+        say(f'Ready in {time.time() - start:.0f} s: {env.path}')
+
+
+if __name__ == '__main__':
+    main()
