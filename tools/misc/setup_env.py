@@ -252,7 +252,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument('path', type=Path, help='folder of the virtual environment')
     env = Environment(parser.parse_args().path.resolve())
-    if sys.version_info < (3, 9):
+    if sys.version_info < (3, 9):  # noqa: UP036 -- whoever runs this chose the Python
         sys.exit(f'Python 3.9 or newer is needed, this is {platform.python_version()}.')
 
     env.stamps.mkdir(parents=True, exist_ok=True)

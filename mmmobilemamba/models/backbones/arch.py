@@ -52,13 +52,12 @@ def resolve_arch(arch, drop_path_rate=None):
     if set(arch) != set(ARCH_FIELDS):
         raise ValueError(
             f'An arch dict has the fields {ARCH_FIELDS}; '
-            f'missing: {sorted(set(ARCH_FIELDS) - set(arch))}, unknown: {sorted(set(arch) - set(ARCH_FIELDS))}.'
+            f'missing: {sorted(set(ARCH_FIELDS) - set(arch))}, '
+            f'unknown: {sorted(set(arch) - set(ARCH_FIELDS))}.'
         )
-    arch = {
-        field: value if field == 'drop_path_rate' else _triple(field, value) for field, value in arch.items()
-    }
-    if drop_path_rate is not None:
-        arch['drop_path_rate'] = drop_path_rate
+    rate = arch['drop_path_rate'] if drop_path_rate is None else drop_path_rate
+    arch = {field: _triple(field, arch[field]) for field in ARCH_FIELDS[:-1]}
+    arch['drop_path_rate'] = rate
     _check_values(arch)
     return arch
 
