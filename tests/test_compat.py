@@ -440,7 +440,9 @@ def test_a_method_of_the_buffer_leads_nowhere():
     # It may be named, but neither called nor asked for the globals of its module.
     assert 'unrecognized function' in refusal(Call(HistoryBuffer.mean, HistoryBuffer([1.0], [1])))
     method = Call(getattr, HistoryBuffer, 'mean')
-    assert "getattr(<builtins.function object>, '__globals__')" in refusal(Call(getattr, method, '__globals__'))
+    assert "getattr(<builtins.function object>, '__globals__')" in refusal(
+        Call(getattr, method, '__globals__')
+    )
 
 
 ATTACKS = {
@@ -531,7 +533,9 @@ def test_older_torch_is_left_alone(version, monkeypatch):
 
 
 @needs_list
-@pytest.mark.parametrize('version', ['2.6.0', '2.6.0+cu124', '2.7.0a0+git1234567', '2.13.0', '2.100.0', '3.0.0'])
+@pytest.mark.parametrize(
+    'version', ['2.6.0', '2.6.0+cu124', '2.7.0a0+git1234567', '2.13.0', '2.100.0', '3.0.0']
+)
 def test_newer_torch_gets_the_list(version, monkeypatch):
     calls = []
     monkeypatch.setattr(torch, '__version__', TorchVersion(version))

@@ -1,27 +1,71 @@
 # The COCO recipe made small enough for two CPU cores: T2 from scratch on the digits scenes.
-_base_ = ['./retinanet_mobilemamba-b1_fpn_1x_coco.py', '../_base_/datasets/digits_detection.py']
+_base_ = './retinanet_mobilemamba-b1_fpn_1x_coco.py'
+
+# From scratch, the neck and the head need normalisation too.
+norm_cfg = dict(type='GN', num_groups=8)
 
 model = dict(
-    data_preprocessor=dict(pad_size_divisor=32),
     # No pretrained weights, so batch norm has to learn its statistics.
     backbone=dict(arch='t2', norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[144, 272, 368], out_channels=64),
+    neck=dict(in_channels=[144, 272, 368], out_channels=64, norm_cfg=norm_cfg),
     bbox_head=dict(
         num_classes=10,
         in_channels=64,
         feat_channels=64,
         stacked_convs=2,
+        norm_cfg=norm_cfg,
         # The smallest digits are 20 pixels wide.
         anchor_generator=dict(octave_base_scale=3),
     ),
 )
+
+# Made by tools/dataset_converters/digits_scenes.py.
+data_root = 'data/digits_scenes/coco/'
+metainfo = dict(classes=('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine'))
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),
+    dict(type='PackDetInputs'),  # no flip: a digit has a right way round
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=(160, 160), keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
+]
+train_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/instances_train.json',
+        data_prefix=dict(img='train/'),
+        pipeline=train_pipeline,
+    ),
+)
+val_dataloader = dict(
+    batch_size=8,
+    num_workers=1,
+    dataset=dict(
+        data_root=data_root,
+        metainfo=metainfo,
+        ann_file='annotations/instances_val.json',
+        data_prefix=dict(img='val/'),
+        pipeline=test_pipeline,
+    ),
+)
+test_dataloader = val_dataloader
+val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+test_evaluator = val_evaluator
 
 # From scratch: a higher peak, a shorter warm-up, and cosine from its end, by iteration.
 max_epochs = 12
 train_cfg = dict(max_epochs=max_epochs, val_interval=3)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=60),
+    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=100),
     dict(
         type='CosineAnnealingLR',
         by_epoch=True,

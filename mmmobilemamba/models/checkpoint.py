@@ -87,11 +87,12 @@ def read_checkpoint(path, map_location='cpu'):
     try:
         checkpoint = torch.load(path, map_location=map_location, weights_only=True)
     except pickle.UnpicklingError as error:
-        if not re.search(r'GLOBAL|[Uu]nsupported|not allowed|getattr', str(error)):
+        blocked = _blocked_name(error)
+        if blocked is None:
             raise CheckpointError(damaged) from error
         raise CheckpointError(
             f'{path} holds Python objects beside tensors, which could run code when loaded, so it is '
-            f'refused: {_blocked_name(error)}. Where it comes from a source that you trust, load it there '
+            f'refused: {blocked}. Where it comes from a source that you trust, load it there '
             f'and save its state dict alone: torch.save({{k: v.cpu() for k, v in state_dict.items()}}, path).'
         ) from error
     except (RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -102,8 +103,9 @@ def read_checkpoint(path, map_location='cpu'):
 
 
 def _blocked_name(error):
-    match = re.search(r'GLOBAL ([\w.]+)|class ([\w.]+)', str(error))
-    return next(filter(None, match.groups())) if match else str(error).splitlines()[0]
+    """What torch's unpickler refused, or None where the file is no sound pickle at all."""
+    match = re.search(r'GLOBAL ([\w.]+)|Unsupported class ([\w.]+)|asks for (getattr\(.*?\))', str(error))
+    return next(filter(None, match.groups())) if match else None
 
 
 def unwrap(checkpoint, wrappers=WRAPPERS):

@@ -43,14 +43,22 @@ MANIFEST = 'manifest.json'
 VIEWS = ('coco', 'ade', 'imagenet')
 CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 ADE_SPLITS = {'train': 'training', 'val': 'validation'}
+CATEGORIES = [{'id': i, 'name': name, 'supercategory': 'digit'} for i, name in enumerate(CLASSES, 1)]
+# Without the time of making: the same arguments must give the same bytes.
+INFO = {'description': DESCRIPTION, 'version': str(VERSION), 'year': 2026, 'date_created': '2026/01/01'}
+INFO.update(contributor='mmmobilemamba', url='https://archive.ics.uci.edu/dataset/80')
+CC_BY = 'https://creativecommons.org/licenses/by'
 LICENSES = [
-    {
-        'id': 1,
-        'name': 'CC BY 4.0 (digits: Alpaydin, Kaynak)',
-        'url': 'https://creativecommons.org/licenses/by/4.0/',
-    },
-    {'id': 2, 'name': 'CC BY 2.0 (photos)', 'url': 'https://creativecommons.org/licenses/by/2.0/'},
+    {'id': 1, 'name': 'CC BY 4.0 (digits: E. Alpaydin, C. Kaynak)', 'url': f'{CC_BY}/4.0/'},
+    {'id': 2, 'name': 'CC BY 2.0 (photos: danielbuechele, vultilion)', 'url': f'{CC_BY}/2.0/'},
 ]
+
+OPTIONS = {  # default, lowest, highest, meaning
+    'seed': (0, 0, 2**32 - 1, 'start of all random numbers'),
+    'train': (1000, 1, 999999, 'training scenes'),
+    'val': (200, 1, 999999, 'validation scenes'),
+    'size': (160, 64, 1024, 'side of the pictures in px'),
+}
 
 VAL_SHARE = 0.2  # of the scans of every class
 PHOTO_CUT = 0.6  # of a photo's width: training crops lie left of it, validation crops right of it
@@ -105,15 +113,7 @@ def make_rng(seed, *key):
 
 
 def split_scans(labels, seed):
-    """Split the scans by class, so that no scan serves both splits.
-
-    Args:
-        labels (np.ndarray): int, (N,), the digit of every scan.
-        seed (int): The dataset's seed.
-
-    Returns:
-        dict[str, list[np.ndarray]]: 'train' and 'val': per class the sorted scan indices.
-    """
+    """Split scans by ``labels``, int (N,): {'train': per class the sorted indices, 'val': the same}."""
     rng = make_rng(seed, 2)  # scenes use (0, index) and (1, index)
     parts = {'train': [], 'val': []}
     for label in range(len(CLASSES)):
@@ -128,9 +128,8 @@ def load_sources(seed):
     """Load scikit-learn's scans and photos and part them: {'train': Sources, 'val': Sources}."""
     digits, photos = load_digits(), load_sample_images().images
     scans, choices = digits.images.astype(np.uint8), split_scans(digits.target, seed)
-    cuts = [round(PHOTO_CUT * photo.shape[1]) for photo in photos]
-    left = [photo[:, :cut] for photo, cut in zip(photos, cuts)]
-    right = [photo[:, cut:] for photo, cut in zip(photos, cuts)]
+    parts = [np.split(photo, [round(PHOTO_CUT * photo.shape[1])], axis=1) for photo in photos]
+    left, right = zip(*parts)
     return {'train': Sources(scans, left, choices['train']), 'val': Sources(scans, right, choices['val'])}
 
 
@@ -148,13 +147,7 @@ def make_noise(rng, size):
 def make_background(rng, photos, size):
     """Mix a blurred crop of a photo with noise at a low contrast, so that digits stay legible.
 
-    Args:
-        rng (np.random.Generator): The scene's generator.
-        photos (list[np.ndarray]): uint8, (H, W, 3) each.
-        size (int): Side of the picture in px.
-
-    Returns:
-        np.ndarray: float, (size, size, 3), 0..255.
+    ``photos`` is a list of uint8 (H, W, 3); returns float, (size, size, 3), 0..255.
     """
     photo = photos[rng.integers(len(photos))]
     side = int(rng.integers(80, min(photo.shape[:2]) + 1))
@@ -177,15 +170,9 @@ def make_background(rng, photos, size):
 
 
 def render_alpha(scan, side, angle):
-    """Enlarge a scan smoothly and return its opacity.
+    """Enlarge a scan, uint8 (8, 8), 0..16, to ``side`` px and turn it by ``angle`` degrees.
 
-    Args:
-        scan (np.ndarray): uint8, (8, 8), 0..16.
-        side (int): The side of the 8 pixels after enlarging, in px.
-        angle (float): Rotation in degrees, anticlockwise.
-
-    Returns:
-        np.ndarray: float, (h, w), 0..1, without empty rows and columns around it.
+    Returns its opacity: float, (h, w), 0..1, without empty rows and columns around it.
     """
     # The scans fill their rows: without a rim of zeros their ends would be cut hard.
     padded = np.pad(scan.astype(float) * (255 / 16), 1).round().astype(np.uint8)
@@ -199,15 +186,9 @@ def render_alpha(scan, side, angle):
 
 
 def choose_tint(rng, surroundings):
-    """Choose a random colour that differs from nearly all of what it is put on.
+    """Return a random colour, float (3,), that stands out from its surroundings, float (N, 3), 0..255.
 
-    Args:
-        rng (np.random.Generator): The scene's generator.
-        surroundings (np.ndarray): float, (N, 3), 0..255, the pixels under and around the digit.
-
-    Returns:
-        np.ndarray | None: float, (3,), 0..255, at least ``MIN_CONTRAST`` in luminance away from
-        95 % of the pixels; None if none of the colours tried is.
+    Its luminance is ``MIN_CONTRAST`` away from 95 % of them; None if none of the colours tried is.
     """
     luminance = surroundings @ LUMINANCE
     for tint in rng.uniform(0, 255, (16, 3)):
@@ -217,18 +198,10 @@ def choose_tint(rng, surroundings):
 
 
 def place_digit(rng, sources, canvas, owner, rim, digits):
-    """Try once to put one more digit in front; change the arrays in place only on success.
+    """Try once to put one more digit in front of ``canvas``, float (size, size, 3), 0..255.
 
-    Args:
-        rng (np.random.Generator): The scene's generator.
-        sources (Sources): The split's scans.
-        canvas (np.ndarray): float, (size, size, 3), the picture so far.
-        owner (np.ndarray): uint8, (size, size), see :class:`Scene`.
-        rim (np.ndarray): bool, (size, size), see :class:`Scene`.
-        digits (list[Digit]): The digits so far.
-
-    Returns:
-        Digit | None: None if a digit would be hidden too much or have too little contrast.
+    The arrays (see :class:`Scene`) change in place, and only if this returns a :class:`Digit`. It
+    returns None if a digit would be hidden too much or have too little contrast.
     """
     size = len(owner)
     label = int(rng.integers(len(CLASSES)))
@@ -239,8 +212,6 @@ def place_digit(rng, sources, canvas, owner, rim, digits):
     top, left = (int(rng.integers(size - length + 1)) for length in alpha.shape)
     window = np.s_[top : top + alpha.shape[0], left : left + alpha.shape[1]]
     mask = alpha >= MASK_ALPHA
-    if not mask.any():
-        return None
     hidden = np.bincount(owner[window][mask], minlength=len(digits) + 1)
     visible = np.bincount(owner.ravel(), minlength=len(digits) + 1) - hidden
     if any(count < MIN_VISIBLE * digit.area for count, digit in zip(visible[1:], digits)):
@@ -255,16 +226,9 @@ def place_digit(rng, sources, canvas, owner, rim, digits):
 
 
 def make_scene(rng, sources, size, digits_range):
-    """Make one scene.
+    """Return a :class:`Scene` of ``size`` px.
 
-    Args:
-        rng (np.random.Generator): The scene's generator.
-        sources (Sources): The split's scans and photos.
-        size (int): Side of the picture in px.
-        digits_range (tuple[int, int]): Fewest and most digits.
-
-    Returns:
-        Scene: The scene, with fewer digits than drawn if they found no place, never below the fewest.
+    It has fewer digits than drawn if they found no place, but never fewer than ``digits_range[0]``.
     """
     for _ in range(TRIES_PER_SCENE):
         canvas = make_background(rng, sources.photos, size)
@@ -291,20 +255,12 @@ def make_annotations(scene, image_id, first_id):
     for number, digit in enumerate(scene.digits, 1):
         mask = scene.owner == number
         code = pycocotools.mask.encode(np.asfortranarray(mask, np.uint8))
-        area = int(mask.sum())
-        annotations.append(
-            {
-                'id': first_id + number - 1,
-                'image_id': image_id,
-                'category_id': digit.label + 1,
-                'bbox': [int(value) for value in pycocotools.mask.toBbox(code)],
-                'area': area,
-                'segmentation': {'size': list(mask.shape), 'counts': code['counts'].decode('ascii')},
-                'iscrowd': 0,
-                'scan': digit.scan,
-                'visible_fraction': round(area / digit.area, 4),
-            }
-        )
+        box, area = [int(value) for value in pycocotools.mask.toBbox(code)], int(mask.sum())
+        ids = {'id': first_id + number - 1, 'image_id': image_id, 'category_id': digit.label + 1}
+        code = {'size': list(mask.shape), 'counts': code['counts'].decode('ascii')}
+        shape = {'bbox': box, 'area': area, 'segmentation': code, 'iscrowd': 0}
+        origin = {'scan': digit.scan, 'visible_fraction': round(area / digit.area, 4)}
+        annotations.append({**ids, **shape, **origin})
     return annotations
 
 
@@ -317,14 +273,9 @@ def make_semantic_map(scene):
 
 
 def square_crop(image, box):
-    """Cut a square around a box, with a margin of a tenth of its longer side, moved into the picture.
+    """Cut a square around ``box`` ([x, y, width, height] in px) out of ``image``, uint8 (size, size, 3).
 
-    Args:
-        image (np.ndarray): uint8, (size, size, 3).
-        box (list[int]): [x, y, width, height] in px.
-
-    Returns:
-        np.ndarray: uint8, (side, side, 3).
+    The margin is a tenth of the longer side; a square that would leave the picture is moved inside.
     """
     x, y, width, height = box
     side = min(round(1.2 * max(width, height)), len(image))
@@ -338,23 +289,18 @@ def save_png(path, array):
     Image.fromarray(np.ascontiguousarray(array)).save(path, compress_level=6)
 
 
-def link_or_copy(source, target):
-    """Let ``target`` have the content of ``source`` without taking room where links are possible."""
-    try:
-        os.link(source, target)
-    except OSError:  # no hard links on this file system
-        shutil.copyfile(source, target)
-
-
 def write_scene(root, split, name, scene, annotations):
     """Write one scene's picture, semantic map and crops below ``root``."""
-    picture = root / 'coco' / split / f'{name}.png'
+    picture, ade_picture = root / 'coco' / split / name, root / 'ade' / 'images' / ADE_SPLITS[split] / name
     save_png(picture, scene.image)
-    link_or_copy(picture, root / 'ade' / 'images' / ADE_SPLITS[split] / f'{name}.png')
-    save_png(root / 'ade' / 'annotations' / ADE_SPLITS[split] / f'{name}.png', make_semantic_map(scene))
+    try:
+        os.link(picture, ade_picture)
+    except OSError:  # no hard links on this file system
+        shutil.copyfile(picture, ade_picture)
+    save_png(root / 'ade' / 'annotations' / ADE_SPLITS[split] / name, make_semantic_map(scene))
     for number, annotation in enumerate(annotations, 1):
         folder = root / 'imagenet' / split / CLASSES[annotation['category_id'] - 1]
-        save_png(folder / f'{name}_{number:02d}.png', square_crop(scene.image, annotation['bbox']))
+        save_png(folder / f'{name[:-4]}_{number:02d}.png', square_crop(scene.image, annotation['bbox']))
 
 
 def write_split(root, split, arguments, sources):
@@ -364,34 +310,20 @@ def write_split(root, split, arguments, sources):
     for index in tqdm(range(count), desc=f'{split} scenes', unit='scene'):
         rng = make_rng(arguments['seed'], list(ADE_SPLITS).index(split), index)
         scene = make_scene(rng, sources, size, arguments['digits'])
-        name = f'{index + 1:06d}'
+        name = f'{index + 1:06d}.png'
         found = make_annotations(scene, index + 1, len(annotations) + 1)
         write_scene(root, split, name, scene, found)
-        images.append(
-            {'id': index + 1, 'file_name': f'{name}.png', 'width': size, 'height': size, 'license': 1}
-        )
+        image = {'id': index + 1, 'file_name': name, 'width': size, 'height': size}
+        images.append({**image, 'license': 1})
         annotations.extend(found)
-    names = enumerate(CLASSES, 1)
-    content = {
-        'info': {
-            'description': DESCRIPTION,
-            'version': str(VERSION),
-            'year': 2026,  # fixed, like the date: the same arguments must give the same bytes
-            'date_created': '2026/01/01',
-            'contributor': 'mmmobilemamba',
-            'url': 'https://archive.ics.uci.edu/dataset/80',
-        },
-        'licenses': LICENSES,
-        'categories': [{'id': number, 'name': name, 'supercategory': 'digit'} for number, name in names],
-        'images': images,
-        'annotations': annotations,
-    }
+    content = {'info': INFO, 'licenses': LICENSES, 'categories': CATEGORIES, 'images': images}
+    content['annotations'] = annotations
     write_json(root / 'coco' / 'annotations' / f'instances_{split}.json', content)
 
 
-def write_json(path, content, indent=None):
+def write_json(path, content):
     """Write ``content`` as JSON, the same bytes on every system."""
-    path.write_bytes((json.dumps(content, indent=indent) + '\n').encode('ascii'))
+    path.write_bytes((json.dumps(content) + '\n').encode('ascii'))
 
 
 def read_manifest(folder):
@@ -417,7 +349,7 @@ def write_manifest(root, arguments, complete, sources=None):
 def find_damage(root, manifest):
     """Return the files that are missing or changed (list[str]), empty if the dataset is complete."""
     if not manifest['complete']:
-        return ['the end: it was never finished']
+        return [f'{MANIFEST} says that it was never finished']
     damage = []
     for name, checksum in manifest['files'].items():
         if not (root / name).is_file():
@@ -428,47 +360,41 @@ def find_damage(root, manifest):
 
 
 def is_ours(folder):
-    """Tell whether ``folder`` holds a dataset of this script, whole or broken, and nothing else.
+    """Tell whether ``folder`` holds a dataset of this script, whole or broken.
 
     The names of the views do not suffice: ``data/coco`` and ``data/ade`` are where the real ones live.
     """
-    if {path.name for path in folder.iterdir()} - {*VIEWS, MANIFEST}:
-        return False
+    classes, coco = folder / 'imagenet' / 'train', folder / 'coco' / 'annotations'
     if read_manifest(folder) is not None:
         return True
-    classes = folder / 'imagenet' / 'train'
     if classes.is_dir() and {path.name for path in classes.iterdir()} == set(CLASSES):
         return True
-    files = (folder / 'coco' / 'annotations' / f'instances_{split}.json' for split in ADE_SPLITS)
+    files = (coco / f'instances_{split}.json' for split in ADE_SPLITS)
     return any(path.is_file() and DESCRIPTION.encode() in path.read_bytes()[:1000] for path in files)
 
 
 def describe(arguments, version):
     """Return the arguments as one would type them, with the version of what they make."""
-    options = [f'--{name} {arguments[name]}' for name in ('seed', 'train', 'val', 'size')]
+    options = [f'--{name} {arguments.get(name)}' for name in OPTIONS]
     return ' '.join([*options, '--digits', *map(str, arguments['digits'])]) + f' (version {version})'
 
 
 def check_existing(out, arguments, overwrite):
-    """Look at what is already in ``out``.
-
-    Returns:
-        bool: True if it is the complete dataset that is asked for, False if it is to be made.
+    """Return True if ``out`` is the complete dataset asked for, False if it is to be made.
 
     Raises:
         DatasetError: If something else is there that may not be replaced.
     """
     if out.exists() and not out.is_dir():
         raise DatasetError(f'{out} is a file. OUT must be a new or empty folder: use another name.')
-    if not out.exists() or not any(out.iterdir()):
-        return False
-    if not is_ours(out):
-        held = ', '.join(sorted(path.name for path in out.iterdir())[:5])
+    held = sorted(path.name for path in out.iterdir()) if out.exists() else []
+    foreign = [name for name in held if name not in (*VIEWS, MANIFEST)]
+    if held and (not is_ours(out) or (overwrite and foreign)):
         raise DatasetError(
-            f'{out} holds something that this script did not make ({held}), so it is left alone, '
-            f'with --overwrite too. Use a new or empty folder, or empty this one yourself.'
+            f'{out} holds what this script did not make ({", ".join((foreign or held)[:5])}), so it is left '
+            'alone, with --overwrite too. Use a new or empty folder, or move that away yourself.'
         )
-    if overwrite:
+    if overwrite or not held:
         return False
     manifest = read_manifest(out)
     damage = [f'{MANIFEST} (missing or not valid)'] if manifest is None else find_damage(out, manifest)
@@ -487,21 +413,22 @@ def check_existing(out, arguments, overwrite):
     return True
 
 
-def start_partial(partial, arguments):
-    """Make the folder that is written into and renamed at the end; drop the rest of a broken run."""
-    if partial.exists():
-        if not partial.is_dir() or (any(partial.iterdir()) and read_manifest(partial) is None):
-            raise DatasetError(
-                f'{partial} is in the way and not from this script. Move it, or use another OUT.'
-            )
-        print(f'{partial} is left from an interrupted run: starting over')
-        shutil.rmtree(partial)
-    partial.mkdir(parents=True)
-    write_manifest(partial, arguments, complete=False)
+def clear_partial(partial):
+    """Drop the folder that an interrupted run has left, and say so; leave any other folder alone."""
+    if not partial.exists():
+        return
+    if not partial.is_dir() or (any(partial.iterdir()) and not is_ours(partial)):
+        raise DatasetError(f'{partial} is in the way and not from this script. Move it, or use another OUT.')
+    print(f'{partial} is left from an interrupted run: starting over')
+    shutil.rmtree(partial)
+
+
+def make_folders(root):
+    """Make the empty folders of all views below ``root``."""
     for split, ade_split in ADE_SPLITS.items():
         folders = [f'coco/{split}', f'ade/images/{ade_split}', f'ade/annotations/{ade_split}']
         for folder in ['coco/annotations', *folders, *(f'imagenet/{split}/{name}' for name in CLASSES)]:
-            (partial / folder).mkdir(parents=True, exist_ok=True)
+            (root / folder).mkdir(parents=True, exist_ok=True)
 
 
 def check_disk(folder, arguments):
@@ -519,10 +446,18 @@ def check_disk(folder, arguments):
         )
 
 
-def fill_partial(partial, arguments):
-    """Write the whole dataset into ``partial``; leave nothing of it if that fails."""
+def make_dataset(out, arguments, overwrite):
+    """Make the dataset in ``out`` (Path) unless it is there already."""
+    if check_existing(out, arguments, overwrite):
+        print(f'{out} is complete and made with the same arguments: nothing to do')
+        return
+    partial = out.with_name(out.name + '.partial')
+    clear_partial(partial)
     try:
+        partial.mkdir(parents=True)
         check_disk(partial, arguments)
+        write_manifest(partial, arguments, False)
+        make_folders(partial)
         sources = load_sources(arguments['seed'])
         for split in ADE_SPLITS:
             write_split(partial, split, arguments, sources[split])
@@ -530,18 +465,8 @@ def fill_partial(partial, arguments):
     except (OSError, DatasetError):
         shutil.rmtree(partial, ignore_errors=True)
         raise
-
-
-def make_dataset(out, arguments, overwrite):
-    """Make the dataset in ``out`` (Path) unless it is there already."""
-    if check_existing(out, arguments, overwrite):
-        print(f'{out} is complete and made with the same arguments: nothing to do')
-        return
-    partial = out.with_name(out.name + '.partial')
-    start_partial(partial, arguments)
-    fill_partial(partial, arguments)
     if out.exists():
-        for view in VIEWS:  # the manifest goes last: a break leaves a folder that is known as ours
+        for view in VIEWS:  # before the manifest: a break leaves a folder that is known as ours
             shutil.rmtree(out / view, ignore_errors=True)
         shutil.rmtree(out)
     partial.rename(out)
@@ -552,18 +477,16 @@ def parse_args(argv):
     """Return the checked command line (argparse.Namespace)."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('out', type=Path, metavar='OUT', help='a new or empty folder')
-    parser.add_argument('--seed', type=int, default=0)
-    parser.add_argument('--train', type=int, default=1000, help='training scenes')
-    parser.add_argument('--val', type=int, default=200, help='validation scenes')
-    parser.add_argument('--size', type=int, default=160, help='side of the pictures in px')
-    parser.add_argument('--digits', type=int, nargs=2, default=[3, 8], metavar=('MIN', 'MAX'))
+    for name, (default, low, high, meaning) in OPTIONS.items():
+        text = f'{meaning}, {low} to {high} (default {default})'
+        parser.add_argument(f'--{name}', type=int, default=default, help=text)
+    text = 'fewest and most digits of a scene, 1 to 20 (default 3 8)'
+    parser.add_argument('--digits', type=int, nargs=2, default=[3, 8], metavar=('MIN', 'MAX'), help=text)
     parser.add_argument('--overwrite', action='store_true', help='replace a dataset of this script')
     args = parser.parse_args(argv)
-    limits = {'seed': (0, 2**32 - 1), 'train': (1, 999999), 'val': (1, 999999), 'size': (64, 1024)}
-    for name, (low, high) in limits.items():
-        value = getattr(args, name)
-        if not low <= value <= high:
-            parser.error(f'--{name} is {value}; allowed are whole numbers from {low} to {high}')
+    for name, (_, low, high, _) in OPTIONS.items():
+        if not low <= getattr(args, name) <= high:
+            parser.error(f'--{name} is {getattr(args, name)}; allowed are whole numbers from {low} to {high}')
     if not 1 <= args.digits[0] <= args.digits[1] <= 20:
         parser.error(
             f'--digits is {args.digits[0]} {args.digits[1]}; allowed are two whole numbers from 1 to 20, '
@@ -575,7 +498,7 @@ def parse_args(argv):
 def main(argv=None):
     """Run the command line; leave with status 1 and a message on stderr if the dataset cannot be made."""
     args = parse_args(argv)
-    arguments = {name: getattr(args, name) for name in ('seed', 'train', 'val', 'size', 'digits')}
+    arguments = {name: getattr(args, name) for name in (*OPTIONS, 'digits')}
     out = Path(os.path.realpath(args.out))
     try:
         make_dataset(out, arguments, args.overwrite)
@@ -584,8 +507,8 @@ def main(argv=None):
         message = str(error)
     except OSError as error:
         full = error.errno in (errno.ENOSPC, getattr(errno, 'EDQUOT', None))
-        remedy = 'Free some room or use another disk' if full else 'Check that OUT can be written to'
-        message = f'{error.filename or out}: {error.strerror or error}. {remedy}; nothing half-made is left.'
+        message = f'{error.filename or out}: {error.strerror or error}. '
+        message += 'Free some room or use another disk.' if full else 'Check that OUT can be written to.'
     except KeyboardInterrupt:
         message = 'interrupted. The same command starts over.'
     sys.exit(f'digits_scenes.py: error: {message}')

@@ -120,6 +120,6 @@ def resolve_out_indices(out_indices, num_stages):
     resolved = sorted(item % num_stages for item in out_indices)
     if len(set(resolved)) != len(resolved) or not resolved:
         raise ValueError(
-            f'out_indices {tuple(out_indices)} must name one or more different stages. {allowed}'
+            f'out_indices {tuple(out_indices)} must name at least one stage, each once. {allowed}'
         )
     return tuple(resolved)

@@ -9,20 +9,20 @@ def frozen_statistics(module):
     """Contexts for forward and for the recomputation of ``torch.utils.checkpoint``.
 
     The recomputation runs the module a second time, which would update its running statistics
-    twice an iteration. Not tracking them meanwhile normalises with the batch all the same.
+    twice an iteration. With momentum 0 and no counter it normalises with the batch all the same,
+    and saves the same tensors, which ``checkpoint`` insists on.
     """
-    return nullcontext(), _not_tracking(module)
+    return nullcontext(), _without_momentum(module)
 
 
 @contextmanager
-def _not_tracking(module):
-    norms = [
-        m for m in module.modules() if isinstance(m, _BatchNorm) and m.training and m.track_running_stats
-    ]
+def _without_momentum(module):
+    norms = [m for m in module.modules() if isinstance(m, _BatchNorm)]
+    before = [(norm, norm.momentum, norm.num_batches_tracked) for norm in norms]
     for norm in norms:
-        norm.track_running_stats = False
+        norm.momentum, norm.num_batches_tracked = 0.0, None
     try:
         yield
     finally:
-        for norm in norms:
-            norm.track_running_stats = True
+        for norm, momentum, counter in before:
+            norm.momentum, norm.num_batches_tracked = momentum, counter

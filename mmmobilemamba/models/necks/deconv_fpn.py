@@ -54,7 +54,7 @@ class DeconvFPN(FPN):
             self.extra_fpn_convs.append(ConvModule(out_channels, out_channels, 3, padding=1, **conv))
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Maps (N, C_i, H_i, W_i), finest first -> ``num_outs`` maps (N, out_channels, H, W), finest first."""
+        """Maps (N, C_i, H_i, W_i) -> ``num_outs`` maps (N, out_channels, H, W), both finest first."""
         inputs = inputs[self.start_level : self.backbone_end_level]
         laterals = self.top_down([conv(x) for conv, x in zip(self.lateral_convs, inputs)])
         finer = self.finer_levels(laterals[0])

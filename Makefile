@@ -1,0 +1,48 @@
+# Everything runs in a virtual environment of its own: `make env VENV=/somewhere` puts it elsewhere.
+PYTHON ?= python3
+VENV ?= .venv
+WORK ?= work_dirs/demo
+DATA ?= data/digits_scenes
+DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_12e_digits.py
+
+BIN := $(abspath $(VENV))/bin
+MIM := PATH="$(BIN):$$PATH" $(BIN)/mim
+
+.PHONY: help env test lint format data demo train-demo test-demo clean
+
+help:
+	@echo "make demo    set up, make the data, train, test and picture a small detector (about 10 min after set-up)"
+	@echo "make test    set up and run the test suite"
+	@echo "make env     the set-up alone (VENV=$(VENV))"
+	@echo "make lint    ruff check and ruff format --check"
+
+env:
+	@$(PYTHON) tools/misc/setup_env.py $(VENV)
+
+test: env
+	$(BIN)/python -m pytest
+
+lint: env
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+format: env
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+data: env
+	$(BIN)/python tools/dataset_converters/digits_scenes.py $(DATA)
+
+train-demo: data
+	$(MIM) train mmdet $(DEMO_CONFIG) --gpus 0 --work-dir $(WORK)
+
+test-demo:
+	$(MIM) test mmdet $(DEMO_CONFIG) --checkpoint $$(ls $(WORK)/best_coco_bbox_mAP_epoch_*.pth) --gpus 0 \
+	    --work-dir $(WORK) --out $(WORK)/predictions.pkl
+
+demo: train-demo
+	@$(MAKE) --no-print-directory test-demo
+	$(BIN)/python tools/analysis_tools/draw_detections.py $(DEMO_CONFIG) $(WORK)/predictions.pkl $(WORK)/pictures
+
+clean:
+	rm -rf build dist *.egg-info mmmobilemamba/.mim

@@ -1,0 +1,58 @@
+"""Golden checkpoints of the authors' layout, rebuilt from names and shapes."""
+
+import importlib.util
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / 'tests' / 'data' / 'golden'
+
+
+def load_script(path):
+    """Import a script of the repository by its path."""
+    path = ROOT / path
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+detweights = load_script('tests/data/golden/detweights.py')
+
+
+def authors_checkpoint(arch):
+    """A fixed checkpoint of an arch under the authors' names; B1, B2 and B4 share theirs."""
+    name = 'b1' if arch in ('b2', 'b4') else arch
+    shapes = json.loads((GOLDEN / f'keys_{name}.json').read_text())
+    return {key: torch.from_numpy(detweights.tensor_for(key, shape)) for key, shape in shapes.items()}
+
+
+def image_for(shape):
+    """The fixed smooth-plus-noise image batch of ``shape`` (N, 3, H, W)."""
+    return torch.from_numpy(detweights.image_for(shape))
+
+
+def noise_for(shape, salt):
+    """Fixed standard normal noise of ``shape``."""
+    return torch.from_numpy(detweights.noise_for(shape, salt))
+
+
+def golden(name):
+    """What the authors' network answers: a dict of arrays."""
+    return np.load(GOLDEN / f'golden_{name}.npz')
+
+
+def relative_error(found, expected):
+    """Largest absolute difference over the largest absolute value."""
+    found, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (found, expected))
+    assert found.shape == expected.shape
+    return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.fixture(autouse=True)
+def _seed():
+    torch.manual_seed(0)

@@ -1,0 +1,70 @@
+"""Importing the package: quiet, quick, and with nothing but torch, mmengine and mmcv."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmmobilemamba
+
+from .conftest import ROOT
+
+SOURCES = sorted((ROOT / 'mmmobilemamba').rglob('*.py'))
+BLOCKED = ('mmdet', 'mmseg', 'mmpretrain', 'triton', 'timm', 'pywt', 'mamba_ssm', 'torchvision', 'sklearn')
+
+IMPORT = """
+import os, sys, time, warnings
+import torch, mmengine, mmengine.model, mmengine.runner
+for name in {blocked!r}:
+    sys.modules[name] = None
+environment, start = dict(os.environ), time.time()
+with warnings.catch_warnings():
+    warnings.simplefilter('error')
+    import mmmobilemamba
+seconds = time.time() - start
+assert dict(os.environ) == environment, 'environment changed'
+assert not torch.cuda.is_initialized()
+from mmengine.registry import MODELS
+backbone = MODELS.build(dict(type='MobileMamba', arch='t2')).eval()
+assert backbone(torch.zeros(1, 3, 64, 64))[0].shape == (1, 368, 1, 1)
+sys.stderr.write(str(seconds))
+"""
+
+
+def test_import(tmp_path):
+    result = subprocess.run(
+        [sys.executable, '-c', IMPORT.format(blocked=BLOCKED)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ''
+    seconds = result.stderr.strip().splitlines()[-1]
+    assert float(seconds) < 3
+
+
+def test_public_names():
+    assert mmmobilemamba.__all__ == ['MobileMamba', '__version__']
+
+
+@pytest.mark.parametrize('path', SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
+def test_sources(path):
+    text = path.read_text()
+    assert text.count('\n') <= 500
+    for node in ast.walk(ast.parse(text)):
+        if isinstance(node, ast.FunctionDef):
+            assert node.end_lineno - node.lineno < 60, node.name
+        if isinstance(node, ast.ExceptHandler):
+            assert node.type is not None, f'bare except, line {node.lineno}'
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            assert node.func.id not in ('eval', 'exec', 'print'), f'{node.func.id}, line {node.lineno}'
+
+
+def test_the_package_finds_its_files():
+    mim = Path(mmmobilemamba.__file__).parent / '.mim'
+    for name in ('configs', 'tools', 'model-index.yml'):
+        assert (mim / name).exists(), name

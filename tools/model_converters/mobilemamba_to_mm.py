@@ -1,0 +1,146 @@
+"""Convert a checkpoint of the MobileMamba authors to an OpenMMLab classifier checkpoint.
+
+    python tools/model_converters/mobilemamba_to_mm.py mobilemamba_b1.pth mobilemamba-b1_in1k.pth
+
+writes ``mobilemamba-b1_in1k-<sha256[:8]>.pth`` with the keys ``backbone.*`` and ``head.*`` of an
+mmpretrain ImageClassifier (MobileMamba, GlobalAveragePooling, LeViTClsHead without distillation).
+The file holds tensors and plain values only. Nothing is written unless all of it fits.
+"""
+
+import argparse
+import hashlib
+import io
+import os
+import sys
+from pathlib import Path
+
+import torch
+
+from mmmobilemamba import MobileMamba
+from mmmobilemamba.models.checkpoint import (
+    WRAPPERS,
+    CheckpointError,
+    backbone_part,
+    convert_head,
+    describe,
+    fitting_weights,
+    guess_archs,
+    is_authors,
+    read_checkpoint,
+    unwrap,
+)
+
+HEAD_KEYS = {
+    f'head.head.{name}'
+    for name in (
+        'bn.weight',
+        'bn.bias',
+        'bn.running_mean',
+        'bn.running_var',
+        'bn.num_batches_tracked',
+        'linear.weight',
+        'linear.bias',
+    )
+}
+
+
+def convert(checkpoint, raw=False):
+    """From the authors' checkpoint to ``dict(state_dict=..., meta=...)``.
+
+    Args:
+        checkpoint (dict): What :func:`read_checkpoint` returns.
+        raw (bool): Prefer the raw weights (``net``) to their moving average (``net_E``).
+
+    Returns:
+        dict: An OpenMMLab checkpoint.
+
+    Raises:
+        CheckpointError: If it is not an authors' classifier, or a key is left over, missing or of
+            another shape.
+    """
+    wrappers = sorted(WRAPPERS, key='net_E'.__eq__) if raw else WRAPPERS
+    state_dict = backbone_part(unwrap(checkpoint, wrappers))
+    looks_like = describe(state_dict)
+    if not is_authors(state_dict):
+        raise CheckpointError(f"The file looks like {looks_like}, not one in the authors' layout.")
+    archs = guess_archs(state_dict)
+    if not archs:
+        raise CheckpointError(f'The file looks like {looks_like}, so there is no arch to convert it to.')
+    with torch.device('meta'):
+        backbone = MobileMamba(archs[0])
+    converted = {f'backbone.{key}': value for key, value in fitting_weights(backbone, state_dict).items()}
+    head = convert_head(state_dict)
+    check_head(head, backbone.out_channels[-1])
+    converted.update(head)
+    state_dict = {key: value.detach().cpu().contiguous().clone() for key, value in converted.items()}
+    weights = next((name for name in wrappers if name in checkpoint), 'flat')
+    return dict(meta=dict(arch='/'.join(archs), weights=weights, layout='mmpretrain'), state_dict=state_dict)
+
+
+def check_head(head, channels):
+    """The head must be a BatchNorm1d and a Linear on ``channels`` inputs, and nothing else."""
+    missing, left_over = sorted(HEAD_KEYS - set(head)), sorted(set(head) - HEAD_KEYS)
+    if missing or left_over:
+        raise CheckpointError(
+            f'The head is not the BatchNorm1d and Linear of a plain classifier.\n'
+            f'  missing: {missing[:3]}\n  left over: {left_over[:3]}'
+        )
+    for key, value in head.items():
+        if value.ndim and key != 'head.head.linear.bias' and value.shape[-1] != channels:
+            raise CheckpointError(f'{key} has {value.shape[-1]} inputs instead of {channels}.')
+
+
+def save(checkpoint, destination):
+    """Write a checkpoint with its hash in the name, once it has been read back and compared.
+
+    Args:
+        checkpoint (dict): Tensors and plain values.
+        destination (Path): ``name.pth`` becomes ``name-<sha256[:8]>.pth``.
+
+    Returns:
+        Path: The file.
+    """
+    buffer = io.BytesIO()  # torch.save would put the name of a file into it, and so into its hash
+    torch.save(checkpoint, buffer)
+    content = buffer.getvalue()
+    back = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)['state_dict']
+    state_dict = checkpoint['state_dict']
+    if set(back) != set(state_dict) or not all(torch.equal(back[key], state_dict[key]) for key in back):
+        raise CheckpointError('The converted checkpoint differs when read back; nothing was written.')
+    digest = hashlib.sha256(content).hexdigest()[:8]
+    path = destination.with_name(f'{destination.stem}-{digest}.pth')
+    partial = path.with_name(f'.{path.name}.part')
+    try:
+        partial.write_bytes(content)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('src', type=Path, help="the authors' checkpoint")
+    parser.add_argument('dst', type=Path, help='where to write, a name that ends in .pth')
+    parser.add_argument(
+        '--raw', action='store_true', help='take the raw weights even where their moving average is there'
+    )
+    args = parser.parse_args(argv)
+    if args.dst.suffix != '.pth':
+        parser.error(f'DST must end in .pth, not {args.dst.name}')
+    if not args.dst.parent.is_dir():
+        parser.error(f'there is no folder {args.dst.parent}; make it first')
+    try:
+        checkpoint = convert(read_checkpoint(args.src), args.raw)
+        path = save(checkpoint, args.dst)
+    except (CheckpointError, OSError) as error:
+        sys.exit(f'{args.src} was not converted. {error}')
+    tensors = checkpoint['state_dict'].values()
+    size = sum(tensor.numel() for tensor in tensors) / 1e6
+    print(f'{path}: MobileMamba {checkpoint["meta"]["arch"]}, {len(tensors)} tensors, {size:.2f} M numbers')
+
+
+if __name__ == '__main__':
+    main()
