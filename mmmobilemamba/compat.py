@@ -1,9 +1,8 @@
-# Copyright (c) The mmmobilemamba authors. Licensed under the Apache License 2.0.
 """Lets torch >= 2.6 load the checkpoints that mmengine's Runner writes.
 
 Since 2.6 ``torch.load`` reads with ``weights_only=True`` unless told otherwise: it builds tensors,
 plain containers and whatever is on an allow-list, and refuses a file that names anything else.
-mmengine 0.10.7, the newest release, does not tell it otherwise and does not extend the list, while
+mmengine (up to 0.10.7 at least) does not tell it otherwise and does not extend the list, while
 its checkpoints carry the training log as ``HistoryBuffer`` objects around numpy arrays. So
 ``mim test``, ``--resume`` and ``load_from`` stop with ``Unsupported global: GLOBAL
 mmengine.logging.history_buffer.HistoryBuffer``:

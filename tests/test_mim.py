@@ -1,0 +1,140 @@
+"""Training, interruption, resumption and testing through mim, on a handful of digits scenes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmmobilemamba.compat import allow_runner_checkpoints
+
+from .conftest import ROOT, load_script
+
+pytestmark = pytest.mark.slow
+CONFIG = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_12e_digits.py'
+MIM = Path(sys.executable).with_name('mim')
+
+
+def environment():
+    return dict(os.environ, PATH=f'{MIM.parent}{os.pathsep}{os.environ["PATH"]}')
+
+
+def run(*command, cwd):
+    """Output of a command that has to succeed, from a folder outside the repository."""
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    return result.stdout
+
+
+def scalars(work_dir):
+    """Everything that was logged, oldest run first."""
+    files = sorted(work_dir.glob('*/vis_data/scalars.json'))
+    return [json.loads(line) for file in files for line in file.read_text().splitlines()]
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    """24 training and 8 validation scenes, and an empty folder to work from."""
+    folder = tmp_path_factory.mktemp('mim')
+    script = load_script('tools/dataset_converters/digits_scenes.py')
+    script.main([str(folder / 'data/digits_scenes'), '--train', '24', '--val', '8'])
+    return folder
+
+
+def train_command(work_dir):
+    options = ('train_cfg.max_epochs=3', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1')
+    command = (MIM, 'train', 'mmdet', CONFIG, '--gpus', '0', '--work-dir', work_dir)
+    return (*command, '--cfg-options', *options)
+
+
+@pytest.fixture(scope='module')
+def resumed(scenes):
+    """A training of 3 epochs of 3 iterations, killed after the first, and resumed."""
+    work_dir = scenes / 'work'
+    with open(scenes / 'train.log', 'w') as log:
+        process = subprocess.Popen(
+            [str(part) for part in train_command(work_dir)],
+            cwd=scenes,
+            env=environment(),
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        deadline = time.time() + 240
+        while not (work_dir / 'last_checkpoint').is_file() or not list(work_dir.glob('best_*')):
+            assert process.poll() is None and time.time() < deadline, (scenes / 'train.log').read_text()[
+                -3000:
+            ]
+            time.sleep(0.2)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+    before = torch.load((work_dir / 'last_checkpoint').read_text(), weights_only=True)
+    command = list(train_command(work_dir))
+    command.insert(command.index('--work-dir'), '--resume')
+    return work_dir, before, run(*command, cwd=scenes)
+
+
+def test_resume_goes_on_where_it_stopped(resumed):
+    allow_runner_checkpoints()
+    work_dir, before, output = resumed
+    epoch, iteration = before['meta']['epoch'], before['meta']['iter']
+    assert 1 <= epoch < 3 and iteration == 3 * epoch
+    assert f'resumed epoch: {epoch}, iter: {iteration}' in output
+
+    after = torch.load(work_dir / 'epoch_3.pth', weights_only=True)
+    assert (after['meta']['epoch'], after['meta']['iter']) == (3, 9)
+    steps = {float(state['step']) for state in after['optimizer']['state'].values()}
+    assert steps == {9.0}  # AdamW counted on, so its moments were restored
+    assert {float(state['step']) for state in before['optimizer']['state'].values()} == {float(iteration)}
+    assert after['param_schedulers'][1]['last_step'] == 9
+
+    best = before['message_hub']['runtime_info']['best_score']
+    assert after['message_hub']['runtime_info']['best_score'] >= best
+
+
+def test_resumed_learning_rate(resumed):
+    """The curve of one uninterrupted run: warm-up over 100 iterations times cosine over 9."""
+    work_dir, before, _ = resumed
+    rates = {row['step']: row['base_lr'] for row in scalars(work_dir) if 'base_lr' in row}
+    assert set(rates) == set(range(1, 10))
+    stored = before['param_schedulers']
+    first = before['meta']['iter'] + 1
+    assert rates[first] == pytest.approx(stored[1]['_last_value'][0], rel=1e-6)
+    assert rates[1] == pytest.approx(1e-3 * 1e-2, rel=1e-6)
+    assert all(rates[step] > 0 for step in rates)
+
+
+def test_test_and_pictures(resumed, scenes):
+    """`mim test` reads what the Runner wrote, and the pictures show every scene."""
+    work_dir, _, _ = resumed
+    predictions = scenes / 'predictions.pkl'
+    output = run(
+        *(MIM, 'test', 'mmdet', CONFIG, '--checkpoint', work_dir / 'epoch_3.pth', '--gpus', '0'),
+        *('--work-dir', work_dir, '--out', predictions),
+        cwd=scenes,
+    )
+    assert 'Average Precision  (AP) @[ IoU=0.50:0.95' in output
+    script = ROOT / 'tools/analysis_tools/draw_detections.py'
+    output = run(sys.executable, script, CONFIG, predictions, scenes / 'pictures', '--number', 8, cwd=scenes)
+    pictures = sorted((scenes / 'pictures').glob('*.png'))
+    assert len(pictures) == 9
+    assert str(scenes / 'pictures' / 'overview.png') in output.splitlines()[-1]
+
+    from PIL import Image
+
+    one = Image.open(next(path for path in pictures if path.name != 'overview.png'))
+    assert one.size == (2 * 480 + 8, 480 + 22)
+    assert Image.open(scenes / 'pictures' / 'overview.png').size == (2 * (968 + 8) + 8, 4 * (502 + 8) + 8)
