@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORK ?= work_dirs/demo
 DATA ?= data/digits_scenes
-DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_12e_digits.py
+DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_6e_digits.py
 
 BIN := $(abspath $(VENV))/bin
 MIM := PATH="$(BIN):$$PATH" $(BIN)/mim
@@ -31,7 +31,7 @@ format: env
 	$(BIN)/ruff format .
 
 data: env
-	$(BIN)/python tools/dataset_converters/digits_scenes.py $(DATA)
+	$(BIN)/python tools/dataset_converters/digits_scenes.py $(DATA) --train 2000 --val 200
 
 train-demo: data
 	$(MIM) train mmdet $(DEMO_CONFIG) --gpus 0 --work-dir $(WORK)

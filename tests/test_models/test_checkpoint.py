@@ -168,10 +168,7 @@ UNREADABLE = dict(
         lambda sd: zip_bytes(dict(net=sd, args=Payload())),
         'Python objects beside tensors.*SimpleNamespace',
     ),
-    legacy_foreign=(
-        lambda sd: pickle.dumps(dict(args=Payload()), 2),
-        'Python objects beside tensors.*SimpleNamespace',
-    ),
+    legacy_foreign=(lambda sd: pickle.dumps(dict(args=Payload()), 2), 'refused: types.SimpleNamespace'),
     a_list=(lambda sd: zip_bytes([torch.zeros(1)]), 'holds a list, not a dict'),
 )
 

@@ -52,7 +52,6 @@ LICENSES = [
     {'id': 1, 'name': 'CC BY 4.0 (digits: E. Alpaydin, C. Kaynak)', 'url': f'{CC_BY}/4.0/'},
     {'id': 2, 'name': 'CC BY 2.0 (photos: danielbuechele, vultilion)', 'url': f'{CC_BY}/2.0/'},
 ]
-
 OPTIONS = {  # default, lowest, highest, meaning
     'seed': (0, 0, 2**32 - 1, 'start of all random numbers'),
     'train': (1000, 1, 999999, 'training scenes'),
@@ -69,8 +68,7 @@ MIN_VISIBLE = 0.7  # of a digit's own mask
 MIN_CONTRAST = 45  # luminance steps of 255 between a digit and what surrounds it
 MASK_ALPHA = 0.5  # pixels from here on belong to the digit
 RIM_ALPHA = 0.08  # pixels from here to MASK_ALPHA are neither digit nor background
-TRIES_PER_DIGIT = 40
-TRIES_PER_SCENE = 20
+TRIES_PER_DIGIT, TRIES_PER_SCENE = 40, 20
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
@@ -137,22 +135,17 @@ def make_noise(rng, size):
     """Return float noise of several octaves, (size, size, 3), about -1..1."""
     noise = np.zeros((size, size, 3))
     for octave in range(5):
-        cells = 4 * 2**octave
-        grid = Image.fromarray(rng.integers(0, 256, (cells, cells, 3), dtype=np.uint8))
-        layer = np.asarray(grid.resize((size, size), Image.Resampling.BICUBIC), dtype=float)
-        noise += (layer / 127.5 - 1) * 0.6**octave
+        cells = rng.integers(0, 256, (4 * 2**octave, 4 * 2**octave, 3), dtype=np.uint8)
+        layer = Image.fromarray(cells).resize((size, size), Image.Resampling.BICUBIC)
+        noise += (np.asarray(layer) / 127.5 - 1) * 0.6**octave
     return noise
 
 
 def make_background(rng, photos, size):
-    """Mix a blurred crop of a photo with noise at a low contrast, so that digits stay legible.
-
-    ``photos`` is a list of uint8 (H, W, 3); returns float, (size, size, 3), 0..255.
-    """
+    """Mix a blurred photo crop, uint8, with noise into a faint float (size, size, 3), 0..255."""
     photo = photos[rng.integers(len(photos))]
     side = int(rng.integers(80, min(photo.shape[:2]) + 1))
-    top = rng.integers(photo.shape[0] - side + 1)
-    left = rng.integers(photo.shape[1] - side + 1)
+    top, left = (rng.integers(length - side + 1) for length in photo.shape[:2])
     crop = Image.fromarray(np.ascontiguousarray(photo[top : top + side, left : left + side]))
     crop = crop.resize((size, size), Image.Resampling.BICUBIC)
     crop = crop.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.5) * size / REFERENCE_SIZE))
@@ -174,9 +167,8 @@ def render_alpha(scan, side, angle):
 
     Returns its opacity: float, (h, w), 0..1, without empty rows and columns around it.
     """
-    # The scans fill their rows: without a rim of zeros their ends would be cut hard.
+    outer = round(side * 10 / 8)  # with a rim of zeros: the scans' ends would be cut hard without
     padded = np.pad(scan.astype(float) * (255 / 16), 1).round().astype(np.uint8)
-    outer = round(side * 10 / 8)
     picture = Image.fromarray(padded).resize((outer, outer), Image.Resampling.BICUBIC)
     picture = picture.rotate(angle, Image.Resampling.BICUBIC, expand=True)
     ramp = np.clip((np.asarray(picture) / 255 - 0.3) / 0.4, 0, 1)
@@ -206,8 +198,8 @@ def place_digit(rng, sources, canvas, owner, rim, digits):
     size = len(owner)
     label = int(rng.integers(len(CLASSES)))
     scan = int(rng.choice(sources.choices[label]))
-    low, high = (side * size / REFERENCE_SIZE for side in DIGIT_SIDES)
-    side, angle = round(rng.uniform(low, high)), float(rng.uniform(-MAX_ANGLE, MAX_ANGLE))
+    side = round(rng.uniform(*DIGIT_SIDES) * size / REFERENCE_SIZE)
+    angle = float(rng.uniform(-MAX_ANGLE, MAX_ANGLE))
     alpha = render_alpha(sources.scans[scan], side, angle)
     top, left = (int(rng.integers(size - length + 1)) for length in alpha.shape)
     window = np.s_[top : top + alpha.shape[0], left : left + alpha.shape[1]]
@@ -232,9 +224,7 @@ def make_scene(rng, sources, size, digits_range):
     """
     for _ in range(TRIES_PER_SCENE):
         canvas = make_background(rng, sources.photos, size)
-        owner = np.zeros((size, size), np.uint8)
-        rim = np.zeros((size, size), bool)
-        digits = []
+        owner, rim, digits = np.zeros((size, size), np.uint8), np.zeros((size, size), bool), []
         for _ in range(rng.integers(digits_range[0], digits_range[1] + 1)):
             tries = (place_digit(rng, sources, canvas, owner, rim, digits) for _ in range(TRIES_PER_DIGIT))
             digit = next((found for found in tries if found is not None), None)
@@ -244,7 +234,7 @@ def make_scene(rng, sources, size, digits_range):
             canvas += rng.normal(0, 3, canvas.shape)  # like a camera's: nothing is perfectly flat
             return Scene(np.clip(canvas.round(), 0, 255).astype(np.uint8), owner, rim, digits)
     raise DatasetError(
-        f'a scene has no room for {digits_range[0]} digits that stay visible for {MIN_VISIBLE:.0%} '
+        f'a scene has no room for {digits_range[0]} digits that stay {MIN_VISIBLE:.0%} visible '
         f'(tried {TRIES_PER_SCENE} times). Ask for fewer, like --digits 3 8.'
     )
 
@@ -305,9 +295,8 @@ def write_scene(root, split, name, scene, annotations):
 
 def write_split(root, split, arguments, sources):
     """Write all scenes of one split and their COCO file below ``root``."""
-    images, annotations = [], []
-    size, count = arguments['size'], arguments[split]
-    for index in tqdm(range(count), desc=f'{split} scenes', unit='scene'):
+    images, annotations, size = [], [], arguments['size']
+    for index in tqdm(range(arguments[split]), desc=f'{split} scenes', unit='scene'):
         rng = make_rng(arguments['seed'], list(ADE_SPLITS).index(split), index)
         scene = make_scene(rng, sources, size, arguments['digits'])
         name = f'{index + 1:06d}.png'
@@ -316,8 +305,8 @@ def write_split(root, split, arguments, sources):
         image = {'id': index + 1, 'file_name': name, 'width': size, 'height': size}
         images.append({**image, 'license': 1})
         annotations.extend(found)
-    content = {'info': INFO, 'licenses': LICENSES, 'categories': CATEGORIES, 'images': images}
-    content['annotations'] = annotations
+    head = {'info': INFO, 'licenses': LICENSES, 'categories': CATEGORIES}
+    content = {**head, 'images': images, 'annotations': annotations}
     write_json(root / 'coco' / 'annotations' / f'instances_{split}.json', content)
 
 
@@ -333,7 +322,7 @@ def read_manifest(folder):
     except (FileNotFoundError, ValueError):
         return None
     keys = {'made_by', 'version', 'complete', 'arguments', 'files'}
-    valid = isinstance(manifest, dict) and keys <= set(manifest) and manifest['made_by'] == MADE_BY
+    valid = isinstance(manifest, dict) and keys <= {*manifest} and manifest['made_by'] == MADE_BY
     return manifest if valid else None
 
 
@@ -350,13 +339,10 @@ def find_damage(root, manifest):
     """Return the files that are missing or changed (list[str]), empty if the dataset is complete."""
     if not manifest['complete']:
         return [f'{MANIFEST} says that it was never finished']
-    damage = []
-    for name, checksum in manifest['files'].items():
-        if not (root / name).is_file():
-            damage.append(f'{name} (missing)')
-        elif zlib.crc32((root / name).read_bytes()) != checksum:
-            damage.append(f'{name} (changed)')
-    return damage
+    states = {name: (root / name).is_file() for name in manifest['files']}
+    damage = [f'{name} (missing)' for name, there in states.items() if not there]
+    sums = {name: zlib.crc32((root / name).read_bytes()) for name, there in states.items() if there}
+    return damage + [f'{name} (changed)' for name, value in sums.items() if value != manifest['files'][name]]
 
 
 def is_ours(folder):
@@ -364,13 +350,12 @@ def is_ours(folder):
 
     The names of the views do not suffice: ``data/coco`` and ``data/ade`` are where the real ones live.
     """
-    classes, coco = folder / 'imagenet' / 'train', folder / 'coco' / 'annotations'
-    if read_manifest(folder) is not None:
-        return True
-    if classes.is_dir() and {path.name for path in classes.iterdir()} == set(CLASSES):
-        return True
-    files = (coco / f'instances_{split}.json' for split in ADE_SPLITS)
-    return any(path.is_file() and DESCRIPTION.encode() in path.read_bytes()[:1000] for path in files)
+    classes, files = folder / 'imagenet' / 'train', (folder / 'coco' / 'annotations').glob('instances_*.json')
+    return (
+        read_manifest(folder) is not None
+        or (classes.is_dir() and {path.name for path in classes.iterdir()} == set(CLASSES))
+        or any(DESCRIPTION.encode() in path.read_bytes()[:1000] for path in files)
+    )
 
 
 def describe(arguments, version):
@@ -399,9 +384,8 @@ def check_existing(out, arguments, overwrite):
     manifest = read_manifest(out)
     damage = [f'{MANIFEST} (missing or not valid)'] if manifest is None else find_damage(out, manifest)
     if damage:
-        more = f' and {len(damage) - 3} more' if len(damage) > 3 else ''
         raise DatasetError(
-            f'{out} is not a complete dataset: {", ".join(damage[:3])}{more}. '
+            f'{out} is not a complete dataset, {len(damage)} fault(s): {", ".join(damage[:5])}. '
             'Make it again with --overwrite, or use another folder.'
         )
     there, asked = describe(manifest['arguments'], manifest['version']), describe(arguments, VERSION)
@@ -436,13 +420,12 @@ def check_disk(folder, arguments):
     size, most = arguments['size'], arguments['digits'][1]
     crop = (1.2 * DIGIT_SIDES[1] * size / REFERENCE_SIZE) ** 2 / 2  # px, of a digit of middling size
     scene = 3 * (size**2 + most * crop) + 4096 * (most + 3)  # bytes; pixels of noise hardly compress
-    needed = scene * (arguments['train'] + arguments['val'])
-    free = shutil.disk_usage(folder).free
+    needed = scene * (arguments['train'] + arguments['val']) / 2**20
+    free = shutil.disk_usage(folder).free / 2**20
     if free < needed:
         raise DatasetError(
-            f'the disk of {folder} has {free / 2**20:.0f} MiB free, and the dataset needs up to '
-            f'{needed / 2**20:.0f} MiB. Free some room, use another disk, or ask for less '
-            '(--train, --val, --size, --digits).'
+            f'the disk of {folder} has {free:.0f} MiB free; the dataset needs up to {needed:.0f} MiB. '
+            'Free some room, use another disk, or lower --train, --val, --size or --digits.'
         )
 
 
@@ -501,8 +484,7 @@ def main(argv=None):
     arguments = {name: getattr(args, name) for name in (*OPTIONS, 'digits')}
     out = Path(os.path.realpath(args.out))
     try:
-        make_dataset(out, arguments, args.overwrite)
-        return
+        return make_dataset(out, arguments, args.overwrite)
     except DatasetError as error:
         message = str(error)
     except OSError as error:
