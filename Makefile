@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 WORK ?= work_dirs/demo
 DATA ?= data/digits_scenes
-DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_6e_digits.py
+DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
 
 BIN := $(abspath $(VENV))/bin
 MIM := PATH="$(BIN):$$PATH" $(BIN)/mim

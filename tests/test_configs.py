@@ -12,7 +12,7 @@ from .conftest import ROOT
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
 RETINANET = ROOT / 'configs/retinanet/retinanet_mobilemamba-b1_fpn_1x_coco.py'
-DIGITS = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_6e_digits.py'
+DIGITS = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py'
 
 
 def build(path):

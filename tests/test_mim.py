@@ -16,7 +16,7 @@ from mmmobilemamba.compat import allow_runner_checkpoints
 from .conftest import ROOT, load_script
 
 pytestmark = pytest.mark.slow
-CONFIG = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_6e_digits.py'
+CONFIG = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py'
 MIM = Path(sys.executable).with_name('mim')
 
 
