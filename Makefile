@@ -2,7 +2,6 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORK ?= work_dirs/demo
-DATA ?= data/digits_scenes
 DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
 
 BIN := $(abspath $(VENV))/bin
@@ -31,13 +30,14 @@ format: env
 	$(BIN)/ruff format .
 
 data: env
-	$(BIN)/python tools/dataset_converters/digits_scenes.py $(DATA) --train 2000 --val 200
+	$(BIN)/python tools/dataset_converters/digits_scenes.py data/digits_scenes --train 2000 --val 200
 
 train-demo: data
+	@rm -f $(WORK)/best_coco_bbox_mAP_epoch_*.pth
 	$(MIM) train mmdet $(DEMO_CONFIG) --gpus 0 --work-dir $(WORK)
 
 test-demo:
-	$(MIM) test mmdet $(DEMO_CONFIG) --checkpoint $$(ls $(WORK)/best_coco_bbox_mAP_epoch_*.pth) --gpus 0 \
+	$(MIM) test mmdet $(DEMO_CONFIG) --checkpoint $$(ls -t $(WORK)/best_coco_bbox_mAP_epoch_*.pth | head -n 1) --gpus 0 \
 	    --work-dir $(WORK) --out $(WORK)/predictions.pkl
 
 demo: train-demo
@@ -45,4 +45,4 @@ demo: train-demo
 	$(BIN)/python tools/analysis_tools/draw_detections.py $(DEMO_CONFIG) $(WORK)/predictions.pkl $(WORK)/pictures
 
 clean:
-	rm -rf build dist *.egg-info mmmobilemamba/.mim
+	rm -rf build dist *.egg-info mmmobilemamba/.mim $(VENV)/.steps/project

@@ -28,12 +28,10 @@ class BuildWithMim(build_py):
 
     @staticmethod
     def link(mim):
-        mim.mkdir(exist_ok=True)
+        shutil.rmtree(mim, ignore_errors=True)
+        mim.mkdir()
         for name in SHIPPED:
-            link = mim / name
-            if link.is_symlink():
-                link.unlink()
-            link.symlink_to(Path('..', '..', name))
+            (mim / name).symlink_to(Path('..', '..', name))
 
     @staticmethod
     def copy(mim):

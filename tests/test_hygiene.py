@@ -12,7 +12,18 @@ import mmmobilemamba
 from .conftest import ROOT
 
 SOURCES = sorted((ROOT / 'mmmobilemamba').rglob('*.py'))
-BLOCKED = ('mmdet', 'mmseg', 'mmpretrain', 'triton', 'timm', 'pywt', 'mamba_ssm', 'torchvision', 'sklearn')
+BLOCKED = (
+    'mmdet',
+    'mmseg',
+    'mmpretrain',
+    'triton',
+    'timm',
+    'pywt',
+    'mamba_ssm',
+    'torchvision',
+    'sklearn',
+    'mmcv.ops',
+)
 
 IMPORT = """
 import os, sys, time, warnings

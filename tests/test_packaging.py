@@ -109,5 +109,10 @@ def test_readme_snippets(name, code, tmp_path, capsys):
         assert outs.shape == ((1, 150, 2, 2) if name == 'mmseg' else (1, 1000))
 
 
+def test_readme_has_no_gaps():
+    pages = [README, *(path.read_text() for path in (ROOT / 'configs').rglob('*.md'))]
+    assert not [page for page in pages if re.search(r'DIGITS[A-Z]+|TODO|TBD', page)]
+
+
 def test_every_snippet_is_tested():
     assert [name for name, _ in SNIPPETS] == ['mmdet', 'mmseg', 'mmpretrain', 'Plain PyTorch']

@@ -60,7 +60,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
 test_evaluator = val_evaluator
 
-# From scratch: a higher peak, a shorter warm-up, and cosine from its end, by iteration.
+# From scratch: a higher peak, and a shorter warm-up times a cosine over the whole training.
 max_epochs = 5
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))

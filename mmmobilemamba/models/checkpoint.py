@@ -46,6 +46,9 @@ RENAMES = (
     (r'\.Ds$', '.D'),
     (r'\.c\.weight$', '.conv.weight'),
 )
+# Keys that no other network has: `patch_embed.proj`, `stem.0.weight` are met elsewhere.
+AUTHORS = r'patch_embed\.\d\.|blocks1\.\d+\.(dw0|ffn0|mixer)\.'
+OURS = r'stem\.\d\.(conv|bn)\.|stages\.\d\.blocks\.\d+\.(dw0|ffn0|mixer)\.fn\.'
 HAAR_FILTERS = ('.wt_filter', '.iwt_filter')
 
 # The head of the authors' classifiers -> mmpretrain's LeViTClsHead without distillation.
@@ -109,13 +112,19 @@ def _blocked_name(error):
 
 
 def unwrap(checkpoint, wrappers=WRAPPERS):
-    """The state dict inside a checkpoint, without ``module.`` in front of its keys."""
+    """The state dict inside a checkpoint, without ``module.`` in front of its keys.
+
+    Raises:
+        CheckpointError: If it holds other things than tensors.
+    """
     inner = next((checkpoint[name] for name in wrappers if isinstance(checkpoint.get(name), Mapping)), None)
     if inner is not None:
         return unwrap(inner, wrappers)
-    return {
-        key[len('module.') :] if key.startswith('module.') else key: checkpoint[key] for key in checkpoint
-    }
+    state_dict = {re.sub(r'^module\.', '', str(key)): value for key, value in checkpoint.items()}
+    odd = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise CheckpointError(f'The checkpoint holds other things than tensors, under {odd[:3]}.')
+    return state_dict
 
 
 def backbone_part(state_dict):
@@ -129,12 +138,12 @@ def backbone_part(state_dict):
 
 def is_authors(state_dict):
     """Whether the keys are the authors' names of a backbone, fused or not."""
-    return any(key.startswith(('patch_embed.', 'blocks1.')) for key in state_dict)
+    return any(re.match(AUTHORS, key) for key in state_dict)
 
 
 def is_ours(state_dict):
     """Whether the keys are our names of a backbone."""
-    return any(key.startswith(('stem.', 'stages.')) for key in state_dict)
+    return any(re.match(OURS, key) for key in state_dict)
 
 
 def is_fused(state_dict):
@@ -262,7 +271,7 @@ def check_fit(backbone, weights, looks_like):
 
 def _beyond(key, built):
     match = re.match(r'stages\.(\d)\.', key)
-    return bool(match) and int(match[1]) >= built
+    return bool(match) and built <= int(match[1]) < 3
 
 
 def adapt_state_dict(backbone, state_dict, prefix):
@@ -289,16 +298,21 @@ def adapt_state_dict(backbone, state_dict, prefix):
     state_dict.update({prefix + key: value for key, value in weights.items()})
 
 
-def adapt_classifier(state_dict, prefix):
-    """Rewrite an authors' classifier in place to the names of mmpretrain's ``ImageClassifier``."""
+def adapt_classifier(backbone, state_dict, prefix):
+    """Rewrite an authors' classifier in place to the names of mmpretrain's ``ImageClassifier``.
+
+    Raises:
+        CheckpointError: If it is an authors' checkpoint whose backbone does not fit completely.
+    """
     below = {key[len(prefix) :]: state_dict[key] for key in state_dict if key.startswith(prefix)}
     inner = unwrap(below)
     if not is_authors(inner):
         return
+    converted = fitting_weights(backbone, inner)
     for key in below:
         del state_dict[prefix + key]
-    backbone = {f'backbone.{key}': value for key, value in convert_backbone(inner).items()}
-    state_dict.update({prefix + key: value for key, value in {**backbone, **convert_head(inner)}.items()})
+    weights = {f'backbone.{key}': value for key, value in converted.items()}
+    state_dict.update({prefix + key: value for key, value in {**weights, **convert_head(inner)}.items()})
 
 
 def fitting_weights(backbone, state_dict):
@@ -342,12 +356,12 @@ def load_pretrained(backbone, checkpoint, prefix=None, map_location='cpu'):
         content = CheckpointLoader.load_checkpoint(checkpoint, map_location)
     else:
         content = read_checkpoint(checkpoint, map_location)
-    state_dict = unwrap(content)
-    if prefix is not None:
-        prefix = f'{prefix.rstrip(".")}.'
-        below = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-        state_dict = below or state_dict
     try:
+        state_dict = unwrap(content)
+        if prefix is not None:
+            prefix = f'{prefix.rstrip(".")}.'
+            below = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+            state_dict = below or state_dict
         weights = fitting_weights(backbone, state_dict)
     except CheckpointError as error:
         raise CheckpointError(f'{checkpoint} was not loaded. {error}') from error

@@ -14,6 +14,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models.backbones.arch import ARCHS, resolve_arch, stage_splits
 from mmmobilemamba.models.backbones.mobilemamba import Block
+from mmmobilemamba.models.backbones.recompute import frozen_statistics
 
 from ..conftest import authors_checkpoint, image_for, relative_error
 
@@ -92,6 +93,9 @@ def test_image_channels(channels):
         (dict(arch='t2', out_indices=(2, -1)), ValueError, 'each once'),
         (dict(arch='t2', out_indices=()), ValueError, 'at least one stage'),
         (dict(arch='t2', out_indices='all'), TypeError, 'an int or a sequence of ints'),
+        (dict(arch='t2', in_channels=0), ValueError, 'from 1 up, not 0'),
+        (dict(arch='t2', norm_cfg=dict(type='IN')), ValueError, 'affine=True'),
+        (dict(arch='t2', frozen_stages=1.0), ValueError, r'not 1.0'),
         (dict(arch='t2', frozen_stages=4), ValueError, r'-1 \(none\), 0 \(the stem\) or 1 to 3'),
     ],
 )
@@ -177,6 +181,20 @@ def test_with_cp_changes_nothing(norm_eval):
     torch.testing.assert_close(plain[2], saved[2], rtol=1e-4, atol=1e-5)
     # Recomputing a block must not count its batch twice.
     torch.testing.assert_close(plain[3], saved[3], rtol=1e-5, atol=1e-6)
+
+
+def test_recomputing_leaves_momentum_and_counters_alone():
+    norms = nn.ModuleList(
+        [nn.BatchNorm2d(2), nn.SyncBatchNorm(2, momentum=None), nn.BatchNorm2d(2, track_running_stats=False)]
+    )
+    counters = [norm.num_batches_tracked for norm in norms]
+    with frozen_statistics(norms)[1]:
+        assert [norm.momentum for norm in norms] == [0.0, 0.0, 0.0]
+        for norm in norms[:2]:
+            norm.num_batches_tracked += 1  # SyncBN insists on a counter
+    assert [norm.momentum for norm in norms] == [0.1, None, 0.1]
+    assert all(norm.num_batches_tracked is counter for norm, counter in zip(norms, counters))
+    assert counters[0] == counters[1] == 0 and counters[2] is None
 
 
 @pytest.mark.parametrize('out_indices', [0, 1, 2, (0, 1), (0, 1, 2)])

@@ -125,6 +125,12 @@ BROKEN = dict(
         r'iwt_filter is not the Haar wavelet',
     ),
     foreign=(lambda sd: {'conv1.weight': torch.zeros(64, 3, 7, 7)}, r'no MobileMamba .*conv1.weight'),
+    foreign_vit=(lambda sd: {'patch_embed.proj.weight': torch.zeros(8, 3, 16, 16)}, r'no MobileMamba'),
+    foreign_convnext=(
+        lambda sd: {'stem.0.weight': torch.zeros(8), 'stages.0.x': torch.zeros(1)},
+        r'no MobileMamba',
+    ),
+    not_a_tensor=(lambda sd: {**sd, 'epoch': 3}, r"other things than tensors, under \['epoch'\]"),
     empty=(lambda sd: {}, r'no MobileMamba .*none'),
 )
 
@@ -186,6 +192,24 @@ def test_unreadable_files(tmp_path, flat, name):
     assert code == 1 and 'was not converted' in text
     assert sorted(p.name for p in tmp_path.iterdir()) == ['download.pth', 'out-12345678.pth']
     assert output.read_text() == 'from before'
+
+
+def test_left_over_stage_is_an_error(flat):
+    weights = MobileMamba('t2').state_dict()
+    weights['stages.3.odd'] = torch.zeros(1)
+    with pytest.raises(RuntimeError, match=r'stages.3.odd'):
+        MobileMamba('t2').load_state_dict(weights)
+
+
+def test_a_failed_load_can_be_tried_again(tmp_path, flat):
+    path = tmp_path / 'weights.pth'
+    torch.save({}, path)
+    backbone = MobileMamba('t2', init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    with pytest.raises(CheckpointError):
+        backbone.init_weights()
+    torch.save(flat, path)
+    backbone.init_weights()
+    assert answers_right(backbone)
 
 
 def test_missing_file(tmp_path):
@@ -278,3 +302,25 @@ def test_classifier_gives_the_authors_logits(tmp_path, flat, converted):
     with torch.no_grad():
         logits = model(image_for((2, 3, 192, 192)))
     assert relative_error(logits, golden('t2')['logits']) < 1e-5
+
+
+@pytest.mark.parametrize('name', ['missing', 'other_arch', 'fused'])
+def test_classifier_takes_no_part_of_an_authors_file(tmp_path, flat, name):
+    """mim test loads with strict=False; a file that does not fit is an error all the same."""
+    mmpretrain = pytest.importorskip('mmpretrain')
+    change, _ = BROKEN[name]
+    path = tmp_path / 'broken.pth'
+    torch.save(change(flat), path)
+    model = mmpretrain.registry.MODELS.build(CLASSIFIER)
+    with pytest.raises(CheckpointError, match='looks like a MobileMamba'):
+        load_checkpoint(model, str(path), strict=False)
+
+
+@pytest.mark.parametrize('key', ['head.l.bias', 'head.bn.running_mean'])
+def test_converter_checks_the_head(flat, key):
+    with pytest.raises(CheckpointError, match=r'has shape \(7,\) instead of'):
+        converter.convert({**flat, key: torch.zeros(7)})
+
+
+def test_converter_names_the_weights_it_took(flat):
+    assert converter.convert(dict(net=flat, net_E=None))['meta']['weights'] == 'net'

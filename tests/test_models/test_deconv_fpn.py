@@ -68,6 +68,8 @@ def test_finer_levels_come_from_the_summed_lateral():
 
 
 def test_wrong_arguments():
+    with pytest.raises(ValueError, match='built for 3 maps, but got 2'):
+        DeconvFPN(CHANNELS, 16, num_outs=5)(maps()[:2])
     with pytest.raises(ValueError, match='3 levels of the backbone and 2 finer ones need at least 5, not 4'):
         DeconvFPN(CHANNELS, 16, num_outs=4, num_extra_trans_convs=2)
     with pytest.raises(ValueError, match='0 or more, not -1'):

@@ -166,6 +166,12 @@ def test_batch_independence(backend):
         assert relative_error(selective_scan(*alone, backend=backend), together[n : n + 1]) < 1e-14
 
 
+@pytest.mark.parametrize('length', [5, 40])
+def test_empty_batch(length):
+    args = [x[:0] if x.ndim > 2 else x for x in arguments(1, length, 3)]
+    assert selective_scan(*args).shape == selective_scan(*args, backend='naive').shape == (0, length, 3)
+
+
 @pytest.mark.parametrize('bias', [-12.0, 0.0, 12.0])
 @pytest.mark.parametrize('length', [64, 4200])
 def test_finite_at_extremes(length, bias):

@@ -62,8 +62,8 @@ def side_by_side(truth, predicted):
 
 
 def overview(pictures, columns=2):
-    """All pictures, which have one size, on one sheet."""
-    width, height = pictures[0].size
+    """All pictures on one sheet, in cells of the largest one's size."""
+    width, height = (max(sides) for sides in zip(*(picture.size for picture in pictures)))
     rows = -(-len(pictures) // columns)
     sheet = Image.new('RGB', (columns * (width + GAP) + GAP, rows * (height + GAP) + GAP), (120, 120, 120))
     for index, picture in enumerate(pictures):
@@ -108,6 +108,8 @@ def main(argv=None):
     truths = {info['img_id']: info for info in map(dataset.get_data_info, range(len(dataset)))}
     # A file of our own making: mmdet's DumpDetResults pickles it.
     predictions = pickle.loads(args.predictions.read_bytes())
+    if not predictions:
+        sys.exit(f'{args.predictions} holds no predictions.')
     picked = np.linspace(0, len(predictions) - 1, min(args.number, len(predictions))).round().astype(int)
     args.out.mkdir(parents=True, exist_ok=True)
     pictures = []

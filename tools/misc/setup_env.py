@@ -1,6 +1,6 @@
 """Build the project's virtual environment: ``python3 tools/misc/setup_env.py .venv``.
 
-Needs nothing but Python 3.9 or newer with ``venv``. Every finished step leaves a stamp
+Needs nothing but Python 3.11, for which the pins are made, with ``venv``. Every finished step leaves a stamp
 inside the environment, so that a second call is a no-op and a broken one resumes; the
 compiled objects of mmcv survive a break as well. The system's Python is never changed.
 """
@@ -88,6 +88,10 @@ class Environment:
 
 def create(env):
     """The empty environment."""
+    config = env.path / 'pyvenv.cfg'
+    if config.is_file() and f'version = {platform.python_version()}' not in config.read_text():
+        for name in ('bin', 'lib', 'include'):  # of another Python, which venv would leave in place
+            shutil.rmtree(env.path / name, ignore_errors=True)
     env.run(
         [sys.executable, '-m', 'venv', env.path],
         'python -m venv failed.',
@@ -105,8 +109,10 @@ def install_mmcv(env):
     """mmcv with its operators, from a wheel built earlier or from source."""
     version = pinned('mmcv')
     torch = env.ask('import torch; print(torch.__version__)')
-    python = f'cp{sys.version_info.major}{sys.version_info.minor}'
-    shelf = cache_dir() / f'torch{torch}-{python}-{platform.machine()}'
+    python = env.ask('import sys; print("cp%d%d" % sys.version_info[:2])')
+    # Without a GPU in sight mmcv builds its CPU operators only.
+    device = env.ask('import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
+    shelf = cache_dir() / f'torch{torch}-{python}-{device}-{platform.machine()}'
     wheel = next(shelf.glob(f'mmcv-{version}-*.whl'), None)
     if wheel is None:
         wheel = build_mmcv(env, version, shelf)
@@ -166,16 +172,15 @@ def build_mmcv(env, version, shelf):
             'The source of mmcv did not download.',
             'check the network and run the command again.',
         )
-        unpack(next(work.glob('mmcv-*.tar.gz')), work)
-    jobs = os.cpu_count() or 1
-    state = {'start': time.time(), 'before': None, 'said': 0.0}
+        unpack(next(work.glob('mmcv-*.tar.gz')), work / 'unpacking')
+        (work / 'unpacking' / source.name).rename(source)
+    jobs = int(os.environ.get('MAX_JOBS') or os.cpu_count() or 1)
+    said = [0.0]
 
     def progress():
         total, done = count_objects(source)
-        if state['before'] is None:
-            state['before'] = done
-        if total and time.time() - state['said'] >= 60:
-            state['said'] = time.time()
+        if total and time.time() - said[0] >= 60:
+            said[0] = time.time()
             left = (total - done) * MMCV_SECONDS_PER_OBJECT / jobs / 60
             say(f'    {done} of {total} files compiled, about {left:.0f} min left')
 
@@ -188,7 +193,7 @@ def build_mmcv(env, version, shelf):
         env={
             'MMCV_WITH_OPS': '1',
             'CFLAGS': f'{os.environ.get("CFLAGS", "")} -g0',
-            'MAX_JOBS': os.environ.get('MAX_JOBS', str(jobs)),
+            'MAX_JOBS': str(jobs),
             'PATH': f'{env.python.parent}{os.pathsep}{os.environ.get("PATH", "")}',
         },
         on_wait=progress,
@@ -240,7 +245,8 @@ def fingerprint(files):
     """A hash over what a step depends on: its requirement files and the pins."""
     names = (*files, 'pinned')
     text = ''.join((REQUIREMENTS / f'{name}.txt').read_text() for name in names)
-    return hashlib.sha256((text + sys.version + str(ROOT)).encode()).hexdigest()[:16]
+    text += sys.version + str(ROOT)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def say(text):
@@ -252,8 +258,11 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument('path', type=Path, help='folder of the virtual environment')
     env = Environment(parser.parse_args().path.resolve())
-    if sys.version_info < (3, 9):  # noqa: UP036 -- whoever runs this chose the Python
-        sys.exit(f'Python 3.9 or newer is needed, this is {platform.python_version()}.')
+    if sys.version_info[:2] != (3, 11):
+        sys.exit(
+            f'The pins of requirements/pinned.txt are for Python 3.11, and {sys.executable} is '
+            f'{platform.python_version()}. Name another one: make env PYTHON=python3.11'
+        )
 
     env.stamps.mkdir(parents=True, exist_ok=True)
     start = time.time()
@@ -268,6 +277,13 @@ def main():
             step(env)
         except StepError as error:
             sys.exit(f'\nStep {number} of {len(STEPS)}, {name}, failed: {error}')
+        except (OSError, subprocess.SubprocessError, StopIteration) as error:
+            sys.exit(
+                f'\nStep {number} of {len(STEPS)}, {name}, failed: {error!r}\nWhat to do: see that the disk '
+                f'has room and that {env.path} is yours, and run the command again; it goes on from here.'
+            )
+        except KeyboardInterrupt:
+            sys.exit(f'\nInterrupted in step {number}, {name}. Run the command again; it goes on from here.')
         stamp.write_text(content)
     if redo:
         say(f'Ready in {time.time() - start:.0f} s: {env.path}')

@@ -58,7 +58,7 @@ def convert(checkpoint, raw=False):
         CheckpointError: If it is not an authors' classifier, or a key is left over, missing or of
             another shape.
     """
-    wrappers = sorted(WRAPPERS, key='net_E'.__eq__) if raw else WRAPPERS
+    wrappers = (*(name for name in WRAPPERS if name != 'net_E'), 'net_E') if raw else WRAPPERS
     state_dict = backbone_part(unwrap(checkpoint, wrappers))
     looks_like = describe(state_dict)
     if not is_authors(state_dict):
@@ -73,7 +73,7 @@ def convert(checkpoint, raw=False):
     check_head(head, backbone.out_channels[-1])
     converted.update(head)
     state_dict = {key: value.detach().cpu().contiguous().clone() for key, value in converted.items()}
-    weights = next((name for name in wrappers if name in checkpoint), 'flat')
+    weights = next((name for name in wrappers if isinstance(checkpoint.get(name), dict)), 'flat')
     return dict(meta=dict(arch='/'.join(archs), weights=weights, layout='mmpretrain'), state_dict=state_dict)
 
 
@@ -85,9 +85,12 @@ def check_head(head, channels):
             f'The head is not the BatchNorm1d and Linear of a plain classifier.\n'
             f'  missing: {missing[:3]}\n  left over: {left_over[:3]}'
         )
+    classes = len(head['head.head.linear.weight'])
+    shapes = {'linear.weight': (classes, channels), 'linear.bias': (classes,), 'bn.num_batches_tracked': ()}
     for key, value in head.items():
-        if value.ndim and key != 'head.head.linear.bias' and value.shape[-1] != channels:
-            raise CheckpointError(f'{key} has {value.shape[-1]} inputs instead of {channels}.')
+        expected = shapes.get(key[len('head.head.') :], (channels,))
+        if tuple(value.shape) != expected:
+            raise CheckpointError(f'{key} has shape {tuple(value.shape)} instead of {expected}.')
 
 
 def save(checkpoint, destination):

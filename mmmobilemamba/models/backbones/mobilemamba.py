@@ -5,6 +5,7 @@ Checkpoints and recipes of the authors: https://github.com/lewandofskee/MobileMa
 """
 
 from functools import partial
+from numbers import Integral
 
 import torch
 import torch.nn.functional as F
@@ -220,7 +221,7 @@ class Stage(nn.Module):
         """(N, in_channels, H, W) -> (N, C, H', W'), half the size except in the first stage."""
         x = self.downsample(x)
         for block in self.blocks:
-            if self.with_cp and x.requires_grad:
+            if self.with_cp and torch.is_grad_enabled():
                 x = checkpoint(block, x, use_reentrant=False, context_fn=partial(frozen_statistics, block))
             else:
                 x = block(x)
@@ -232,8 +233,9 @@ class MobileMamba(BaseModule):
     """MobileMamba backbone: a stem and three stages at strides 16, 32 and 64.
 
     Registered in mmengine's root registry: ``type='MobileMamba'`` works in the configs of every
-    OpenMMLab codebase once ``mmmobilemamba`` is imported (``custom_imports``). Any image of at
-    least 1 x 1 pixel works; a side s leaves stage i with ceil(s / stride) pixels.
+    OpenMMLab codebase once ``mmmobilemamba`` is imported (``custom_imports``). In evaluation any image
+    of at least 1 x 1 pixel works; a side s leaves a stage with ceil(s / stride) pixels. In training,
+    batch norm needs more than one value a channel: at 64 x 64 pixels and less, two images or more.
 
     Checkpoints of the authors load as they are, flat or wrapped, through ``init_cfg``,
     ``load_state_dict`` or mmengine's ``load_checkpoint``; see ``mmmobilemamba.models.checkpoint``.
@@ -254,7 +256,7 @@ class MobileMamba(BaseModule):
             gradients and batch statistics stay the same. Defaults to False.
         drop_path_rate (float, optional): Stochastic depth of the last block; the others rise to
             it from 0 in equal steps. Defaults to the arch's own (0 for T and S, 0.03 for B).
-        norm_cfg (dict): Norm layer. Defaults to ``dict(type='BN')``.
+        norm_cfg (dict): Norm layer with a weight. Defaults to ``dict(type='BN')``.
         init_cfg (dict | list[dict], optional): Initialisation, as in mmengine. A ``Pretrained``
             checkpoint must fit completely. Defaults to None, the paper's.
 
@@ -286,7 +288,9 @@ class MobileMamba(BaseModule):
         super().__init__(init_cfg)
         self.arch = resolve_arch(arch, drop_path_rate)
         self.out_indices = resolve_out_indices(out_indices, len(STRIDES))
-        if frozen_stages not in range(-1, len(STRIDES) + 1):
+        if not isinstance(in_channels, Integral) or in_channels < 1:
+            raise ValueError(f'in_channels must be a whole number from 1 up, not {in_channels!r}.')
+        if not isinstance(frozen_stages, Integral) or not -1 <= frozen_stages <= len(STRIDES):
             raise ValueError(
                 f'frozen_stages must be -1 (none), 0 (the stem) or 1 to 3 (the stem and that many '
                 f'stages), not {frozen_stages!r}.'
@@ -330,10 +334,14 @@ class MobileMamba(BaseModule):
                 nn.init.zeros_(module.pw2.bn.weight)
         init_cfg = self.init_cfg
         self.init_cfg, pretrained = split_pretrained(init_cfg)
-        super().init_weights()
-        self.init_cfg = init_cfg
+        try:
+            super().init_weights()
+        finally:
+            self.init_cfg = init_cfg
         if pretrained is not None:
+            self.is_init = False  # not before the checkpoint has been loaded
             load_pretrained(self, **pretrained)
+            self.is_init = True
 
     def train(self, mode=True):
         """Set the mode, keeping frozen stages, and norms with ``norm_eval``, in evaluation."""
@@ -356,10 +364,9 @@ class MobileMamba(BaseModule):
         adapt_state_dict(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    @staticmethod
-    def _checkpoint_filter(state_dict, prefix, *args):
+    def _checkpoint_filter(self, state_dict, prefix, *args):
         """mmpretrain's ``ImageClassifier`` calls it with a checkpoint before it loads it."""
-        adapt_classifier(state_dict, prefix)
+        adapt_classifier(self, state_dict, prefix)
 
 
 def residual_dwconv(channels, norm_cfg):

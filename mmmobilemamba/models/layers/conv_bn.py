@@ -17,6 +17,9 @@ class ConvBN(nn.Module):
         stride (int): Stride. Defaults to 1.
         groups (int): Groups of the convolution. Defaults to 1.
         norm_cfg (dict): The norm layer. Defaults to ``dict(type='BN')``.
+
+    Raises:
+        ValueError: If the norm layer has no weight.
     """
 
     def __init__(
@@ -28,6 +31,11 @@ class ConvBN(nn.Module):
             in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
         )
         self.bn = build_norm_layer(norm_cfg, out_channels)[1]
+        if getattr(self.bn, 'weight', None) is None:
+            raise ValueError(
+                f'norm_cfg must make a norm layer with a weight, which the initialisation sets; {norm_cfg} '
+                f'makes none. Add affine=True or choose another type, such as BN, SyncBN or GN.'
+            )
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""

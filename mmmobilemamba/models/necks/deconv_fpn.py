@@ -55,6 +55,11 @@ class DeconvFPN(FPN):
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Maps (N, C_i, H_i, W_i) -> ``num_outs`` maps (N, out_channels, H, W), both finest first."""
+        if len(inputs) != len(self.in_channels):
+            raise ValueError(
+                f'DeconvFPN was built for {len(self.in_channels)} maps, but got {len(inputs)}: in_channels '
+                f'must be the out_channels of the backbone.'
+            )
         inputs = inputs[self.start_level : self.backbone_end_level]
         laterals = self.top_down([conv(x) for conv, x in zip(self.lateral_convs, inputs)])
         finer = self.finer_levels(laterals[0])

@@ -62,13 +62,14 @@ def _recurrence(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
     padding = -length % CHUNK
     if padding:
         a, b = F.pad(a, (0, 0, 0, padding)), F.pad(b, (0, 0, 0, padding))
-    a, b = (x.reshape(batch, -1, CHUNK, channels) for x in (a, b))
+    chunks = b.shape[1] // CHUNK
+    a, b = (x.reshape(batch, chunks, CHUNK, channels) for x in (a, b))
     h, decay = _walk(a, b, reverse), _running_product(a, reverse)
     # What is left of one chunk's end state grows the next chunk's states by its running decay.
     end = 0 if reverse else CHUNK - 1
     carry = _shift(_recurrence(decay[:, :, end], h[:, :, end], reverse), reverse)
     h.addcmul_(decay, carry[:, :, None])
-    return h.reshape(batch, -1, channels)[:, :length]
+    return h.reshape(batch, chunks * CHUNK, channels)[:, :length]
 
 
 def _steps(length: int, reverse: bool):
