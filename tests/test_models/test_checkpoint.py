@@ -7,6 +7,7 @@ from collections import OrderedDict
 
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 
 from mmmobilemamba import MobileMamba
@@ -288,16 +289,22 @@ CLASSIFIER = dict(
 )
 
 
+def build_classifier():
+    """The classifier in mmpretrain's scope, whatever scope another test has left."""
+    mmpretrain = pytest.importorskip('mmpretrain')
+    init_default_scope('mmpretrain')
+    return mmpretrain.registry.MODELS.build(CLASSIFIER)
+
+
 @pytest.mark.parametrize('converted', [True, False])
 def test_classifier_gives_the_authors_logits(tmp_path, flat, converted):
     """Both the converted file and the authors' own, in mmpretrain."""
-    mmpretrain = pytest.importorskip('mmpretrain')
     path = tmp_path / 'authors.pth'
     torch.save(flat, path)
     if converted:
         converter.main([str(path), str(tmp_path / 'converted.pth')])
         path = next(tmp_path.glob('converted-*.pth'))
-    model = mmpretrain.registry.MODELS.build(CLASSIFIER).eval()
+    model = build_classifier().eval()
     load_checkpoint(model, str(path), strict=True)
     with torch.no_grad():
         logits = model(image_for((2, 3, 192, 192)))
@@ -307,11 +314,10 @@ def test_classifier_gives_the_authors_logits(tmp_path, flat, converted):
 @pytest.mark.parametrize('name', ['missing', 'other_arch', 'fused'])
 def test_classifier_takes_no_part_of_an_authors_file(tmp_path, flat, name):
     """mim test loads with strict=False; a file that does not fit is an error all the same."""
-    mmpretrain = pytest.importorskip('mmpretrain')
     change, _ = BROKEN[name]
     path = tmp_path / 'broken.pth'
     torch.save(change(flat), path)
-    model = mmpretrain.registry.MODELS.build(CLASSIFIER)
+    model = build_classifier()
     with pytest.raises(CheckpointError, match='looks like a MobileMamba'):
         load_checkpoint(model, str(path), strict=False)
 
