@@ -19,20 +19,7 @@ from torch.torch_version import TorchVersion
 
 from mmmobilemamba import compat
 
-from .test_compat import assert_same, in_new_process
-
-STATISTICS = ('current', 'max', 'mean', 'min')
-BASE_LR = 0.01
-
-needs_list = pytest.mark.skipif(
-    torch.__version__ < '2.6', reason='torch before 2.6 does not check what a checkpoint names'
-)
-
-
-@pytest.fixture(autouse=True)
-def allowed():
-    compat.allow_runner_checkpoints()
-
+from .test_compat import STATISTICS, allowed, assert_same, in_new_process, needs_list  # noqa: F401
 
 # What a log may hold.
 

@@ -49,6 +49,10 @@ class FFN(nn.Module):
         """(N, C, H, W) -> (N, C, H, W)."""
         return self.pw2(F.relu(self.pw1(x)))
 
+    def zero_init_residuals(self):
+        """Let the branch start at zero."""
+        nn.init.zeros_(self.pw2.bn.weight)
+
 
 class SqueezeExcite(nn.Module):
     """Channel attention: x * sigmoid(fc2(relu(fc1(mean(x)))))."""
@@ -196,9 +200,8 @@ class Block(nn.Module):
         return x + self.drop_path(y)
 
     def zero_init_residuals(self):
-        """Let every residual branch start at zero, so that a new block doubles its input."""
-        last_norms = (self.dw0.fn, self.ffn0.fn.pw2, self.mixer.fn.proj, self.dw1.fn, self.ffn1.fn.pw2)
-        for branch in last_norms:
+        """With that of the FFNs, let every branch start at zero: a new block doubles its input."""
+        for branch in (self.dw0.fn, self.mixer.fn.proj, self.dw1.fn):
             nn.init.zeros_(branch.bn.weight)
 
 
@@ -328,10 +331,8 @@ class MobileMamba(BaseModule):
             if hasattr(module, 'reset_parameters'):
                 module.reset_parameters()
         for module in self.modules():
-            if isinstance(module, Block):
+            if isinstance(module, (Block, FFN)):
                 module.zero_init_residuals()
-            elif isinstance(module, FFN):
-                nn.init.zeros_(module.pw2.bn.weight)
         init_cfg = self.init_cfg
         self.init_cfg, pretrained = split_pretrained(init_cfg)
         try:
