@@ -1,5 +1,6 @@
 """MobileMamba for every OpenMMLab codebase: importing this package registers the backbone."""
 
+from . import engine as engine  # registers the schedule and the optimizer wrappers
 from .compat import allow_runner_checkpoints
 from .models import MobileMamba
 from .version import __version__

@@ -354,6 +354,29 @@ class MobileMamba(BaseModule):
                     module.eval()
         return self
 
+    def get_layer_depth(self, param_name, prefix=''):
+        """Layer of a parameter, for layer-wise learning-rate decay, as in mmpretrain.
+
+        The stem is layer 0 and every block one more, the first of a stage together with the stage's
+        downsample; the last layer is what follows the backbone.
+
+        Args:
+            param_name (str): Name of the parameter in the model.
+            prefix (str): Name of the backbone in the model, with the dot. Defaults to '', for a backbone.
+
+        Returns:
+            tuple[int, int]: The layer, and the number of layers.
+        """
+        depths = [len(stage.blocks) for stage in self.stages]
+        last = sum(depths) + 1
+        path = param_name[len(prefix) :].split('.') if param_name.startswith(prefix) else ['']
+        if path[0] == 'stem':
+            return 0, last + 1
+        if path[0] == 'stages':
+            block = int(path[3]) if path[2] == 'blocks' else 0
+            return sum(depths[: int(path[1])]) + block + 1, last + 1
+        return last, last + 1
+
     def _freeze_stages(self):
         if self.frozen_stages < 0:
             return

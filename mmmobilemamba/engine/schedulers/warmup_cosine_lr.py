@@ -1,0 +1,124 @@
+"""Cosine learning rate that runs under its own warm-up."""
+
+import math
+from numbers import Real
+
+from mmengine.optim import _ParamScheduler
+from mmengine.optim.scheduler.param_scheduler import INF
+from mmengine.registry import PARAM_SCHEDULERS
+
+
+@PARAM_SCHEDULERS.register_module()
+class WarmupCosineLR(_ParamScheduler):
+    r"""Linear warm-up, then a cosine whose clock started with the warm-up.
+
+    The schedule of the paper's classification runs. With t the steps since ``begin`` and lr a
+    parameter group's own base learning rate:
+
+    - t < warmup: :math:`lr (s + (1 - s) t / warmup)`, s being ``start_factor``;
+    - later: :math:`lr (m + (1 - m) (1 + \cos(\pi t / T_{max})) / 2)`, m being ``eta_min_ratio``;
+    - from ``T_max`` on: lr * m.
+
+    The rate therefore drops a little where the warm-up ends. mmengine's pair of LinearLR and
+    CosineAnnealingLR(begin=warmup) has no drop and stays up to 11 % higher. Every value is computed
+    from the base learning rate, so another scheduler for the same steps would be overruled. As with
+    mmengine's own, a resumed run keeps the lengths of the run that it continues.
+
+    Source: ``CosineLRScheduler`` of timm without ``warmup_prefix``
+    (https://timm.fast.ai/SGDR), in the recipe of https://github.com/lewandofskee/MobileMamba.
+
+    Args:
+        optimizer (Optimizer | BaseOptimWrapper): What is scheduled.
+        warmup (int): Length of the warm-up; 0 leaves it out. Like ``T_max``, ``begin`` and ``end`` in
+            epochs with ``by_epoch``, else in iterations.
+        T_max (int, optional): When the cosine ends, counted from ``begin``, with the warm-up.
+            Defaults to None, ``end - begin``.
+        start_factor (float): Learning rate of step 0 over the base. Defaults to 1e-3.
+        eta_min_ratio (float): Learning rate at the end over the base. Defaults to 1e-2.
+        begin (int): First step to schedule. Defaults to 0.
+        end (int): First step to leave alone again. Defaults to 1e9; from a config, the Runner's
+            last epoch or iteration.
+        last_step (int): Steps done before, for resuming without a state. Defaults to -1, none.
+        by_epoch (bool): Whether a step is an epoch. With ``convert_to_iter_based=True`` beside it in
+            a config, lengths stay in epochs and a step is an iteration. Defaults to True.
+        verbose (bool): Log each value. Defaults to False.
+
+    Raises:
+        TypeError, ValueError: If an argument is not one of the above.
+
+    Example:
+        >>> param_scheduler = dict(type='WarmupCosineLR', warmup=20, T_max=300, convert_to_iter_based=True)
+    """
+
+    def __init__(
+        self,
+        optimizer,
+        warmup,
+        T_max=None,
+        start_factor=1e-3,
+        eta_min_ratio=1e-2,
+        begin=0,
+        end=INF,
+        last_step=-1,
+        by_epoch=True,
+        verbose=False,
+    ):
+        if T_max is None and end >= INF:
+            raise ValueError('WarmupCosineLR needs T_max, or an end to take it from.')
+        T_max = end - begin if T_max is None else T_max
+        for name, value in dict(warmup=warmup, T_max=T_max).items():
+            if isinstance(value, bool) or not isinstance(value, Real):
+                raise TypeError(f'{name} must be a number of epochs or iterations, not {value!r}.')
+        if not 0 <= warmup < T_max:
+            raise ValueError(
+                f'warmup must be 0 or more and end before T_max, but warmup is {warmup} and T_max {T_max} '
+                f'({"epochs" if by_epoch else "iterations"}): shorten the warm-up or train for longer.'
+            )
+        if not all(isinstance(share, Real) and 0 <= share <= 1 for share in (start_factor, eta_min_ratio)):
+            raise ValueError(
+                f'start_factor and eta_min_ratio are shares of the base learning rate, from 0 to 1, not '
+                f'{start_factor!r} and {eta_min_ratio!r}.'
+            )
+        self.warmup = warmup
+        self.T_max = T_max
+        self.start_factor = start_factor
+        self.eta_min_ratio = eta_min_ratio
+        super().__init__(
+            optimizer, 'lr', begin=begin, end=end, last_step=last_step, by_epoch=by_epoch, verbose=verbose
+        )
+
+    @classmethod
+    def build_iter_from_epoch(
+        cls, *args, warmup, T_max=None, begin=0, end=INF, by_epoch=True, epoch_length=None, **kwargs
+    ):
+        """Build it with a step an iteration from lengths in epochs.
+
+        Args:
+            epoch_length (int): Iterations of an epoch; the Runner gives it.
+            *args, **kwargs, other arguments: Those of the class; fractions of an epoch are allowed.
+
+        Raises:
+            ValueError: If the lengths are in iterations already, or ``epoch_length`` is missing.
+        """
+        if not by_epoch:
+            raise ValueError('convert_to_iter_based is for lengths in epochs: remove it, or by_epoch=False.')
+        if not epoch_length or epoch_length < 0:
+            raise ValueError(f'epoch_length must be the iterations of an epoch, not {epoch_length!r}.')
+        return cls(
+            *args,
+            warmup=int(warmup * epoch_length),
+            T_max=None if T_max is None else int(T_max * epoch_length),
+            begin=int(begin * epoch_length),
+            end=end if end == INF else int(end * epoch_length),
+            by_epoch=False,
+            **kwargs,
+        )
+
+    def _get_value(self):
+        """Learning rate of each group at ``last_step``."""
+        if self.last_step < self.warmup:
+            factor = self.start_factor + (1 - self.start_factor) * self.last_step / self.warmup
+        else:
+            done = min(self.last_step / self.T_max, 1)
+            factor = self.eta_min_ratio + (1 - self.eta_min_ratio) * (1 + math.cos(math.pi * done)) / 2
+        return [base * factor for base in self.base_values]
