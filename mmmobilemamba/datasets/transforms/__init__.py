@@ -1,0 +1,3 @@
+from .random_resized_crop import RandomResizedCropAndInterpolation
+
+__all__ = ['RandomResizedCropAndInterpolation']

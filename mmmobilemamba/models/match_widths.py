@@ -1,0 +1,48 @@
+"""Detectors and segmentors whose necks and heads follow the width of the backbone."""
+
+from mmengine.registry import MODELS
+
+from .backbones.arch import resolve_arch
+
+KEYS = ('in_channels', 'out_channels')
+
+
+@MODELS.register_module()
+def match_widths(model_type, backbone, **model):
+    """Build a detector or segmentor with the widths that its backbone's ``arch`` has.
+
+    Where a neck or head says ``in_channels`` or ``out_channels``, ``'stage0'``, ``'stage1'`` and
+    ``'stage2'`` stand for the channels of MobileMamba's stages, alone or in a list, so that
+    ``model.backbone.arch`` is all there is to change for another size. Numbers stay as they are.
+
+    Args:
+        model_type (str): ``type`` of the model, like ``'RetinaNet'`` or ``'EncoderDecoder'``.
+        backbone (dict): Config of :class:`MobileMamba`.
+        **model: The other arguments of the model.
+
+    Returns:
+        nn.Module: The model, which knows nothing of this.
+
+    Raises:
+        ValueError: If a width is a word other than those three.
+
+    Example:
+        >>> neck = dict(type='DeconvFPN', in_channels=['stage0', 'stage1', 'stage2'], ...)
+        >>> model = dict(type='match_widths', model_type='RetinaNet', neck=neck, ...)
+    """
+    arch = resolve_arch(backbone.get('arch', 't2'), backbone.get('drop_path_rate'))
+    widths = {f'stage{index}': width for index, width in enumerate(arch['embed_dims'])}
+    return MODELS.build(dict(type=model_type, backbone=backbone, **_replace(model, widths)))
+
+
+def _replace(value, widths, path='model'):
+    """``value`` with names of stages replaced by widths wherever a key is one of ``KEYS``."""
+    if isinstance(value, (list, tuple)):
+        return type(value)(_replace(item, widths, path) for item in value)
+    if isinstance(value, dict):
+        return type(value)({key: _replace(item, widths, f'{path}.{key}') for key, item in value.items()})
+    if not isinstance(value, str) or path.rpartition('.')[2] not in KEYS:
+        return value
+    if value not in widths:
+        raise ValueError(f'{path} is {value!r}; allowed are numbers and {", ".join(map(repr, widths))}.')
+    return widths[value]

@@ -1,0 +1,90 @@
+"""Widths by name: where they are replaced, where not, and what a wrong name says."""
+
+import pytest
+from mmengine.registry import MODELS
+from torch import nn
+
+from mmmobilemamba import MobileMamba
+from mmmobilemamba.models.backbones.arch import ARCHS
+from mmmobilemamba.models.match_widths import match_widths
+
+
+class Recorder(nn.Module):
+    """Keeps what it was built with."""
+
+    def __init__(self, backbone, **model):
+        super().__init__()
+        self.backbone = MODELS.build(backbone)
+        self.model = model
+
+
+@pytest.fixture
+def built(monkeypatch):
+    """Builds a ``Recorder`` and returns it."""
+    monkeypatch.setitem(MODELS.module_dict, 'Recorder', Recorder)
+
+    def build(backbone=None, **model):
+        backbone = dict(type='MobileMamba', **(backbone or {}))
+        return MODELS.build(dict(type='match_widths', model_type='Recorder', backbone=backbone, **model))
+
+    return build
+
+
+@pytest.mark.parametrize('arch', ARCHS)
+def test_names_become_widths(built, arch):
+    fine, middle, coarse = ARCHS[arch]['embed_dims']
+    found = built(
+        dict(arch=arch),
+        neck=dict(in_channels=['stage0', 'stage1', 'stage2'], out_channels=256),
+        bbox_head=dict(in_channels=('stage0', 'stage1', 512), out_channels='stage1'),
+        heads=[dict(in_channels='stage2'), dict(inner=dict(in_channels='stage0'))],
+    ).model
+    assert found == dict(
+        neck=dict(in_channels=[fine, middle, coarse], out_channels=256),
+        bbox_head=dict(in_channels=(fine, middle, 512), out_channels=middle),
+        heads=[dict(in_channels=coarse), dict(inner=dict(in_channels=fine))],
+    )
+
+
+def test_result_is_the_plain_model(built):
+    """The backbone gets its config as it is; nothing of this is left in the model."""
+    model = built(dict(arch='t2', out_indices=(0, 1)), neck=dict(in_channels='stage0'))
+    assert type(model) is Recorder and type(model.backbone) is MobileMamba
+    assert model.backbone.out_channels == (144, 272)
+    assert list(model.model) == ['neck']
+
+
+def test_other_arguments_stay(built):
+    """Other keys may have any words; numbers, None and nested settings stay."""
+    model = dict(
+        neck=dict(type='FPN', in_channels=[1, 2], out_channels=3, add_extra_convs='on_input', norm_cfg=None),
+        train_cfg=dict(name='stage0', sampler=dict(type='stage1')),
+        data_preprocessor=None,
+    )
+    assert built(**model).model == model
+
+
+def test_arch_may_be_missing_or_a_dict(built):
+    assert built(neck=dict(in_channels='stage0')).model == dict(neck=dict(in_channels=144))  # t2
+    arch = dict(ARCHS['t2'], embed_dims=(48, 64, 80))
+    assert built(dict(arch=arch), neck=dict(in_channels='stage2')).model == dict(neck=dict(in_channels=80))
+
+
+@pytest.mark.parametrize(
+    ('model', 'path'),
+    [
+        (dict(neck=dict(in_channels='stage3')), 'model.neck.in_channels'),
+        (dict(neck=dict(in_channels=['stage0', 'stage3'])), 'model.neck.in_channels'),
+        (dict(roi_head=dict(bbox_head=dict(out_channels='stage3'))), 'model.roi_head.bbox_head.out_channels'),
+        (dict(decode_head=[dict(), dict(in_channels='stage3')]), 'model.decode_head.in_channels'),
+    ],
+)
+def test_unknown_name(model, path):
+    message = f"^{path} is 'stage3'; allowed are numbers and 'stage0', 'stage1', 'stage2'\\.$"
+    with pytest.raises(ValueError, match=message):
+        match_widths('Recorder', dict(type='MobileMamba', arch='t2'), **model)
+
+
+def test_unknown_arch():
+    with pytest.raises(ValueError, match="arch 'b3' is not one of"):
+        match_widths('Recorder', dict(type='MobileMamba', arch='b3'))
