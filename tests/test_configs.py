@@ -1,9 +1,14 @@
-"""Every config: resolved, built, and fit for its recipe."""
+"""Every config: parsed anywhere, named by its codebase's convention, inherited, built, and listed once."""
+
+import json
+import re
+import subprocess
+import sys
+from functools import cache
 
 import pytest
-import torch
+import yaml
 from mmengine.config import Config
-from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 from mmmobilemamba import MobileMamba
@@ -11,67 +16,214 @@ from mmmobilemamba import MobileMamba
 from .conftest import ROOT
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
-RETINANET = ROOT / 'configs/retinanet/retinanet_mobilemamba-b1_fpn_1x_coco.py'
-DIGITS = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py'
+TWINS = [path for path in CONFIGS if 'digits' in path.stem]
+CODEBASES = dict(
+    mobilemamba='mmpretrain',
+    retinanet='mmdet',
+    mask_rcnn='mmdet',
+    ssd='mmdet',
+    deeplabv3='mmseg',
+    sem_fpn='mmseg',
+    pspnet='mmseg',
+)
+ARCH = r'mobilemamba-(?P<arch>t2|t4|s6|b1|b2|b4)'
+GPUS = r'(?P<gpus>\d+)xb(?P<batch>\d+)'
+NAMES = dict(
+    mobilemamba=rf'{ARCH}_{GPUS}(-(?P<epochs>\d+)e)?(-kd)?_(in1k|digits)(-(?P<size>\d+)px)?',
+    retinanet=rf'retinanet_{ARCH}_fpn_((?P<times>1)x_coco|(?P<epochs>\d+)e_digits)',
+    mask_rcnn=rf'mask-rcnn_{ARCH}_fpn_((?P<times>1)x_coco|(?P<epochs>\d+)e_digits)',
+    ssd=rf'ssdlite_{ARCH}_({GPUS}-)?(?P<size>\d+)-(?P<epochs>\d+)e_(coco|digits)',
+    **{
+        folder: rf'{ARCH}_{method}_{GPUS}-(?P<thousands>\d+)k_(ade20k|digits)-(?P<size>\d+)x(?P=size)'
+        for folder, method in dict(deeplabv3='deeplabv3', sem_fpn='fpn', pspnet='pspnet').items()
+    },
+)
+# What registers what; the package itself does the rest.
+MODULES = dict(
+    RandomResizedCropAndInterpolation='mmmobilemamba.datasets',
+    DistilledClassifier='mmmobilemamba.models.classifiers',
+    SSDLiteHead='mmmobilemamba.models.dense_heads',
+    DeconvFPN='mmmobilemamba.models.necks',
+    ContiguousSegVisualizer='mmmobilemamba.visualization',
+)
+PARSE = """
+import json, os, sys, warnings
+warnings.simplefilter('ignore')
+from mmengine.config import Config
+assert not os.listdir()
+print(json.dumps({path: Config.fromfile(path).to_dict()['custom_imports'] for path in sys.argv[1:]}))
+"""
 
 
-def build(path):
-    """The model of a config, without its pretrained weights."""
-    config = Config.fromfile(path)
-    init_default_scope('mmdet')
+@cache
+def resolve(path):
+    return Config.fromfile(path)
+
+
+def load(path):
+    """A config, one's own, with its codebase as the default scope."""
+    codebase = CODEBASES[path.parent.name]
+    pytest.importorskip(codebase)
+    config = resolve(path).copy()
+    init_default_scope(codebase)
+    return config
+
+
+def each(paths=CONFIGS):
+    return pytest.mark.parametrize('path', paths, ids=lambda path: path.stem)
+
+
+def test_parse_from_an_empty_folder_in_a_fresh_process(tmp_path):
+    for codebase in set(CODEBASES.values()):
+        pytest.importorskip(codebase)
+    result = subprocess.run(
+        [sys.executable, '-c', PARSE, *map(str, CONFIGS)],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stderr[-3000:]
+    found = json.loads(result.stdout.splitlines()[-1])
+    assert set(found) == set(map(str, CONFIGS)) and len(found) >= 19 + len(TWINS) >= 26
+    assert not any(imports['allow_failed_imports'] for imports in found.values())
+
+
+@each()
+def test_imports_are_the_needed_ones(path):
+    """A config that needs a module and does not import it works only after another that does."""
+    config = load(path)
+    needed = {module for name, module in MODULES.items() if f"'{name}'" in config.pretty_text}
+    assert sorted(config.custom_imports.imports) == ['mmmobilemamba', *sorted(needed)]
+
+
+def inherited(path):
+    """The config of the same folder that a config builds on, or None."""
+    match = re.search(r"'\./([^']+\.py)'", path.read_text())
+    return path.parent / match[1] if match else None
+
+
+@each()
+def test_no_leftovers(path):
+    """Nothing of the backbones of the configs from which parts are inherited; TResNet is the teacher."""
+    config = load(path)
+    assert not re.search(r'(?<!t)resnet|mobilenet', config.pretty_text, re.IGNORECASE)
+    assert config.default_scope == CODEBASES[path.parent.name]
+    backbone = config.model.backbone
+    checkpoint = f'checkpoints/mobilemamba_{backbone.arch}.pth'
+    pretrained = path.parent.name != 'mobilemamba' and path not in TWINS
+    expected = dict(type='Pretrained', checkpoint=checkpoint) if pretrained else None
+    assert backbone.get('init_cfg') == expected
+
+
+def sizes(config):
+    """Height and width of the training images, from wherever a config has them."""
+    dataset = config.train_dataloader.dataset
+    pipeline = dataset.get('dataset', dataset).pipeline
+    if 'size' in config.model.get('data_preprocessor', {}):
+        return config.model.data_preprocessor.size
+    scales = [step['scale'] for step in pipeline if 'scale' in step]
+    assert len(scales) == 1
+    return (scales[0],) * 2 if isinstance(scales[0], int) else scales[0]
+
+
+@each()
+def test_name_says_what_it_is(path):
+    match = re.fullmatch(NAMES[path.parent.name], path.stem)
+    assert match, f'{path.stem} is not named like {NAMES[path.parent.name]}'
+    said, config = match.groupdict(), load(path)
+    assert config.model.backbone.arch == said['arch']
+    if said.get('batch'):
+        assert config.train_dataloader.batch_size == int(said['batch'])
+    if said.get('gpus') and 'digits' not in path.stem and 'auto_scale_lr' in config:
+        assert config.auto_scale_lr.base_batch_size == int(said['batch']) * int(said['gpus'])
+    if said.get('thousands'):
+        assert config.train_cfg.max_iters == 1000 * int(said['thousands'])
+    elif path.parent.name == 'ssd' and 'coco' in path.stem:
+        assert config.train_cfg.max_epochs * config.train_dataloader.dataset.times == int(said['epochs'])
+    else:
+        usual = 12 if said.get('times') else 300
+        assert config.train_cfg.max_epochs == int(said['epochs'] or usual)
+    if said.get('size'):
+        assert tuple(sizes(config)) == (int(said['size']),) * 2
+
+
+@each()
+def test_build_and_initialise(path):
+    """The plain model of its codebase, all of whose values are numbers; a teacher waits for its weights."""
+    config = load(path)
     config.model.backbone.init_cfg = None
-    return config, MODELS.build(config.model)
-
-
-@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
-def test_config(path):
-    config, model = build(path)
-    assert 'ResNet' not in config.pretty_text and 'resnet' not in config.pretty_text
-    assert 'mmmobilemamba' in config.custom_imports['imports']
-    assert not config.custom_imports['allow_failed_imports']
+    model = MODELS.build(config.model)
+    plain = {key: config.model[key] for key in ('type', 'model_type') if key in config.model}
+    assert type(model).__name__ == plain.get('model_type', plain['type'])
     assert isinstance(model.backbone, MobileMamba)
-    assert tuple(model.neck.in_channels) == model.backbone.out_channels
-    model.init_weights()
-    with torch.no_grad():
-        classes, boxes = model.eval()(torch.rand(1, 3, 128, 192), mode='tensor')
-    sizes = [(-(-128 // stride), -(-192 // stride)) for stride in (8, 16, 32, 64, 128)]
-    assert [tuple(x.shape[2:]) for x in classes] == [tuple(x.shape[2:]) for x in boxes] == sizes
+    kinds = type(model).__mro__ if 'teacher' in config.model else (None, type(model))
+    kinds[1].init_weights(model)
+    assert model.is_init and model.backbone.is_init
+    assert all(value.isfinite().all() for value in model.state_dict().values())
+    assert not any('teacher' in name for name in model.state_dict())
 
 
-def test_retinanet_has_the_authors_parameters():
-    """27,054,253 in the authors' log, with 52,224 constant wavelet filters; recipes of the authors."""
-    config, model = build(RETINANET)
-    counts = {name: sum(p.numel() for p in part.parameters()) for name, part in model.named_children()}
-    assert counts['neck'] == 3_918_080
-    assert counts['bbox_head'] == 6_463_220
-    assert sum(counts.values()) == 27_054_253 - 52_224
-    assert config.train_dataloader.batch_size == 4
-    assert config.auto_scale_lr == dict(enable=False, base_batch_size=16)
-    assert model.backbone.norm_eval and model.backbone.frozen_stages == -1
+def types(config, path=''):
+    """The ``type`` of each part of a model by its path; weights, norms, necks and losses may change."""
+    found = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and key not in ('init_cfg', 'norm_cfg', 'neck', 'teacher', 'loss_decode'):
+            found.update(types(value, f'{path}.{key}'))
+        elif key in ('type', 'model_type'):
+            found[f'{path}.{key}'] = value
+    return found
 
 
-def test_retinanet_decays_all_but_the_scan_norms():
-    config, model = build(RETINANET)
-    wrapper = build_optim_wrapper(model, config.optim_wrapper)
-    assert wrapper.clip_grad_kwargs == dict(max_norm=0.1, norm_type=2)
-    assert type(wrapper.optimizer) is torch.optim.AdamW
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    groups = wrapper.optimizer.param_groups
-    assert all(group['lr'] == 2e-4 and group['betas'] == (0.9, 0.999) for group in groups)
-    plain = [names[id(p)] for group in groups if group['weight_decay'] == 0 for p in group['params']]
-    assert len(plain) == 14
-    assert all('.ss2d.out_norm.' in name for name in plain)
-    assert {group['weight_decay'] for group in groups} == {0, 0.05}
+def decay(config):
+    """What a recipe does not decay; rates are a matter of size."""
+    rules = dict(config.optim_wrapper.paramwise_cfg)
+    keys = rules.pop('custom_keys', {})
+    return rules, {key: rule['decay_mult'] for key, rule in keys.items() if 'decay_mult' in rule}
 
 
-def test_digits_twin_inherits_the_recipe():
-    parent, twin = Config.fromfile(RETINANET), Config.fromfile(DIGITS)
-    assert twin.model.backbone.arch == 't2' and twin.model.backbone.init_cfg is None
-    assert twin.model.neck.type == parent.model.neck.type == 'DeconvFPN'
-    assert twin.optim_wrapper.paramwise_cfg == parent.optim_wrapper.paramwise_cfg
-    assert twin.optim_wrapper.clip_grad == parent.optim_wrapper.clip_grad
-    assert twin.model.bbox_head.num_classes == len(twin.metainfo.classes) == 10
-    for loader in (twin.train_dataloader, twin.val_dataloader, twin.test_dataloader):
-        assert loader.dataset.data_root == 'data/digits_scenes/coco/'
-        assert loader.dataset.metainfo == twin.metainfo
-    assert not any('Flip' in step['type'] for step in twin.train_dataloader.dataset.pipeline)
+@each(TWINS)
+def test_twin_inherits_the_recipe(path):
+    parent = inherited(path)
+    assert parent in CONFIGS and parent.parent == path.parent
+    assert (
+        'optimizer=dict(type' not in path.read_text()
+        and "type='MobileMamba', arch='t2'" not in path.read_text()
+    )
+    twin, parent = load(path), load(parent)
+    for key in ('type', 'betas', 'weight_decay', 'eps'):
+        assert twin.optim_wrapper.optimizer.get(key) == parent.optim_wrapper.optimizer.get(key)
+    assert decay(twin) == decay(parent)
+    assert twin.train_cfg.get('type') == parent.train_cfg.get('type')
+    assert twin.test_evaluator.type == parent.test_evaluator.type
+    found, expected = types(twin.model), types(parent.model)
+    if 'teacher' in twin.model:  # the twin of distillation builds on that of plain training
+        assert (found.pop('.type'), expected.pop('.type')) == ('DistilledClassifier', 'ImageClassifier')
+    assert found == expected
+
+
+@each(TWINS)
+def test_twin_reads_the_digits(path):
+    """From the same folder in training and tests, ten classes, and never mirrored."""
+    config = load(path)
+    for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
+        dataset = loader.dataset.get('dataset', loader.dataset)
+        assert dataset.data_root.startswith('data/digits_scenes/')
+        assert tuple(dataset.metainfo.classes)[-10:] == config.names and len(config.names) == 10
+        flips = [step for step in dataset.pipeline if 'Flip' in step['type']]
+        assert all(step['prob'] == 0 for step in flips)
+    assert config.env_cfg.dist_cfg.backend == 'gloo' and config.optim_wrapper.type == 'OptimWrapper'
+
+
+@each()
+def test_listed_once(path):
+    listed = yaml.safe_load((path.parent / 'metafile.yml').read_text())['Models']
+    entries = [model for model in listed if model['Config'] == str(path.relative_to(ROOT))]
+    assert [model['Name'] for model in entries] == [path.stem]
+
+
+@pytest.mark.parametrize('folder', CODEBASES)
+def test_metafiles_list_nothing_else(folder):
+    listed = yaml.safe_load((ROOT / 'configs' / folder / 'metafile.yml').read_text())['Models']
+    assert all((ROOT / model['Config']).is_file() for model in listed)
+    assert {path.parent.name for path in CONFIGS} == set(CODEBASES)

@@ -3,14 +3,17 @@ _base_ = [
     'mmdet::_base_/models/retinanet_r50_fpn.py',
     'mmdet::_base_/datasets/coco_detection.py',
     'mmdet::_base_/default_runtime.py',
-    '../_base_/schedules/adamw_1x.py',
+    '../_base_/schedules/coco_adamw_12e.py',
 ]
 custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.models.necks'], allow_failed_imports=False)
 
 # The authors' ImageNet weights of B1, as downloaded or converted. README.md says where they are.
 checkpoint = 'checkpoints/mobilemamba_b1.pth'
 
+# For another size, change `arch` and `checkpoint`; the widths follow.
 model = dict(
+    type='match_widths',
+    model_type='RetinaNet',
     backbone=dict(
         _delete_=True,
         type='MobileMamba',
@@ -19,7 +22,12 @@ model = dict(
         norm_eval=True,
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
     ),
-    neck=dict(type='DeconvFPN', in_channels=[200, 376, 448], start_level=0, num_extra_trans_convs=1),
+    neck=dict(
+        type='DeconvFPN',
+        in_channels=['stage0', 'stage1', 'stage2'],
+        start_level=0,
+        num_extra_trans_convs=1,
+    ),
 )
 
 train_dataloader = dict(batch_size=4, num_workers=4)

@@ -1,13 +1,12 @@
 # The COCO recipe made small enough for two CPU cores: T2 from scratch on the digits scenes.
-_base_ = './retinanet_mobilemamba-b1_fpn_1x_coco.py'
+_base_ = ['./retinanet_mobilemamba-b1_fpn_1x_coco.py', '../_base_/datasets/digits_coco.py']
 
 # From scratch, the neck and the head need normalisation too.
 norm_cfg = dict(type='GN', num_groups=8)
-
 model = dict(
     # No pretrained weights, so batch norm has to learn its statistics.
     backbone=dict(arch='t2', norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[144, 272, 368], out_channels=64, norm_cfg=norm_cfg),
+    neck=dict(out_channels=64, norm_cfg=norm_cfg),
     bbox_head=dict(
         num_classes=10,
         in_channels=64,
@@ -19,45 +18,18 @@ model = dict(
     ),
 )
 
-# Made by tools/dataset_converters/digits_scenes.py.
-data_root = 'data/digits_scenes/coco/'
-metainfo = dict(classes=('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine'))
-train_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(160, 160), keep_ratio=True),
-    dict(type='PackDetInputs'),  # no flip: a digit has a right way round
-]
-test_pipeline = [
-    dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale=(160, 160), keep_ratio=True),
-    dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='PackDetInputs', meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')),
-]
+size = (160, 160)
+train_pipeline = _base_.train_pipeline
+train_pipeline[2]['scale'] = size
+train_pipeline[3]['prob'] = 0.0  # a digit has a right way round
+test_pipeline = _base_.test_pipeline
+test_pipeline[1]['scale'] = size
 train_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/instances_train.json',
-        data_prefix=dict(img='train/'),
-        pipeline=train_pipeline,
-    ),
+    batch_size=8, num_workers=1, dataset=dict(**_base_.digits_train, pipeline=train_pipeline)
 )
-val_dataloader = dict(
-    batch_size=8,
-    num_workers=1,
-    dataset=dict(
-        data_root=data_root,
-        metainfo=metainfo,
-        ann_file='annotations/instances_val.json',
-        data_prefix=dict(img='val/'),
-        pipeline=test_pipeline,
-    ),
-)
+val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**_base_.digits_val, pipeline=test_pipeline))
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/instances_val.json')
+val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
 # From scratch: a higher peak, and a shorter warm-up times a cosine over the whole training.

@@ -1,0 +1,59 @@
+# Digits scenes as ADE20K, for the twins of the segmentors. Made by tools/dataset_converters/digits_scenes.py.
+# A twin has its data from here and the rest from its parent, so these names must not be the parent's.
+names = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
+palette = [
+    [64, 64, 64],
+    [230, 25, 75],
+    [60, 180, 75],
+    [255, 225, 25],
+    [0, 130, 200],
+    [245, 130, 48],
+    [145, 30, 180],
+    [70, 240, 240],
+    [240, 50, 230],
+    [210, 245, 60],
+    [250, 190, 212],
+]
+digits = dict(
+    type='BaseSegDataset',  # ADE20KDataset knows ADE20K's own classes only
+    data_root='data/digits_scenes/ade',
+    metainfo=dict(classes=('background', *names), palette=palette),
+    img_suffix='.png',
+    reduce_zero_label=True,
+)
+digits_size = (128, 128)
+digits_train = dict(
+    **digits,
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='LoadAnnotations', reduce_zero_label=True),
+        dict(type='RandomResize', scale=(160, 160), ratio_range=(0.75, 1.33), keep_ratio=True),
+        dict(type='RandomCrop', crop_size=digits_size, cat_max_ratio=1.0),
+        dict(type='PhotoMetricDistortion'),
+        dict(type='PackSegInputs'),  # no flip: a digit has a right way round
+    ],
+)
+digits_val = dict(
+    **digits,
+    pipeline=[
+        dict(type='LoadImageFromFile'),
+        dict(type='Resize', scale=(160, 160), keep_ratio=True),
+        dict(type='LoadAnnotations', reduce_zero_label=True),
+        dict(type='PackSegInputs'),
+    ],
+)
+# Strokes are a few pixels wide, too fine for maps of stride 16: finer ones, for every head.
+digits_neck = dict(
+    type='DeconvFPN',
+    in_channels=['stage0', 'stage1', 'stage2'],
+    out_channels=64,
+    num_outs=4,
+    num_extra_trans_convs=1,
+    norm_cfg=dict(type='GN', num_groups=8),
+)
+# Nine of ten pixels are background, which cross entropy alone learns first and for long. The Dice loss is
+# of the digits alone: its `ignore_index` is a class.
+digits_loss = [
+    dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
+    dict(type='DiceLoss', use_sigmoid=False, ignore_index=0, loss_weight=1.0),
+]

@@ -1,0 +1,28 @@
+# Mask R-CNN with MobileMamba-B1, 12 epochs of COCO 2017; authors: box AP 40.6, mask AP 37.4.
+_base_ = [
+    'mmdet::_base_/models/mask-rcnn_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_instance.py',
+    'mmdet::_base_/default_runtime.py',
+    '../_base_/schedules/coco_adamw_12e.py',
+]
+custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.models.necks'], allow_failed_imports=False)
+
+# The authors' ImageNet weights of B1, as downloaded or converted. README.md says where they are.
+checkpoint = 'checkpoints/mobilemamba_b1.pth'
+
+# For another size, change `arch` and `checkpoint`; the widths follow.
+model = dict(
+    type='match_widths',
+    model_type='MaskRCNN',
+    backbone=dict(
+        _delete_=True,
+        type='MobileMamba',
+        arch='b1',
+        out_indices=(0, 1, 2),
+        norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
+    neck=dict(type='DeconvFPN', in_channels=['stage0', 'stage1', 'stage2'], num_extra_trans_convs=2),
+)
+
+train_dataloader = dict(batch_size=4, num_workers=4)

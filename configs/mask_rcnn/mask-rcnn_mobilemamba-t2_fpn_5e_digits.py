@@ -1,0 +1,60 @@
+# The COCO recipe made small enough for two CPU cores: T2 from scratch on the digits scenes.
+_base_ = ['./mask-rcnn_mobilemamba-b1_fpn_1x_coco.py', '../_base_/datasets/digits_coco.py']
+
+# From scratch, the neck needs normalisation too, and batch norm has to learn its statistics.
+model = dict(
+    backbone=dict(arch='t2', norm_eval=False, init_cfg=None),
+    neck=dict(out_channels=64, norm_cfg=dict(type='GN', num_groups=8)),
+    # The smallest digits are 20 pixels wide, and finest stride 4.
+    rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[6])),
+    roi_head=dict(
+        bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
+        bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=10),
+        mask_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
+        mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2, num_classes=10),
+    ),
+    train_cfg=dict(
+        rpn=dict(sampler=dict(num=64)),
+        rpn_proposal=dict(nms_pre=200, max_per_img=100),
+        rcnn=dict(sampler=dict(num=32)),
+    ),
+    test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
+)
+
+size = (160, 160)
+train_pipeline = _base_.train_pipeline
+train_pipeline[2]['scale'] = size
+train_pipeline[3]['prob'] = 0.0  # a digit has a right way round
+test_pipeline = _base_.test_pipeline
+test_pipeline[1]['scale'] = size
+train_dataloader = dict(
+    batch_size=8, num_workers=1, dataset=dict(**_base_.digits_train, pipeline=train_pipeline)
+)
+val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**_base_.digits_val, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = _base_.digits_evaluator
+test_evaluator = val_evaluator
+
+# From scratch: a higher peak, and a shorter warm-up times a cosine over the whole training.
+max_epochs = 5
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=100),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        begin=0,
+        end=max_epochs,
+        T_max=max_epochs,
+        eta_min=1e-5,
+        convert_to_iter_based=True,
+    ),
+]
+
+default_hooks = dict(
+    logger=dict(interval=20),
+    checkpoint=dict(max_keep_ckpts=2, save_best='coco/segm_mAP', rule='greater'),
+)
+log_processor = dict(window_size=20)
+env_cfg = dict(dist_cfg=dict(backend='gloo'))

@@ -1,0 +1,22 @@
+# The distilled recipe made small: T2 taught by a B1 that mobilemamba-b1_1xb32-3e_digits-64px.py has trained.
+_base_ = './mobilemamba-t2_1xb32-6e_digits-64px.py'
+custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.datasets', 'mmmobilemamba.models.classifiers'])
+
+# What that training has left; another place: --cfg-options model.teacher.init_cfg.checkpoint=FILE
+checkpoint = 'work_dirs/mobilemamba-b1_1xb32-3e_digits-64px/epoch_3.pth'
+model = dict(
+    type='DistilledClassifier',
+    teacher=dict(
+        type='ImageClassifier',
+        backbone=dict(type='MobileMamba', arch='b1'),
+        neck=dict(type='GlobalAveragePooling'),
+        head=dict(type='LeViTClsHead', num_classes=10, in_channels=448, distillation=False),
+        data_preprocessor=_base_.data_preprocessor,
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
+    teacher_size=_base_.digits_size,
+)
+
+epochs = 3
+train_cfg = dict(max_epochs=epochs)
+param_scheduler = dict(T_max=epochs, end=epochs)

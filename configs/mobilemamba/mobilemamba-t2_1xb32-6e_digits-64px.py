@@ -1,0 +1,28 @@
+# The ImageNet recipe made small enough for two CPU cores, on crops of the digits scenes.
+_base_ = ['./mobilemamba-t2_8xb128_in1k.py', '../_base_/datasets/digits_imagenet.py']
+
+data_preprocessor = dict(num_classes=10)
+model = dict(head=dict(num_classes=10), train_cfg=None)  # mixed digits need more epochs than these
+
+train_dataloader = dict(batch_size=32, num_workers=1, dataset=_base_.digits_train)
+val_dataloader = dict(batch_size=64, num_workers=1, dataset=_base_.digits_val)
+test_dataloader = val_dataloader
+val_evaluator = dict(topk=1)
+test_evaluator = val_evaluator
+
+epochs = 6
+train_cfg = dict(max_epochs=epochs, val_interval=1, dynamic_intervals=None)
+optim_wrapper = dict(
+    type='OptimWrapper',  # float32: that kind of AMP needs a GPU
+    optimizer=dict(lr=2e-3),
+    # The first gradients are large; AdamW would remember them for the better part of so short a training.
+    clip_grad=dict(max_norm=0.1),
+)
+param_scheduler = dict(warmup=0.5, T_max=epochs, end=epochs)
+# Over some fifty iterations instead of 5000, as there are only hundreds.
+custom_hooks = [dict(type='EMAHook', momentum=2e-2, update_buffers=True, priority='ABOVE_NORMAL')]
+default_hooks = dict(
+    logger=dict(interval=20),
+    checkpoint=dict(interval=1, max_keep_ckpts=1),
+)
+env_cfg = dict(dist_cfg=dict(backend='gloo'))

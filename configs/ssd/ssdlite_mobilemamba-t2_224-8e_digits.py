@@ -1,0 +1,59 @@
+# The COCO recipe made small enough for two CPU cores: T2 from scratch on the digits scenes.
+_base_ = ['./ssdlite_mobilemamba-b1_8xb24-320-600e_coco.py', '../_base_/datasets/digits_coco.py']
+
+model = dict(
+    # No pretrained weights, so batch norm has to learn its statistics.
+    backbone=dict(arch='t2', norm_eval=False, init_cfg=None),
+    bbox_head=dict(
+        num_classes=10,
+        anchor_generator=dict(
+            strides=[16, 32, 64, 128, 256, 512],
+            min_sizes=[28, 52, 80, 112, 144, 176],
+            max_sizes=[52, 80, 112, 144, 176, 208],
+        ),
+    ),
+)
+
+size = (224, 224)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='MinIoURandomCrop', min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5),
+    dict(type='Resize', scale=size, keep_ratio=False),
+    dict(type='PackDetInputs'),  # no flip: a digit has a right way round
+]
+test_pipeline = _base_.test_pipeline
+test_pipeline[1]['scale'] = size
+train_dataloader = dict(
+    batch_size=16,
+    num_workers=1,
+    dataset=dict(times=1, dataset=dict(**_base_.digits_train, pipeline=train_pipeline)),
+)
+val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**_base_.digits_val, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = _base_.digits_evaluator
+test_evaluator = val_evaluator
+
+# A short warm-up times a cosine over the whole training.
+max_epochs = 8
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+param_scheduler = [
+    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=100),
+    dict(
+        type='CosineAnnealingLR',
+        by_epoch=True,
+        begin=0,
+        end=max_epochs,
+        T_max=max_epochs,
+        eta_min=1e-5,
+        convert_to_iter_based=True,
+    ),
+]
+
+default_hooks = dict(
+    logger=dict(interval=20),
+    checkpoint=dict(max_keep_ckpts=2, save_best='coco/bbox_mAP', rule='greater'),
+)
+log_processor = dict(window_size=20)
+env_cfg = dict(dist_cfg=dict(backend='gloo'))
