@@ -7,10 +7,11 @@ DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
 BIN := $(abspath $(VENV))/bin
 MIM := PATH="$(BIN):$$PATH" $(BIN)/mim
 
-.PHONY: help env test lint format data demo train-demo test-demo clean
+.PHONY: help env test lint format data demo train-demo test-demo zoo-demo clean
 
 help:
 	@echo "make demo    set up, make the data, train, test and picture a small detector (about 10 min after set-up)"
+	@echo "make zoo-demo  the same for every task of the paper, one after the other (about an hour)"
 	@echo "make test    set up and run the test suite"
 	@echo "make env     the set-up alone (VENV=$(VENV))"
 	@echo "make lint    ruff check and ruff format --check"
@@ -42,7 +43,10 @@ test-demo:
 
 demo: train-demo
 	@$(MAKE) --no-print-directory test-demo
-	$(BIN)/python tools/analysis_tools/draw_detections.py $(DEMO_CONFIG) $(WORK)/predictions.pkl $(WORK)/pictures
+	$(BIN)/python tools/analysis_tools/draw_predictions.py $(DEMO_CONFIG) $(WORK)/predictions.pkl $(WORK)/pictures
+
+zoo-demo: data
+	$(BIN)/python tools/misc/zoo_demo.py --work-dir work_dirs/zoo
 
 clean:
 	rm -rf build dist *.egg-info mmmobilemamba/.mim $(VENV)/.steps/project

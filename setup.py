@@ -23,6 +23,7 @@ class BuildWithMim(build_py):
         super().run()
         if getattr(self, 'editable_mode', False):
             self.link(ROOT / 'mmmobilemamba' / '.mim')
+            self.locate(Path(self.get_finalized_command('install').install_lib))
         else:
             self.copy(Path(self.build_lib) / 'mmmobilemamba' / '.mim')
 
@@ -32,6 +33,13 @@ class BuildWithMim(build_py):
         mim.mkdir()
         for name in SHIPPED:
             (mim / name).symlink_to(Path('..', '..', name))
+
+    @staticmethod
+    def locate(wheel):
+        # mim and mmengine look for a package at <site-packages>/<first line of top_level.txt>. There a
+        # PEP 660 install has nothing, but an absolute path wins when paths are joined.
+        for path in wheel.glob('*.dist-info/top_level.txt'):
+            path.write_text(f'{ROOT / "mmmobilemamba"}\nmmmobilemamba\n')
 
     @staticmethod
     def copy(mim):

@@ -129,7 +129,7 @@ def test_test_and_pictures(resumed, scenes):
         cwd=scenes,
     )
     assert 'Average Precision  (AP) @[ IoU=0.50:0.95' in output
-    script = ROOT / 'tools/analysis_tools/draw_detections.py'
+    script = ROOT / 'tools/analysis_tools/draw_predictions.py'
     output = run(sys.executable, script, CONFIG, predictions, scenes / 'pictures', '--number', 8, cwd=scenes)
     pictures = sorted((scenes / 'pictures').glob('*.png'))
     assert len(pictures) == 9

@@ -1,0 +1,174 @@
+"""mim's commands for this package, and the dispatch of ``tools/train.py`` and ``tools/test.py``."""
+
+import importlib.util
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from ..conftest import ROOT, load_script
+
+train = load_script('tools/train.py')
+MIM = Path(sys.executable).with_name('mim')
+SMALL = ('train_dataloader.dataset.indices=16', 'val_dataloader.dataset.indices=4')
+SMALL += ('test_dataloader.dataset.indices=4', 'default_hooks.logger.interval=1')
+
+
+def name_of(pattern):
+    """Bare name of the one config whose path in ``configs`` fits a pattern."""
+    (path,) = (ROOT / 'configs').glob(pattern)
+    return path.name
+
+
+CLASSIFIER = name_of('mobilemamba/mobilemamba-t2_*e_digits-*.py')
+DETECTOR = name_of('retinanet/*_digits.py')
+SEGMENTOR = name_of('sem_fpn/*_digits*.py')
+
+
+def run(*command, cwd, fails=False):
+    """Output of a command, run outside the repository."""
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=dict(os.environ, PATH=f'{MIM.parent}{os.pathsep}{os.environ["PATH"]}', OMP_NUM_THREADS='1'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert bool(result.returncode) == fails, result.stdout[-3000:]
+    return result.stdout
+
+
+@pytest.fixture(scope='module')
+def scenes(tmp_path_factory):
+    """16 training and 4 validation scenes, in an otherwise empty folder."""
+    folder = tmp_path_factory.mktemp('entry_points')
+    script = load_script('tools/dataset_converters/digits_scenes.py')
+    script.main([str(folder / 'data/digits_scenes'), '--train', '16', '--val', '4'])
+    return folder
+
+
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_help_imports_nothing_and_names_no_device(tool, tmp_path):
+    """mim calls it before every run, and where it finds ``--gpus`` in the text it passes devices on."""
+    code = (
+        'import runpy, sys\n'
+        f'path = sys.argv[0] = {str(ROOT / "tools" / tool)!r}\n'
+        'sys.argv.append("-h")\n'
+        f'sys.path[0] = {str(ROOT / "tools")!r}\n'
+        'try:\n'
+        '    runpy.run_path(path, run_name="__main__")\n'
+        'except SystemExit as end:\n'
+        '    assert not end.code\n'
+        'print([name for name in ("torch", "mmengine", "numpy") if name in sys.modules])\n'
+    )
+    lines = run(sys.executable, '-c', code, cwd=tmp_path).splitlines()
+    assert lines[-1] == '[]'
+    assert lines[0].startswith(f'usage: {tool}')
+    assert not any('--gpus' in line for line in lines)
+
+
+@pytest.mark.parametrize('codebase', ['mmdet', 'mmseg', 'mmpretrain'])
+def test_stock_tool(codebase):
+    pytest.importorskip(codebase)
+    tool = train.stock_tool(codebase, 'test.py')
+    assert tool.parts[-4:] == (codebase, '.mim', 'tools', 'test.py')
+    with pytest.raises(ValueError, match=rf'{codebase} has no .mim/tools/none.py; reinstall it'):
+        train.stock_tool(codebase, 'none.py')
+
+
+def test_stock_tool_of_an_editable_install(monkeypatch, tmp_path):
+    """Its tools are beside the package."""
+    for name in ('mmdet/__init__.py', 'tools/train.py'):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).touch()
+    spec = importlib.util.spec_from_file_location('mmdet', tmp_path / 'mmdet/__init__.py')
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: spec)
+    assert train.stock_tool('mmdet', 'train.py') == tmp_path / 'tools/train.py'
+
+
+def test_what_cannot_be_run(tmp_path, monkeypatch):
+    config = tmp_path / 'config.py'
+    config.write_text("default_scope = 'mmpose'\n")
+    with pytest.raises(
+        ValueError, match="default_scope 'mmpose', but must have one of mmdet, mmseg, mmpretrain"
+    ):
+        train.load_config(config)
+    with pytest.raises(ValueError, match='there is no config retinanet'):
+        train.load_config('retinanet.py')
+    monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
+    with pytest.raises(ValueError, match='needs mmseg, which is not installed: `mim install mmseg`'):
+        train.stock_tool('mmseg', 'train.py')
+
+
+def test_errors_are_short(tmp_path):
+    output = run(sys.executable, ROOT / 'tools/train.py', '--work-dir', 'x', 'c.py', cwd=tmp_path, fails=True)
+    assert 'train.py: error: there is no config x. The config comes before the options' in output
+    assert 'Traceback' not in output
+
+
+def test_search_lists_every_config(tmp_path):
+    run(MIM, 'search', 'mmmobilemamba', '--field', 'config', '--json', tmp_path / 'models.json', cwd=tmp_path)
+    listed = json.loads((tmp_path / 'models.json').read_text())['config']
+    configs = [path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts]
+    assert listed == {path.stem: path.relative_to(ROOT).as_posix() for path in configs}
+
+
+def test_get_flops_by_mim_run(tmp_path):
+    config = next((ROOT / 'configs').glob(f'*/{CLASSIFIER}'))
+    output = run(MIM, 'run', 'mmmobilemamba', 'get_flops', config, cwd=tmp_path)
+    assert re.search(r'^total +8,441,372 +29,092,584$', output, flags=re.MULTILINE)
+
+
+@pytest.mark.slow
+def test_train_and_test_by_bare_name(scenes):
+    pytest.importorskip('mmpretrain')
+    work_dir = scenes / 'work'
+    small = ('--work-dir', work_dir, '--cfg-options', *SMALL)
+    options = ('train_dataloader.batch_size=8', 'train_cfg.max_epochs=1', 'param_scheduler.warmup=0')
+    output = run(MIM, 'train', 'mmmobilemamba', CLASSIFIER, '--gpus', '0', *small, *options, cwd=scenes)
+    assert 'mmpretrain/.mim/tools' not in output.partition('Training command')[2].splitlines()[0]
+    checkpoint = torch.load(work_dir / 'epoch_1.pth', weights_only=True)
+    assert checkpoint['meta']['iter'] == 2
+
+    command = (MIM, 'test', 'mmmobilemamba', CLASSIFIER, '--checkpoint', work_dir / 'epoch_1.pth')
+    run(*command, '--out', scenes / 'scores.pkl', '--out-item', 'metrics', *small, cwd=scenes)
+    (score,) = [
+        json.loads(path.read_text()) for path in work_dir.glob('*/*.json') if 'vis_data' not in path.parts
+    ]
+    assert score['accuracy/top1'] in (0, 25, 50, 75, 100)
+
+
+@pytest.mark.slow
+def test_two_processes_without_a_gpu(scenes):
+    """16 images in batches of 4 are 4 iterations of one process, and 2 of two."""
+    pytest.importorskip('mmdet')
+    work_dir = scenes / 'two'
+    small = (*SMALL, 'train_dataloader.batch_size=4', 'train_cfg.max_epochs=1')
+    command = (MIM, 'train', 'mmmobilemamba', DETECTOR, '--launcher', 'pytorch', '--gpus', '2')
+    output = run(*command, '--work-dir', work_dir, '--cfg-options', *small, cwd=scenes)
+    assert 'Epoch(train) [1][2/2]' in output
+    assert torch.load(work_dir / 'epoch_1.pth', weights_only=True)['meta']['iter'] == 2
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_test(scenes):
+    """mmseg's tool, through torchrun; each process predicts half of the images."""
+    pytest.importorskip('mmseg')
+    config = Config.fromfile(next((ROOT / 'configs').glob(f'*/{SEGMENTOR}')))
+    init_default_scope('mmseg')
+    torch.save(dict(state_dict=MODELS.build(config.model).state_dict()), scenes / 'segmentor.pth')
+    torchrun = (sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
+    command = (ROOT / 'tools/test.py', next((ROOT / 'configs').glob(f'*/{SEGMENTOR}')), 'segmentor.pth')
+    small = ('--work-dir', scenes / 'test', '--cfg-options', *SMALL, 'test_dataloader.batch_size=1')
+    output = run(*torchrun, *command, '--launcher', 'pytorch', *small, cwd=scenes)
+    assert 'Iter(test) [2/2]' in output
+    assert re.search(r'mIoU: +\d', output)

@@ -1,0 +1,118 @@
+"""FLOPs by part: the authors' figures, hand counts, and every codebase."""
+
+import pytest
+from mmengine.config import Config
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmpretrain')
+pytest.importorskip('mmseg')
+
+from ..conftest import ROOT, load_script
+
+get_flops = load_script('tools/analysis_tools/get_flops.py')
+
+# Config, side in pixels, parameters, and millions of FLOPs as the authors' README has them and without
+# the scan, both to the last digit that they print.
+CLASSIFIERS = [
+    ('mobilemamba-t2_8xb128_in1k', 192, 8_806_682, 254.7, 253.4),
+    ('mobilemamba-t4_8xb128_in1k', 192, 14_137_690, 412.5, 410.8),
+    ('mobilemamba-s6_8xb128_in1k', 224, 14_996_696, 652.3, 649.7),
+    ('mobilemamba-b1_8xb128_in1k', 256, 17_070_625, 1079.8, 1074.2),
+    ('mobilemamba-b2_8xb128_in1k-384px', 384, 17_070_625, 2427.1, 2414.5),
+    ('mobilemamba-b4_8xb128_in1k-512px', 512, 17_070_625, 4313.3, 4290.9),
+]
+
+
+def find_config(pattern):
+    """The one config whose path in ``configs`` fits a pattern."""
+    (path,) = (ROOT / 'configs').glob(pattern)
+    return Config.fromfile(path)
+
+
+def count(config, shape):
+    """FLOPs by module, the listed portions, and the model."""
+    model, images, data_samples = get_flops.build(config, shape)
+    return *get_flops.count_flops(model, images, data_samples), model
+
+
+@pytest.mark.parametrize(
+    ('name', 'side', 'parameters', 'authors', 'without_scan'),
+    CLASSIFIERS,
+    ids=[row[0] for row in CLASSIFIERS],
+)
+def test_classifiers_have_the_authors_figures(name, side, parameters, authors, without_scan):
+    config = find_config(f'mobilemamba/{name}.py')
+    assert get_flops.default_shape(config) == (side, side)
+    flops, portions, model = count(config, (side, side))
+    printed = flops[''] - portions['wavelet convolutions']
+    assert round(printed / 1e6, 1) == authors
+    assert round((printed - portions['scan']) / 1e6, 1) == without_scan
+    assert flops[''] == flops['backbone'] + flops['neck'] + flops['head']
+    total = next(line.split() for line in get_flops.table(model, flops, portions) if 'total' in line)
+    assert total == ['total', f'{parameters:,}', f'{flops[""]:,}']
+
+
+def test_portions_by_hand():
+    """T2 at 192 pixels: maps of 12, 6 and 3 pixels, 3 of which are padded to 4; blocks 1, 2, 2."""
+    flops, portions, _ = count(find_config('mobilemamba/mobilemamba-t2_8xb128_in1k.py'), (192, 192))
+    blocks = ((1, 112, 7, 12, 6), (2, 192, 5, 6, 3), (2, 224, 3, 3, 2))  # number, channels, kernel, sides
+    scans = [10 * side**2 * 4 * channels for _, channels, _, side, _ in blocks]
+    convs = [kernel**2 * 4 * channels * half**2 for _, channels, kernel, _, half in blocks]
+    numbers = [block[0] for block in blocks]
+    assert portions['scan'] == sum(number * scan for number, scan in zip(numbers, scans))
+    assert portions['wavelet convolutions'] == sum(number * conv for number, conv in zip(numbers, convs))
+    # The parts of the last mixer's global branch: what is left is the two Haar transforms.
+    prefix = 'backbone.stages.2.blocks.1.mixer.fn.global_op'
+    rest = flops[prefix] - flops[f'{prefix}.ss2d'] - flops[f'{prefix}.wavelet_conv']
+    assert flops[f'{prefix}.wavelet_conv'] == convs[2]
+    assert rest == 2 * 4 * 224 * 4**2
+    assert portions['Haar transforms'] == 2 * 4 * (112 * 12**2 + 2 * 192 * 6**2 + 2 * 224 * 4**2)
+
+
+def test_detector_by_hand():
+    flops, _, _ = count(find_config('retinanet/*_digits.py'), (128, 128))
+    pixels = 16**2 + 8**2 + 4**2 + 2**2 + 1
+    towers = 4 * (64 * 64 * 9 + 5 * 64)  # two convolutions each, with group norm
+    assert flops['bbox_head'] == pixels * (towers + 64 * 9 * 9 * (10 + 4))
+    assert flops[''] == flops['backbone'] + flops['neck'] + flops['bbox_head']
+
+
+def test_two_stage_detector():
+    flops, _, _ = count(find_config('mask_rcnn/*_digits.py'), (96, 128))
+    parts = [flops[part] for part in ('backbone', 'neck', 'rpn_head', 'roi_head')]
+    assert all(parts) and sum(parts) == flops['']
+    assert flops['roi_head.bbox_head'] + flops['roi_head.mask_head'] == flops['roi_head']
+
+
+def test_segmentor_leaves_out_the_auxiliary_head():
+    config = find_config('deeplabv3/*_ade20k-512x512.py')
+    assert get_flops.default_shape(config) == (512, 512)
+    flops, portions, model = count(config, (64, 64))
+    assert flops['auxiliary_head'] == 0 and model.with_auxiliary_head
+    # The pooled branch of the head, resized: bilinear, 4 a value.
+    assert flops[''] - flops['backbone'] - flops['decode_head'] == 4 * 256
+    assert any(line.split() == ['rest', '0', '1,024'] for line in get_flops.table(model, flops, portions))
+
+
+def test_command_line(capsys):
+    (path,) = (ROOT / 'configs').glob('ssd/*_digits.py')
+    get_flops.main(
+        [str(path), '--shape', '50', '70', '--cfg-options', 'model.data_preprocessor.pad_size_divisor=32']
+    )
+    lines = capsys.readouterr().out.splitlines()
+    start = next(index for index, line in enumerate(lines) if line.startswith(str(path)))
+    assert lines[start].endswith(': 50 x 70 pixels, 64 x 96 for the network')
+    assert [line.split()[0] for line in lines[start + 1 :]] == [
+        *('part', 'backbone', 'neck', 'bbox_head', 'total', 'scan', 'Haar', 'wavelet'),
+    ]
+    numbers = [int(line.split()[-1].replace(',', '')) for line in lines[start + 2 :]]
+    assert sum(numbers[:3]) == numbers[3] > numbers[4] > 0
+
+
+def test_config_without_a_size(tmp_path):
+    path = tmp_path / 'config.py'
+    path.write_text(
+        "default_scope = 'mmpretrain'\nmodel = dict()\ntest_dataloader = dict(dataset=dict(pipeline=[]))\n"
+    )
+    with pytest.raises(SystemExit, match=r'no CenterCrop and no Resize .* Give --shape HEIGHT WIDTH'):
+        get_flops.main([str(path)])

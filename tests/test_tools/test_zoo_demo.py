@@ -1,0 +1,385 @@
+"""The zoo demo with a stand-in for mim: what is run, what is not run again, the table, and the status."""
+
+import json
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from PIL import Image
+
+from ..conftest import load_script
+
+zoo_demo = load_script('tools/misc/zoo_demo.py')
+zoo_table = load_script('tools/analysis_tools/zoo_table.py')
+
+FAKE_MIM = """#!{python}
+import json, sys, time
+from pathlib import Path
+verb, package, config, *options = sys.argv[1:]
+plan = json.loads(Path('plan.json').read_text())
+with open('calls.jsonl', 'a') as calls:
+    calls.write(json.dumps(sys.argv[1:]) + '\\n')
+name, work = Path(config).stem, Path(options[options.index('--work-dir') + 1])
+work.mkdir(parents=True, exist_ok=True)
+if verb == 'train':
+    time.sleep(0.2)  # seconds are kept to one decimal
+    (work / 'epoch_1.pth').write_text(name)
+    (work / 'last_checkpoint').write_text('/elsewhere/epoch_1.pth')
+    if name in plan['broken']:
+        print('Traceback (most recent call last):')
+        sys.exit('out of digits\\nTraceback (most recent call last):\\nsubprocess.CalledProcessError: no')
+else:
+    (work / '20260101_000000' / 'vis_data').mkdir(parents=True)
+    scores = work / '20260101_000000' / '20260101_000000.json'
+    scores.write_text(json.dumps(plan['scores'][name]))
+"""
+FAKE_DRAW = """
+import sys
+from pathlib import Path
+from PIL import Image
+config, predictions, out = map(Path, sys.argv[1:4])
+out.mkdir(exist_ok=True)
+Image.new('RGB', (60, 40), 'red' if config.stem == 'first' else 'blue').save(out / 'overview.png')
+"""
+FAKE_DATA = """
+import sys
+from pathlib import Path
+Path(sys.argv[1]).mkdir(parents=True)
+(Path(sys.argv[1]) / 'manifest.json').write_text('{"arguments": {"train": %s, "val": %s, "seed": 0}}'
+                                                 % (sys.argv[3], sys.argv[5]))
+"""
+BOX, MASK = zoo_demo.BOX, zoo_demo.MASK
+TASKS = (
+    zoo_demo.Task('first', 'The First', 'mmdet', 'a/first.py', (BOX, MASK)),
+    zoo_demo.Task('second', 'The Second', 'mmseg', 'b/second.py', zoo_demo.MIOU),
+    zoo_demo.Task('pupil', 'The Pupil', 'mmpretrain', 'b/pupil*.py', zoo_demo.TOP1, 'first', 'model.teacher'),
+)
+GOOD = {
+    'first': {'coco/bbox_mAP': 0.587, 'coco/segm_mAP': 0.45, 'time': 1},
+    'second': {'aAcc': 99, 'mIoU': 61.25},
+    'pupil': {'accuracy/top1': 96.123456},
+}
+
+
+class Zoo:
+    """A folder with configs, a stand-in for mim that does what ``plan`` says, and a record of its calls."""
+
+    def __init__(self, folder):
+        self.folder, self.work = folder, folder / 'work'
+        self.plan(GOOD)
+
+    def plan(self, scores, broken=()):
+        (self.folder / 'plan.json').write_text(json.dumps({'scores': scores, 'broken': list(broken)}))
+
+    def run(self, *options, fails=False):
+        """Run the demo; returns mim's calls (list[list[str]]), and with ``fails`` the last words as well."""
+        calls = self.folder / 'calls.jsonl'
+        calls.write_text('')
+        words = None
+        if fails:
+            with pytest.raises(SystemExit) as stop:
+                zoo_demo.main(['--work-dir', 'work', *options])
+            words = stop.value.code
+            assert isinstance(words, str)  # which Python writes to stderr, with status 1
+        else:
+            zoo_demo.main(['--work-dir', 'work', *options])
+        made = [json.loads(line) for line in calls.read_text().splitlines()]
+        return (made, words) if fails else made
+
+    def steps(self, *options):
+        """What the demo ran: list of (verb, name of the config)."""
+        return [(call[0], Path(call[2]).stem) for call in self.run(*options)]
+
+    def rows(self):
+        """The table's lines below the head."""
+        lines = (self.work / 'table.md').read_text().splitlines()
+        return [line for line in lines if line.startswith('| The')]
+
+    def result(self, task):
+        return json.loads((self.work / task / 'result.json').read_text())
+
+
+@pytest.fixture
+def zoo(tmp_path, monkeypatch):
+    for task in TASKS:
+        config = tmp_path / 'configs' / task.config.replace('*', '')
+        config.parent.mkdir(parents=True, exist_ok=True)
+        config.write_text(f"default_scope = '{task.package}'\nlr = 0.1\nmodel = dict(teacher=None)\n")
+    for name, text in {'mim': FAKE_MIM, 'draw.py': FAKE_DRAW, 'data.py': FAKE_DATA}.items():
+        (tmp_path / name).write_text(text.replace('{python}', sys.executable))
+    (tmp_path / 'mim').chmod(0o755)
+    monkeypatch.chdir(tmp_path)
+    for name, value in {'ROOT': tmp_path, 'MIM': tmp_path / 'mim', 'TASKS': TASKS}.items():
+        monkeypatch.setattr(zoo_demo, name, value)
+    monkeypatch.setattr(zoo_demo, 'DRAW', tmp_path / 'draw.py')
+    monkeypatch.setattr(zoo_demo, 'MAKE_DATA', tmp_path / 'data.py')
+    monkeypatch.setattr(zoo_demo, 'count_parameters', lambda config: 1234567)
+    return Zoo(tmp_path)
+
+
+def test_commands(zoo):
+    calls = zoo.run('--cfg-options', 'lr=0.2')
+    configs = {task.name: str(zoo.folder / 'configs' / task.config.replace('*', '')) for task in TASKS}
+    first, second, pupil = (f'work/{task.name}' for task in TASKS)
+    changed = ['--cfg-options', 'lr=0.2']
+    taught = [*changed, 'model.teacher=work/first/train/epoch_1.pth']
+
+    def test(folder, out):
+        files = ['--checkpoint', f'{folder}/train/epoch_1.pth', '--work-dir', f'{folder}/test']
+        return ['--gpus', '0', *files, '--out', f'{folder}/{out}']
+
+    def train(folder):
+        return ['--gpus', '0', '--work-dir', f'{folder}/train']
+
+    assert calls == [
+        ['train', 'mmdet', configs['first'], *train(first), *changed],
+        ['test', 'mmdet', configs['first'], *test(first, 'predictions.pkl'), *changed],
+        ['train', 'mmseg', configs['second'], *train(second), *changed],
+        ['test', 'mmseg', configs['second'], *test(second, 'predictions'), *changed],
+        ['train', 'mmpretrain', configs['pupil'], *train(pupil), *taught],
+        ['test', 'mmpretrain', configs['pupil'], *test(pupil, 'predictions.pkl'), *taught],
+    ]
+    log = (zoo.work / 'pupil' / 'log.txt').read_text()
+    assert '--number 8 --columns 8 --scale 2 --cfg-options lr=0.2 model.teacher=' in log
+    assert '--number 4 --columns 4 --scale 2' in (zoo.work / 'second' / 'log.txt').read_text()
+
+
+def test_table_and_sheet(zoo):
+    zoo.run()
+    assert zoo.rows() == [
+        '| The First | `configs/a/first.py` | bbox mAP 0.587 (target 0.5), segm mAP 0.45 (target 0.45) | yes '
+        '| 0.0 min | 0.0 min | 1.23 M |',
+        '| The Second | `configs/b/second.py` | mIoU 61.25 (target 60) | yes | 0.0 min | 0.0 min | 1.23 M |',
+        '| The Pupil | `configs/b/pupil.py` | top-1 96.12 (target 95) | yes | 0.0 min | 0.0 min | 1.23 M |',
+    ]
+    text = (zoo.work / 'table.md').read_text()
+    assert text.count('Data: 2000 training and 200 validation scenes, seed 0.') == 1
+    assert text.count(f'{os.cpu_count()} cores, device cpu, {torch.get_num_threads()} threads, float32') == 1
+    assert str(zoo.folder) not in text + (zoo.work / 'table.json').read_text()
+
+    states = json.loads((zoo.work / 'table.json').read_text())
+    assert [state['task'] for state in states] == ['first', 'second', 'pupil']
+    assert [score['value'] for score in states[0]['scores']] == [0.587, 0.45]
+    assert [score['target'] for score in states[0]['scores']] == [0.50, 0.45]
+    assert states[0]['checkpoint'] == 'train/epoch_1.pth'
+    assert states[0]['machine']['versions']['torch'] in torch.__version__
+    assert set(states[0]['seconds']) == {'train', 'test', 'draw'}
+
+    sheet = Image.open(zoo.work / 'contact_sheet.jpg')
+    assert sheet.size == (60, 3 * (30 + 40 + 8))
+    red, blue, white = (sheet.getpixel((30, y)) for y in (50, 78 + 50, 74))
+    assert red[0] > 240 > 20 > red[2] and blue[2] > 240 > 20 > blue[0] and min(white) > 240
+
+
+def test_done_is_not_done_again(zoo):
+    assert len(zoo.run()) == 6
+    assert zoo.run() == []
+    assert zoo.steps('--tasks', 'second', '--fresh') == [('train', 'second'), ('test', 'second')]
+    assert [row.split(' | ')[0] for row in zoo.rows()] == ['| The First', '| The Second', '| The Pupil']
+
+
+def test_a_subset_updates_the_one_table(zoo):
+    assert zoo.steps('--tasks', 'second') == [('train', 'second'), ('test', 'second')]
+    assert [row[:8] for row in zoo.rows()] == ['| The Se']
+    # The pupil needs the first, which is run as well.
+    ran = [('train', 'first'), ('test', 'first'), ('train', 'pupil'), ('test', 'pupil')]
+    assert zoo.steps('--tasks', 'pupil') == ran
+    assert [row[:8] for row in zoo.rows()] == ['| The Fi', '| The Se', '| The Pu']
+    # With other options it is trained anew, but not the first, which only lends its checkpoint.
+    assert zoo.steps('--tasks', 'pupil', '--cfg-options', 'lr=3') == ran[2:]
+    assert '`configs/b/pupil.py lr=3`' in zoo.rows()[2]
+
+
+def test_missed_target(zoo, capsys):
+    zoo.plan({**GOOD, 'first': {'coco/bbox_mAP': 0.6, 'coco/segm_mAP': 0.449}})
+    calls, words = zoo.run('--tasks', 'first', 'second', fails=True)
+    summary = 'bbox mAP 0.6 (target 0.5), segm mAP 0.449 (target 0.45)'
+    assert words.splitlines()[1:] == [f'first: target missed, {summary}']
+    assert f'    {summary}: MISSED\n' in capsys.readouterr().out
+    assert len(calls) == 4  # the second was run all the same
+    assert f'| {summary} | **no** |' in zoo.rows()[0] and '| yes |' in zoo.rows()[1]
+    assert zoo.run('--tasks', 'first', fails=True) == ([], words)
+
+
+def test_failing_step_and_resumption(zoo, capsys):
+    zoo.plan(GOOD, broken=['first'])
+    calls, words = zoo.run(fails=True)
+    assert [call[:2] for call in calls] == [['train', 'mmdet'], ['train', 'mmseg'], ['test', 'mmseg']]
+    assert words.splitlines()[1:] == [
+        'first: train failed: status 1; the end of work/first/log.txt:',
+        'pupil: train failed: it needs the checkpoint of first, whose training is not done',
+    ]
+    shown = capsys.readouterr().out
+    assert 'out of digits' in shown and 'CalledProcessError' not in shown
+    assert zoo.rows()[0] == '| The First | `configs/a/first.py` |  | **train failed** |  |  |  |'
+    assert Image.open(zoo.work / 'contact_sheet.jpg').height == 78
+
+    state = zoo.result('first')
+    state['seconds']['train'] = 600.0
+    (zoo.work / 'first' / 'result.json').write_text(json.dumps(state))
+    zoo.plan(GOOD)
+    calls = zoo.run()
+    assert [(call[0], '--resume' in call) for call in calls] == [
+        ('train', True),
+        ('test', False),
+        ('train', False),
+        ('test', False),
+    ]
+    assert 600 < zoo.result('first')['seconds']['train'] < 630
+    assert '| yes | 10.0 min |' in zoo.rows()[0]
+    assert 'failed' not in zoo.result('first')
+
+
+def test_no_score_is_a_failure(zoo):
+    zoo.plan({**GOOD, 'second': {'aAcc': 99.0}})
+    _, words = zoo.run('--tasks', 'second', fails=True)
+    assert words.splitlines()[1] == (
+        'second: test failed: work/second/test/20260101_000000/20260101_000000.json has no mIoU, but aAcc'
+    )
+    zoo.plan(GOOD)
+    assert zoo.steps('--tasks', 'second') == [('test', 'second')]
+
+
+def test_changed_config(zoo, capsys):
+    zoo.run('--tasks', 'first', 'second')
+    config = zoo.folder / 'configs/b/second.py'
+    config.write_text(config.read_text().replace('0.1', '0.2'))
+    assert zoo.run('--tasks', 'first') == []
+    assert 'second is left out of the table' in capsys.readouterr().out
+    assert [row[:8] for row in zoo.rows()] == ['| The Fi']
+    calls = zoo.run('--tasks', 'second')
+    assert 'other config, options or data than before: starting over' in capsys.readouterr().out
+    assert [(call[0], '--resume' in call) for call in calls] == [('train', False), ('test', False)]
+    assert [row[:8] for row in zoo.rows()] == ['| The Fi', '| The Se']
+
+
+def test_changed_teacher(zoo):
+    """A pupil of another teacher is another pupil."""
+    zoo.run('--tasks', 'pupil')
+    config = zoo.folder / 'configs/a/first.py'
+    config.write_text(config.read_text().replace('0.1', '0.2'))
+    names = ['first', 'first', 'pupil', 'pupil']
+    assert [name for _, name in zoo.steps('--tasks', 'pupil')] == names
+
+
+def test_data(zoo):
+    zoo.run('--tasks', 'first')
+    log = (zoo.work / 'data.log').read_text()
+    assert 'data.py data/digits_scenes --train 2000 --val 200' in log
+    # Scenes that are there are taken as they are, and what was trained on others is trained anew.
+    manifest = zoo.folder / 'data/digits_scenes/manifest.json'
+    manifest.write_text(json.dumps({'arguments': {'train': 24, 'val': 8, 'seed': 3}}))
+    assert zoo.steps('--tasks', 'first') == [('train', 'first'), ('test', 'first')]
+    assert (zoo.work / 'data.log').read_text() == log
+    assert 'Data: 24 training and 8 validation scenes, seed 3.' in (zoo.work / 'table.md').read_text()
+
+
+def test_absent_config(zoo, capsys):
+    """A config that is not there stops the demo before anything runs, if its task was asked for."""
+    zoo.run()
+    (zoo.folder / 'configs/b/pupil.py').unlink()
+    calls, words = zoo.run(fails=True)
+    assert calls == []
+    assert words.endswith(f'pupil needs one config {zoo.folder}/configs/b/pupil*.py, there is none')
+    capsys.readouterr()
+    assert zoo.run('--tasks', 'first') == []
+    assert 'pupil is left out of the table' in capsys.readouterr().out
+    for name in ('pupil_3e', 'pupil_2e'):
+        (zoo.folder / f'configs/b/{name}.py').touch()
+    assert zoo.run(fails=True)[1].endswith('there is pupil_2e.py, pupil_3e.py')
+
+
+@pytest.mark.parametrize('options', [[], ['--fresh']])
+def test_foreign_folder(zoo, options):
+    """What is not of the demo is not deleted."""
+    (zoo.work / 'first').mkdir(parents=True)
+    (zoo.work / 'first' / 'epoch_12.pth').touch()
+    calls, words = zoo.run('--tasks', 'first', *options, fails=True)
+    assert calls == []
+    assert 'work/first is not of this script. Move it away, or name another --work-dir.' in words
+    assert (zoo.work / 'first' / 'epoch_12.pth').is_file()
+
+
+def test_best_checkpoint(zoo):
+    job = zoo_demo.Job(TASKS[0], zoo.work, {})
+    folder = zoo.work / 'first' / 'train'
+    folder.mkdir(parents=True)
+    with pytest.raises(zoo_demo.StepError, match='there is no checkpoint in'):
+        job.checkpoint()
+    (folder / 'last_checkpoint').write_text('/elsewhere/epoch_5.pth')
+    assert job.checkpoint() == folder / 'epoch_5.pth'
+    for age, name in enumerate(('best_mIoU_epoch_4.pth', 'best_mIoU_epoch_10.pth', 'best_mIoU_epoch_3.pth')):
+        (folder / name).touch()
+        os.utime(folder / name, (1000 - age, 1000 - age))
+    assert job.checkpoint() == folder / 'best_mIoU_epoch_4.pth'
+
+
+def test_interruption_ends_what_was_started(tmp_path, monkeypatch):
+    """Ctrl-C, or a SIGTERM, reaches the processes that mim starts."""
+    monkeypatch.setattr(zoo_demo, 'HEARTBEAT', 0.1)
+    child = 'import os, time, pathlib; pathlib.Path("pid").write_text(str(os.getpid())); time.sleep(60)'
+    parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '''{child}'''])"
+    monkeypatch.chdir(tmp_path)
+
+    def interrupt(seconds):
+        if (tmp_path / 'pid').is_file() and (tmp_path / 'pid').read_text():
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        zoo_demo.run([sys.executable, '-c', parent], tmp_path / 'log', interrupt)
+    pid = int((tmp_path / 'pid').read_text())
+    deadline = time.monotonic() + 10
+    while is_running(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not is_running(pid)
+
+
+def is_running(pid):
+    """Whether there is such a process, and not only what is left of it until its parent looks."""
+    try:
+        return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+
+
+def test_parameters_are_the_trainable_ones():
+    @MODELS.register_module(name='HalfFrozen', force=True)
+    class HalfFrozen(torch.nn.Module):
+        def __init__(self, width):
+            super().__init__()
+            self.frozen = torch.nn.Linear(width, 7).requires_grad_(False)
+            self.trained = torch.nn.Linear(width, 2)
+
+    config = Config(dict(default_scope='mmengine', model=dict(type='HalfFrozen', width=5)))
+    assert zoo_demo.count_parameters(config) == 5 * 2 + 2
+
+
+def test_tasks_fit_their_configs():
+    """Every task has one config, of its package, with the key that is set to the needed checkpoint."""
+    names = [task.name for task in zoo_demo.TASKS]
+    assert len(set(names)) == len(names) == 9
+    configs = [zoo_demo.find_config(task) for task in zoo_demo.TASKS]
+    assert len(set(configs)) == 9
+    for index, (task, path) in enumerate(zip(zoo_demo.TASKS, configs)):
+        config = zoo_demo.load_config(path, [])
+        assert config.default_scope == task.package
+        if task.needs:
+            assert task.needs in names[:index]
+            value = config
+            for key in task.option.split('.'):
+                value = value[key]
+            assert value.endswith('.pth')
+
+
+def test_targets():
+    """What the twins have to reach."""
+    targets = {task.name: [metric.target for metric in task.metrics] for task in zoo_demo.TASKS}
+    classifiers = {name: [95.0] for name in ('classification', 'teacher', 'distillation')}
+    segmentors = {name: [60.0] for name in ('deeplabv3', 'sem_fpn', 'pspnet')}
+    detectors = {'retinanet': [0.50], 'mask_rcnn': [0.50, 0.45], 'ssdlite': [0.35]}
+    assert targets == {**classifiers, **segmentors, **detectors}

@@ -1,0 +1,161 @@
+"""Models by name or path: mmpretrain's hub, and the inferencers of the three codebases."""
+
+import importlib
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmpretrain')
+pytest.importorskip('mmseg')
+
+import mmpretrain
+
+from mmmobilemamba import zoo
+
+from .conftest import ROOT
+
+CLASSIFIER = 'mobilemamba-t2_8xb128_in1k'
+
+
+@pytest.fixture(scope='module')
+def image():
+    """A BGR image, (H, W, 3)."""
+    return np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+
+
+def save_model(config, path):
+    """Random weights for a config, in a checkpoint with the names of its classes; returns the model."""
+    init_default_scope(config.default_scope)
+    torch.manual_seed(0)
+    model = MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model}).eval()
+    for buffer in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        buffer.running_mean.normal_(0, 0.1)  # else a missing key would not show
+    classes = config.test_dataloader.dataset.get('metainfo', {}).get(
+        'classes', [f'class {i}' for i in range(1000)]
+    )
+    meta = dict(dataset_meta=dict(classes=classes, palette=[(9 * i, 0, 0) for i in range(len(classes))]))
+    torch.save(dict(meta=meta, state_dict=model.state_dict()), path)
+    return model
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+    """The T2 of the ImageNet config and its checkpoint."""
+    path = tmp_path_factory.mktemp('zoo') / 'classifier.pth'
+    config = Config.fromfile(ROOT / f'configs/mobilemamba/{CLASSIFIER}.py')
+    return save_model(config, path), str(path)
+
+
+def small_config(pattern, options, folder):
+    """Path of a leaf that inherits one of our configs by its path."""
+    (parent,) = (ROOT / 'configs').glob(pattern)
+    path = folder / 'leaf.py'
+    path.write_text(f'_base_ = {str(parent)!r}\nmodel = {options!r}\n')
+    return path
+
+
+def test_names():
+    """All of configs/mobilemamba, and no detector and no segmentor."""
+    names = mmpretrain.list_models('mobilemamba*')
+    assert names == sorted(path.stem for path in (ROOT / 'configs/mobilemamba').glob('*.py'))
+    assert CLASSIFIER in mmpretrain.list_models('mobilemamba*_in1k', task='Image Classification')
+    assert 'resnet18_8xb32_in1k' in mmpretrain.list_models()
+
+
+def test_entering_twice_changes_nothing():
+    before = mmpretrain.list_models()
+    importlib.reload(zoo)
+    zoo.register_classifiers()
+    assert mmpretrain.list_models() == before
+
+
+def test_where_the_metafile_is(tmp_path, monkeypatch):
+    """``.mim`` comes before the checkout, and neither is an error that says what to do."""
+    package = tmp_path / 'mmmobilemamba'
+    monkeypatch.setattr(zoo, '__file__', str(package / 'zoo.py'))
+    with pytest.raises(FileNotFoundError, match='Install the package again'):
+        zoo.find_root()
+    for root in (tmp_path, package / '.mim'):
+        (root / 'configs/mobilemamba').mkdir(parents=True)
+        (root / zoo.METAFILE).touch()
+        assert zoo.find_root() == root
+
+
+def test_get_model_with_a_local_checkpoint(classifier):
+    expected, path = classifier
+    model = mmpretrain.get_model(CLASSIFIER, pretrained=path)
+    assert not model.training
+    for (name, found), wanted in zip(model.state_dict().items(), expected.state_dict().values()):
+        assert torch.equal(found, wanted), name
+    assert model._dataset_meta['classes'][999] == 'class 999'
+    features = mmpretrain.get_model(CLASSIFIER, backbone=dict(out_indices=(0, 1, 2)), neck=None, head=None)
+    assert [x.shape[1] for x in features.extract_feat(torch.zeros(1, 3, 64, 64))] == [144, 272, 368]
+
+
+def test_pretrained_without_an_address_says_so():
+    with pytest.warns(UserWarning, match='Unable to find pre-defined checkpoint of the model'):
+        mmpretrain.get_model(CLASSIFIER, pretrained=True)
+
+
+def test_classification_by_name(classifier, image):
+    """Equal to the network on the image that the config's test pipeline makes."""
+    expected, path = classifier
+    inferencer = mmpretrain.ImageClassificationInferencer(CLASSIFIER, pretrained=path)
+    (result,) = inferencer(image)
+    inputs = inferencer.preprocess([image])
+    batch = expected.data_preprocessor(next(iter(inputs)))['inputs']
+    assert batch.shape == (1, 3, 192, 192)
+    with torch.no_grad():
+        scores = expected(batch).softmax(1)[0]
+    torch.testing.assert_close(torch.as_tensor(result['pred_scores']), scores, rtol=1e-4, atol=1e-7)
+    assert result['pred_class'] == f'class {scores.argmax()}'
+
+    again = mmpretrain.inference_model(CLASSIFIER, image, pretrained=path)
+    assert again['pred_label'] == result['pred_label']
+    model = mmpretrain.get_model(CLASSIFIER, pretrained=path)
+    assert mmpretrain.inference_model(model, image)['pred_label'] == result['pred_label']
+
+
+def test_distilled_classifier_by_name_needs_no_teacher(classifier, image):
+    name = 'mobilemamba-t2_8xb128-1000e-kd_in1k'
+    _, path = classifier
+    found = mmpretrain.inference_model(name, image, pretrained=path)
+    assert found['pred_label'] == mmpretrain.inference_model(CLASSIFIER, image, pretrained=path)['pred_label']
+
+
+def test_detection_by_path(image, tmp_path):
+    from mmdet.apis import DetInferencer
+
+    path = small_config('retinanet/*_digits.py', dict(test_cfg=dict(score_thr=0.0)), tmp_path)
+    config = Config.fromfile(path)
+    model = save_model(config, tmp_path / 'model.pth')
+    inferencer = DetInferencer(str(path), str(tmp_path / 'model.pth'), device='cpu', show_progress=False)
+    assert inferencer.visualizer.dataset_meta['classes'][3] == 'three'
+    (found,) = inferencer(image)['predictions']
+
+    (inputs,) = inferencer.preprocess([image])
+    with torch.no_grad():
+        wanted = model.test_step(inputs[1])[0].pred_instances
+    assert len(found['scores']) == len(wanted) == config.model.test_cfg.max_per_img
+    assert found['labels'] == wanted.labels.tolist()
+    torch.testing.assert_close(torch.tensor(found['bboxes']), wanted.bboxes)
+
+
+def test_segmentation_by_path(image, tmp_path):
+    from mmseg.apis import MMSegInferencer
+
+    (path,) = (ROOT / 'configs').glob('sem_fpn/*_digits*.py')
+    model = save_model(Config.fromfile(path), tmp_path / 'model.pth')
+    inferencer = MMSegInferencer(str(path), str(tmp_path / 'model.pth'), device='cpu')
+    found = inferencer(image, show=False)['predictions']
+
+    (inputs,) = inferencer.preprocess([image], batch_size=1)
+    with torch.no_grad():
+        wanted = model.test_step(inputs)[0].pred_sem_seg.data[0].numpy()
+    assert found.shape == (90, 120)
+    np.testing.assert_array_equal(found, wanted)
+    assert len(np.unique(found)) > 1

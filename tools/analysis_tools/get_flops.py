@@ -1,0 +1,174 @@
+"""Count the parameters and FLOPs of a config part by part, the selective scan included.
+
+    python tools/analysis_tools/get_flops.py CONFIG [--shape HEIGHT WIDTH]
+    mim run mmmobilemamba get_flops CONFIG
+
+The model runs once, on one blank image, and mmengine's FlopAnalyzer counts what it knows: one
+multiply-add is one FLOP, batch norm is 2 an element, layer norm 5, other element-wise arithmetic 0.
+Two things it cannot see, here or in the get_flops.py of mmdet, mmseg and mmpretrain, are added:
+
+- the scan: 9 L D + L D for L pixels and D channels, those of both directions (state size 1;
+  https://github.com/state-spaces/mamba/issues/110);
+- the Haar transforms, which are sums and differences here, as the convolutions that they are on
+  paper (2 x 2, stride 2): 4 a value.
+
+What the authors print for their classifiers is the total without the convolutions on the wavelet
+sub-bands, whose padding their counter did not know, and for detectors and segmentors without the scan
+as well. All three are listed below the total.
+"""
+
+import argparse
+import sys
+from collections import Counter
+from functools import partial
+
+import torch
+from mmengine.analysis import FlopAnalyzer
+from mmengine.config import Config, DictAction
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.structures import BaseDataElement
+from torch import nn
+
+from mmmobilemamba.models.backbones.mobilemamba import WTEMamba
+from mmmobilemamba.models.layers import SS2D
+
+
+class RawForward(nn.Module):
+    """A model that takes nothing but images and gives what its heads give, without decoding."""
+
+    def __init__(self, model, data_samples):
+        super().__init__()
+        self.model = model
+        self.data_samples = data_samples
+
+    def forward(self, images):
+        """(N, 3, H, W) -> tensors, in whatever containers."""
+        return self.model(images, self.data_samples, mode='tensor')
+
+
+def count_scan(counter, name, module, inputs, _):
+    """Forward hook of an SS2D, whose input is (N, C, H, W): adds its scan to a Counter."""
+    batch, _, height, width = map(int, inputs[0].shape)
+    counter[name] += 10 * batch * height * width * int(module.D.numel())
+
+
+def count_haar(counter, name, _, inputs, __):
+    """Forward hook of a WTEMamba, whose input is (N, C, H, W): adds both of its Haar transforms."""
+    batch, channels, height, width = map(int, inputs[0].shape)
+    counter[name] += 2 * 4 * batch * channels * (height + height % 2) * (width + width % 2)
+
+
+def count_flops(model, images, data_samples=None):
+    """Run a model once and count.
+
+    Args:
+        model (BaseModel): Of mmpretrain, mmdet or mmseg.
+        images (Tensor): What its data preprocessor makes, (N, 3, H, W).
+        data_samples (list, optional): Metadata of the images; two-stage detectors need it.
+
+    Returns:
+        tuple[Counter, dict[str, int]]: FLOPs of every module by its name, '' for the whole; and of that,
+        ``'scan'``, ``'Haar transforms'`` and ``'wavelet convolutions'``.
+    """
+    scans, transforms, hooks = Counter(), Counter(), []
+    for name, module in model.named_modules():
+        if isinstance(module, SS2D):
+            hooks.append(module.register_forward_hook(partial(count_scan, scans, name)))
+        if isinstance(module, WTEMamba):
+            hooks.append(module.register_forward_hook(partial(count_haar, transforms, name)))
+    analyzer = FlopAnalyzer(RawForward(model.eval(), data_samples), images)
+    analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
+    with torch.no_grad():
+        counted = analyzer.by_module()
+    for hook in hooks:
+        hook.remove()
+
+    flops = Counter({name.partition('.')[2]: count for name, count in counted.items() if name})
+    for name, more in (scans + transforms).items():
+        path = name.split('.')
+        for length in range(len(path) + 1):
+            flops['.'.join(path[:length])] += more
+    wavelet = sum(count for name, count in flops.items() if name.endswith('.wavelet_conv'))
+    added = {'scan': sum(scans.values()), 'Haar transforms': sum(transforms.values())}
+    return flops, {**added, 'wavelet convolutions': wavelet}
+
+
+def default_shape(config):
+    """Height and width of a segmentor's crops, or else of what the test pipeline makes.
+
+    Raises:
+        ValueError: If the config says neither.
+    """
+    size = (config.model.get('data_preprocessor') or {}).get('size')
+    if size is not None:
+        return tuple(size)
+    for step in reversed(config.test_dataloader.dataset.pipeline):
+        if step['type'] == 'CenterCrop':
+            return (step['crop_size'], step['crop_size'])
+        if step['type'] == 'Resize':
+            return tuple(step['scale'])[::-1]
+    raise ValueError('There is no CenterCrop and no Resize in the test pipeline. Give --shape HEIGHT WIDTH.')
+
+
+def build(config, shape):
+    """The model of a config, without its weights, and a blank image as it wants it.
+
+    Args:
+        config (Config): Of mmpretrain, mmdet or mmseg.
+        shape (tuple[int, int]): Height and width of the image, before the model's own padding.
+
+    Returns:
+        tuple[BaseModel, Tensor, list]: Model, images (1, 3, H, W), their metadata.
+    """
+    init_default_scope(config.default_scope)
+    preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor')
+    model = MODELS.build({**config.model, 'data_preprocessor': preprocessor})
+    meta = BaseDataElement(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
+    data = model.data_preprocessor(dict(inputs=[torch.zeros(3, *shape)], data_samples=[meta]))
+    return model, data['inputs'], data['data_samples']
+
+
+def table(model, flops, portions):
+    """Parameters and FLOPs by part, as lines of text.
+
+    What is computed between calls of modules, as the resizing in mmseg's heads, belongs to no part that
+    the analyzer knows; it is the ``rest``.
+    """
+
+    def parameters(module):
+        return f'{sum(parameter.numel() for parameter in module.parameters()):,}'
+
+    rows = [('part', 'parameters', 'FLOPs')]
+    parts = [(name, part) for name, part in model.named_children() if name != 'data_preprocessor']
+    rows += [(name, parameters(part), f'{flops[name]:,}') for name, part in parts]
+    rest = flops[''] - sum(flops[name] for name, _ in parts)
+    rows += [('rest', '0', f'{rest:,}')] if rest else []
+    rows.append(('total', parameters(model), f'{flops[""]:,}'))
+    rows += [(f'  {name}', '', f'{count:,}') for name, count in portions.items()]
+    return [f'{name:<24}{number:>14}{count:>20}' for name, number, count in rows]
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('config', help='config file of mmpretrain, mmdet or mmseg')
+    parser.add_argument(
+        '--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help="default: the config's own"
+    )
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
+    args = parser.parse_args(argv)
+    config = Config.fromfile(args.config)
+    config.merge_from_dict(args.cfg_options or {})
+    try:
+        shape = tuple(args.shape or default_shape(config))
+    except ValueError as error:
+        sys.exit(f'{args.config}: {error}')
+    model, images, data_samples = build(config, shape)
+    height, width = images.shape[2:]
+    print(f'{args.config}: {shape[0]} x {shape[1]} pixels, {height} x {width} for the network')
+    print('\n'.join(table(model, *count_flops(model, images, data_samples))))
+
+
+if __name__ == '__main__':
+    main()

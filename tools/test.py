@@ -1,0 +1,11 @@
+"""Test a config of this package with the testing tool of the codebase that it belongs to.
+
+mim test mmmobilemamba NAME.py --checkpoint CHECKPOINT
+python tools/test.py CONFIG CHECKPOINT [any option of mmdet's, mmseg's or mmpretrain's tools/test.py]
+torchrun --nproc-per-node 2 tools/test.py CONFIG CHECKPOINT --launcher pytorch
+"""
+
+from train import main
+
+if __name__ == '__main__':
+    main('test.py', __doc__)
