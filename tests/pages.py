@@ -1,0 +1,33 @@
+"""The pages of the repository, and what is in them."""
+
+import re
+import shlex
+
+from .conftest import ROOT
+
+PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted((ROOT / 'configs').rglob('*.md'))]
+
+
+def name_of(page):
+    return page.relative_to(ROOT).as_posix()
+
+
+def blocks(page, language):
+    """Code blocks of a page, in a language like ``'python'``."""
+    return re.findall(rf'^```{language}\n(.*?)^```', page.read_text(), flags=re.DOTALL | re.MULTILINE)
+
+
+def commands(page):
+    """Commands of a page's ``bash`` blocks, each a list of words, without comments and without pipes."""
+    text = '\n'.join(blocks(page, 'bash')).replace('\\\n', ' ')
+    lines = [line.split(' | ')[0] for line in text.splitlines()]
+    return [words for words in (shlex.split(line, comments=True) for line in lines) if words]
+
+
+def config_snippets(*pages):
+    """Configs among the Python blocks of pages: pairs of an identifier and a text."""
+    found = []
+    for page in pages:
+        texts = [text for text in blocks(page, 'python') if '_base_ =' in text]
+        found += [(f'{page.stem}-{number}', text) for number, text in enumerate(texts)]
+    return found

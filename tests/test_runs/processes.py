@@ -1,0 +1,37 @@
+"""Two processes of a gloo group."""
+
+import os
+
+import torch
+from torch import distributed
+
+WORLD_SIZE = 2
+
+
+def start(worker, folder, *args):
+    """Run ``worker(rank, folder, *args)`` in two processes, in ``folder``, and wait for both.
+
+    Args:
+        worker (Callable): A function of a module.
+        folder (Path): The data and checkpoints; where the processes work.
+        *args: More arguments, the first of them a folder of this call alone.
+
+    Raises:
+        ProcessRaisedException: If one of them failed, with its traceback.
+    """
+    # They share one import of the packages, which takes longer than most of the rest.
+    packages = ['mmdet.models', 'mmseg.models', 'mmpretrain.models']
+    torch.multiprocessing.get_context('forkserver').set_forkserver_preload(packages)
+    torch.multiprocessing.start_processes(
+        _enter, (worker, folder, *args), WORLD_SIZE, start_method='forkserver'
+    )
+
+
+def _enter(rank, worker, folder, out, *args):
+    os.chdir(folder)
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD_SIZE))
+    torch.set_num_threads(1)
+    store = f'file://{out}/store'
+    distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=WORLD_SIZE)
+    worker(rank, folder, out, *args)
+    distributed.destroy_process_group()

@@ -1,0 +1,50 @@
+"""bfloat16 training of the small configs on a CPU."""
+
+import pytest
+import torch
+from mmengine.runner import Runner
+from torch import nn
+
+from .workplace import CONFIGS, small_config
+
+STEPS = 20
+CLASSIFIERS = [path for path in CONFIGS if path.match('mobilemamba/mobilemamba-t2_*digits*')]
+TWINS = {
+    'classifier': next(path for path in CLASSIFIERS if '-kd_' not in path.name),
+    'RetinaNet': next(path for path in CONFIGS if path.match('retinanet/*digits*')),
+}
+
+
+def watch_types(model):
+    """Sets, filled during forward, of the types that scans and other convolutions give."""
+    scans, convs = set(), set()
+    for name, module in model.named_modules():
+        if name.endswith('.ss2d.out_norm'):  # right after a scan
+            module.register_forward_hook(lambda module, args, out: scans.add(args[0].dtype))
+        elif isinstance(module, nn.Conv2d):
+            module.register_forward_hook(lambda module, args, out: convs.add(out.dtype))
+    return scans, convs
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize('name', TWINS)
+def test_it_trains(name, at_work, tmp_path):
+    """The same four images again and again, each an epoch."""
+    config = small_config(TWINS[name], tmp_path, batch_size=4)
+    config.train_cfg.max_epochs = STEPS
+    config.optim_wrapper.type = 'CPUAmpOptimWrapper'
+    config.param_scheduler = None  # whose warm-up is longer than this
+    runner = Runner.from_cfg(config)
+    scans, convs = watch_types(runner.model)
+    runner.train()
+    assert runner.iter == STEPS
+
+    losses = torch.tensor(runner.message_hub.get_scalar('train/loss').data[0])
+    assert len(losses) == STEPS and torch.isfinite(losses).all(), losses
+    assert losses[-5:].mean() < 0.6 * losses[:5].mean(), losses
+    assert scans == {torch.float32}
+    assert torch.bfloat16 in convs
+    assert {tensor.dtype for tensor in runner.model.state_dict().values()} == {torch.float32, torch.int64}
+    moments = [state['exp_avg'] for state in runner.optim_wrapper.optimizer.state.values()]
+    assert len(moments) == sum(parameter.requires_grad for parameter in runner.model.parameters())
+    assert {moment.dtype for moment in moments} == {torch.float32}
