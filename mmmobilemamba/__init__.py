@@ -1,6 +1,6 @@
 """MobileMamba for every OpenMMLab codebase: importing this package registers the backbone."""
 
-from . import engine as engine  # registers the schedule and the optimizer wrappers
+from . import engine as engine  # registers the schedule, the optimizer wrappers and the Runner
 from .compat import allow_runner_checkpoints
 from .models import MobileMamba
 from .version import __version__

@@ -212,7 +212,7 @@ def test_twin_reads_the_digits(path):
         assert tuple(dataset.metainfo.classes)[-10:] == config.names and len(config.names) == 10
         flips = [step for step in dataset.pipeline if 'Flip' in step['type']]
         assert all(step['prob'] == 0 for step in flips)
-    assert config.env_cfg.dist_cfg.backend == 'gloo' and config.optim_wrapper.type == 'OptimWrapper'
+    assert config.runner_type == 'PortableRunner' and config.optim_wrapper.type == 'OptimWrapper'
 
 
 @each()

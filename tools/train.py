@@ -56,20 +56,20 @@ def stock_tool(codebase, name):
 def use_gloo(config):
     """Start the process group of ``--launcher pytorch`` on a machine without a GPU.
 
-    mmengine's Runner (0.10.7) takes a group that it finds. Its own way to one selects a CUDA device
-    first, whatever the backend, and so does its wrapping of the model.
+    Any Runner takes a group that it finds, so this serves every tool, and every ``runner_type``; what
+    mmengine's own does there is told at :class:`mmmobilemamba.engine.PortableRunner`.
 
     Returns:
         list[str]: Arguments that keep the model where it is.
     """
     import torch
 
+    from mmmobilemamba.engine.runners import cpu_wrapper
+
     torch.distributed.init_process_group('gloo')
     if 'model_wrapper_cfg' in config:
         return []
-    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-    wrapper['find_unused_parameters'] = config.get('find_unused_parameters', False)
-    return ['--cfg-options', *(f'model_wrapper_cfg.{key}={value}' for key, value in wrapper.items())]
+    return ['--cfg-options', *(f'model_wrapper_cfg.{key}={value}' for key, value in cpu_wrapper(config).items())]
 
 
 def main(name, description):

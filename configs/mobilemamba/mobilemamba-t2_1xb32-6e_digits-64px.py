@@ -25,4 +25,4 @@ default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(interval=1, max_keep_ckpts=1),
 )
-env_cfg = dict(dist_cfg=dict(backend='gloo'))
+runner_type = 'PortableRunner'  # several processes without a GPU, too

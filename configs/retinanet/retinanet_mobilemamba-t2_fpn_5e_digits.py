@@ -1,5 +1,9 @@
 # The COCO recipe made small enough for two CPU cores: T2 from scratch on the digits scenes.
-_base_ = ['./retinanet_mobilemamba-b1_fpn_1x_coco.py', '../_base_/datasets/digits_coco.py']
+_base_ = [
+    './retinanet_mobilemamba-b1_fpn_1x_coco.py',
+    '../_base_/datasets/digits_coco.py',
+    '../_base_/schedules/digits_5e.py',
+]
 
 # From scratch, the neck and the head need normalisation too.
 norm_cfg = dict(type='GN', num_groups=8)
@@ -33,25 +37,10 @@ val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
 # From scratch: a higher peak, and a shorter warm-up times a cosine over the whole training.
-max_epochs = 5
+max_epochs = _base_.digits_epochs
 train_cfg = dict(max_epochs=max_epochs, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
-param_scheduler = [
-    dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=100),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=0,
-        end=max_epochs,
-        T_max=max_epochs,
-        eta_min=1e-5,
-        convert_to_iter_based=True,
-    ),
-]
-
-default_hooks = dict(
-    logger=dict(interval=20),
-    checkpoint=dict(max_keep_ckpts=2, save_best='coco/bbox_mAP', rule='greater'),
-)
+param_scheduler = _base_.digits_param_scheduler
+default_hooks = _base_.digits_hooks
 log_processor = dict(window_size=20)
-env_cfg = dict(dist_cfg=dict(backend='gloo'))
+runner_type = 'PortableRunner'  # several processes without a GPU, too

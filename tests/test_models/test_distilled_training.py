@@ -109,9 +109,11 @@ def gradients(model, rank):
 
 
 def student_for_ddp(checkpoint):
+    """In float64: batch norm over two values, as in the last stage, amplifies every rounding error."""
     model = build(distilled_cfg(teacher_cfg(checkpoint)))
     model.init_weights()
-    return randomize(model, seed=2).train()
+    model.teacher.classifier.double()
+    return randomize(model, seed=2).double().train()
 
 
 def worker(rank, folder, checkpoint):

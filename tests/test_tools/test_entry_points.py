@@ -160,6 +160,24 @@ def test_two_processes_without_a_gpu(scenes):
 
 
 @pytest.mark.slow
+def test_two_processes_of_a_stock_tool(scenes):
+    """mmpretrain's own train.py, which knows nothing of machines without a GPU, and its test.py."""
+    pytest.importorskip('mmpretrain')
+    work_dir, config = scenes / 'stock', next((ROOT / 'configs').glob(f'*/{CLASSIFIER}'))
+    processes = ('--launcher', 'pytorch', '--gpus', '2')
+    small = ('--work-dir', work_dir, '--cfg-options', *SMALL, 'train_dataloader.batch_size=4')
+    short = ('train_cfg.max_epochs=1', 'param_scheduler.warmup=0')
+    output = run(MIM, 'train', 'mmpretrain', config, *processes, *small, *short, cwd=scenes)
+    assert 'Epoch(train) [1][2/2]' in output
+    checkpoint = work_dir / 'epoch_1.pth'
+    assert torch.load(checkpoint, weights_only=True)['meta']['iter'] == 2
+
+    test = (MIM, 'test', 'mmpretrain', config, '--checkpoint', checkpoint, *processes, *small)
+    output = run(*test, 'test_dataloader.batch_size=1', cwd=scenes)
+    assert 'Epoch(test) [2/2]' in output and 'accuracy/top1' in output
+
+
+@pytest.mark.slow
 def test_two_processes_share_a_test(scenes):
     """mmseg's tool, through torchrun; each process predicts half of the images."""
     pytest.importorskip('mmseg')

@@ -42,18 +42,5 @@ digits_val = dict(
         dict(type='PackSegInputs'),
     ],
 )
-# Strokes are a few pixels wide, too fine for maps of stride 16: finer ones, for every head.
-digits_neck = dict(
-    type='DeconvFPN',
-    in_channels=['stage0', 'stage1', 'stage2'],
-    out_channels=64,
-    num_outs=4,
-    num_extra_trans_convs=1,
-    norm_cfg=dict(type='GN', num_groups=8),
-)
-# Nine of ten pixels are background, which cross entropy alone learns first and for long. The Dice loss is
-# of the digits alone: its `ignore_index` is a class.
-digits_loss = [
-    dict(type='CrossEntropyLoss', use_sigmoid=False, loss_weight=1.0),
-    dict(type='DiceLoss', use_sigmoid=False, ignore_index=0, loss_weight=1.0),
-]
+digits_train_dataloader = dict(batch_size=16, num_workers=1, dataset=digits_train)
+digits_val_dataloader = dict(batch_size=8, num_workers=1, dataset=digits_val)

@@ -1,0 +1,91 @@
+"""The Runner that starts several processes without a GPU."""
+
+import os
+import socket
+
+import pytest
+import torch
+from mmengine.config import ConfigDict
+from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import distributed, nn
+
+from mmmobilemamba.engine import PortableRunner
+from mmmobilemamba.engine.runners import cpu_wrapper
+
+
+class Line(BaseModel):
+    """y = w x, whose loss is the mean of y."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, inputs, mode='tensor'):
+        return dict(loss=(self.weight * inputs).mean())
+
+
+def build(work_dir, launcher, **kwargs):
+    """A Runner for two iterations on the numbers 0 to 3, each process with every other of them."""
+    return PortableRunner(
+        model=Line(),
+        work_dir=str(work_dir),
+        train_dataloader=dict(
+            dataset=[dict(inputs=torch.tensor([float(number)])) for number in range(4)],
+            batch_size=1,
+            sampler=dict(type='DefaultSampler', shuffle=False),
+        ),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=1.0)),
+        default_hooks=dict(checkpoint=None),
+        launcher=launcher,
+        experiment_name=f'{work_dir.name}_{launcher}',
+        log_level='ERROR',
+        **kwargs,
+    )
+
+
+def worker(rank, folder):
+    """One of two processes, as torchrun would start it."""
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
+    os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=(folder / 'port').read_text())
+    runner = build(folder, 'pytorch')
+    assert distributed.get_backend() == 'gloo'
+    assert type(runner.model) is MMDistributedDataParallel
+    assert (runner.model.device_ids, runner.model.broadcast_buffers) == (None, False)
+    runner.train()
+    torch.save((runner.iter, runner.model.module.weight.item()), folder / f'rank{rank}.pth')
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU, which mmengine can use itself')
+def test_two_processes(tmp_path):
+    """1 - (0 + 1) / 2 - (2 + 3) / 2, which is -2, on both."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        (tmp_path / 'port').write_text(str(free.getsockname()[1]))
+    torch.multiprocessing.start_processes(worker, (tmp_path,), 2, start_method='spawn')
+    for rank in (0, 1):
+        assert torch.load(tmp_path / f'rank{rank}.pth') == (2, -2.0)
+
+
+def test_one_process_is_as_ever(tmp_path):
+    """1 - 0 - 1 - 2 - 3."""
+    runner = build(tmp_path, 'none')
+    assert type(runner.model) is Line and not distributed.is_initialized()
+    runner.train()
+    assert runner.model.weight.item() == pytest.approx(-5)
+
+
+def test_it_is_found_by_name():
+    assert RUNNERS.get('PortableRunner') is PortableRunner
+    assert issubclass(PortableRunner, Runner)
+
+
+def test_wrapper_of_a_cpu():
+    """What mmengine's own has, but for the device."""
+    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
+    assert cpu_wrapper(ConfigDict()) == dict(**wrapper, find_unused_parameters=False)
+    assert cpu_wrapper(ConfigDict(find_unused_parameters=True))['find_unused_parameters'] is True
