@@ -97,7 +97,8 @@ def test_get_model_with_a_local_checkpoint(classifier):
 
 
 def test_pretrained_without_an_address_says_so():
-    with pytest.warns(UserWarning, match='Unable to find pre-defined checkpoint of the model'):
+    """It is better than a warning and random weights."""
+    with pytest.raises(FileNotFoundError, match='none at a public address; see docs/checkpoints.md'):
         mmpretrain.get_model(CLASSIFIER, pretrained=True)
 
 

@@ -69,7 +69,10 @@ def use_gloo(config):
     torch.distributed.init_process_group('gloo')
     if 'model_wrapper_cfg' in config:
         return []
-    return ['--cfg-options', *(f'model_wrapper_cfg.{key}={value}' for key, value in cpu_wrapper(config).items())]
+    return [
+        '--cfg-options',
+        *(f'model_wrapper_cfg.{key}={value}' for key, value in cpu_wrapper(config).items()),
+    ]
 
 
 def main(name, description):

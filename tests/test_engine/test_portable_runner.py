@@ -23,7 +23,7 @@ class Line(BaseModel):
         self.weight = nn.Parameter(torch.ones(1))
 
     def forward(self, inputs, mode='tensor'):
-        return dict(loss=(self.weight * inputs).mean())
+        return dict(loss=(self.weight * torch.stack(inputs)).mean())
 
 
 def build(work_dir, launcher, **kwargs):

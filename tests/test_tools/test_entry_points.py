@@ -122,6 +122,13 @@ def test_search_lists_every_config(tmp_path):
     assert listed == {path.stem: path.relative_to(ROOT).as_posix() for path in configs}
 
 
+def test_download_says_that_there_is_no_address(tmp_path):
+    config = Path(CLASSIFIER).stem
+    output = run(MIM, 'download', 'mmmobilemamba', '--config', config, '--dest', '.', cwd=tmp_path, fails=True)
+    assert "Invalid URL 'none at a public address; see docs/checkpoints.md of mmmobilemamba'" in output
+    assert not list(tmp_path.iterdir())
+
+
 def test_get_flops_by_mim_run(tmp_path):
     config = next((ROOT / 'configs').glob(f'*/{CLASSIFIER}'))
     output = run(MIM, 'run', 'mmmobilemamba', 'get_flops', config, cwd=tmp_path)
