@@ -1,5 +1,5 @@
 # The distilled recipe made small: T2 taught by a B1 that mobilemamba-b1_1xb32-3e_digits-64px.py has trained.
-_base_ = './mobilemamba-t2_1xb32-6e_digits-64px.py'
+_base_ = './mobilemamba-t2_1xb32-5e_digits-64px.py'
 custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.datasets', 'mmmobilemamba.models.classifiers'])
 
 # What that training has left; another place: --cfg-options model.teacher.init_cfg.checkpoint=FILE
@@ -17,6 +17,4 @@ model = dict(
     teacher_size=_base_.digits_size,
 )
 
-epochs = 3
-train_cfg = dict(max_epochs=epochs)
-param_scheduler = dict(T_max=epochs, end=epochs)
+train_cfg = dict(max_epochs=3)

@@ -4,6 +4,4 @@ custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.datasets', 'mmmob
 
 model = dict(type='DistilledClassifier', teacher=_base_.teacher, teacher_size=224, kd_weight=5.0, tau=1.0)
 
-epochs = 1000
-train_cfg = dict(max_epochs=epochs)
-param_scheduler = dict(T_max=epochs, end=epochs)
+train_cfg = dict(max_epochs=1000)

@@ -2,7 +2,7 @@
 _base_ = [
     './retinanet_mobilemamba-b1_fpn_1x_coco.py',
     '../_base_/datasets/digits_coco.py',
-    '../_base_/schedules/digits_5e.py',
+    '../_base_/schedules/digits_epochs.py',
 ]
 
 # From scratch, the neck and the head need normalisation too.
@@ -37,8 +37,7 @@ val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
 # From scratch: a higher peak, and a shorter warm-up times a cosine over the whole training.
-max_epochs = _base_.digits_epochs
-train_cfg = dict(max_epochs=max_epochs, val_interval=1)
+train_cfg = dict(max_epochs=5, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = _base_.digits_param_scheduler
 default_hooks = _base_.digits_hooks

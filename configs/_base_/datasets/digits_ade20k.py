@@ -42,5 +42,5 @@ digits_val = dict(
         dict(type='PackSegInputs'),
     ],
 )
-digits_train_dataloader = dict(batch_size=16, num_workers=1, dataset=digits_train)
+digits_train_dataloader = dict(batch_size=8, num_workers=1, dataset=digits_train)
 digits_val_dataloader = dict(batch_size=8, num_workers=1, dataset=digits_val)

@@ -8,6 +8,7 @@ model = dict(
         num_classes=1000,
         in_channels=448,
         distillation=False,
+        init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         topk=(1, 5),
     ),

@@ -1,14 +1,11 @@
 # From scratch in 2000 iterations: a short warm-up times a cosine over the whole training.
 # A twin has the rest from its parent, so these names must not be the parent's.
-digits_iters = 2000
-digits_train_cfg = dict(max_iters=digits_iters, val_interval=500)
+digits_train_cfg = dict(max_iters=2000, val_interval=1000)
 digits_param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=50),
-    dict(
-        type='CosineAnnealingLR', by_epoch=False, begin=0, end=digits_iters, T_max=digits_iters, eta_min=1e-5
-    ),
+    dict(type='CosineAnnealingLR', by_epoch=False, begin=0, eta_min=1e-5),
 ]
 digits_hooks = dict(
     logger=dict(interval=20),
-    checkpoint=dict(interval=500, max_keep_ckpts=1, save_best='mIoU', rule='greater'),
+    checkpoint=dict(interval=1000, max_keep_ckpts=1, save_best='mIoU', rule='greater'),
 )

@@ -29,7 +29,7 @@ test_dataloader = val_dataloader
 
 # From scratch: a higher peak, and a short warm-up times a cosine over the whole training.
 train_cfg = _base_.digits_train_cfg
-optim_wrapper = dict(optimizer=dict(lr=2e-3))
+optim_wrapper = dict(optimizer=dict(lr=1.5e-3))
 param_scheduler = _base_.digits_param_scheduler
 default_hooks = _base_.digits_hooks
 runner_type = 'PortableRunner'  # several processes without a GPU, too

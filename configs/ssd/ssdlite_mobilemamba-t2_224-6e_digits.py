@@ -2,7 +2,7 @@
 _base_ = [
     './ssdlite_mobilemamba-b1_8xb24-320-600e_coco.py',
     '../_base_/datasets/digits_coco.py',
-    '../_base_/schedules/digits_5e.py',
+    '../_base_/schedules/digits_epochs.py',
 ]
 
 model = dict(
@@ -39,11 +39,9 @@ val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
 # A short warm-up times a cosine over the whole training.
-max_epochs = 8
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+train_cfg = dict(max_epochs=6, val_interval=6)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = _base_.digits_param_scheduler
-param_scheduler[1].update(end=max_epochs, T_max=max_epochs)
 default_hooks = _base_.digits_hooks
 log_processor = dict(window_size=20)
 runner_type = 'PortableRunner'  # several processes without a GPU, too

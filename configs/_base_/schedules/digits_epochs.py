@@ -1,17 +1,8 @@
 # From scratch in a few epochs: a short warm-up times a cosine over the whole training.
 # A twin has the rest from its parent, so these names must not be the parent's.
-digits_epochs = 5
 digits_param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=100),
-    dict(
-        type='CosineAnnealingLR',
-        by_epoch=True,
-        begin=0,
-        end=digits_epochs,
-        T_max=digits_epochs,
-        eta_min=1e-5,
-        convert_to_iter_based=True,
-    ),
+    dict(type='CosineAnnealingLR', by_epoch=True, begin=0, eta_min=1e-5, convert_to_iter_based=True),
 ]
 digits_hooks = dict(
     logger=dict(interval=20),

@@ -29,7 +29,7 @@ test_dataloader = val_dataloader
 # From scratch: a higher peak, for the head too, and a short warm-up times a cosine over the whole training.
 train_cfg = _base_.digits_train_cfg
 optim_wrapper = dict(
-    optimizer=dict(lr=2e-3),
+    optimizer=dict(lr=1.5e-3),
     paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=1.0)}),
     # The first gradients are large; AdamW would remember them for the better part of so short a training.
     clip_grad=dict(_delete_=True, max_norm=0.1),
