@@ -3,7 +3,7 @@
 mim and mmengine look for configs, tools and the model index of a package in its ``.mim``
 folder. OpenMMLab's own set-up scripts make that folder for ``develop``, ``sdist`` and
 ``bdist_wheel`` only, so that a PEP 660 editable install has none. Here, a wheel gets copies
-and an editable install gets links.
+and an editable install gets links, and an entry in its metadata by which mim finds the package.
 """
 
 import shutil
@@ -38,7 +38,13 @@ class BuildWithMim(build_py):
     def locate(wheel):
         # mim and mmengine look for a package at <site-packages>/<first line of top_level.txt>. There a
         # PEP 660 install has nothing, but an absolute path wins when paths are joined.
-        for path in wheel.glob('*.dist-info/top_level.txt'):
+        found = list(wheel.glob('*.dist-info/top_level.txt'))
+        if not found:
+            raise RuntimeError(
+                f'{wheel} has no *.dist-info/top_level.txt, by which mim would find an editable install. '
+                f'Install with `pip install .`, or with setuptools 65 to 81.'
+            )
+        for path in found:
             path.write_text(f'{ROOT / "mmmobilemamba"}\nmmmobilemamba\n')
 
     @staticmethod

@@ -1,4 +1,9 @@
-"""MobileMamba for every OpenMMLab codebase: importing this package registers the backbone."""
+"""MobileMamba for every OpenMMLab codebase.
+
+Importing this package registers in mmengine's root registries what needs no codebase: the backbone, models
+whose widths follow it, the schedule, optimizer wrappers and the Runner; and it lets torch read the Runner's
+checkpoints.
+"""
 
 from . import engine as engine  # registers the schedule, the optimizer wrappers and the Runner
 from .compat import allow_runner_checkpoints

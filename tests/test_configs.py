@@ -41,6 +41,7 @@ NAMES = dict(
 # What registers what; the package itself does the rest.
 MODULES = dict(
     RandomResizedCropAndInterpolation='mmmobilemamba.datasets',
+    TrainEMAHook='mmmobilemamba.engine.hooks',
     DistilledClassifier='mmmobilemamba.models.classifiers',
     SSDLiteHead='mmmobilemamba.models.dense_heads',
     DeconvFPN='mmmobilemamba.models.necks',

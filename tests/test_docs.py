@@ -151,10 +151,16 @@ def test_tools_exist():
     checked = 0
     for page, words in COMMANDS:
         if words[:2] == ['mim', 'run']:
-            package, name = words[2:4]
+            package, name, *arguments = words[2:]
             root = ROOT if package == 'mmmobilemamba' else Path(get_installed_path(package), '.mim')
-            depths = sorted(len(path.parts) for path in (root / 'tools').rglob(f'{name}.py'))
+            tools = sorted((root / 'tools').rglob(f'{name}.py'), key=lambda path: len(path.parts))
+            depths = [len(path.parts) for path in tools]
             assert depths and depths.count(depths[0]) == 1, (name_of(page), name)
+            text = tools[0].read_text()
+            for word in arguments:
+                assert not word.startswith('--') or f"'{word}'" in text or 'OPTIONS' in text, (name, word)
+                if word.startswith('$CONFIGS/'):
+                    assert (ROOT / 'configs' / word.removeprefix('$CONFIGS/')).is_file(), word
             checked += 1
         if words[0] == 'python' and words[1].endswith('.py'):
             assert (ROOT / words[1]).is_file(), (name_of(page), words[1])

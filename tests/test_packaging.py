@@ -1,10 +1,14 @@
 """What a user gets: the wheel, the metadata, and the README's own snippets."""
 
+import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import zipfile
+from pathlib import Path
 
 import modelindex
 import pytest
@@ -18,6 +22,21 @@ from .conftest import ROOT
 
 README = (ROOT / 'README.md').read_text()
 SNIPPETS = re.findall(r'\*\*(\w[\w ]*)\*\*.*?\n\n```python\n(.*?)```', README, flags=re.DOTALL)
+
+
+def run(*command, cwd=None):
+    """Output of a command that has to succeed."""
+    result = subprocess.run(
+        [str(part) for part in command],
+        cwd=cwd,
+        env=dict(os.environ, PATH=f'{Path(command[0]).parent}{os.pathsep}{os.environ["PATH"]}'),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-3000:]
+    return result.stdout
 
 
 @pytest.fixture(scope='module')
@@ -70,6 +89,37 @@ def test_wheel_works_without_the_repository(wheel, tmp_path):
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == 'MobileMamba\n'
+
+
+@pytest.mark.slow
+def test_mim_after_a_plain_install(wheel, tmp_path):
+    """`pip install .` in an environment of its own, on top of this one's packages."""
+    pytest.importorskip('mmpretrain')
+    python = tmp_path / 'env' / 'bin' / 'python'
+    run(sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'env')
+    site = next((tmp_path / 'env' / 'lib').glob('python*')) / 'site-packages'
+    run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', site, wheel)
+    # Behind the new environment's own packages, so that the editable install here is not seen.
+    (site / 'below.pth').write_text(sysconfig.get_path('purelib'))
+    mim = (python, '-W', 'ignore', '-m', 'mim')
+    installed = 'import mmmobilemamba; print(mmmobilemamba.__path__[0])'
+    assert run(python, '-c', installed, cwd=tmp_path) == f'{site / "mmmobilemamba"}\n'
+
+    run(
+        *mim, 'search', 'mmmobilemamba', '--field', 'config', '--json', tmp_path / 'models.json', cwd=tmp_path
+    )
+    listed = json.loads((tmp_path / 'models.json').read_text())['config']
+    assert listed['mobilemamba-b1_8xb128_in1k'] == 'configs/mobilemamba/mobilemamba-b1_8xb128_in1k.py'
+
+    scenes = tmp_path / 'data/digits_scenes'
+    run(*mim, 'run', 'mmmobilemamba', 'digits_scenes', scenes, '--train', '4', '--val', '1', cwd=tmp_path)
+    (name,) = (path.name for path in (ROOT / 'configs/mobilemamba').glob('mobilemamba-t2_*e_digits-*.py'))
+    options = ('train_dataloader.dataset.indices=8', 'train_dataloader.batch_size=8')
+    options += ('train_cfg.max_epochs=1', 'param_scheduler.warmup=0', 'val_dataloader.dataset.indices=2')
+    small = ('--gpus', '0', '--work-dir', tmp_path / 'work', '--cfg-options', *options)
+    output = run(*mim, 'train', 'mmmobilemamba', name, *small, cwd=tmp_path)
+    assert f'{site}/mmmobilemamba/.mim/tools/train.py' in output
+    assert torch.load(tmp_path / 'work/epoch_1.pth', weights_only=True)['meta']['iter'] == 1
 
 
 def test_model_index():

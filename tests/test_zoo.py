@@ -98,7 +98,7 @@ def test_get_model_with_a_local_checkpoint(classifier):
 
 def test_pretrained_without_an_address_says_so():
     """It is better than a warning and random weights."""
-    with pytest.raises(FileNotFoundError, match='none at a public address; see docs/checkpoints.md'):
+    with pytest.raises(FileNotFoundError, match=r'none at a public address; see docs/checkpoints\.md'):
         mmpretrain.get_model(CLASSIFIER, pretrained=True)
 
 
@@ -114,6 +114,10 @@ def test_classification_by_name(classifier, image):
         scores = expected(batch).softmax(1)[0]
     torch.testing.assert_close(torch.as_tensor(result['pred_scores']), scores, rtol=1e-4, atol=1e-7)
     assert result['pred_class'] == f'class {scores.argmax()}'
+
+    (config,) = (ROOT / 'configs').glob(f'*/{CLASSIFIER}.py')
+    by_path = mmpretrain.ImageClassificationInferencer(str(config), pretrained=path)
+    assert by_path(image)[0]['pred_label'] == result['pred_label']
 
     again = mmpretrain.inference_model(CLASSIFIER, image, pretrained=path)
     assert again['pred_label'] == result['pred_label']

@@ -14,8 +14,12 @@ from pathlib import Path
 CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
-def load_config(path):
+def load_config(path, options=()):
     """Read a config without importing what it names.
+
+    Args:
+        path (str): The file.
+        options (list[str]): Changes to it, each KEY=VALUE.
 
     Raises:
         ValueError: If there is no such file, or the config is not for one of ``CODEBASES``.
@@ -25,9 +29,12 @@ def load_config(path):
             f'there is no config {path}. The config comes before the options; by its bare name it is found '
             f'by `mim train mmmobilemamba` and `mim test mmmobilemamba`'
         )
-    from mmengine.config import Config
+    from mmengine.config import Config, DictAction
 
     config = Config.fromfile(path, import_custom_modules=False)
+    parser = argparse.ArgumentParser()
+    parser.add_argument('options', nargs='*', action=DictAction)
+    config.merge_from_dict(parser.parse_args(list(options)).options or {})
     if config.get('default_scope') not in CODEBASES:
         raise ValueError(
             f'{path} has default_scope {config.get("default_scope")!r}, but must have one of '
@@ -53,26 +60,26 @@ def stock_tool(codebase, name):
     raise ValueError(f'{package} has no .mim/tools/{name}; reinstall it with `mim install {codebase}`')
 
 
-def use_gloo(config):
-    """Start the process group of ``--launcher pytorch`` on a machine without a GPU.
+def options_without_gpu(config, launcher):
+    """Start what mmengine cannot start on a CPU, and say what to change in the config.
 
-    Any Runner takes a group that it finds, so this serves every tool, and every ``runner_type``; what
-    mmengine's own does there is told at :class:`mmmobilemamba.engine.PortableRunner`.
+    Any Runner takes a process group that it finds, so this serves every tool and every ``runner_type``,
+    while :class:`mmmobilemamba.engine.PortableRunner` needs a tool that looks at ``runner_type``.
 
     Returns:
-        list[str]: Arguments that keep the model where it is.
+        list[str]: More of ``--cfg-options``.
     """
-    import torch
+    from mmmobilemamba.engine.runners import cpu_wrapper, start_gloo
 
-    from mmmobilemamba.engine.runners import cpu_wrapper
-
-    torch.distributed.init_process_group('gloo')
-    if 'model_wrapper_cfg' in config:
-        return []
-    return [
-        '--cfg-options',
-        *(f'model_wrapper_cfg.{key}={value}' for key, value in cpu_wrapper(config).items()),
-    ]
+    options = []
+    if 'runner_type' not in config:
+        options.append('runner_type=PortableRunner')
+    if launcher == 'pytorch':
+        start_gloo(**config.get('env_cfg', {}).get('dist_cfg', {}))
+        given = config.get('model_wrapper_cfg')
+        wrapper = cpu_wrapper(given, config.get('find_unused_parameters', False))
+        options += [f'model_wrapper_cfg.{key}={wrapper[key]}' for key in wrapper if key not in (given or {})]
+    return options
 
 
 def main(name, description):
@@ -82,17 +89,20 @@ def main(name, description):
     )
     parser.add_argument('config', help='its default_scope names the codebase; comes before the options')
     parser.add_argument('--launcher', default='none', help="and all else that the codebase's own tool takes")
+    parser.add_argument(
+        '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes to the config'
+    )
     args, _ = parser.parse_known_args()
     try:
-        config = load_config(args.config)
+        config = load_config(args.config, args.cfg_options)
         tool = stock_tool(config.default_scope, name)
     except ValueError as error:
         parser.error(str(error))
-    if args.launcher == 'pytorch':
-        import torch
+    from mmengine.device import get_device
 
-        if not torch.cuda.is_available():
-            sys.argv += use_gloo(config)
+    if get_device() == 'cpu':
+        options = options_without_gpu(config, args.launcher)
+        sys.argv += ['--cfg-options', *options] if options else []
     sys.argv[0] = str(tool)
     runpy.run_path(str(tool), run_name='__main__')
 

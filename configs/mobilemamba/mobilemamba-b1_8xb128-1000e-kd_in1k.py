@@ -1,6 +1,13 @@
 # MobileMamba-B1 taught by TResNet-L v2 on ImageNet-1k: 1000 epochs, 256 pixels; authors: top-1 82.2.
 _base_ = ['./mobilemamba-b1_8xb128_in1k.py', '../_base_/models/tresnet_teacher.py']
-custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.datasets', 'mmmobilemamba.models.classifiers'])
+custom_imports = dict(
+    imports=[
+        'mmmobilemamba',
+        'mmmobilemamba.datasets',
+        'mmmobilemamba.engine.hooks',
+        'mmmobilemamba.models.classifiers',
+    ]
+)
 
 model = dict(type='DistilledClassifier', teacher=_base_.teacher, teacher_size=224, kd_weight=5.0, tau=1.0)
 

@@ -5,7 +5,10 @@ _base_ = [
     '../_base_/schedules/imagenet_bs1024_adamw_300e.py',
     'mmpretrain::_base_/default_runtime.py',
 ]
-custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.datasets'], allow_failed_imports=False)
+custom_imports = dict(
+    imports=['mmmobilemamba', 'mmmobilemamba.datasets', 'mmmobilemamba.engine.hooks'],
+    allow_failed_imports=False,
+)
 
 default_hooks = dict(checkpoint=dict(interval=15, save_best='accuracy/top1', rule='greater'))
 env_cfg = dict(cudnn_benchmark=True)

@@ -1,4 +1,5 @@
-# The ImageNet recipe made small enough for two CPU cores, on crops of the digits scenes.
+# The ImageNet recipe on crops of the digits scenes, small enough for two CPU cores. It has the crops of the
+# recipe, but not what pays only in a long training: RandAugment, random erasing, Mixup and CutMix.
 _base_ = ['./mobilemamba-t2_8xb128_in1k.py', '../_base_/datasets/digits_imagenet.py']
 
 data_preprocessor = dict(num_classes=10)
@@ -19,7 +20,7 @@ optim_wrapper = dict(
 )
 param_scheduler = dict(warmup=0.5)
 # Over some fifty iterations instead of 5000, as there are only hundreds.
-custom_hooks = [dict(type='EMAHook', momentum=2e-2, update_buffers=True, priority='ABOVE_NORMAL')]
+custom_hooks = [dict(type='TrainEMAHook', momentum=2e-2, update_buffers=True, priority='ABOVE_NORMAL')]
 default_hooks = dict(
     logger=dict(interval=20),
     checkpoint=dict(interval=1, max_keep_ckpts=1),

@@ -1,4 +1,5 @@
-# The COCO recipe made small enough for two CPU cores: T2 from scratch on the digits scenes.
+# The COCO recipe on the digits scenes, small enough for two CPU cores: T2 from scratch. It has the recipe's
+# crops, but not its expansion and colours, which pay only in a long training.
 _base_ = [
     './ssdlite_mobilemamba-b1_8xb24-320-600e_coco.py',
     '../_base_/datasets/digits_coco.py',

@@ -338,6 +338,24 @@ def split_pretrained(init_cfg):
     return others, {key: value for key, value in pretrained[-1].items() if key != 'type'}
 
 
+def fetch_checkpoint(checkpoint, map_location='cpu'):
+    """Content of a file, or of an address that mmengine understands.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file cannot be read.
+    """
+    if re.match(r'\w[\w+.-]+:', str(checkpoint)):
+        return CheckpointLoader.load_checkpoint(checkpoint, map_location)
+    return read_checkpoint(checkpoint, map_location)
+
+
+def entries_below(state_dict, prefix):
+    """Entries of ``state_dict`` whose names begin with ``prefix`` (str | None), by the rest of the name."""
+    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
+
+
 def load_pretrained(backbone, checkpoint, prefix=None, map_location='cpu'):
     """Load a whole checkpoint into a backbone: ``init_cfg=dict(type='Pretrained', ...)``.
 
@@ -352,16 +370,10 @@ def load_pretrained(backbone, checkpoint, prefix=None, map_location='cpu'):
         FileNotFoundError: If there is no such file.
         CheckpointError: If the file cannot be read or does not fit completely.
     """
-    if re.match(r'\w[\w+.-]+:', str(checkpoint)):
-        content = CheckpointLoader.load_checkpoint(checkpoint, map_location)
-    else:
-        content = read_checkpoint(checkpoint, map_location)
+    content = fetch_checkpoint(checkpoint, map_location)
     try:
         state_dict = unwrap(content)
-        if prefix is not None:
-            prefix = f'{prefix.rstrip(".")}.'
-            below = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-            state_dict = below or state_dict
+        state_dict = entries_below(state_dict, prefix) or state_dict
         weights = fitting_weights(backbone, state_dict)
     except CheckpointError as error:
         raise CheckpointError(f'{checkpoint} was not loaded. {error}') from error

@@ -24,13 +24,18 @@ def match_widths(model_type, backbone, **model):
         nn.Module: The model, which knows nothing of this.
 
     Raises:
-        ValueError: If a width is a word other than those three.
+        ValueError: If the backbone is not MobileMamba, or a width is a word other than those three.
 
     Example:
         >>> neck = dict(type='DeconvFPN', in_channels=['stage0', 'stage1', 'stage2'], ...)
         >>> model = dict(type='match_widths', model_type='RetinaNet', neck=neck, ...)
     """
-    arch = resolve_arch(backbone.get('arch', 't2'), backbone.get('drop_path_rate'))
+    if backbone.get('type') != 'MobileMamba' or 'arch' not in backbone:
+        raise ValueError(
+            f"match_widths takes widths from backbone=dict(type='MobileMamba', arch=...), not from "
+            f'{dict(backbone)}. For another backbone use type={model_type!r} and write the widths as numbers.'
+        )
+    arch = resolve_arch(backbone['arch'], backbone.get('drop_path_rate'))
     widths = {f'stage{index}': width for index, width in enumerate(arch['embed_dims'])}
     return MODELS.build(dict(type=model_type, backbone=backbone, **_replace(model, widths)))
 

@@ -7,11 +7,12 @@ import pytest
 import torch
 from mmengine.config import ConfigDict
 from mmengine.model import BaseModel, MMDistributedDataParallel
+from mmengine.optim import OptimWrapper
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed, nn
 
-from mmmobilemamba.engine import PortableRunner
+from mmmobilemamba.engine import CPUAmpOptimWrapper, PortableRunner
 from mmmobilemamba.engine.runners import cpu_wrapper
 
 
@@ -85,7 +86,24 @@ def test_it_is_found_by_name():
 
 
 def test_wrapper_of_a_cpu():
-    """What mmengine's own has, but for the device."""
-    wrapper = dict(type='MMDistributedDataParallel', device_ids=None, broadcast_buffers=False)
-    assert cpu_wrapper(ConfigDict()) == dict(**wrapper, find_unused_parameters=False)
-    assert cpu_wrapper(ConfigDict(find_unused_parameters=True))['find_unused_parameters'] is True
+    """What mmengine's own has, but for the device; what a config has stays."""
+    ddp = dict(type='MMDistributedDataParallel', device_ids=None)
+    assert cpu_wrapper() == dict(**ddp, broadcast_buffers=False, find_unused_parameters=False)
+    assert cpu_wrapper(find_unused_parameters=True)['find_unused_parameters'] is True
+    given = ConfigDict(type='MMDistributedDataParallel', static_graph=True)
+    assert cpu_wrapper(given) == dict(**ddp, static_graph=True)
+    assert cpu_wrapper(ConfigDict(broadcast_buffers=True)) == dict(**ddp, broadcast_buffers=True)
+    other = dict(type='MMFullyShardedDataParallel', use_orig_params=True)
+    assert cpu_wrapper(other) == other
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU, which has its own mixed precision')
+def test_mixed_precision(tmp_path):
+    """What ``--amp`` writes into a config, float16's scaling of the loss included, becomes bfloat16."""
+    runner = build(tmp_path, 'none')
+    amp = dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD', lr=1.0))
+    wrapper = runner.build_optim_wrapper({**amp, 'clip_grad': dict(max_norm=1.0)})
+    assert type(wrapper) is CPUAmpOptimWrapper and wrapper.clip_grad_kwargs == dict(max_norm=1.0)
+    assert amp['type'] == 'AmpOptimWrapper'
+    plain = runner.build_optim_wrapper(dict(type='OptimWrapper', optimizer=amp['optimizer']))
+    assert type(plain) is OptimWrapper

@@ -45,7 +45,7 @@ def runner(work_dir, teacher, **kwargs):
         test_cfg=dict(),
         test_evaluator=dict(type='Accuracy'),
         default_hooks=dict(checkpoint=dict(type='CheckpointHook', interval=1)),
-        custom_hooks=[dict(type='EMAHook', momentum=0.1, update_buffers=True)],
+        custom_hooks=[dict(type='TrainEMAHook', momentum=0.1, update_buffers=True)],
         default_scope='mmpretrain',
         **kwargs,
     )

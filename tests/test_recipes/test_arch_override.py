@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+from mmengine.registry import MODELS
 
 from mmmobilemamba.models.backbones.arch import ARCHS
+from mmmobilemamba.models.checkpoint import CheckpointError
 
+from ..conftest import authors_checkpoint
 from .recipes import DETECTORS, SEGMENTORS, build, load
 
 LEAVES = [*DETECTORS, *SEGMENTORS]
@@ -72,10 +75,17 @@ def test_forward(name, arch):
 
 
 @pytest.mark.parametrize('name', LEAVES)
-def test_pretrained_weights_are_overridden_alike(name):
-    """The second and last thing to change."""
+def test_pretrained_weights_are_overridden_alike(name, tmp_path):
+    """The second and last thing to change; weights of the size that was there before are refused."""
+    path = tmp_path / 'mobilemamba_t2.pth'
+    weights = authors_checkpoint('t2')
+    torch.save(weights, path)
     config = override(name, 't2')
-    config.merge_from_dict({'model.backbone.init_cfg.checkpoint': 'checkpoints/mobilemamba_t2.pth'})
-    assert config.model.backbone.init_cfg == dict(
-        type='Pretrained', checkpoint='checkpoints/mobilemamba_t2.pth'
-    )
+    config.merge_from_dict({'model.backbone.init_cfg.checkpoint': str(path)})
+    model = MODELS.build(config.model)
+    model.init_weights()
+    assert torch.equal(model.backbone.stem[0].conv.weight, weights['patch_embed.0.c.weight'])
+
+    config.model.backbone.arch = 's6'
+    with pytest.raises(CheckpointError, match=r'looks like .*t2'):
+        MODELS.build(config.model).init_weights()

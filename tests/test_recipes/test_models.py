@@ -61,6 +61,16 @@ def test_classifiers_parameters(name):
     assert forward(model, pixels, pixels).shape == (1, 1000)
 
 
+def test_head_starts_as_the_authors_does():
+    """Truncated normal, 0.02 wide, and no bias; batch norm as ever."""
+    head = build(load('b1'), device='cpu').head
+    head.init_weights()
+    linear, norm = head.head.linear, head.head.bn
+    assert linear.weight.std().item() == pytest.approx(0.02, rel=0.01)
+    assert linear.weight.mean().item() == pytest.approx(0, abs=2e-4)
+    assert not linear.bias.any() and not norm.bias.any() and (norm.weight == 1).all()
+
+
 def test_b1_classifier_has_17070625_parameters():
     assert count(build(load('b1'))) == 16_620_729 + 449_896 == 17_070_625
 

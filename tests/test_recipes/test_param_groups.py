@@ -6,7 +6,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.model import ExponentialMovingAverage
-from mmengine.optim import AmpOptimWrapper, build_optim_wrapper
+from mmengine.optim import AmpOptimWrapper, OptimWrapper, build_optim_wrapper
 from mmengine.registry import HOOKS
 from mmengine.runner import EpochBasedTrainLoop
 from torch import nn
@@ -241,7 +241,8 @@ def test_moving_average(name):
     assert hook.evaluate_on_ema and hook.evaluate_on_origin
     assert (hook.begin_iter, hook.begin_epoch) == (0, 0)
     model = nn.BatchNorm1d(2)
-    runner = SimpleNamespace(model=model, iter=0, epoch=0)
+    wrapper = OptimWrapper(torch.optim.SGD(model.parameters(), lr=0.1))
+    runner = SimpleNamespace(model=model, iter=0, epoch=0, optim_wrapper=wrapper)
     hook.before_run(runner)
     assert type(hook.ema_model) is ExponentialMovingAverage
     hook.after_train_iter(runner, 0)  # mmengine copies the first time

@@ -1,4 +1,4 @@
-"""Every learning rate of the authors' 13 logs, stepped out of the configs by the Runner's own parts."""
+"""182 learning rates from the authors' 13 logs, stepped out of the configs by the Runner's own parts."""
 
 import json
 

@@ -1,5 +1,6 @@
 """The configs that the pages show, saved as a reader would, through one training and one test iteration."""
 
+import json
 import math
 from pathlib import Path
 
@@ -19,6 +20,18 @@ SNIPPETS = {
     if 'runner_type' not in text
 }
 SCORES = dict(mmpretrain='accuracy/top1', mmdet='coco/bbox_mAP', mmseg='mIoU')
+
+
+def names_by_label(dataset):
+    """The first sample's names of objects or of the image: by our classes, and by the files themselves."""
+    info, classes = dataset.get_data_info(0), dataset.metainfo['classes']
+    if 'gt_label' in info:
+        return [classes[info['gt_label']]], [Path(info['img_path']).parent.name]
+    content = json.loads(Path(dataset.ann_file).read_text())
+    categories = {category['id']: category['name'] for category in content['categories']}
+    objects = [item for item in content['annotations'] if item['image_id'] == info['img_id']]
+    ours = [classes[instance['bbox_label']] for instance in info['instances']]
+    return ours, [categories[item['category_id']] for item in objects]
 
 
 def provide_checkpoints(config):
@@ -49,7 +62,11 @@ def test_snippet(name, at_work, tmp_path):
     metrics = runner.test()
     assert 0 <= metrics[SCORES[config.default_scope]] <= 100
 
-    classes = runner.test_dataloader.dataset.metainfo['classes']
+    dataset = runner.test_dataloader.dataset
+    if config.default_scope != 'mmseg':  # whose labels are the values of pixels
+        ours, theirs = names_by_label(dataset)
+        assert ours == theirs and ours
+    classes = dataset.metainfo['classes']
     numbers = {m.num_classes for m in runner.model.modules() if hasattr(m, 'num_classes')}
     assert numbers == {len(classes)}
 

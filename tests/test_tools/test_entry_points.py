@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -45,6 +46,13 @@ def run(*command, cwd, fails=False):
     )
     assert bool(result.returncode) == fails, result.stdout[-3000:]
     return result.stdout
+
+
+def two_processes():
+    """Options of mim, whose own choice of a port may be taken."""
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return ('--launcher', 'pytorch', '--gpus', '2', '--port', free.getsockname()[1])
 
 
 @pytest.fixture(scope='module')
@@ -124,7 +132,9 @@ def test_search_lists_every_config(tmp_path):
 
 def test_download_says_that_there_is_no_address(tmp_path):
     config = Path(CLASSIFIER).stem
-    output = run(MIM, 'download', 'mmmobilemamba', '--config', config, '--dest', '.', cwd=tmp_path, fails=True)
+    output = run(
+        MIM, 'download', 'mmmobilemamba', '--config', config, '--dest', '.', cwd=tmp_path, fails=True
+    )
     assert "Invalid URL 'none at a public address; see docs/checkpoints.md of mmmobilemamba'" in output
     assert not list(tmp_path.iterdir())
 
@@ -142,7 +152,7 @@ def test_train_and_test_by_bare_name(scenes):
     small = ('--work-dir', work_dir, '--cfg-options', *SMALL)
     options = ('train_dataloader.batch_size=8', 'train_cfg.max_epochs=1', 'param_scheduler.warmup=0')
     output = run(MIM, 'train', 'mmmobilemamba', CLASSIFIER, '--gpus', '0', *small, *options, cwd=scenes)
-    assert 'mmpretrain/.mim/tools' not in output.partition('Training command')[2].splitlines()[0]
+    assert 'mmmobilemamba/.mim/tools/train.py' in output.partition('Training command')[2].splitlines()[0]
     checkpoint = torch.load(work_dir / 'epoch_1.pth', weights_only=True)
     assert checkpoint['meta']['iter'] == 2
 
@@ -160,7 +170,7 @@ def test_two_processes_without_a_gpu(scenes):
     pytest.importorskip('mmdet')
     work_dir = scenes / 'two'
     small = (*SMALL, 'train_dataloader.batch_size=4', 'train_cfg.max_epochs=1')
-    command = (MIM, 'train', 'mmmobilemamba', DETECTOR, '--launcher', 'pytorch', '--gpus', '2')
+    command = (MIM, 'train', 'mmmobilemamba', DETECTOR, *two_processes())
     output = run(*command, '--work-dir', work_dir, '--cfg-options', *small, cwd=scenes)
     assert 'Epoch(train) [1][2/2]' in output
     assert torch.load(work_dir / 'epoch_1.pth', weights_only=True)['meta']['iter'] == 2
@@ -168,18 +178,21 @@ def test_two_processes_without_a_gpu(scenes):
 
 @pytest.mark.slow
 def test_two_processes_of_a_stock_tool(scenes):
-    """mmpretrain's own train.py, which knows nothing of machines without a GPU, and its test.py."""
+    """mmpretrain's own train.py, which knows nothing of machines without a GPU, and its test.py.
+
+    ``--amp`` is the option of a GPU, too, and means bfloat16 here.
+    """
     pytest.importorskip('mmpretrain')
     work_dir, config = scenes / 'stock', next((ROOT / 'configs').glob(f'*/{CLASSIFIER}'))
-    processes = ('--launcher', 'pytorch', '--gpus', '2')
     small = ('--work-dir', work_dir, '--cfg-options', *SMALL, 'train_dataloader.batch_size=4')
     short = ('train_cfg.max_epochs=1', 'param_scheduler.warmup=0')
-    output = run(MIM, 'train', 'mmpretrain', config, *processes, *small, *short, cwd=scenes)
+    output = run(MIM, 'train', 'mmpretrain', config, *two_processes(), '--amp', *small, *short, cwd=scenes)
+    assert 'CPUAmpOptimWrapper, in bfloat16, stands in for AmpOptimWrapper' in output
     assert 'Epoch(train) [1][2/2]' in output
     checkpoint = work_dir / 'epoch_1.pth'
     assert torch.load(checkpoint, weights_only=True)['meta']['iter'] == 2
 
-    test = (MIM, 'test', 'mmpretrain', config, '--checkpoint', checkpoint, *processes, *small)
+    test = (MIM, 'test', 'mmpretrain', config, '--checkpoint', checkpoint, *two_processes(), *small)
     output = run(*test, 'test_dataloader.batch_size=1', cwd=scenes)
     assert 'Epoch(test) [2/2]' in output and 'accuracy/top1' in output
 

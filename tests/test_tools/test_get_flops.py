@@ -1,5 +1,6 @@
 """FLOPs by part: the authors' figures, hand counts, and every codebase."""
 
+import mmengine
 import pytest
 from mmengine.config import Config
 
@@ -11,6 +12,7 @@ from ..conftest import ROOT, load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 
+METAFILES = sorted((ROOT / 'configs').glob('*/metafile.yml'))
 # Config, side in pixels, parameters, and millions of FLOPs as the authors' README has them and without
 # the scan, both to the last digit that they print.
 CLASSIFIERS = [
@@ -107,6 +109,30 @@ def test_command_line(capsys):
     ]
     numbers = [int(line.split()[-1].replace(',', '')) for line in lines[start + 2 :]]
     assert sum(numbers[:3]) == numbers[3] > numbers[4] > 0
+
+
+@pytest.mark.parametrize('metafile', METAFILES, ids=lambda path: path.parent.name)
+def test_metafiles(metafile):
+    """Parameters and FLOPs of every entry are those that the tool prints."""
+    for entry in mmengine.load(metafile)['Models']:
+        config = Config.fromfile(ROOT / entry['Config'])
+        flops, _, model = count(config, get_flops.default_shape(config))
+        parameters = sum(parameter.numel() for parameter in model.parameters())
+        found = (parameters, flops[''])
+        assert found == (entry['Metadata']['Parameters'], entry['Metadata']['FLOPs']), entry['Name']
+
+
+def test_crop_of_two_sides():
+    config = Config(
+        dict(
+            model=dict(),
+            test_dataloader=dict(dataset=dict(pipeline=[dict(type='CenterCrop', crop_size=(96, 128))])),
+        )
+    )
+    assert get_flops.default_shape(config) == (96, 128)
+    config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[])
+    with pytest.raises(ValueError, match='Give --shape HEIGHT WIDTH'):
+        get_flops.default_shape(config)
 
 
 def test_config_without_a_size(tmp_path):

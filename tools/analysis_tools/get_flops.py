@@ -102,9 +102,10 @@ def default_shape(config):
     size = (config.model.get('data_preprocessor') or {}).get('size')
     if size is not None:
         return tuple(size)
-    for step in reversed(config.test_dataloader.dataset.pipeline):
+    for step in reversed(config.test_dataloader.dataset.get('pipeline', [])):
         if step['type'] == 'CenterCrop':
-            return (step['crop_size'], step['crop_size'])
+            size = step['crop_size']
+            return (size, size) if isinstance(size, int) else tuple(size)
         if step['type'] == 'Resize':
             return tuple(step['scale'])[::-1]
     raise ValueError('There is no CenterCrop and no Resize in the test pipeline. Give --shape HEIGHT WIDTH.')

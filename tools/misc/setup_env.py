@@ -126,8 +126,7 @@ def install_packages(env):
     names = ('runtime', 'optional', 'demo', 'tests')
     files = [part for name in names for part in ('-r', REQUIREMENTS / f'{name}.txt')]
     env.pip(*files, 'mmengine', why='The packages did not install.')
-    mim = [line for line in read_lines(REQUIREMENTS / 'mim.txt') if not line.startswith('openmim')]
-    env.pip(*mim, why='The packages that mim needs did not install.')
+    env.pip('-r', REQUIREMENTS / 'mim.txt', why='The packages that mim needs did not install.')
     env.pip('--no-deps', 'openmim', why='openmim did not install.')
 
 

@@ -36,7 +36,6 @@ DRAW = ROOT / 'tools/analysis_tools/draw_predictions.py'
 TABLE = ROOT / 'tools/analysis_tools/zoo_table.py'
 MAKE_DATA = ROOT / 'tools/dataset_converters/digits_scenes.py'
 DATA = Path('data/digits_scenes')  # where the configs look for it, from the current folder
-SCENES = ('--train', '2000', '--val', '200')
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain', 'openmim', 'mmmobilemamba')
 STEPS = ('train', 'test', 'draw')
 PAIRS, SCALE = 4, 2  # pictures a task (of single images twice as many), and their enlargement
@@ -226,7 +225,7 @@ def ensure_data(work_dir):
     manifest = DATA / 'manifest.json'
     if not manifest.is_file():
         say(f'Making {DATA} (about 1 min)')
-        run([sys.executable, MAKE_DATA, DATA, *SCENES], work_dir / 'data.log')
+        run([sys.executable, MAKE_DATA, DATA], work_dir / 'data.log')
     return json.loads(manifest.read_text())['arguments']
 
 

@@ -29,6 +29,7 @@ train_pipeline = [
     load,
     dict(type='RandomResizedCropAndInterpolation', scale=256),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
+    # Either interpolation, as timm draws it; mmpretrain's RandAugment knows one at a time.
     dict(type='RandomChoice', transforms=[[rand_augment('bilinear')], [rand_augment('bicubic')]]),
     dict(
         type='RandomErasing',

@@ -29,10 +29,10 @@ param_scheduler = dict(
     convert_to_iter_based=True,
 )
 
-# Both networks are tested, the average and the one that is trained; the authors publish the average.
+# Both networks are validated, the average and the one that is trained; the authors publish the average.
 custom_hooks = [
     dict(
-        type='EMAHook',
+        type='TrainEMAHook',
         momentum=2e-4,
         update_buffers=True,
         evaluate_on_ema=True,

@@ -1,3 +1,3 @@
-from .portable_runner import PortableRunner, cpu_wrapper
+from .portable_runner import PortableRunner, cpu_wrapper, start_gloo
 
-__all__ = ['PortableRunner', 'cpu_wrapper']
+__all__ = ['PortableRunner', 'cpu_wrapper', 'start_gloo']

@@ -1,22 +1,26 @@
-"""Several processes with or without a GPU."""
+"""The same training with and without a GPU: several processes, and mixed precision."""
 
-import torch
+from datetime import timedelta
+
+from mmengine.device import get_device
 from mmengine.dist import is_distributed
-from mmengine.registry import RUNNERS
+from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
 from torch import distributed
+from torch.nn.parallel import DistributedDataParallel
 
 
 @RUNNERS.register_module()
 class PortableRunner(Runner):
-    """mmengine's Runner, which also starts several processes where there is no GPU.
+    """mmengine's Runner, which also does on a CPU what mmengine (0.10.7) does on a GPU only.
 
-    With ``--launcher pytorch`` mmengine (0.10.7) selects a CUDA device before it starts the process group,
-    and again when it wraps the model, whatever the backend, so a machine without a GPU stops it. There, this
-    Runner starts a group of gloo and wraps the model for the CPU; with a GPU, or in one process, it is the
-    Runner of mmengine. Launch the processes as for any other, with torchrun or ``mim ... --gpus N``.
+    - With ``--launcher pytorch`` mmengine selects a CUDA device before it starts the process group, and
+      again when it wraps the model, whatever the backend. Here, a machine without an accelerator gets a
+      group of gloo and a wrapper for the CPU. Start the processes with torchrun or ``mim ... --gpus N``.
+    - AmpOptimWrapper, which ``--amp`` selects, refuses a CPU. Here, :class:`CPUAmpOptimWrapper` takes its
+      place, with bfloat16, and the log says so.
 
-    Source: ``torch.nn.parallel.DistributedDataParallel``, whose ``device_ids`` are None on a CPU.
+    Where there is an accelerator, it is the Runner of mmengine.
 
     Example:
         >>> runner_type = 'PortableRunner'  # in a config, or after --cfg-options
@@ -24,26 +28,56 @@ class PortableRunner(Runner):
 
     def setup_env(self, env_cfg: dict) -> None:
         """Start the process group if mmengine could not, then do as mmengine does."""
-        if self.launcher == 'pytorch' and not is_distributed() and not torch.cuda.is_available():
-            distributed.init_process_group('gloo')
+        if self.launcher == 'pytorch' and not is_distributed() and get_device() == 'cpu':
+            start_gloo(**env_cfg.get('dist_cfg', {}))
         super().setup_env(env_cfg)
 
     def wrap_model(self, model_wrapper_cfg, model):
-        """As in mmengine, with a wrapper for the CPU where the config has none and there is no GPU."""
-        if self.distributed and model_wrapper_cfg is None and not torch.cuda.is_available():
-            model_wrapper_cfg = cpu_wrapper(self.cfg)
+        """As in mmengine; on a CPU, without the device that mmengine would add."""
+        if self.distributed and get_device() == 'cpu':
+            model_wrapper_cfg = cpu_wrapper(model_wrapper_cfg, self.cfg.get('find_unused_parameters', False))
         return super().wrap_model(model_wrapper_cfg, model)
 
+    def build_optim_wrapper(self, optim_wrapper):
+        """As in mmengine; on a CPU, with its own kind of mixed precision."""
+        asked = optim_wrapper.get('type') if isinstance(optim_wrapper, dict) else None
+        if asked == 'AmpOptimWrapper' and get_device() == 'cpu':
+            self.logger.info(
+                'There is no GPU: CPUAmpOptimWrapper, in bfloat16, stands in for AmpOptimWrapper.'
+            )
+            kept = {key: value for key, value in optim_wrapper.items() if key not in ('loss_scale', 'dtype')}
+            optim_wrapper = {**kept, 'type': 'CPUAmpOptimWrapper'}
+        return super().build_optim_wrapper(optim_wrapper)
 
-def cpu_wrapper(config) -> dict:
-    """``model_wrapper_cfg`` on a CPU; all else is as in the wrapper that mmengine makes by itself.
+
+def start_gloo(backend=None, timeout=None, **kwargs) -> None:
+    """Start a process group of gloo, as torchrun's environment variables say.
 
     Args:
-        config (Config): May set ``find_unused_parameters``.
+        backend (str, optional): Not used; it is that of a machine with GPUs.
+        timeout (float, optional): Seconds, as in mmengine's ``dist_cfg``.
+        **kwargs: Those of ``torch.distributed.init_process_group``.
     """
-    return dict(
-        type='MMDistributedDataParallel',
-        device_ids=None,
-        broadcast_buffers=False,
-        find_unused_parameters=config.get('find_unused_parameters', False),
-    )
+    if timeout is not None:
+        kwargs['timeout'] = timedelta(seconds=timeout)
+    distributed.init_process_group('gloo', **kwargs)
+
+
+def cpu_wrapper(model_wrapper_cfg=None, find_unused_parameters=False) -> dict:
+    """A ``model_wrapper_cfg`` for a CPU.
+
+    Args:
+        model_wrapper_cfg (dict, optional): What a config says; it is kept. Without it, the wrapper is the one
+            that mmengine makes by itself.
+        find_unused_parameters (bool): What a config without a wrapper says. Defaults to False.
+
+    Returns:
+        dict: The same with ``device_ids=None`` if it is a DistributedDataParallel.
+    """
+    wrapper = dict(type='MMDistributedDataParallel')
+    if model_wrapper_cfg is None:
+        wrapper.update(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
+    wrapper.update(model_wrapper_cfg or {})
+    if issubclass(MODEL_WRAPPERS.get(wrapper['type']), DistributedDataParallel):
+        wrapper.setdefault('device_ids', None)
+    return wrapper

@@ -1,17 +1,15 @@
 """The frozen teacher of a distillation: built late, loaded completely or not at all, never trained."""
 
 import copy
-import re
 from collections.abc import Mapping
 
 import torch
 import torch.nn.functional as F
-from mmengine.runner import CheckpointLoader
 from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.registry import MODELS
 from torch import Tensor
 
-from ..checkpoint import CheckpointError, read_checkpoint, split_pretrained, unwrap
+from ..checkpoint import CheckpointError, entries_below, fetch_checkpoint, split_pretrained, unwrap
 
 
 class FrozenTeacher:
@@ -116,15 +114,9 @@ def load_whole(classifier, checkpoint, prefix='', map_location='cpu'):
         FileNotFoundError: If there is no such file.
         CheckpointError: If the file cannot be read or does not fit completely.
     """
-    if re.match(r'\w[\w+.-]+:', str(checkpoint)):
-        content = CheckpointLoader.load_checkpoint(checkpoint, map_location)
-    else:
-        content = read_checkpoint(checkpoint, map_location)
-    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    content = fetch_checkpoint(checkpoint, map_location)
     try:
-        state_dict = unwrap(content)
-        below = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
-        classifier.load_state_dict(below)
+        classifier.load_state_dict(entries_below(unwrap(content), prefix))
     except RuntimeError as error:
         raise CheckpointError(f'{checkpoint} was not loaded into the teacher. {error}') from error
 

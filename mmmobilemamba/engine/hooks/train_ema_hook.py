@@ -1,0 +1,56 @@
+"""Moving average of the weights that leaves tests alone."""
+
+from mmengine.optim import OptimWrapper, OptimWrapperDict
+from mmengine.registry import HOOKS
+from mmpretrain.engine import EMAHook
+
+
+@HOOKS.register_module()
+class TrainEMAHook(EMAHook):
+    """mmpretrain's EMAHook in a training, and nothing in a test.
+
+    What it saves as ``state_dict`` is the average, so a test needs no hook to see it. mmpretrain's own
+    (1.2.0) makes a copy of the model for a test, too, and loads and swaps it: with ``--tta`` no name of
+    the copy is in the checkpoint, and random weights are tested without a word; with
+    ``evaluate_on_origin`` a second test replaces what ``--out`` wrote by the predictions of the weights
+    that are not averaged, and ``confusion_matrix.py`` stops; other layouts of a checkpoint do not load.
+
+    Args:
+        **kwargs: Those of ``mmpretrain.engine.EMAHook``; ``evaluate_on_ema`` and ``evaluate_on_origin``
+            are about validation during training.
+    """
+
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.ema_model = None
+
+    def before_run(self, runner):
+        """Start the average, if this is a training."""
+        training = isinstance(runner.optim_wrapper, (OptimWrapper, OptimWrapperDict))
+        if training and self.ema_model is None:
+            super().before_run(runner)
+
+    def before_val_epoch(self, runner):
+        """Show the average to the validation of a training."""
+        if self.ema_model is not None:
+            super().before_val_epoch(runner)
+
+    def after_val_epoch(self, runner, metrics=None):
+        """Put the trained weights back, and validate them if that is wanted."""
+        if self.ema_model is not None:
+            super().after_val_epoch(runner, metrics)
+
+    def before_test_epoch(self, runner):
+        """Show the average to a test that follows on a training."""
+        if self.ema_model is not None:
+            self._swap_ema_parameters()
+
+    def after_test_epoch(self, runner, metrics=None):
+        """Put the trained weights back."""
+        if self.ema_model is not None:
+            self._swap_ema_parameters()
+
+    def after_load_checkpoint(self, runner, checkpoint):
+        """Go on with the average of a checkpoint."""
+        if self.ema_model is not None:
+            super().after_load_checkpoint(runner, checkpoint)
