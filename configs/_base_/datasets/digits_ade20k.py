@@ -21,26 +21,26 @@ digits = dict(
     img_suffix='.png',
     reduce_zero_label=True,
 )
-digits_size = (128, 128)
+digits_size = (160, 160)
 digits_train = dict(
     **digits,
+    # No change of size or colours, which pay only in a long training, and no flip: a digit has a right way
+    # round.
     pipeline=[
         dict(type='LoadImageFromFile'),
         dict(type='LoadAnnotations', reduce_zero_label=True),
-        dict(type='RandomResize', scale=(160, 160), ratio_range=(0.75, 1.33), keep_ratio=True),
         dict(type='RandomCrop', crop_size=digits_size, cat_max_ratio=1.0),
-        dict(type='PhotoMetricDistortion'),
-        dict(type='PackSegInputs'),  # no flip: a digit has a right way round
+        dict(type='PackSegInputs'),
     ],
 )
 digits_val = dict(
     **digits,
     pipeline=[
         dict(type='LoadImageFromFile'),
-        dict(type='Resize', scale=(160, 160), keep_ratio=True),
+        dict(type='Resize', scale=digits_size, keep_ratio=True),
         dict(type='LoadAnnotations', reduce_zero_label=True),
         dict(type='PackSegInputs'),
     ],
 )
-digits_train_dataloader = dict(batch_size=8, num_workers=1, dataset=digits_train)
+digits_train_dataloader = dict(batch_size=4, num_workers=1, dataset=digits_train)
 digits_val_dataloader = dict(batch_size=8, num_workers=1, dataset=digits_val)

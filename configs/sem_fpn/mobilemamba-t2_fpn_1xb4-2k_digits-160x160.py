@@ -13,10 +13,10 @@ model = dict(
     backbone=dict(arch='t2', init_cfg=None),
     neck=_base_.digits_neck,
     decode_head=dict(
-        in_channels=[64] * 4,
-        in_index=[0, 1, 2, 3],
-        feature_strides=[8, 16, 32, 64],
-        channels=32,
+        in_channels=[64] * 5,
+        in_index=[0, 1, 2, 3, 4],
+        feature_strides=[4, 8, 16, 32, 64],
+        channels=64,
         num_classes=11,
         norm_cfg=_base_.digits_norm,
         loss_decode=_base_.digits_loss,
@@ -27,13 +27,13 @@ train_dataloader = _base_.digits_train_dataloader
 val_dataloader = _base_.digits_val_dataloader
 test_dataloader = val_dataloader
 
-# From scratch: a higher peak, for the head too, and a short warm-up times a cosine over the whole training.
+# From scratch: a higher peak, for the head too, and less of a warm-up.
 train_cfg = _base_.digits_train_cfg
 optim_wrapper = dict(
-    optimizer=dict(lr=1.5e-3),
+    optimizer=dict(lr=2e-3),
     paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=1.0)}),
     # The first gradients are large; AdamW would remember them for the better part of so short a training.
-    clip_grad=dict(_delete_=True, max_norm=0.1),
+    clip_grad=dict(_delete_=True, max_norm=1.0),
 )
 param_scheduler = _base_.digits_param_scheduler
 default_hooks = _base_.digits_hooks
