@@ -98,7 +98,7 @@ def test_get_model_with_a_local_checkpoint(classifier):
 
 def test_pretrained_without_an_address_says_so():
     """It is better than a warning and random weights."""
-    with pytest.raises(FileNotFoundError, match=r'none at a public address; see docs/checkpoints\.md'):
+    with pytest.raises(FileNotFoundError, match=r'none at a public address; see checkpoints\.md in docs'):
         mmpretrain.get_model(CLASSIFIER, pretrained=True)
 
 

@@ -1,5 +1,5 @@
 # The ADE20K recipe on the digits scenes, small enough for two CPU cores: T2 from scratch. The recipe's head
-# reads a map of stride 64; here it would have 3 x 3 pixels, so a neck makes one of stride 4 out of all.
+# reads a map of stride 64; here it would have 3 x 3 pixels, so the head reads finer ones, too, from a neck.
 _base_ = [
     './mobilemamba-b4_deeplabv3_4xb8-80k_ade20k-512x512.py',
     '../_base_/models/digits_segmentor.py',
@@ -13,15 +13,16 @@ model = dict(
     backbone=dict(arch='t2', init_cfg=None),
     neck=_base_.digits_neck,
     decode_head=dict(
-        in_channels=48,
-        in_index=0,
+        in_channels=[64] * 5,
+        in_index=[0, 1, 2, 3, 4],
+        input_transform='resize_concat',
         channels=32,
         dilations=(1, 4, 8, 12),  # of 40 x 40 pixels
         num_classes=11,
         norm_cfg=_base_.digits_norm,
         loss_decode=_base_.digits_loss,
     ),
-    auxiliary_head=dict(in_channels=48, in_index=2, channels=48, num_classes=11, norm_cfg=_base_.digits_norm),
+    auxiliary_head=dict(in_channels=64, in_index=2, channels=64, num_classes=11, norm_cfg=_base_.digits_norm),
 )
 
 train_dataloader = _base_.digits_train_dataloader

@@ -3,4 +3,6 @@ _base_ = './mobilemamba-t2_1xb32-5e_digits-64px.py'
 
 model = dict(backbone=dict(arch='b1'), head=dict(in_channels=448))
 
-train_cfg = dict(max_epochs=3)
+epochs = 3
+train_cfg = dict(max_epochs=epochs)
+param_scheduler = dict(T_max=epochs, end=epochs)

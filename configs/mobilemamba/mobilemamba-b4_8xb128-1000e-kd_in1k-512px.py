@@ -11,4 +11,6 @@ custom_imports = dict(
 
 model = dict(type='DistilledClassifier', teacher=_base_.teacher, teacher_size=224, kd_weight=5.0, tau=1.0)
 
-train_cfg = dict(max_epochs=1000)
+epochs = 1000
+train_cfg = dict(max_epochs=epochs)
+param_scheduler = dict(T_max=epochs, end=epochs)

@@ -24,4 +24,6 @@ model = dict(
     teacher_size=_base_.digits_size,
 )
 
-train_cfg = dict(max_epochs=3)
+epochs = 3
+train_cfg = dict(max_epochs=epochs)
+param_scheduler = dict(T_max=epochs, end=epochs)

@@ -11,14 +11,15 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=1)
 test_evaluator = val_evaluator
 
-train_cfg = dict(max_epochs=5, val_interval=1, dynamic_intervals=None)
+epochs = 5
+train_cfg = dict(max_epochs=epochs, val_interval=1, dynamic_intervals=None)
 optim_wrapper = dict(
     type='OptimWrapper',  # float32: that kind of AMP needs a GPU
     optimizer=dict(lr=2e-3),
     # The first gradients are large; AdamW would remember them for the better part of so short a training.
     clip_grad=dict(max_norm=0.1),
 )
-param_scheduler = dict(warmup=0.5)
+param_scheduler = dict(warmup=0.5, T_max=epochs, end=epochs)
 # Over some fifty iterations instead of 5000, as there are only hundreds.
 custom_hooks = [dict(type='TrainEMAHook', momentum=2e-2, update_buffers=True, priority='ABOVE_NORMAL')]
 default_hooks = dict(

@@ -135,7 +135,7 @@ def test_download_says_that_there_is_no_address(tmp_path):
     output = run(
         MIM, 'download', 'mmmobilemamba', '--config', config, '--dest', '.', cwd=tmp_path, fails=True
     )
-    assert "Invalid URL 'none at a public address; see docs/checkpoints.md of mmmobilemamba'" in output
+    assert "Failed to parse: Host 'none at a public address; see checkpoints.md in docs'" in output
     assert not list(tmp_path.iterdir())
 
 

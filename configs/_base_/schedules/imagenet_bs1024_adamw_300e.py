@@ -1,8 +1,9 @@
 # The authors' ImageNet schedule: AdamW and a cosine that counts from the first iteration, warm-up included.
 # Source: configs and logs of https://github.com/lewandofskee/MobileMamba, 8 GPUs x 128 images.
+epochs = 300
 train_cfg = dict(
     by_epoch=True,
-    max_epochs=300,
+    max_epochs=epochs,
     val_interval=5,
     # Every epoch from 200 on: the interval decides from the epoch after it.
     dynamic_intervals=[(201, 1)],
@@ -24,6 +25,8 @@ param_scheduler = dict(
     type='WarmupCosineLR',
     by_epoch=True,
     warmup=20,
+    T_max=epochs,
+    end=epochs,
     start_factor=1e-3,
     eta_min_ratio=1e-2,
     convert_to_iter_based=True,
