@@ -21,8 +21,16 @@ model = dict(
         num_classes=11,
         norm_cfg=_base_.digits_norm,
         loss_decode=_base_.digits_loss,
+        init_cfg=_base_.digits_init,
     ),
-    auxiliary_head=dict(in_channels=64, in_index=2, channels=64, num_classes=11, norm_cfg=_base_.digits_norm),
+    auxiliary_head=dict(
+        in_channels=64,
+        in_index=2,
+        channels=64,
+        num_classes=11,
+        norm_cfg=_base_.digits_norm,
+        init_cfg=_base_.digits_init,
+    ),
 )
 
 train_dataloader = _base_.digits_train_dataloader
@@ -31,7 +39,7 @@ test_dataloader = val_dataloader
 
 # From scratch: a higher peak, and less of a warm-up.
 train_cfg = _base_.digits_train_cfg
-optim_wrapper = dict(optimizer=dict(lr=3e-3), clip_grad=dict(max_norm=1.0))
+optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = _base_.digits_param_scheduler
 default_hooks = _base_.digits_hooks
 runner_type = 'PortableRunner'  # several processes without a GPU, too

@@ -20,6 +20,7 @@ model = dict(
         num_classes=11,
         norm_cfg=_base_.digits_norm,
         loss_decode=_base_.digits_loss,
+        init_cfg=_base_.digits_init,
     ),
 )
 
