@@ -11,7 +11,7 @@ MIM := PATH="$(BIN):$$PATH" $(BIN)/mim
 
 help:
 	@echo "make demo    set up, make the data, train, test and picture a small detector (about 10 min after set-up)"
-	@echo "make zoo-demo  the same for every task of the paper, one after the other (about an hour)"
+	@echo "make zoo-demo  the same for every task of the paper, one after the other (1 to 2 hours)"
 	@echo "make test    set up and run the test suite"
 	@echo "make env     the set-up alone (VENV=$(VENV))"
 	@echo "make lint    ruff check and ruff format --check"
