@@ -18,5 +18,5 @@ digits_loss = [
 ]
 # Of batches of four, instead of synchronised batch norm.
 digits_norm = dict(type='GN', num_groups=8)
-# Of the last convolution, whose usual 0.01 keeps the digits alike for a thousand iterations.
+# Of the last convolution. With the usual 0.01 it takes longer until the digits part from each other.
 digits_init = dict(type='Normal', std=0.2, override=dict(name='conv_seg'))
