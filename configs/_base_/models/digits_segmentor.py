@@ -1,13 +1,13 @@
 # What the small segmentors share: a neck with finer levels, and a loss for thin strokes.
 # A twin has the rest from its parent, so these names must not be the parent's.
 
-# Strokes are a few pixels wide, too fine for maps of stride 16: it adds strides 8 and 4.
+# Strokes are a few pixels wide, too fine for maps of stride 16: it adds stride 8.
 digits_neck = dict(
     type='DeconvFPN',
     in_channels=['stage0', 'stage1', 'stage2'],
     out_channels=64,
-    num_outs=5,
-    num_extra_trans_convs=2,
+    num_outs=4,
+    num_extra_trans_convs=1,
     norm_cfg=dict(type='GN', num_groups=8),
 )
 # Nine of ten pixels are background, which cross entropy alone learns first and for long. The Dice loss is
