@@ -18,7 +18,7 @@ model = dict(
         input_transform='resize_concat',
         channels=48,
         dropout_ratio=0,  # too short a training to overfit
-        dilations=(1, 2, 4),  # as wide as digits; the map has 28 x 28 pixels
+        dilations=(1, 3),  # as wide as digits; the map has 28 x 28 pixels
         num_classes=11,
         norm_cfg=_base_.digits_norm,
         loss_decode=_base_.digits_loss,
@@ -26,7 +26,7 @@ model = dict(
     ),
     auxiliary_head=dict(
         in_channels=64,
-        in_index=0,
+        in_index=1,
         channels=64,
         num_classes=11,
         norm_cfg=_base_.digits_norm,

@@ -17,7 +17,7 @@ model = dict(
         in_index=[0, 1, 2, 3],
         input_transform='resize_concat',
         channels=64,
-        pool_scales=(4, 7, 14),  # bins of the size of digits, not of the whole scene
+        pool_scales=(4, 7),  # bins of the size of digits, not of the whole scene
         dropout_ratio=0,  # too short a training to overfit
         num_classes=11,
         norm_cfg=_base_.digits_norm,
@@ -26,7 +26,7 @@ model = dict(
     ),
     auxiliary_head=dict(
         in_channels=64,
-        in_index=0,
+        in_index=1,
         channels=64,
         num_classes=11,
         norm_cfg=_base_.digits_norm,

@@ -1,6 +1,6 @@
 # From scratch in 2000 iterations: a short warm-up, and a cosine in the later part, as in the recipe.
 # A twin has the rest from its parent, so these names must not be the parent's.
-digits_train_cfg = dict(max_iters=2000, val_interval=1000)
+digits_train_cfg = dict(max_iters=2000, val_interval=2000)
 digits_param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, begin=800, end=2000, T_max=1200, eta_min=1e-5),
