@@ -1,0 +1,157 @@
+// The bidirectional selective scan with state size 1, for CPUs: choice of the instruction set, and threads.
+#include <cstdlib>
+
+#include <atomic>
+#include <new>
+#include <thread>
+#include <vector>
+
+#include "scan.h"
+
+namespace {
+
+// Uninitialised memory of a task, aligned for vectors.
+template <typename T>
+struct Scratch {
+  void *memory;
+  T *data;
+
+  explicit Scratch(int64_t count) : memory(std::malloc(count * sizeof(T) + 64)) {
+    if (!memory) throw std::bad_alloc();
+    data = (T *)(((uintptr_t)memory + 63) / 64 * 64);
+  }
+  Scratch(const Scratch &) = delete;
+  ~Scratch() { std::free(memory); }
+};
+
+}  // namespace
+
+// Every instruction set has the same kernels, compiled for it. The pragmas change what follows only, so the
+// standard library's functions stay as they are.
+#define VECTOR_BYTES 16
+namespace plain {
+#include "scan_kernel.h"
+}
+#undef VECTOR_BYTES
+
+#if defined(__x86_64__)
+#if defined(__clang__)
+#pragma clang attribute push(__attribute__((target("avx2,fma"))), apply_to = function)
+#else
+#pragma GCC push_options
+#pragma GCC target("avx2,fma")
+#endif
+#define VECTOR_BYTES 32
+namespace avx2 {
+#include "scan_kernel.h"
+}
+#undef VECTOR_BYTES
+#if defined(__clang__)
+#pragma clang attribute pop
+#pragma clang attribute push(__attribute__((target("avx512f,avx512dq,avx2,fma"))), apply_to = function)
+#else
+#pragma GCC pop_options
+#pragma GCC push_options
+#pragma GCC target("avx512f,avx512dq,avx2,fma,prefer-vector-width=512")
+#endif
+#define VECTOR_BYTES 64
+namespace avx512 {
+#include "scan_kernel.h"
+}
+#undef VECTOR_BYTES
+#if defined(__clang__)
+#pragma clang attribute pop
+#else
+#pragma GCC pop_options
+#endif
+#endif
+
+namespace {
+
+struct Kernels {
+  void (*forward_float)(const ScanTensors &, int64_t, int64_t, void *);
+  void (*forward_double)(const ScanTensors &, int64_t, int64_t, void *);
+  void (*backward_float)(const ScanTensors &, const ScanGradients &, int64_t, int64_t);
+  void (*backward_double)(const ScanTensors &, const ScanGradients &, int64_t, int64_t);
+};
+
+#define KERNELS(set) {set::forward<float>, set::forward<double>, set::backward<float>, set::backward<double>}
+constexpr Kernels kKernels[] = {
+    KERNELS(plain),
+#if defined(__x86_64__)
+    KERNELS(avx2),
+    KERNELS(avx512),
+#endif
+};
+
+// Runs `work(image, block)` for all blocks of channels of all images.
+template <typename Work>
+struct Job {
+  const Work &work;
+  int64_t blocks, count;
+  std::atomic<int64_t> next{0};
+  std::atomic<bool> out_of_memory{false};
+
+  static void run(void *self) {
+    Job &job = *(Job *)self;
+    try {
+      for (int64_t i = job.next++; i < job.count; i = job.next++) job.work(i / job.blocks, i % job.blocks);
+    } catch (const std::bad_alloc &) {
+      job.out_of_memory = true;
+    }
+  }
+};
+
+// As GNU's, LLVM's and Intel's OpenMP have it: calls a function in that many threads and waits for them.
+using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
+
+template <typename Work>
+int run(const ScanTensors &tensors, int threads, Parallel parallel, const Work &work) {
+  const int64_t blocks = (tensors.channels + kBlock - 1) / kBlock;
+  Job<Work> job{work, blocks, blocks * tensors.batch};
+  if (threads > job.count) threads = (int)job.count;
+  if (threads <= 1) {
+    job.run(&job);
+  } else if (parallel) {
+    parallel(Job<Work>::run, &job, (unsigned)threads, 0);
+  } else {
+    std::vector<std::thread> team;
+    for (int i = 1; i < threads; ++i) team.emplace_back(Job<Work>::run, &job);
+    job.run(&job);
+    for (auto &thread : team) thread.join();
+  }
+  return job.out_of_memory ? 1 : 0;
+}
+
+}  // namespace
+
+extern "C" {
+
+// Of the sources, by which they are told from later ones.
+const char scan_fingerprint[] = SCAN_FINGERPRINT;
+
+// The best instruction set that this machine has: 0 plain, 1 AVX2, 2 AVX-512.
+int scan_instruction_set() {
+#if defined(__x86_64__)
+  __builtin_cpu_init();
+  if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return 2;
+  if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return 1;
+#endif
+  return 0;
+}
+
+// y (N, L, E) is written. Returns 0, or 1 if memory ran out.
+int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, int threads, Parallel parallel) {
+  const auto kernel = is_double ? kKernels[set].forward_double : kKernels[set].forward_float;
+  return run(*tensors, threads, parallel,
+             [&](int64_t image, int64_t block) { kernel(*tensors, image, block, y); });
+}
+
+// All of `gradients` but y is written. Returns as above.
+int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, int is_double, int set,
+                  int threads, Parallel parallel) {
+  const auto kernel = is_double ? kKernels[set].backward_double : kKernels[set].backward_float;
+  return run(*tensors, threads, parallel,
+             [&](int64_t image, int64_t block) { kernel(*tensors, *gradients, image, block); });
+}
+}

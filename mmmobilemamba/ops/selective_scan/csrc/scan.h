@@ -1,0 +1,29 @@
+// The bidirectional selective scan with state size 1, for CPUs. Plain C interface: no header of Python or
+// PyTorch is needed, so one build serves every version of both.
+#pragma once
+#include <cstdint>
+
+// All tensors are of one type, float or double. N images, L steps, E channels, R the rank of the step size.
+// Unless strides are given, they are contiguous.
+struct ScanTensors {
+  int64_t batch, length, channels, rank;
+  int64_t u_batch_stride, u_step_stride;  // of u, in elements; its channels are contiguous
+  const void *u;          // (N, L, E)
+  const void *rows;       // (N, L, 2, R + 2): step size, B and C of either direction
+  const void *dt_weight;  // (2, E, R)
+  const void *A;          // (2, E)
+  const void *D;          // (2, E)
+  const void *dt_bias;    // (2, E)
+};
+
+struct ScanGradients {
+  const void *y;     // (N, L, E), given
+  void *u;           // (N, L, E)
+  void *rows;        // (blocks, N, L, 2, R + 2), to be summed over the blocks of channels
+  void *dt_weight;   // (N, 2, E, R), to be summed over N, as are the following
+  void *A;           // (N, 2, E)
+  void *D;           // (N, E), the same for both directions
+  void *dt_bias;     // (N, 2, E)
+};
+
+constexpr int64_t kBlock = 32;  // channels of a task

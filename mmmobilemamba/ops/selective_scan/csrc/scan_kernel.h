@@ -1,0 +1,369 @@
+// The kernels, for one instruction set: included once for each, inside its namespace, with VECTOR_BYTES defined.
+//
+// Vector lanes are channels; time is sequential, and the second direction walks the same rows backwards, so
+// nothing is flipped. Step sizes are projected where they are used. What follows is named as in the
+// specification (naive.py): delta, decay = exp(delta * A), h.
+
+#include "simd.h"
+
+constexpr int kGroup = 8;   // steps whose delta and decay, which do not depend on each other, are computed together
+constexpr int kChunk = 64;  // steps whose states backward keeps at a time
+
+// One direction of one image, and the vector of channels under work.
+template <typename T>
+struct Walk {
+  using Vec = typename Simd<T>::Vec;
+  const T *rows;  // of this image and direction; one step is `row_stride` on
+  int64_t row_stride, rank, length;
+  bool reverse;
+  const T *weight;  // (R, kBlock), transposed; shifted to this vector
+  Vec A, bias;
+
+  int64_t position(int64_t step) const { return reverse ? length - 1 - step : step; }
+  const T *row(int64_t step) const { return rows + position(step) * row_stride; }
+  T B(int64_t step) const { return row(step)[rank]; }
+  T C(int64_t step) const { return row(step)[rank + 1]; }
+};
+
+// Step sizes before the softplus of `count` (at most kGroup) steps from `first` on.
+template <typename T, int count>
+INLINE void project(const Walk<T> &walk, int64_t first, typename Simd<T>::Vec *v) {
+  const T *rows[count];
+  for (int i = 0; i < count; ++i) {
+    rows[i] = walk.row(first + i);
+    v[i] = walk.bias;
+  }
+  for (int64_t r = 0; r < walk.rank; ++r) {
+    const auto weight = load(walk.weight + r * kBlock);
+    for (int i = 0; i < count; ++i) v[i] += weight * rows[i][r];
+  }
+}
+
+// delta and decay of `count` steps.
+template <typename T, int count>
+INLINE void discretise(const Walk<T> &walk, int64_t first, typename Simd<T>::Vec *delta,
+                       typename Simd<T>::Vec *decay) {
+  project<T, count>(walk, first, delta);
+  for (int i = 0; i < count; ++i) {
+    const auto v = delta[i];
+    const auto tail = exp(v < 0 ? v : -v);
+    delta[i] = (v > 0 ? v : typename Simd<T>::Vec{}) + log1p(tail);
+    decay[i] = exp(delta[i] * walk.A);
+  }
+}
+
+// As above, with the derivative of delta, which is the logistic function.
+template <typename T, int count>
+INLINE void discretise(const Walk<T> &walk, int64_t first, typename Simd<T>::Vec *delta,
+                       typename Simd<T>::Vec *decay, typename Simd<T>::Vec *slope) {
+  project<T, count>(walk, first, delta);
+  for (int i = 0; i < count; ++i) {
+    const auto v = delta[i];
+    const auto tail = exp(v < 0 ? v : -v);
+    const auto inverse = T(1) / (tail + T(1));
+    slope[i] = v < 0 ? tail * inverse : inverse;
+    delta[i] = (v > 0 ? v : typename Simd<T>::Vec{}) + log1p(tail);
+    decay[i] = exp(delta[i] * walk.A);
+  }
+}
+
+template <typename T>
+struct Problem {
+  int64_t batch, length, channels, rank, u_batch_stride, u_step_stride;
+  const T *u, *rows, *dt_weight, *A, *D, *dt_bias;
+
+  explicit Problem(const ScanTensors &t)
+      : batch(t.batch), length(t.length), channels(t.channels), rank(t.rank),
+        u_batch_stride(t.u_batch_stride), u_step_stride(t.u_step_stride),
+        u((const T *)t.u), rows((const T *)t.rows), dt_weight((const T *)t.dt_weight),
+        A((const T *)t.A), D((const T *)t.D), dt_bias((const T *)t.dt_bias) {}
+
+  int64_t block_channels(int64_t block) const {
+    const int64_t left = channels - block * kBlock;
+    return left < kBlock ? left : kBlock;
+  }
+
+  int64_t row_stride() const { return 2 * (rank + 2); }
+
+  // The weights of a direction for `count` channels from `first` on, as (R, kBlock).
+  void transpose_weight(int direction, int64_t first, int64_t count, T *out) const {
+    const T *source = dt_weight + (direction * channels + first) * rank;
+    for (int64_t r = 0; r < rank; ++r)
+      for (int64_t e = 0; e < kBlock; ++e) out[r * kBlock + e] = e < count ? source[e * rank + r] : T(0);
+  }
+
+  // The walk of `count` channels from `first` on; `weight` is the transposed weight of these.
+  Walk<T> walk(int64_t image, int direction, int64_t first, int64_t count, const T *weight) const {
+    Walk<T> walk;
+    walk.rows = rows + image * length * row_stride() + direction * (rank + 2);
+    walk.row_stride = row_stride();
+    walk.rank = rank;
+    walk.length = length;
+    walk.reverse = direction == 1;
+    walk.weight = weight;
+    walk.A = load(A + direction * channels + first, count);
+    walk.bias = load(dt_bias + direction * channels + first, count);
+    return walk;
+  }
+};
+
+// ------------------------------------------------------------------------------------------------ forward
+
+template <typename T, int count>
+INLINE typename Simd<T>::Vec forward_steps(const Walk<T> &walk, int64_t first, typename Simd<T>::Vec h,
+                                           const T *u, int64_t u_stride, typename Simd<T>::Vec D, T *y,
+                                           int64_t y_stride, int64_t lanes) {
+  typename Simd<T>::Vec delta[count], decay[count];
+  discretise<T, count>(walk, first, delta, decay);
+  for (int i = 0; i < count; ++i) {
+    const int64_t t = walk.position(first + i);
+    const auto input = load(u + t * u_stride, lanes);
+    T *out = y + t * y_stride;
+    h = decay[i] * h + delta[i] * (input * walk.B(first + i));
+    const auto before = walk.reverse ? load(out, lanes) : D * input;
+    store(out, before + h * walk.C(first + i), lanes);
+  }
+  return h;
+}
+
+// One image and block of channels.
+template <typename T>
+void forward(const ScanTensors &tensors, int64_t image, int64_t block, void *y) {
+  const Problem<T> p(tensors);
+  const int64_t first = block * kBlock, count = p.block_channels(block);
+  using Vec = typename Simd<T>::Vec;
+  constexpr int width = Simd<T>::lanes;
+  Scratch<T> weight(2 * p.rank * kBlock);
+  for (int direction = 0; direction < 2; ++direction)
+    p.transpose_weight(direction, first, count, weight.data + direction * p.rank * kBlock);
+  for (int64_t e = 0; e < count; e += width) {
+    const int64_t lanes = count - e < width ? count - e : width;
+    const T *u = p.u + image * p.u_batch_stride + first + e;
+    T *out = (T *)y + image * p.length * p.channels + first + e;
+    const Vec D = load(p.D + first + e, lanes) + load(p.D + p.channels + first + e, lanes);
+    for (int direction = 0; direction < 2; ++direction) {
+      const T *own = weight.data + direction * p.rank * kBlock + e;
+      const Walk<T> walk = p.walk(image, direction, first + e, lanes, own);
+      Vec h = {};
+      int64_t step = 0;
+      for (; step + kGroup <= p.length; step += kGroup)
+        h = forward_steps<T, kGroup>(walk, step, h, u, p.u_step_stride, D, out, p.channels, lanes);
+      for (; step < p.length; ++step)
+        h = forward_steps<T, 1>(walk, step, h, u, p.u_step_stride, D, out, p.channels, lanes);
+    }
+  }
+}
+
+// ----------------------------------------------------------------------------------------------- backward
+
+// What backward needs of a chunk, for one vector of channels. `before[i]` is the state before step i.
+template <typename T>
+struct Chunk {
+  typename Simd<T>::Vec delta[kChunk], decay[kChunk], slope[kChunk], before[kChunk + 1];
+};
+
+template <typename T, int count>
+INLINE void recompute_steps(const Walk<T> &walk, int64_t start, int64_t i, const T *u, int64_t u_stride,
+                            int64_t lanes, Chunk<T> &chunk) {
+  discretise<T, count>(walk, start + i, chunk.delta + i, chunk.decay + i, chunk.slope + i);
+  for (int64_t j = i; j < i + count; ++j) {
+    const auto input = load(u + walk.position(start + j) * u_stride, lanes);
+    chunk.before[j + 1] = chunk.decay[j] * chunk.before[j] + chunk.delta[j] * (input * walk.B(start + j));
+  }
+}
+
+// Fill a chunk of `size` steps from `start` on, whose first state is `state`; the last one is returned.
+template <typename T>
+INLINE typename Simd<T>::Vec recompute(const Walk<T> &walk, int64_t start, int64_t size, const T *u,
+                                       int64_t u_stride, int64_t lanes, typename Simd<T>::Vec state,
+                                       Chunk<T> &chunk) {
+  chunk.before[0] = state;
+  int64_t i = 0;
+  for (; i + kGroup <= size; i += kGroup) recompute_steps<T, kGroup>(walk, start, i, u, u_stride, lanes, chunk);
+  for (; i < size; ++i) recompute_steps<T, 1>(walk, start, i, u, u_stride, lanes, chunk);
+  return chunk.before[size];
+}
+
+// Sums over the steps, for one vector of channels.
+template <typename T>
+struct Sums {
+  typename Simd<T>::Vec grad_h, A, D, bias;  // grad_h is what later steps want of the state
+};
+
+// Gradients of one image and direction for a block of channels.
+template <typename T>
+struct Backward {
+  using Vec = typename Simd<T>::Vec;
+  static constexpr int width = Simd<T>::lanes;
+  static constexpr int vectors = kBlock / width;
+
+  const Problem<T> &p;
+  int64_t image, first, count;  // channels
+  int direction;
+  const T *grad_y = nullptr, *u = nullptr;  // of this image and block
+  T *grad_u = nullptr, *grad_rows = nullptr;
+  T *weight = nullptr;       // (R, kBlock)
+  T *padded = nullptr;       // (kBlock, R and zeros up to padded_rank)
+  int64_t padded_rank = 0;
+  T *grad_weight = nullptr;  // (R, kBlock)
+  T *tile = nullptr;         // (kChunk, kBlock), gradients of the step sizes before the softplus
+  T *carries = nullptr;      // (chunks, kBlock)
+  Sums<T> sums[vectors] = {};
+
+  int64_t lanes(int vector) const {
+    const int64_t left = count - vector * width;
+    return left < 0 ? 0 : left < width ? left : width;
+  }
+
+  Walk<T> walk(int vector) const {
+    return p.walk(image, direction, first + vector * width, lanes(vector), weight + vector * width);
+  }
+
+  void run(Chunk<T> &chunk) {
+    const int64_t chunks = (p.length + kChunk - 1) / kChunk;
+    for (int vector = 0; vector < vectors && lanes(vector) > 0; ++vector) {
+      sums[vector] = Sums<T>{};
+      Vec state = {};
+      for (int64_t c = 0; c < chunks; ++c) {
+        store(carries + c * kBlock + vector * width, state, width);
+        if (c + 1 < chunks)
+          state = recompute(walk(vector), c * kChunk, kChunk, u + vector * width, p.u_step_stride,
+                            lanes(vector), state, chunk);
+      }
+    }
+    for (int64_t c = chunks - 1; c >= 0; --c) {
+      const int64_t start = c * kChunk, size = p.length - start < kChunk ? p.length - start : kChunk;
+      Vec grad_B[kChunk] = {}, grad_C[kChunk] = {};
+      for (int vector = 0; vector < vectors; ++vector) {
+        if (lanes(vector) > 0) {
+          const Vec state = load(carries + c * kBlock + vector * width);
+          recompute(walk(vector), start, size, u + vector * width, p.u_step_stride, lanes(vector), state, chunk);
+          walk_back(vector, start, size, chunk, grad_B, grad_C);
+        } else {
+          for (int64_t i = 0; i < size; ++i) store(tile + i * kBlock + vector * width, Vec{}, width);
+        }
+      }
+      add_grad_weight(start, size);
+      int64_t i = 0;
+      for (; i + kGroup <= size; i += kGroup) finish_rows<kGroup>(start, i, grad_B, grad_C);
+      for (; i < size; ++i) finish_rows<1>(start, i, grad_B, grad_C);
+    }
+  }
+
+  void walk_back(int vector, int64_t start, int64_t size, const Chunk<T> &chunk, Vec *grad_B, Vec *grad_C) {
+    const Walk<T> walk = this->walk(vector);
+    const int64_t lanes = this->lanes(vector), offset = vector * width;
+    const int64_t channel = first + offset;
+    const Vec D = load(p.D + channel, lanes) + load(p.D + p.channels + channel, lanes);
+    Sums<T> s = sums[vector];
+    for (int64_t i = size - 1; i >= 0; --i) {
+      const int64_t t = walk.position(start + i);
+      const Vec gy = load(grad_y + t * p.channels + offset, lanes);
+      const Vec input = load(u + t * p.u_step_stride + offset, lanes);
+      const Vec delta = chunk.delta[i], decayed = chunk.decay[i] * chunk.before[i];
+      const T B = walk.B(start + i);
+      const Vec g = s.grad_h + gy * walk.C(start + i);
+      const Vec into = g * delta;
+      grad_C[i] += gy * chunk.before[i + 1];
+      grad_B[i] += into * input;
+      T *out = grad_u + t * p.channels + offset;
+      const Vec other = walk.reverse ? load(out, lanes) : gy * D;
+      store(out, other + into * B, lanes);
+      const Vec grad_v = g * (input * B + walk.A * decayed) * chunk.slope[i];
+      store(tile + i * kBlock + offset, grad_v, width);
+      s.A += into * decayed;
+      s.D += gy * input;
+      s.bias += grad_v;
+      s.grad_h = chunk.decay[i] * g;
+    }
+    sums[vector] = s;
+  }
+
+  const T *row(int64_t step) const {
+    const int64_t t = direction ? p.length - 1 - step : step;
+    return p.rows + (image * p.length + t) * p.row_stride() + direction * (p.rank + 2);
+  }
+
+  // What the tile of `size` steps from `start` on adds to the gradient of the weights.
+  void add_grad_weight(int64_t start, int64_t size) {
+    constexpr int at_once = 4;
+    for (int64_t r = 0; r < p.rank; r += at_once) {
+      const int64_t count = p.rank - r < at_once ? p.rank - r : at_once;
+      for (int j = 0; j < kBlock; j += width) {
+        Vec total[at_once] = {};
+        for (int64_t i = 0; i < size; ++i) {
+          const Vec grad_v = load(tile + i * kBlock + j);
+          const T *own = row(start + i) + r;
+          if (count == at_once) {
+            for (int q = 0; q < at_once; ++q) total[q] += grad_v * own[q];
+          } else {
+            for (int q = 0; q < count; ++q) total[q] += grad_v * own[q];
+          }
+        }
+        for (int q = 0; q < count; ++q) {
+          T *sum = grad_weight + (r + q) * kBlock + j;
+          store(sum, load(sum) + total[q], width);
+        }
+      }
+    }
+  }
+
+  // Gradients of the rows of `count` (a constant) steps, in which lanes are ranks.
+  template <int count>
+  void finish_rows(int64_t start, int64_t i, const Vec *grad_B, const Vec *grad_C) {
+    for (int64_t r = 0; r < p.rank; r += width) {
+      Vec total[count] = {};
+      for (int e = 0; e < kBlock; ++e) {
+        const Vec own = load(padded + e * padded_rank + r);
+        for (int q = 0; q < count; ++q) total[q] += own * tile[(i + q) * kBlock + e];
+      }
+      for (int q = 0; q < count; ++q) store(grad_row(start + i + q) + r, total[q], p.rank - r);
+    }
+    for (int q = 0; q < count; ++q) {
+      grad_row(start + i + q)[p.rank] = sum<T>(grad_B[i + q]);
+      grad_row(start + i + q)[p.rank + 1] = sum<T>(grad_C[i + q]);
+    }
+  }
+
+  T *grad_row(int64_t step) const { return grad_rows + (row(step) - p.rows) - image * p.length * p.row_stride(); }
+};
+
+template <typename T>
+void backward(const ScanTensors &tensors, const ScanGradients &g, int64_t image, int64_t block) {
+  const Problem<T> p(tensors);
+  const int64_t first = block * kBlock, count = p.block_channels(block);
+  const int64_t chunks = (p.length + kChunk - 1) / kChunk, channels = p.channels;
+  const int64_t padded_rank = (p.rank + Simd<T>::lanes - 1) / Simd<T>::lanes * Simd<T>::lanes;
+  Scratch<T> scratch((2 * p.rank + padded_rank + kChunk + chunks) * kBlock);
+  Chunk<T> chunk;
+  for (int direction = 0; direction < 2; ++direction) {
+    Backward<T> task{p, image, first, count, direction};
+    task.grad_y = (const T *)g.y + image * p.length * channels + first;
+    task.u = p.u + image * p.u_batch_stride + first;
+    task.grad_u = (T *)g.u + image * p.length * channels + first;
+    task.grad_rows = (T *)g.rows + (block * p.batch + image) * p.length * p.row_stride();
+    task.weight = scratch.data;
+    task.grad_weight = task.weight + p.rank * kBlock;
+    task.tile = task.grad_weight + p.rank * kBlock;
+    task.carries = task.tile + kChunk * kBlock;
+    task.padded = task.carries + chunks * kBlock;
+    task.padded_rank = padded_rank;
+    p.transpose_weight(direction, first, count, task.weight);
+    for (int64_t i = 0; i < p.rank * kBlock; ++i) task.grad_weight[i] = 0;
+    for (int64_t e = 0; e < kBlock; ++e)
+      for (int64_t r = 0; r < padded_rank; ++r)
+        task.padded[e * padded_rank + r] = r < p.rank ? task.weight[r * kBlock + e] : T(0);
+    task.run(chunk);
+
+    const int64_t at = (image * 2 + direction) * channels + first;
+    for (int64_t e = 0; e < count; ++e)
+      for (int64_t r = 0; r < p.rank; ++r)
+        ((T *)g.dt_weight)[(at + e) * p.rank + r] = task.grad_weight[r * kBlock + e];
+    for (int j = 0; j < Backward<T>::vectors && task.lanes(j) > 0; ++j) {
+      const int64_t offset = j * Simd<T>::lanes;
+      store((T *)g.A + at + offset, task.sums[j].A, task.lanes(j));
+      store((T *)g.dt_bias + at + offset, task.sums[j].bias, task.lanes(j));
+      store((T *)g.D + image * channels + first + offset, task.sums[j].D, task.lanes(j));
+    }
+  }
+}

@@ -1,0 +1,105 @@
+"""The scan as an operator of PyTorch, ``torch.ops.mmmobilemamba.selective_scan``.
+
+The operator is opaque to ``torch.compile`` and ``torch.export``, which call it as a whole, and saves
+nothing for backward but its inputs. Its kernels are in C++ for CPUs and in Triton for GPUs.
+"""
+
+import importlib
+
+import torch
+from torch import Tensor
+
+from . import cpp
+
+INPUTS = 'Tensor u, Tensor rows, Tensor dt_weight, Tensor A, Tensor D, Tensor dt_bias'
+# Registering gradients and shapes from Python came with torch 2.4.
+AS_OPERATOR = hasattr(torch.library, 'register_autograd')
+
+
+def output_dtype(u: Tensor):
+    """The state of a long scan overflows float16 and drowns in the rounding of bfloat16."""
+    return torch.promote_types(u.dtype, torch.float32)
+
+
+def kernels_for(tensor):
+    """The module with ``forward`` and ``backward`` for a tensor's device; Triton is imported at first use."""
+    return importlib.import_module('.triton_scan', __package__) if tensor.is_cuda else cpp
+
+
+class SelectiveScan(torch.autograd.Function):
+    """The same without the library, for older versions of torch."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        ctx.save_for_backward(*inputs)
+        return kernels_for(inputs[0]).forward(*inputs)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, grad_y):
+        grads = kernels_for(grad_y).backward(grad_y, *ctx.saved_tensors)
+        return restore_dtypes(grads, ctx.saved_tensors)
+
+
+def restore_dtypes(grads, inputs):
+    """Gradients in the types of the inputs (tuple[Tensor])."""
+    return tuple(grad.to(x.dtype) for grad, x in zip(grads, inputs))
+
+
+def _setup_context(ctx, inputs, output):
+    ctx.save_for_backward(*inputs)
+
+
+def _backward(ctx, grad_y):
+    inputs = ctx.saved_tensors
+    grads = torch.ops.mmmobilemamba.selective_scan_backward(grad_y, *inputs)
+    return restore_dtypes(grads, inputs)
+
+
+def _refuse(ctx, *grads):
+    raise NotImplementedError("This scan has no second derivative; that of backend='torch' has one.")
+
+
+def _fake(u, rows, dt_weight, A, D, dt_bias):
+    return u.new_empty(u.shape, dtype=output_dtype(u))
+
+
+def _fake_backward(grad_y, *inputs):
+    dtype = output_dtype(inputs[0])
+    return tuple(x.new_empty(x.shape, dtype=dtype) for x in inputs)
+
+
+def _run_forward(*inputs):
+    return kernels_for(inputs[0]).forward(*inputs)
+
+
+def _run_backward(grad_y, *inputs):
+    return kernels_for(grad_y).backward(grad_y, *inputs)
+
+
+def register():
+    """Define the operator and its gradient; the returned library has to be kept."""
+    library = torch.library.Library('mmmobilemamba', 'DEF')
+    library.define(f'selective_scan({INPUTS}) -> Tensor')
+    outputs = ', '.join(['Tensor'] * 6)
+    library.define(f'selective_scan_backward(Tensor grad_y, {INPUTS}) -> ({outputs})')
+    for device in ('CPU', 'CUDA'):
+        library.impl('selective_scan', _run_forward, device)
+        library.impl('selective_scan_backward', _run_backward, device)
+    torch.library.register_fake('mmmobilemamba::selective_scan', _fake, lib=library)
+    torch.library.register_fake('mmmobilemamba::selective_scan_backward', _fake_backward, lib=library)
+    torch.library.register_autograd(
+        'mmmobilemamba::selective_scan', _backward, setup_context=_setup_context, lib=library
+    )
+    torch.library.register_autograd('mmmobilemamba::selective_scan_backward', _refuse, lib=library)
+    return library
+
+
+LIBRARY = register() if AS_OPERATOR else None
+
+
+def selective_scan_operator(*inputs: Tensor) -> Tensor:
+    """Equal to :func:`~.naive.selective_scan_naive`, by the kernel of the device; float32 or float64."""
+    if AS_OPERATOR:
+        return torch.ops.mmmobilemamba.selective_scan(*inputs)
+    return SelectiveScan.apply(*inputs)

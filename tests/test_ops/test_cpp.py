@@ -1,0 +1,135 @@
+"""The C++ kernels: instruction sets, threads, building, and what happens where they cannot be built."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmmobilemamba.ops import available_backends, select_backend, selective_scan
+from mmmobilemamba.ops.selective_scan import build, cpp
+
+from ..conftest import ROOT, relative_error
+from .test_selective_scan import NAMES, arguments
+
+needs_cpp = pytest.mark.skipif(cpp.why_not() is not None, reason=str(cpp.why_not()))
+SETS = cpp.INSTRUCTION_SETS[: 1 + (0 if cpp.why_not() else cpp.load()[1])]
+# Steps around groups of 8 and chunks of 64; channels around vectors of 4 to 16 and blocks of 32.
+SHAPES = [(1, 1, 1, 1), (2, 7, 33, 2), (1, 8, 16, 17), (2, 63, 40, 5), (1, 65, 70, 4), (3, 130, 31, 16)]
+
+
+def test_a_compiler_is_enough():
+    """Where the tests run there is one, so the kernels are not silently left out."""
+    assert cpp.why_not() is None
+    assert available_backends()[0] == 'cpp'
+    assert select_backend() == ('cpp', {})
+
+
+@needs_cpp
+@pytest.mark.parametrize('shape', SHAPES)
+@pytest.mark.parametrize('name', SETS)
+@pytest.mark.parametrize(('dtype', 'bound'), [(torch.float64, 1e-13), (torch.float32, 2e-6)])
+def test_every_instruction_set(name, shape, dtype, bound):
+    *sizes, rank = shape
+    exact_args = [x.requires_grad_() for x in arguments(*sizes, rank=rank)]
+    exact = selective_scan(*exact_args, backend='naive')
+    grad_y = torch.randn(exact.shape, dtype=torch.float64)
+    exact.backward(grad_y)
+    args = [x.detach().to(dtype) for x in exact_args]
+    assert relative_error(cpp.forward(*args, instruction_set=name), exact.detach()) < bound
+    grads = cpp.backward(grad_y.to(dtype), *args, instruction_set=name)
+    for label, found, x in zip(NAMES, grads, exact_args):
+        scale = max(x.grad.abs().max().item(), 1e-3)
+        assert (found - x.grad).abs().max().item() < bound * scale, label
+
+
+@needs_cpp
+def test_threads_do_not_change_a_bit():
+    args = arguments(3, 100, 150, torch.float32)
+    grad_y = torch.randn(3, 100, 150)
+    before = torch.get_num_threads()
+    results = []
+    try:
+        for threads in (1, 2, 5):
+            torch.set_num_threads(threads)
+            results += [(cpp.forward(*args), *cpp.backward(grad_y, *args)) for _ in range(3)]
+    finally:
+        torch.set_num_threads(before)
+    for result in results[1:]:
+        assert all(torch.equal(x, y) for x, y in zip(result, results[0]))
+
+
+@needs_cpp
+def test_threads_without_openmp(monkeypatch):
+    args = arguments(2, 50, 100)
+    expected = cpp.forward(*args)
+    library, best, _ = cpp.load()
+    monkeypatch.setattr(cpp, 'load', lambda: (library, best, None))
+    assert torch.equal(cpp.forward(*args), expected)
+
+
+@needs_cpp
+def test_saturated_steps():
+    """Step sizes far beyond where the polynomials are good are clamped, not wrong."""
+    u, rows, dt_weight, A, D, dt_bias = arguments(1, 40, 20)
+    for bias in (-200.0, -90.0, -30.0, 30.0, 90.0, 200.0):
+        args = [u, rows, dt_weight, A, D, torch.full_like(dt_bias, bias)]
+        exact = selective_scan(*args, backend='naive')
+        assert relative_error(cpp.forward(*(x.float() for x in args)), exact) < 1e-6
+
+
+@needs_cpp
+def test_not_a_number_comes_out():
+    args = arguments(1, 20, 20, torch.float32)
+    for x in args:
+        poisoned = [y.clone() for y in args]
+        poisoned[[y is x for y in args].index(True)].view(-1)[0] = float('nan')
+        assert cpp.forward(*poisoned).isnan().any()
+
+
+@needs_cpp
+def test_built_at_first_use(tmp_path, monkeypatch):
+    """What installation left out is built into the cache, once, and loads."""
+    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path))
+    monkeypatch.setattr(build.Path, 'glob', lambda self, pattern: [])  # no installed library
+    path = build.find_library()
+    assert path.parent == tmp_path / 'mmmobilemamba'
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+    made = path.stat().st_mtime_ns
+    assert build.find_library() == path
+    assert path.stat().st_mtime_ns == made
+
+
+@pytest.mark.parametrize(
+    ('environment', 'reason'),
+    [
+        (dict(PATH='', CXX=''), 'there is no C\\+\\+ compiler'),
+        (dict(CXX='false'), 'false .*failed'),
+        (dict(CXX='/nowhere/c++'), '/nowhere/c'),
+    ],
+)
+def test_where_it_cannot_be_built(tmp_path, environment, reason):
+    """Nothing fails: 'auto' takes the next backend, and says why."""
+    code = (
+        'import re, torch\n'
+        'from mmmobilemamba.ops.selective_scan import build\n'
+        'build.Path.glob = lambda self, pattern: []\n'
+        'from mmmobilemamba import MobileMamba\n'
+        'from mmmobilemamba.ops import select_backend\n'
+        'choice = select_backend()\n'
+        'assert choice.backend == "torch", choice\n'
+        f'assert re.search({reason!r}, choice.passed_over["cpp"]), choice\n'
+        'assert MobileMamba().eval()(torch.zeros(1, 3, 64, 64))[0].shape == (1, 368, 1, 1)\n'
+        'try:\n'
+        '    select_backend("cpp")\n'
+        'except RuntimeError as error:\n'
+        f'    assert re.search({reason!r}, str(error)), error\n'
+        'else:\n'
+        '    raise AssertionError\n'
+    )
+    environment = {**os.environ, 'TORCH_EXTENSIONS_DIR': str(tmp_path), **environment}
+    command = [sys.executable, '-W', 'ignore', '-c', code]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert not list(tmp_path.rglob('*.so'))

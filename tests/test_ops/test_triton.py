@@ -1,0 +1,65 @@
+"""The Triton kernels: under Triton's interpreter, in a process of its own, and on a GPU if there is one."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmmobilemamba.ops import select_backend, selective_scan
+
+from ..conftest import ROOT, relative_error
+from .test_selective_scan import NAMES, arguments
+
+# Lengths around chunks of 32, channels around blocks of 32, odd ranks.
+SHAPES = [(1, 1, 1, 1), (2, 7, 33, 3), (1, 32, 32, 2), (1, 33, 40, 5), (2, 100, 31, 1)]
+
+INTERPRETED = """
+import torch
+from mmmobilemamba.ops.selective_scan import triton_scan
+from tests.test_ops.test_triton import SHAPES, check
+for shape in SHAPES:
+    check(triton_scan, shape, torch.float32, 'cpu', 1e-5)
+check(triton_scan, (2, 40, 20, 3), torch.bfloat16, 'cpu', 1e-5)
+check(triton_scan, (2, 40, 20, 3), torch.float16, 'cpu', 1e-5)
+"""
+
+
+def check(kernels, shape, dtype, device, bound):
+    """Outputs and gradients of float32 arithmetic on inputs of ``dtype``, against float64."""
+    *sizes, rank = shape
+    given = arguments(*sizes, dtype, rank=rank)
+    exact_args = [x.double().requires_grad_() for x in given]
+    exact = selective_scan(*exact_args, backend='naive')
+    grad_y = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
+    exact.backward(grad_y.double())
+    given = [x.to(device) for x in given]
+    given[0] = torch.cat([given[0], given[0]], dim=2)[..., : sizes[2]]  # rows of a wider tensor
+    found = kernels.forward(*given).cpu()
+    assert found.dtype == torch.float32
+    assert relative_error(found, exact.detach()) < bound, shape
+    grads = [x.cpu() for x in kernels.backward(grad_y.to(device), *given)]
+    again = [x.cpu() for x in kernels.backward(grad_y.to(device), *given)]
+    assert all(torch.equal(x, y) for x, y in zip(grads, again))
+    for name, x, expected in zip(NAMES, grads, exact_args):
+        scale = max(expected.grad.abs().max().item(), 1e-3)
+        assert (x - expected.grad).abs().max().item() < bound * scale, (shape, name)
+
+
+def test_interpreted():
+    pytest.importorskip('triton')
+    environment = dict(os.environ, TRITON_INTERPRET='1', CUDA_VISIBLE_DEVICES='')
+    command = [sys.executable, '-W', 'ignore', '-c', INTERPRETED]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize('shape', [*SHAPES, (4, 1050, 640, 20), (1, 4200, 320, 10)])
+def test_on_a_gpu(shape, dtype):
+    from mmmobilemamba.ops.selective_scan import triton_scan
+
+    assert select_backend(device='cuda').backend == 'triton'
+    check(triton_scan, shape, dtype, 'cuda', 1e-4)
