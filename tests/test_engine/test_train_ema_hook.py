@@ -73,7 +73,7 @@ def trained(tmp_path_factory):
         Scores(),
         train_dataloader=loader(items()),
         train_cfg=dict(by_epoch=True, max_epochs=2),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.001)),
         val_dataloader=loader(items()),
         val_cfg=dict(),
         val_evaluator=dict(type='Accuracy'),
@@ -140,7 +140,7 @@ def test_resumed(trained, tmp_path):
         Scores(),
         train_dataloader=loader(items()),
         train_cfg=dict(by_epoch=True, max_epochs=2),
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.05)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.001)),
         load_from=str(folder / 'epoch_2.pth'),
         resume=True,
     )
