@@ -4,15 +4,20 @@ mim and mmengine look for configs, tools and the model index of a package in its
 folder. OpenMMLab's own set-up scripts make that folder for ``develop``, ``sdist`` and
 ``bdist_wheel`` only, so that a PEP 660 editable install has none. Here, a wheel gets copies
 and an editable install gets links, and an entry in its metadata by which mim finds the package.
+
+The CPU kernels are compiled if there is a compiler. Without one, the installation goes on, and they are
+built at first use or done without.
 """
 
+import runpy
 import shutil
 from pathlib import Path
 
-from setuptools import find_packages, setup
+from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
+SCAN = 'mmmobilemamba/ops/selective_scan'
 SHIPPED = ('configs', 'tools', 'model-index.yml')
 
 
@@ -70,6 +75,16 @@ def requirements(name):
     return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
+# A plain shared library, which is loaded and not imported: nothing in it depends on Python's version.
+kernels = Extension(
+    f'{SCAN}/_scan'.replace('/', '.'),
+    sources=[f'{SCAN}/csrc/scan.cpp'],
+    depends=[f'{SCAN}/csrc/{name}' for name in ('scan.h', 'simd.h', 'scan_kernel.h')],
+    extra_compile_args=runpy.run_path(str(ROOT / SCAN / 'recipe.py'))['flags'](),
+    language='c++',
+    optional=True,
+)
+
 setup(
     name='mmmobilemamba',
     version=version(),
@@ -78,6 +93,8 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmmobilemamba', 'mmmobilemamba.*']),
+    package_data={SCAN.replace('/', '.'): ['csrc/*']},
+    ext_modules=[kernels],
     python_requires='>=3.9',
     install_requires=requirements('runtime'),
     extras_require={name: requirements(name) for name in ('mminstall', 'optional', 'demo', 'tests')},

@@ -67,7 +67,8 @@ def test_sources(path):
     text = path.read_text()
     assert text.count('\n') <= 500
     for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef):
+        kernel = 'triton.jit' in map(ast.unparse, getattr(node, 'decorator_list', ()))
+        if isinstance(node, ast.FunctionDef) and not kernel:
             assert node.end_lineno - node.lineno < 60, node.name
         if isinstance(node, ast.ExceptHandler):
             assert node.type is not None, f'bare except, line {node.lineno}'

@@ -39,27 +39,41 @@ def run(*command, cwd=None):
     return result.stdout
 
 
-@pytest.fixture(scope='module')
-def wheel(tmp_path_factory):
+def build_wheel(folder, **environment):
     """A wheel, built from a copy so that the tree stays as it is."""
-    folder = tmp_path_factory.mktemp('wheel')
     ignored = shutil.ignore_patterns(
-        '.git', '.venv*', 'data', 'work_dirs', '.mim', '__pycache__', '*.egg-info'
+        '.git', '.venv*', 'data', 'work_dirs', '.mim', '__pycache__', '*.egg-info', '*.so', 'build'
     )
     source = shutil.copytree(ROOT, folder / 'source', ignore=ignored)
-    command = [
-        sys.executable,
-        '-m',
-        'pip',
-        'wheel',
-        '--no-deps',
-        '--no-build-isolation',
-        '-w',
-        folder,
-        source,
-    ]
-    subprocess.run([str(part) for part in command], check=True, capture_output=True)
-    return folder / f'mmmobilemamba-{__version__}-py3-none-any.whl'
+    options = ('--no-deps', '--no-build-isolation', '-w', folder, source)
+    command = [str(part) for part in (sys.executable, '-m', 'pip', 'wheel', *options)]
+    subprocess.run(command, check=True, capture_output=True, env={**os.environ, **environment})
+    (path,) = folder.glob(f'mmmobilemamba-{__version__}-*.whl')
+    return path
+
+
+@pytest.fixture(scope='module')
+def wheel(tmp_path_factory):
+    return build_wheel(tmp_path_factory.mktemp('wheel'))
+
+
+def kernels_of(wheel):
+    """The compiled library and the sources in a wheel (two lists of names)."""
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if '/selective_scan/' in name]
+    return [name for name in names if name.endswith('.so')], [name for name in names if '/csrc/' in name]
+
+
+def test_wheel_ships_the_kernels(wheel):
+    compiled, sources = kernels_of(wheel)
+    assert len(compiled) == 1
+    assert {Path(name).name for name in sources} == {'scan.cpp', 'scan.h', 'scan_kernel.h', 'simd.h'}
+
+
+@pytest.mark.slow
+def test_installs_without_a_compiler(tmp_path):
+    compiled, sources = kernels_of(build_wheel(tmp_path, CC='false', CXX='false'))
+    assert compiled == []
+    assert len(sources) == 4
 
 
 def test_wheel_ships_mim(wheel):
@@ -82,6 +96,8 @@ def test_wheel_works_without_the_repository(wheel, tmp_path):
         'from mmengine.config import Config\n'
         'mim = pathlib.Path(mmmobilemamba.__file__).parent / ".mim"\n'
         'assert str(mim).startswith(sys.path[0]), mim\n'
+        'from mmmobilemamba.ops.selective_scan.build import find_library\n'
+        'assert str(find_library()).startswith(sys.path[0]), find_library()\n'
         'print(Config.fromfile(next(mim.glob("configs/retinanet/*b1*.py"))).model.backbone.type)\n'
     )
     result = subprocess.run(

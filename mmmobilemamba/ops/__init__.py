@@ -1,3 +1,10 @@
-from .selective_scan import available_backends, select_backend, selective_scan
+from .selective_scan import (
+    BACKENDS,
+    Choice,
+    available_backends,
+    check_backend,
+    select_backend,
+    selective_scan,
+)
 
-__all__ = ['available_backends', 'select_backend', 'selective_scan']
+__all__ = ['BACKENDS', 'Choice', 'available_backends', 'check_backend', 'select_backend', 'selective_scan']

@@ -1,5 +1,7 @@
 """The scan: naive against the maths, every other form against naive."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -8,11 +10,12 @@ from mmmobilemamba.ops import available_backends, select_backend, selective_scan
 
 from ..conftest import relative_error
 
-NAMES = ('u', 'dt', 'B', 'C', 'A', 'D', 'dt_bias')
+NAMES = ('u', 'rows', 'dt_weight', 'A', 'D', 'dt_bias')
+FAST = tuple(name for name in available_backends() if name != 'naive')
 LENGTHS = (1, 2, 3, 7, 64, 196, 1023, 4200)
 
 
-def arguments(batch, length, channels, dtype=torch.float64, seed=0):
+def arguments(batch, length, channels, dtype=torch.float64, seed=0, rank=3):
     """Random arguments of plausible size, in the order of ``NAMES``."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -20,14 +23,14 @@ def arguments(batch, length, channels, dtype=torch.float64, seed=0):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     A, D, dt_bias = (normal(2, channels) for _ in range(3))
-    dt, u = normal(batch, 2, length, channels), normal(batch, length, channels)
-    B, C = normal(batch, 2, length), normal(batch, 2, length)
-    return [x.to(dtype) for x in (u, dt, B, C, -A.exp(), D, dt_bias)]
+    rows, u = normal(batch, length, 2, rank + 2), normal(batch, length, channels)
+    dt_weight = normal(2, channels, rank) / rank**0.5
+    return [x.to(dtype) for x in (u, rows, dt_weight, -A.exp(), D, dt_bias)]
 
 
-def triple_loop(u, dt, B, C, A, D, dt_bias):
+def triple_loop(u, rows, dt_weight, A, D, dt_bias):
     """The equations in numpy, one number at a time."""
-    u, dt, B, C, A, D, dt_bias = (x.numpy() for x in (u, dt, B, C, A, D, dt_bias))
+    u, rows, dt_weight, A, D, dt_bias = (x.numpy() for x in (u, rows, dt_weight, A, D, dt_bias))
     y = np.zeros_like(u)
     batch, length, channels = u.shape
     for n in range(batch):
@@ -36,9 +39,10 @@ def triple_loop(u, dt, B, C, A, D, dt_bias):
                 h = 0.0
                 for step in range(length):
                     t = step if k == 0 else length - 1 - step
-                    delta = np.log1p(np.exp(dt[n, k, t, e] + dt_bias[k, e]))
-                    h = np.exp(delta * A[k, e]) * h + delta * B[n, k, t] * u[n, t, e]
-                    y[n, t, e] += C[n, k, t] * h + D[k, e] * u[n, t, e]
+                    *step, B, C = rows[n, t, k]
+                    delta = np.log1p(np.exp(np.dot(step, dt_weight[k, e]) + dt_bias[k, e]))
+                    h = np.exp(delta * A[k, e]) * h + delta * B * u[n, t, e]
+                    y[n, t, e] += C * h + D[k, e] * u[n, t, e]
     return y
 
 
@@ -54,10 +58,11 @@ def test_against_the_equations(backend, length):
 
 @pytest.mark.parametrize('batch', [1, 2, 3, 4])
 @pytest.mark.parametrize('length', LENGTHS)
-def test_default_equals_naive(length, batch):
+def test_fast_backends_equal_naive(length, batch):
     args = arguments(batch, length, 6, torch.float32)
     exact = selective_scan(*(x.double() for x in args), backend='naive')
-    assert relative_error(selective_scan(*args), exact) < 1e-5
+    for backend in FAST:
+        assert relative_error(selective_scan(*args, backend=backend), exact) < 1e-5
 
 
 @pytest.mark.parametrize('length', LENGTHS)
@@ -65,9 +70,10 @@ def test_default_equals_naive(length, batch):
 def test_half_inputs_are_scanned_in_float32(length, dtype, bound):
     args = arguments(2, length, 6, dtype)
     exact = selective_scan(*(x.double() for x in args), backend='naive')
-    found = selective_scan(*args)
-    assert found.dtype == torch.float32
-    assert relative_error(found, exact) < bound
+    for backend in FAST:
+        found = selective_scan(*args, backend=backend)
+        assert found.dtype == torch.float32
+        assert relative_error(found, exact) < bound
 
 
 @pytest.mark.parametrize('length', [1, 7, 64, 196, 300])
@@ -78,35 +84,44 @@ def test_gradients_equal_naive(length):
         (selective_scan(*args, backend=backend) * weight).sum().backward()
         return [x.grad for x in args]
 
-    for name, found, expected in zip(NAMES, gradients('auto'), gradients('naive')):
-        torch.testing.assert_close(
-            found, expected, rtol=1e-9, atol=1e-11, msg=lambda text, name=name: name + text
-        )
+    exact = gradients('naive')
+    for backend in FAST:
+        for name, found, expected in zip(NAMES, gradients(backend), exact):
+            what = f'{backend}, {name}: '
+            torch.testing.assert_close(
+                found, expected, rtol=1e-9, atol=1e-11, msg=lambda text, what=what: what + text
+            )
 
 
+@pytest.mark.parametrize('backend', FAST)
 @pytest.mark.parametrize('length', [1, 5, 9, 35])
-def test_gradcheck(length):
+def test_gradcheck(length, backend):
     args = [x.requires_grad_() for x in arguments(1, length, 2)]
-    assert torch.autograd.gradcheck(selective_scan, args, eps=1e-6, atol=1e-5, rtol=1e-3, fast_mode=False)
+    scan = partial(selective_scan, backend=backend)
+    assert torch.autograd.gradcheck(scan, args, eps=1e-6, atol=1e-5, rtol=1e-3, fast_mode=False)
 
 
 def test_gradgradcheck():
     args = [x.requires_grad_() for x in arguments(1, 18, 2)]
-    assert torch.autograd.gradgradcheck(selective_scan, args, atol=1e-5, rtol=1e-3)
+    scan = partial(selective_scan, backend='torch')
+    assert torch.autograd.gradgradcheck(scan, args, atol=1e-5, rtol=1e-3)
 
 
-def test_non_contiguous_and_expanded_inputs():
-    u, dt, B, C, A, D, dt_bias = arguments(2, 40, 6)
-    expected = selective_scan(u, dt, B, C, A, D, dt_bias, backend='naive')
+@pytest.mark.parametrize('backend', available_backends())
+def test_non_contiguous_and_expanded_inputs(backend):
+    u, rows, dt_weight, A, D, dt_bias = arguments(2, 40, 6)
+    expected = selective_scan(u, rows, dt_weight, A, D, dt_bias, backend='naive')
     strided = u.transpose(1, 2).contiguous().transpose(1, 2)
-    rows = torch.stack([B, C], dim=-1)
-    dt_strided = torch.stack([dt, dt], dim=-1)[..., 0]
-    assert not any(x.is_contiguous() for x in (strided, rows[..., 0], dt_strided))
-    found = selective_scan(strided, dt_strided, rows[..., 0], rows[..., 1], A, D, dt_bias)
+    half = torch.cat([u, u], dim=2)[..., :6]
+    rows_strided = torch.stack([rows, rows], dim=-1)[..., 0]
+    assert not any(x.is_contiguous() for x in (strided, half, rows_strided))
+    for given in (strided, half):
+        found = selective_scan(given, rows_strided, dt_weight, A, D, dt_bias, backend=backend)
+        assert relative_error(found, expected) < 1e-12
+    shared = rows[:1, :, :1].expand_as(rows)
+    expected = selective_scan(u, shared.contiguous(), dt_weight, A, D, dt_bias, backend='naive')
+    found = selective_scan(u, shared, dt_weight, A, D, dt_bias, backend=backend)
     assert relative_error(found, expected) < 1e-12
-    shared = dt[:1, :1].expand_as(dt)
-    expected = selective_scan(u, shared.contiguous(), B, C, A, D, dt_bias, backend='naive')
-    assert relative_error(selective_scan(u, shared, B, C, A, D, dt_bias), expected) < 1e-12
 
 
 def test_inputs_are_left_alone():
@@ -116,14 +131,15 @@ def test_inputs_are_left_alone():
     assert all(torch.equal(x, y) for x, y in zip(args, before))
 
 
+@pytest.mark.parametrize('backend', available_backends())
 @pytest.mark.parametrize('direction', [0, 1])
-def test_causality(direction):
+def test_causality(direction, backend):
     """A direction whose partner is silenced never sees what comes later in its walk."""
-    u, dt, B, C, A, D, dt_bias = arguments(1, 50, 3)
-    C[:, 1 - direction] = 0
+    u, rows, *others = arguments(1, 50, 3)
+    rows[:, :, 1 - direction, -1] = 0  # C
     changed = u.clone()
     changed[:, 20] += 1.0
-    before, after = (selective_scan(x, dt, B, C, A, D, dt_bias) for x in (u, changed))
+    before, after = (selective_scan(x, rows, *others, backend=backend) for x in (u, changed))
     same = before == after
     unseen = slice(0, 20) if direction == 0 else slice(21, None)
     seen = slice(20, 23) if direction == 0 else slice(18, 21)
@@ -131,30 +147,35 @@ def test_causality(direction):
     assert not same[:, seen].any()
 
 
-def test_adjointness():
+@pytest.mark.parametrize('backend', available_backends())
+def test_adjointness(backend):
     """<scan(u), v> == <u, scan*(v)>, where scan* swaps the directions and the roles of B and C.
 
     With a step size that is constant in time the adjoint of one direction is the other one.
     """
-    batch, length, channels = 3, 45, 4
-    u, _, B, C, A, D, dt_bias = arguments(batch, length, channels)
-    v = arguments(batch, length, channels, seed=1)[0]
-    dt = torch.zeros(batch, 2, length, channels, dtype=torch.float64)
-    scanned = selective_scan(u, dt, B, C, A, D, dt_bias)
-    swapped = (x.flip(0) for x in (A, D, dt_bias))
-    adjoint = selective_scan(v, dt, C.flip(1), B.flip(1), *swapped)
+    u, rows, dt_weight, *channelwise = arguments(3, 45, 4)
+    v = arguments(3, 45, 4, seed=1)[0]
+    rows[..., :-2] = 0
+    scanned = selective_scan(u, rows, dt_weight, *channelwise, backend=backend)
+    swapped = rows.flip(2)
+    swapped[..., -2:] = swapped[..., -2:].flip(3)
+    adjoint = selective_scan(v, swapped, dt_weight, *(x.flip(0) for x in channelwise), backend=backend)
     torch.testing.assert_close((scanned * v).sum(), (u * adjoint).sum(), rtol=1e-10, atol=0)
 
 
-def test_merge_adds_each_direction_once():
+@pytest.mark.parametrize('backend', available_backends())
+def test_merge_adds_each_direction_once(backend):
     """Both directions together are the sum of each with the other silenced."""
-    u, dt, B, C, A, D, dt_bias = arguments(4, 30, 3)
+    u, rows, dt_weight, A, D, dt_bias = arguments(4, 30, 3)
     parts = 0
     for k in range(2):
         only = torch.zeros(2, 1, dtype=torch.float64)
         only[k] = 1
-        parts = parts + selective_scan(u, dt, B, C * only, A, D * only, dt_bias)
-    assert relative_error(selective_scan(u, dt, B, C, A, D, dt_bias), parts) < 1e-14
+        one = rows.clone()
+        one[:, :, 1 - k, -1] = 0
+        parts = parts + selective_scan(u, one, dt_weight, A, D * only, dt_bias, backend=backend)
+    whole = selective_scan(u, rows, dt_weight, A, D, dt_bias, backend=backend)
+    assert relative_error(whole, parts) < 1e-14
 
 
 @pytest.mark.parametrize('backend', available_backends())
@@ -162,21 +183,22 @@ def test_batch_independence(backend):
     args = arguments(4, 70, 5)
     together = selective_scan(*args, backend=backend)
     for n in range(4):
-        alone = [x[n : n + 1] for x in args[:4]] + args[4:]
+        alone = [x[n : n + 1] for x in args[:2]] + args[2:]
         assert relative_error(selective_scan(*alone, backend=backend), together[n : n + 1]) < 1e-14
 
 
 @pytest.mark.parametrize('length', [5, 40])
 def test_empty_batch(length):
-    args = [x[:0] if x.ndim > 2 else x for x in arguments(1, length, 3)]
+    u, rows, *others = arguments(1, length, 3)
+    args = [u[:0], rows[:0], *others]
     assert selective_scan(*args).shape == selective_scan(*args, backend='naive').shape == (0, length, 3)
 
 
 @pytest.mark.parametrize('bias', [-12.0, 0.0, 12.0])
 @pytest.mark.parametrize('length', [64, 4200])
 def test_finite_at_extremes(length, bias):
-    u, dt, B, C, A, D, dt_bias = arguments(1, length, 4, torch.float32)
-    args = [(50 * u.sign()), dt, B, C, A.clamp(-16, -1e-3), D, torch.full_like(dt_bias, bias)]
+    u, rows, dt_weight, A, D, dt_bias = arguments(1, length, 4, torch.float32)
+    args = [(50 * u.sign()), rows, dt_weight, A.clamp(-16, -1e-3), D, torch.full_like(dt_bias, bias)]
     args = [x.requires_grad_() for x in args]
     y = selective_scan(*args)
     assert y.isfinite().all()
@@ -187,12 +209,25 @@ def test_finite_at_extremes(length, bias):
 
 
 def test_backends_are_named_and_wrong_calls_explained():
-    assert available_backends() == ('naive', 'torch')
-    assert select_backend() == select_backend('torch') == 'torch'
+    assert available_backends()[-2:] == ('torch', 'naive')
+    assert select_backend().backend == available_backends()[0]
+    assert select_backend('torch') == ('torch', {})
     args = arguments(1, 4, 3)
-    with pytest.raises(ValueError, match=r"'cuda' is not one of .*naive.*torch"):
+    with pytest.raises(ValueError, match=r"'cuda' is not one of .*cpp.*naive.*torch.*triton"):
         selective_scan(*args, backend='cuda')
     with pytest.raises(ValueError, match=r'A must have shape \(2, 3\)'):
-        selective_scan(*args[:4], args[4][:1], *args[5:])
+        selective_scan(*args[:3], args[3][:1], *args[4:])
+    with pytest.raises(ValueError, match=r'rows must have shape \(1, 4, 2, 5\) .* R of 3'):
+        selective_scan(args[0], args[1][..., 1:], *args[2:])
     with pytest.raises(ValueError, match=r'u must be \(N, L, E\)'):
         selective_scan(args[0][:, :0], *args[1:])
+
+
+def test_a_backend_of_another_device_says_so():
+    choice = select_backend(device='meta')
+    assert choice.backend == 'torch'
+    assert choice.passed_over == dict(
+        cpp='it is for cpu, and the tensors are on meta', triton='it is for cuda, and the tensors are on meta'
+    )
+    with pytest.raises(RuntimeError, match=r"'cpp' cannot run: it is for cpu.*backend='auto'"):
+        select_backend('cpp', device='meta')

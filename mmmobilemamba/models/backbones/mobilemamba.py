@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
 
+from mmmobilemamba.ops import check_backend
+
 from ..checkpoint import adapt_classifier, adapt_state_dict, load_pretrained, split_pretrained
 from ..layers import SS2D, ConvBN, haar_dwt, haar_idwt, pad_to_even
 from .arch import resolve_arch, resolve_out_indices, stage_splits
@@ -260,6 +262,8 @@ class MobileMamba(BaseModule):
         drop_path_rate (float, optional): Stochastic depth of the last block; the others rise to
             it from 0 in equal steps. Defaults to the arch's own (0 for T and S, 0.03 for B).
         norm_cfg (dict): Norm layer with a weight. Defaults to ``dict(type='BN')``.
+        scan_backend (str): What computes the selective scan, one of ``mmmobilemamba.ops.BACKENDS`` or
+            ``'auto'``, the fastest that can run. Defaults to ``'auto'``.
         init_cfg (dict | list[dict], optional): Initialisation, as in mmengine. A ``Pretrained``
             checkpoint must fit completely. Defaults to None, the paper's.
 
@@ -286,6 +290,7 @@ class MobileMamba(BaseModule):
         with_cp=False,
         drop_path_rate=None,
         norm_cfg=dict(type='BN'),
+        scan_backend='auto',
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -298,6 +303,7 @@ class MobileMamba(BaseModule):
                 f'frozen_stages must be -1 (none), 0 (the stem) or 1 to 3 (the stem and that many '
                 f'stages), not {frozen_stages!r}.'
             )
+        check_backend(scan_backend)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 
@@ -307,6 +313,9 @@ class MobileMamba(BaseModule):
         self.stem = build_stem(in_channels, embed_dims[0], norm_cfg)
         built = range(self.out_indices[-1] + 1)
         self.stages = nn.ModuleList(build_stage(self.arch, index, with_cp, norm_cfg) for index in built)
+        for module in self.modules():
+            if isinstance(module, SS2D):
+                module.backend = scan_backend
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:

@@ -25,11 +25,15 @@ class SS2D(nn.Module):
     Args:
         channels (int): Channels of the input and output.
         norm_cfg (dict): Norm layer of the two projections.
+
+    Attributes:
+        backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`; ``'auto'`` unless changed.
     """
 
     def __init__(self, channels, norm_cfg):
         super().__init__()
         inner = 2 * channels
+        self.backend = 'auto'
         self.dt_rank = math.ceil(channels / 16)
         self.in_proj = ConvBN(channels, 2 * inner, norm_cfg=norm_cfg)
         self.dwconv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
@@ -61,20 +65,10 @@ class SS2D(nn.Module):
 
     def scan(self, u: Tensor) -> Tensor:
         """Project the step sizes, B and C, and scan: (N, L, E) -> (N, L, E), at least float32."""
-        rows = F.linear(u, self.x_proj_weight.flatten(0, 1))
-        rows = rows.unflatten(2, (DIRECTIONS, -1)).transpose(1, 2)  # (N, 2, L, R + 2)
-        step, B, C = rows.split([self.dt_rank, 1, 1], dim=-1)
-        dt = step @ self.dt_proj_weight.transpose(1, 2)  # (N, 2, L, E)
+        rows = F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(2, (DIRECTIONS, -1))
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
-        return selective_scan(
-            u,
-            dt,
-            B.squeeze(-1),
-            C.squeeze(-1),
-            A.view(DIRECTIONS, -1),
-            self.D.view(DIRECTIONS, -1),
-            self.dt_proj_bias,
-        )
+        A, D = A.view(DIRECTIONS, -1), self.D.view(DIRECTIONS, -1)
+        return selective_scan(u, rows, self.dt_proj_weight, A, D, self.dt_proj_bias, self.backend)
 
 
 class LayerNorm(nn.LayerNorm):

@@ -1,5 +1,3 @@
-"""Bidirectional selective scan with state size 1: one function, several backends."""
+from .interface import BACKENDS, Choice, available_backends, check_backend, select_backend, selective_scan
 
-from .interface import available_backends, select_backend, selective_scan
-
-__all__ = ['available_backends', 'select_backend', 'selective_scan']
+__all__ = ['BACKENDS', 'Choice', 'available_backends', 'check_backend', 'select_backend', 'selective_scan']

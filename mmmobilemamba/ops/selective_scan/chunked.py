@@ -10,20 +10,23 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .naive import split_rows
+
 CHUNK = 16
 
 
 def selective_scan_chunked(
-    u: Tensor, dt: Tensor, B: Tensor, C: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
+    u: Tensor, rows: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
 ) -> Tensor:
     """Equal to :func:`~.naive.selective_scan_naive`, with a loop over at most 16 steps a level."""
-    delta = F.softplus(dt + dt_bias[:, None])
+    step, B, C = split_rows(rows)
+    delta = F.softplus(step @ dt_weight.transpose(1, 2) + dt_bias[:, None])
     decay = torch.exp(delta * A[:, None])
-    inputs = delta * B[..., None] * u[:, None]
+    inputs = delta * B * u[:, None]
     y = D.sum(0) * u
     for k, reverse in enumerate((False, True)):
         h = LinearRecurrence.apply(decay[:, k], inputs[:, k], reverse)
-        y = torch.addcmul(y, C[:, k, :, None], h)
+        y = torch.addcmul(y, C[:, k], h)
     return y
 
 

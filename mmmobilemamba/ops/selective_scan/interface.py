@@ -1,39 +1,92 @@
 """The public function of the bidirectional selective scan, and the choice of its backend."""
 
+from importlib.util import find_spec
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
+from . import cpp
 from .chunked import selective_scan_chunked
+from .library import output_dtype, selective_scan_operator
 from .naive import selective_scan_naive
 
-_BACKENDS = {'naive': selective_scan_naive, 'torch': selective_scan_chunked}
+# The fastest first: 'auto' takes the first that can run.
+_BACKENDS = {
+    'cpp': selective_scan_operator,
+    'triton': selective_scan_operator,
+    'torch': selective_scan_chunked,
+    'naive': selective_scan_naive,
+}
+BACKENDS = tuple(_BACKENDS)
 
 
-def available_backends() -> tuple[str, ...]:
-    """Names that ``backend`` accepts here, beside ``'auto'``."""
-    return tuple(_BACKENDS)
+class Choice(NamedTuple):
+    """Which backend a call uses, and why not a faster one."""
+
+    backend: str
+    passed_over: dict  # names of the faster ones, with the reasons
 
 
-def select_backend(backend: str = 'auto') -> str:
-    """Name of the backend that a call with ``backend`` uses.
+def available_backends(device='cpu', dtype=torch.float32) -> tuple[str, ...]:
+    """Names that ``backend`` accepts for such tensors, beside ``'auto'``; the fastest first."""
+    return tuple(name for name in BACKENDS if _why_not(name, torch.device(device), dtype) is None)
+
+
+def check_backend(backend):
+    """Make sure that there is such a backend, here or elsewhere.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if backend != 'auto' and backend not in BACKENDS:
+        raise ValueError(
+            f"backend '{backend}' is not one of {sorted(BACKENDS)}; 'auto' chooses the fastest that can run."
+        )
+
+
+def select_backend(backend: str = 'auto', device='cpu', dtype=torch.float32) -> Choice:
+    """The backend that a call with ``backend`` uses for tensors on ``device`` whose ``u`` is of ``dtype``.
 
     Raises:
         ValueError: If there is no such backend.
+        RuntimeError: If it cannot run here; the message says why.
     """
-    if backend == 'auto':
-        return 'torch'
-    if backend not in _BACKENDS:
-        raise ValueError(
-            f"backend '{backend}' is not one of {sorted(_BACKENDS)}; 'auto' chooses the fastest that can run."
-        )
-    return backend
+    check_backend(backend)
+    passed_over = {}
+    for name in BACKENDS if backend == 'auto' else (backend,):
+        reason = _why_not(name, torch.device(device), dtype)
+        if reason is None:
+            return Choice(name, passed_over)
+        passed_over[name] = reason
+    raise RuntimeError(f"backend '{backend}' cannot run: {reason}. backend='auto' chooses one that can.")
+
+
+def _why_not(name, device, dtype):
+    """Why a backend cannot run (str), or None."""
+    if name in ('cpp', 'triton') and torch.jit.is_tracing():
+        return 'a traced graph has to work where this package is not'
+    made_for = dict(cpp='cpu', triton='cuda').get(name, device.type)
+    if made_for != device.type:
+        return f'it is for {made_for}, and the tensors are on {device.type}'
+    if name == 'cpp':
+        return cpp.why_not()
+    if name == 'triton' and find_spec('triton') is None:
+        return 'Triton is not installed; PyTorch for CUDA brings it on Linux (pip install triton)'
+    if name == 'triton' and dtype == torch.float64:
+        return 'it computes in float32, and u is float64'
+    return None
+
+
+@torch.compiler.assume_constant_result  # a compiled graph has the choice, not the way to it
+def _resolve(backend, device_type, dtype):
+    return select_backend(backend, device_type, dtype).backend
 
 
 def selective_scan(
     u: Tensor,
-    dt: Tensor,
-    B: Tensor,
-    C: Tensor,
+    rows: Tensor,
+    dt_weight: Tensor,
     A: Tensor,
     D: Tensor,
     dt_bias: Tensor,
@@ -45,7 +98,7 @@ def selective_scan(
     the order of the input, so that nothing is flipped:
 
     .. math::
-        \delta_t &= \mathrm{softplus}(dt_{k,t} + dt\_bias_k) \\
+        \delta_t &= \mathrm{softplus}(dt\_weight_k \, step_{k,t} + dt\_bias_k) \\
         h_t &= \exp(\delta_t A_k) \, h_{t \mp 1} + \delta_t B_{k,t} \, u_t \\
         y_t &= \sum_k C_{k,t} \, h_t + D_k \, u_t
 
@@ -54,9 +107,9 @@ def selective_scan(
 
     Args:
         u (Tensor): Input sequence, (N, L, E).
-        dt (Tensor): Step sizes before bias and softplus, (N, 2, L, E).
-        B (Tensor): Input weights of the state, (N, 2, L).
-        C (Tensor): Output weights of the state, (N, 2, L).
+        rows (Tensor): What is projected from the input for each direction, (N, L, 2, R + 2): R numbers of
+            the step size, the input weight B and the output weight C of the state.
+        dt_weight (Tensor): Widens the step size to all channels, (2, E, R).
         A (Tensor): Decay rates, negative, (2, E).
         D (Tensor): Weights of the direct path, (2, E).
         dt_bias (Tensor): Bias of the step sizes, (2, E).
@@ -69,22 +122,26 @@ def selective_scan(
 
     Raises:
         ValueError: If a shape does not fit, L is 0 or the backend does not exist.
+        RuntimeError: If the backend cannot run here.
     """
-    run = _BACKENDS[select_backend(backend)]
-    _check_shapes(u, dt=dt, B=B, C=C, A=A, D=D, dt_bias=dt_bias)
-    dtype = torch.promote_types(u.dtype, torch.float32)
-    return run(*(tensor.to(dtype) for tensor in (u, dt, B, C, A, D, dt_bias)))
+    run = _BACKENDS[_resolve(backend, u.device.type, u.dtype)]
+    _check_shapes(u, rows=rows, dt_weight=dt_weight, A=A, D=D, dt_bias=dt_bias)
+    if run is selective_scan_operator:
+        return run(u, rows, dt_weight, A, D, dt_bias)
+    dtype = output_dtype(u)
+    return run(*(tensor.to(dtype) for tensor in (u, rows, dt_weight, A, D, dt_bias)))
 
 
-def _check_shapes(u, **others):
+def _check_shapes(u, rows, dt_weight, **others):
     if u.ndim != 3 or u.shape[1] == 0:
         raise ValueError(f'u must be (N, L, E) with L of at least 1, but has shape {tuple(u.shape)}.')
     batch, length, channels = u.shape
-    expected = dict(dt=(batch, 2, length, channels), B=(batch, 2, length), C=(batch, 2, length))
-    for name, tensor in others.items():
+    rank = dt_weight.shape[-1]
+    expected = dict(rows=(batch, length, 2, rank + 2), dt_weight=(2, channels, rank))
+    for name, tensor in dict(rows=rows, dt_weight=dt_weight, **others).items():
         shape = expected.get(name, (2, channels))
         if tuple(tensor.shape) != shape:
             raise ValueError(
-                f'{name} must have shape {shape} beside u of shape {tuple(u.shape)}, '
+                f'{name} must have shape {shape} beside u of shape {tuple(u.shape)} and R of {rank}, '
                 f'but has {tuple(tensor.shape)}.'
             )
