@@ -57,7 +57,7 @@ def _backward(ctx, grad_y):
 
 
 def _refuse(ctx, *grads):
-    raise NotImplementedError("This scan has no second derivative; that of backend='torch' has one.")
+    raise RuntimeError("This scan has no second derivative; that of backend='torch' has one.")
 
 
 def _fake(u, rows, dt_weight, A, D, dt_bias):
