@@ -8,8 +8,8 @@ from torch import Tensor
 
 from . import cpp
 from .chunked import selective_scan_chunked
-from .library import output_dtype, selective_scan_operator
 from .naive import selective_scan_naive
+from .operator import output_dtype, selective_scan_operator
 
 # The fastest first: 'auto' takes the first that can run.
 _BACKENDS = {

@@ -6,7 +6,7 @@ from torch.utils.checkpoint import checkpoint
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.ops import select_backend, selective_scan
-from mmmobilemamba.ops.selective_scan.library import AS_OPERATOR, SelectiveScan
+from mmmobilemamba.ops.selective_scan.operator import AS_OPERATOR, SelectiveScan
 
 from ..conftest import relative_error
 from .test_selective_scan import arguments
