@@ -40,6 +40,19 @@ def _project(row, valid, weight, bias, inside, R: tl.constexpr):
 
 
 @triton.jit
+def _scan_chunk(u, row, t, e, valid, inside, weight, bias, rate, h, u_step, R: tl.constexpr):
+    """A chunk whose first state is ``h``: v, delta, x, B, what enters the state, and the states."""
+    v = _project(row, valid, weight, bias, inside, R)
+    delta = tl.where(valid[:, None], _softplus(v), 0.0)
+    both = valid[:, None] & inside[None, :]
+    x = tl.load(u + t[:, None] * u_step + e[None, :], both, 0.0).to(tl.float32)
+    B = tl.load(row + R, valid, 0.0).to(tl.float32)
+    entering = delta * B[:, None] * x
+    decay, local = tl.associative_scan((tl.exp(delta * rate[None, :]), entering), 0, _combine)
+    return v, delta, x, B, entering, local + decay * h[None, :]
+
+
+@triton.jit
 def _last_row(x, T: tl.constexpr):
     return tl.sum(tl.where((tl.arange(0, T) == T - 1)[:, None], x, 0.0), 0)
 
@@ -79,16 +92,12 @@ def _forward(
             valid = step < L
             t = step if k == 0 else L - 1 - step
             row = rows + ((n * L + t) * 2 + k) * (R + 2)
-            delta = _softplus(_project(row, valid, dt_weight + (k * E + e) * R, bias, inside, R))
-            delta = tl.where(valid[:, None], delta, 0.0)
-            both = valid[:, None] & inside[None, :]
-            x = tl.load(u + n * u_batch + t[:, None] * u_step + e[None, :], both, 0.0).to(tl.float32)
-            B = tl.load(row + R, valid, 0.0).to(tl.float32)
-            C = tl.load(row + R + 1, valid, 0.0).to(tl.float32)
-            decay, local = tl.associative_scan(
-                (tl.exp(delta * rate[None, :]), delta * B[:, None] * x), 0, _combine
+            weight = dt_weight + (k * E + e) * R
+            _, _, x, _, _, state = _scan_chunk(
+                u + n * u_batch, row, t, e, valid, inside, weight, bias, rate, h, u_step, R
             )
-            state = local + decay * h[None, :]
+            both = valid[:, None] & inside[None, :]
+            C = tl.load(row + R + 1, valid, 0.0).to(tl.float32)
             out = y + (n * L + t[:, None]) * E + e[None, :]
             before = skip[None, :] * x if k == 0 else tl.load(out, both, 0.0)
             tl.store(out, before + C[:, None] * state, both)
@@ -127,15 +136,11 @@ def _carries(
         valid = step < L
         t = tl.where(k == 0, step, L - 1 - step)
         row = rows + ((n * L + t) * 2 + k) * (R + 2)
-        delta = _softplus(_project(row, valid, dt_weight + (k * E + e) * R, bias, inside, R))
-        delta = tl.where(valid[:, None], delta, 0.0)
-        both = valid[:, None] & inside[None, :]
-        x = tl.load(u + n * u_batch + t[:, None] * u_step + e[None, :], both, 0.0).to(tl.float32)
-        B = tl.load(row + R, valid, 0.0).to(tl.float32)
-        decay, local = tl.associative_scan(
-            (tl.exp(delta * rate[None, :]), delta * B[:, None] * x), 0, _combine
+        weight = dt_weight + (k * E + e) * R
+        _, _, _, _, _, state = _scan_chunk(
+            u + n * u_batch, row, t, e, valid, inside, weight, bias, rate, h, u_step, R
         )
-        h = _last_row(local + decay * h[None, :], T)
+        h = _last_row(state, T)
 
 
 @triton.jit
@@ -166,15 +171,11 @@ def _backward(
             both = valid[:, None] & inside[None, :]
             t = step if k == 0 else L - 1 - step
             row = rows + ((n * L + t) * 2 + k) * (R + 2)
-            v = _project(row, valid, weight, bias, inside, R)
-            delta = tl.where(valid[:, None], _softplus(v), 0.0)
-            x = tl.load(u + n * u_batch + t[:, None] * u_step + e[None, :], both, 0.0).to(tl.float32)
-            B = tl.load(row + R, valid, 0.0).to(tl.float32)
-            C = tl.load(row + R + 1, valid, 0.0).to(tl.float32)
-            entering = delta * B[:, None] * x
-            decay, local = tl.associative_scan((tl.exp(delta * rate[None, :]), entering), 0, _combine)
             h = tl.load(carries + ((n * 2 + k) * chunks + chunk) * E + e, inside, 0.0)
-            state = local + decay * h[None, :]
+            v, delta, x, B, entering, state = _scan_chunk(
+                u + n * u_batch, row, t, e, valid, inside, weight, bias, rate, h, u_step, R
+            )
+            C = tl.load(row + R + 1, valid, 0.0).to(tl.float32)
             decayed = state - entering
 
             # The gradient of the state is a recurrence from the end, with the decay of the step after.
