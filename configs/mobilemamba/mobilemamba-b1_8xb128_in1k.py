@@ -6,7 +6,12 @@ _base_ = [
     'mmpretrain::_base_/default_runtime.py',
 ]
 custom_imports = dict(
-    imports=['mmmobilemamba', 'mmmobilemamba.datasets', 'mmmobilemamba.engine.hooks'],
+    imports=[
+        'mmmobilemamba',
+        'mmmobilemamba.datasets',
+        'mmmobilemamba.engine.hooks',
+        'mmmobilemamba.models.heads',
+    ],
     allow_failed_imports=False,
 )
 

@@ -6,6 +6,7 @@ custom_imports = dict(
         'mmmobilemamba.datasets',
         'mmmobilemamba.engine.hooks',
         'mmmobilemamba.models.classifiers',
+        'mmmobilemamba.models.heads',
     ]
 )
 

@@ -6,6 +6,7 @@ custom_imports = dict(
         'mmmobilemamba.datasets',
         'mmmobilemamba.engine.hooks',
         'mmmobilemamba.models.classifiers',
+        'mmmobilemamba.models.heads',
     ]
 )
 
@@ -17,7 +18,7 @@ model = dict(
         type='ImageClassifier',
         backbone=dict(type='MobileMamba', arch='b1'),
         neck=dict(type='GlobalAveragePooling'),
-        head=dict(type='LeViTClsHead', num_classes=10, in_channels=448, distillation=False),
+        head=dict(type='MobileMambaClsHead', num_classes=10, in_channels=448),
         data_preprocessor=_base_.data_preprocessor,
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
     ),

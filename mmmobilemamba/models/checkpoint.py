@@ -147,8 +147,32 @@ def is_ours(state_dict):
 
 
 def is_fused(state_dict):
-    """Whether the authors' batch norms are folded into the convolutions, for deployment."""
-    return 'patch_embed.0.weight' in state_dict
+    """Whether batch norms are folded into the convolutions, for inference, in the authors' layout or ours."""
+    return 'patch_embed.0.weight' in state_dict or 'stem.0.weight' in state_dict
+
+
+def check_form(folded, wanted, part):
+    """Compare the form of a checkpoint with that of the network.
+
+    Args:
+        folded (bool): Whether the checkpoint is folded for inference.
+        wanted (bool): Whether the network is.
+        part (str): What it is, in words.
+
+    Raises:
+        CheckpointError: If they differ, with what to do.
+    """
+    if folded and not wanted:
+        raise CheckpointError(
+            f'The {part} of this checkpoint is folded for inference, which cannot be undone: build it with '
+            f'deploy=True, or load the checkpoint from which it was made.'
+        )
+    if wanted and not folded:
+        raise CheckpointError(
+            f'The {part} is built with deploy=True, but this checkpoint is not folded: build it with '
+            f'deploy=False, load, and call switch_to_deploy(), or fold the file with '
+            f'tools/model_converters/reparameterize_model.py.'
+        )
 
 
 def rename(key, table=RENAMES):
@@ -203,7 +227,7 @@ def convert_head(state_dict):
 def guess_archs(state_dict):
     """Names of the archs whose stage widths and depths a backbone has; () if none fits."""
     keys = {key if is_ours(state_dict) else rename(key): value for key, value in state_dict.items()}
-    pattern = r'^stages\.(\d)\.blocks\.(\d+)\.dw0\.fn\.(?:conv\.)?weight$'
+    pattern = r'^stages\.(\d)\.blocks\.(\d+)\.dw0\.(?:fn\.)?(?:conv\.)?weight$'
     blocks = {
         tuple(map(int, match.groups())): value.shape[0]
         for key, value in keys.items()
@@ -230,7 +254,7 @@ def describe(state_dict):
         return f'no MobileMamba (its first keys: {keys})'
     archs = '/'.join(name.upper() for name in guess_archs(part)) or 'of unknown size'
     layout = "in the authors' layout" if is_authors(part) else 'in the layout of this package'
-    fused = ', fused for deployment' if is_fused(part) else ''
+    fused = ', folded for inference' if is_fused(part) else ''
     return f'a MobileMamba {archs} {layout}{fused}'
 
 
@@ -288,6 +312,7 @@ def adapt_state_dict(backbone, state_dict, prefix):
     if not below:
         return
     if is_ours(below):
+        check_form(is_fused(below), not hasattr(backbone.stem[0], 'bn'), 'backbone')
         for key in below:
             if _beyond(key, len(backbone.stages)):
                 del state_dict[prefix + key]
@@ -325,7 +350,9 @@ def fitting_weights(backbone, state_dict):
     part = backbone_part(state_dict)
     if not part:
         raise CheckpointError(f'The checkpoint looks like {looks_like}.')
-    return check_fit(backbone, convert_backbone(part), looks_like)
+    weights = convert_backbone(part)
+    check_form(is_fused(weights), not hasattr(backbone.stem[0], 'bn'), 'backbone')
+    return check_fit(backbone, weights, looks_like)
 
 
 def split_pretrained(init_cfg):

@@ -59,6 +59,14 @@ def test_out_indices(out_indices, expected):
     assert len(backbone.stages) == expected[-1] + 1
 
 
+@pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
+def test_maps_are_contiguous(memory_format):
+    """mmcv's RoIAlign on a CPU takes whatever it gets for contiguous, and says nothing."""
+    image = image_for((2, 3, 96, 160)).contiguous(memory_format=memory_format)
+    outs = small(out_indices=(0, 1, 2)).eval()(image)
+    assert all(out.is_contiguous() for out in outs)
+
+
 @pytest.mark.parametrize('size', [(1, 1), (1, 37), (2, 3), (63, 64), (65, 96), (224, 33)])
 def test_any_size(size):
     outs = small(out_indices=(0, 1, 2)).eval()(image_for((1, 3, *size)))

@@ -4,10 +4,9 @@ model = dict(
     backbone=dict(type='MobileMamba', arch='b1'),
     neck=dict(type='GlobalAveragePooling'),
     head=dict(
-        type='LeViTClsHead',
+        type='MobileMambaClsHead',
         num_classes=1000,
         in_channels=448,
-        distillation=False,
         init_cfg=dict(type='TruncNormal', layer='Linear', std=0.02),
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         topk=(1, 5),

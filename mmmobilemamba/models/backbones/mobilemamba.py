@@ -9,7 +9,6 @@ from numbers import Integral
 
 import torch
 import torch.nn.functional as F
-from mmcv.cnn import build_norm_layer
 from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
@@ -20,23 +19,11 @@ from torch.utils.checkpoint import checkpoint
 from mmmobilemamba.ops import check_backend
 
 from ..checkpoint import adapt_classifier, adapt_state_dict, load_pretrained, split_pretrained
-from ..layers import SS2D, ConvBN, haar_dwt, haar_idwt, pad_to_even
+from ..layers import SS2D, ConvBN, MKDeConv, Residual, WTEMamba, fold
 from .arch import resolve_arch, resolve_out_indices, stage_splits
 from .recompute import frozen_statistics
 
 STRIDES = (16, 32, 64)
-
-
-class Residual(nn.Module):
-    """x + fn(x)."""
-
-    def __init__(self, fn):
-        super().__init__()
-        self.fn = fn
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Shape of ``x`` and ``fn(x)``, which are the same."""
-        return x + self.fn(x)
 
 
 class FFN(nn.Module):
@@ -49,7 +36,7 @@ class FFN(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return self.pw2(F.relu(self.pw1(x)))
+        return self.pw2(F.relu(self.pw1(x), inplace=True))
 
     def zero_init_residuals(self):
         """Let the branch start at zero."""
@@ -84,8 +71,8 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2))."""
-        x = F.relu(self.conv1(x))
-        x = F.relu(self.conv2(x))
+        x = F.relu(self.conv1(x), inplace=True)
+        x = F.relu(self.conv2(x), inplace=True)
         return self.conv3(self.se(x))
 
 
@@ -105,54 +92,6 @@ class Downsample(nn.Module):
         x = self.ffn0(self.dw0(x))
         x = self.merge(x)
         return self.ffn1(self.dw1(x))
-
-
-class WTEMamba(nn.Module):
-    """Global branch: wavelet transform-enhanced Mamba.
-
-    The scan sees the whole map, the depthwise convolution on the wavelet sub-bands its fine
-    edges; both are scaled channel by channel and added.
-    """
-
-    def __init__(self, channels, kernel_size, norm_cfg):
-        super().__init__()
-        bands = 4 * channels
-        self.ss2d = SS2D(channels, norm_cfg)
-        self.wavelet_conv = nn.Conv2d(
-            bands, bands, kernel_size, padding=kernel_size // 2, groups=bands, bias=False
-        )
-        self.base_scale = nn.Parameter(torch.empty(1, channels, 1, 1))
-        self.wavelet_scale = nn.Parameter(torch.empty(1, bands, 1, 1))
-        self.reset_parameters()
-
-    def reset_parameters(self):
-        """Start with little of the wavelet branch."""
-        nn.init.constant_(self.base_scale, 1.0)
-        nn.init.constant_(self.wavelet_scale, 0.1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        height, width = x.shape[2:]
-        bands = self.wavelet_scale * self.wavelet_conv(haar_dwt(pad_to_even(x)))
-        return self.base_scale * self.ss2d(x) + haar_idwt(bands)[..., :height, :width]
-
-
-class MKDeConv(nn.Module):
-    """Local branch: depthwise convolution with the kernel of the stage, ReLU, channel scale."""
-
-    def __init__(self, channels, kernel_size, norm_cfg):
-        super().__init__()
-        self.dwconv = nn.Conv2d(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
-        )
-        self.bn1 = build_norm_layer(norm_cfg, channels)[1]
-        self.scale = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
-        self.bn2 = build_norm_layer(norm_cfg, channels)[1]
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        x = F.relu(self.bn1(self.dwconv(x)))
-        return self.bn2(self.scale(x))
 
 
 class Mixer(nn.Module):
@@ -178,7 +117,7 @@ class Mixer(nn.Module):
         """(N, C, H, W) -> (N, C, H, W)."""
         global_part, local_part, identity = x.split(self.splits, dim=1)
         x = torch.cat([self.global_op(global_part), self.local_op(local_part), identity], dim=1)
-        return self.proj(F.relu(x))
+        return self.proj(F.relu(x, inplace=True))
 
 
 class Block(nn.Module):
@@ -264,6 +203,8 @@ class MobileMamba(BaseModule):
         norm_cfg (dict): Norm layer with a weight. Defaults to ``dict(type='BN')``.
         scan_backend (str): What computes the selective scan, one of ``mmmobilemamba.ops.BACKENDS`` or
             ``'auto'``, the fastest that can run. Defaults to ``'auto'``.
+        deploy (bool): Build the form for inference, see :meth:`switch_to_deploy`, for checkpoints of that
+            form. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation, as in mmengine. A ``Pretrained``
             checkpoint must fit completely. Defaults to None, the paper's.
 
@@ -291,6 +232,7 @@ class MobileMamba(BaseModule):
         drop_path_rate=None,
         norm_cfg=dict(type='BN'),
         scan_backend='auto',
+        deploy=False,
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -316,32 +258,46 @@ class MobileMamba(BaseModule):
         for module in self.modules():
             if isinstance(module, SS2D):
                 module.backend = scan_backend
+        self.deploy = False
+        if deploy:
+            self.switch_to_deploy()
         self._freeze_stages()
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> a tuple with (N, C, ceil(H / stride), ceil(W / stride)) a stage."""
+        if x.device.type == 'cpu':  # where it is faster
+            x = x.contiguous(memory_format=torch.channels_last)
         x = self.stem(x)
         outs = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
             if index in self.out_indices:
-                outs.append(x)
+                outs.append(x.contiguous())  # mmcv's RoIAlign, for one, reads no other format rightly
         return tuple(outs)
 
+    def switch_to_deploy(self):
+        """Fold, for inference, what can be folded; a second call changes nothing.
+
+        Batch norm, the shortcut around a depthwise convolution and the channel scales go into the
+        convolutions, exactly: in float64, rounded once. In evaluation the outputs stay the same, to
+        rounding; trained further, it would be another network. Norm layers other than batch norm stay.
+        A checkpoint of this form is loaded with ``deploy=True``.
+        """
+        if not self.deploy:
+            fold(self)
+            self.deploy = True
+            self.train(self.training)  # new modules, too
+
     def init_weights(self):
-        """Initialise as in the paper, then as ``init_cfg`` says.
+        """Initialise as in the paper, unless it is a form for inference, then as ``init_cfg`` says.
 
         Raises:
             CheckpointError: If a ``Pretrained`` checkpoint does not fit completely.
         """
         if self.is_init:
             return super().init_weights()  # which says that once is enough
-        for module in self.modules():
-            if hasattr(module, 'reset_parameters'):
-                module.reset_parameters()
-        for module in self.modules():
-            if isinstance(module, (Block, FFN)):
-                module.zero_init_residuals()
+        if not self.deploy:
+            self._init_from_scratch()
         init_cfg = self.init_cfg
         self.init_cfg, pretrained = split_pretrained(init_cfg)
         try:
@@ -352,6 +308,14 @@ class MobileMamba(BaseModule):
             self.is_init = False  # not before the checkpoint has been loaded
             load_pretrained(self, **pretrained)
             self.is_init = True
+
+    def _init_from_scratch(self):
+        for module in self.modules():
+            if hasattr(module, 'reset_parameters'):
+                module.reset_parameters()
+        for module in self.modules():
+            if isinstance(module, (Block, FFN)):
+                module.zero_init_residuals()
 
     def train(self, mode=True):
         """Set the mode, keeping frozen stages, and norms with ``norm_eval``, in evaluation."""
@@ -412,7 +376,7 @@ def build_stem(in_channels, channels, norm_cfg):
     widths = (in_channels, channels // 8, channels // 4, channels // 2, channels)
     layers = []
     for before, after in zip(widths, widths[1:]):
-        layers += [ConvBN(before, after, 3, stride=2, norm_cfg=norm_cfg), nn.ReLU()]
+        layers += [ConvBN(before, after, 3, stride=2, norm_cfg=norm_cfg), nn.ReLU(inplace=True)]
     return nn.Sequential(*layers[:-1])
 
 

@@ -3,6 +3,8 @@
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from .fold import can_fold, fold_norm
+
 
 class ConvBN(nn.Module):
     """Bias-free 2D convolution and a norm layer, without activation.
@@ -40,3 +42,7 @@ class ConvBN(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         return self.bn(self.conv(x))
+
+    def folded(self):
+        """One convolution where the norm layer is batch norm; otherwise as it is."""
+        return fold_norm(self.conv, self.bn) if can_fold(self.bn) else self

@@ -1,9 +1,9 @@
-"""One level of the orthonormal Haar transform, in sums and differences.
+"""One level of the Haar transform, in sums and differences.
 
-The four sub-bands of a channel stay adjacent: channel ``4 * c + s`` holds, of channel ``c``,
-s = 0 the average, 1 top minus bottom rows, 2 left minus right columns, 3 the diagonal
-difference. Every filter tap is +-1/2, which makes the 4 x 4 transform of a 2 x 2 patch
-symmetric and orthogonal, and so its own inverse. Source: MobileMamba,
+The sub-bands of C channels follow one another: C averages, C differences of top and bottom rows, C of left
+and right columns, C of the diagonals. Both transforms are twice the orthonormal ones, whose filter taps are
++-1/2: the factor costs nothing where the weights between them take it in. Slices of rows and columns are
+whole pixels in channels-last maps, so every sum reads and writes along the channels. Source: MobileMamba,
 https://arxiv.org/abs/2411.15941, the wavelet of WTE-Mamba.
 """
 
@@ -13,13 +13,24 @@ from torch import Tensor
 
 
 def haar_dwt(x: Tensor) -> Tensor:
-    """Forward transform: (N, C, H, W) with even H and W -> (N, 4C, H / 2, W / 2)."""
-    return _haar_butterfly(F.pixel_unshuffle(x, 2))
+    """Twice the orthonormal transform: (N, C, H, W) with even H and W -> (N, 4C, H / 2, W / 2)."""
+    pixels = x.permute(0, 2, 3, 1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+    top, bottom = pixels.unbind(2)
+    left, right = (top + bottom).unbind(3)
+    left_step, right_step = (top - bottom).unbind(3)
+    bands = (left + right, left_step + right_step, left - right, left_step - right_step)
+    return torch.cat(bands, dim=3).permute(0, 3, 1, 2)
 
 
 def haar_idwt(bands: Tensor) -> Tensor:
-    """Inverse of :func:`haar_dwt`: (N, 4C, H, W) -> (N, C, 2H, 2W)."""
-    return F.pixel_shuffle(_haar_butterfly(bands), 2)
+    """Twice the orthonormal inverse, 4 x of :func:`haar_dwt`'s: (N, 4C, H, W) -> (N, C, 2H, 2W)."""
+    average, rows, columns, diagonal = bands.permute(0, 2, 3, 1).chunk(4, dim=3)
+    top, bottom = average + rows, average - rows
+    top_step, bottom_step = columns + diagonal, columns - diagonal
+    top = torch.stack((top + top_step, top - top_step), dim=3)
+    bottom = torch.stack((bottom + bottom_step, bottom - bottom_step), dim=3)
+    pixels = torch.stack((top, bottom), dim=2)
+    return pixels.flatten(3, 4).flatten(1, 2).permute(0, 3, 1, 2)
 
 
 def pad_to_even(x: Tensor) -> Tensor:
@@ -28,12 +39,3 @@ def pad_to_even(x: Tensor) -> Tensor:
     if height % 2 or width % 2:
         x = F.pad(x, (0, width % 2, 0, height % 2))
     return x
-
-
-def _haar_butterfly(x: Tensor) -> Tensor:
-    """Apply the symmetric orthogonal 4 x 4 Haar matrix to each group of 4 channels."""
-    top_left, top_right, bottom_left, bottom_right = x.mul(0.5).unflatten(1, (-1, 4)).unbind(2)
-    top, bottom = top_left + top_right, bottom_left + bottom_right
-    top_step, bottom_step = top_left - top_right, bottom_left - bottom_right
-    bands = (top + bottom, top - bottom, top_step + bottom_step, top_step - bottom_step)
-    return torch.stack(bands, dim=2).flatten(1, 2)

@@ -6,6 +6,9 @@ from mmdet.models.necks import FPN
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 
+from ..checkpoint import check_form
+from ..layers import can_fold, fold_norm
+
 
 @MODELS.register_module()
 class DeconvFPN(FPN):
@@ -22,6 +25,8 @@ class DeconvFPN(FPN):
         out_channels (int): Channels of every output.
         num_outs (int): Number of outputs, with the finer and the coarser levels.
         num_extra_trans_convs (int): Number of finer levels; 0 gives mmdet's FPN. Defaults to 1.
+        deploy (bool): Build the form for inference, see :meth:`switch_to_deploy`, for checkpoints of that
+            form. Defaults to False.
         **kwargs: Other arguments of :class:`mmdet.models.necks.FPN`, the coarser levels among them.
 
     Raises:
@@ -34,7 +39,7 @@ class DeconvFPN(FPN):
         [(32, 32), (16, 16), (8, 8), (4, 4), (2, 2)]
     """
 
-    def __init__(self, in_channels, out_channels, num_outs, num_extra_trans_convs=1, **kwargs):
+    def __init__(self, in_channels, out_channels, num_outs, num_extra_trans_convs=1, deploy=False, **kwargs):
         if num_extra_trans_convs < 0:
             raise ValueError(f'num_extra_trans_convs must be 0 or more, not {num_extra_trans_convs}.')
         levels = len(in_channels) - kwargs.get('start_level', 0)
@@ -52,6 +57,10 @@ class DeconvFPN(FPN):
                 ConvModule(out_channels, out_channels, 2, stride=2, conv_cfg=dict(type='deconv'), **conv)
             )
             self.extra_fpn_convs.append(ConvModule(out_channels, out_channels, 3, padding=1, **conv))
+        self.folds = any(can_fold(norm) for norm in self.modules())
+        self.deploy = False
+        if deploy:
+            self.switch_to_deploy()
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """Maps (N, C_i, H_i, W_i) -> ``num_outs`` maps (N, out_channels, H, W), both finest first."""
@@ -66,6 +75,23 @@ class DeconvFPN(FPN):
         outs = [conv(x) for conv, x in zip(self.fpn_convs, laterals)]
         coarser = self.coarser_levels(inputs[-1], laterals[-1], outs[-1])
         return (*finer, *outs, *coarser)
+
+    def switch_to_deploy(self):
+        """Fold batch norms into their convolutions, in float64; a second call changes nothing.
+
+        Other norm layers stay.
+        """
+        for module in self.modules():
+            if isinstance(module, ConvModule) and module.with_norm and can_fold(module.norm):
+                module.conv = fold_norm(module.conv, module.norm)
+                setattr(module, module.norm_name, nn.Identity())
+        self.deploy = True
+
+    def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
+        keys = [key for key in state_dict if key.startswith(prefix)]
+        if keys and self.folds:
+            check_form(not any(key.endswith('.running_mean') for key in keys), self.deploy, 'neck')
+        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def top_down(self, laterals):
         """Add every map, upsampled, to the next finer one."""

@@ -9,13 +9,13 @@ _base_ = [
 model = dict(
     backbone=dict(arch='t2', norm_eval=False, init_cfg=None),
     neck=dict(out_channels=64, norm_cfg=dict(type='GN', num_groups=8)),
-    # The smallest digits are 20 pixels wide, and finest stride 4.
+    # The smallest digits are 28 pixels wide, and the finest stride is 4.
     rpn_head=dict(in_channels=64, feat_channels=64, anchor_generator=dict(scales=[6])),
     roi_head=dict(
         bbox_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
         bbox_head=dict(in_channels=64, fc_out_channels=256, num_classes=10),
         mask_roi_extractor=dict(out_channels=64, roi_layer=dict(sampling_ratio=1)),
-        mask_head=dict(in_channels=64, conv_out_channels=64, num_convs=2, num_classes=10),
+        mask_head=dict(in_channels=64, conv_out_channels=64, num_classes=10),
     ),
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
@@ -25,7 +25,7 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
 )
 
-size = (160, 160)
+size = (224, 224)  # of scenes of 160 pixels: strokes are narrower than the finest stride, 4
 train_pipeline = _base_.train_pipeline
 train_pipeline[2]['scale'] = size
 train_pipeline[3]['prob'] = 0.0  # a digit has a right way round
@@ -40,8 +40,8 @@ val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
 # From scratch: a higher peak, and a shorter warm-up times a cosine over the whole training.
-train_cfg = dict(max_epochs=4, val_interval=4)
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+train_cfg = dict(max_epochs=3, val_interval=3)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
 param_scheduler = _base_.digits_param_scheduler
 default_hooks = _base_.digits_hooks
 default_hooks['checkpoint']['save_best'] = 'coco/segm_mAP'

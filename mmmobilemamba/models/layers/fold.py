@@ -1,0 +1,102 @@
+"""Exact folds for inference: batch norm and channel scales into the convolution before them.
+
+All arithmetic is in float64, on the device of the weights, and rounds once, to their type.
+Source: section 3.3 of https://arxiv.org/abs/2101.03697 for batch norm and the identity.
+"""
+
+import copy
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def fold(module):
+    """The form that a module has for inference, its children replaced by theirs.
+
+    A module knows its own form through a method ``folded()``, which is called once those of its
+    children are in place, and may return the module itself.
+
+    Args:
+        module (nn.Module): Changed in place; what it returns is to be used from now on.
+
+    Returns:
+        nn.Module: Equal in evaluation, to rounding.
+    """
+    for name, child in module.named_children():
+        setattr(module, name, fold(child))
+    return module.folded() if hasattr(module, 'folded') else module
+
+
+def can_fold(norm):
+    """Whether a norm layer is an affine map of each channel in evaluation, as batch norm is."""
+    return isinstance(norm, _BatchNorm) and norm.running_mean is not None
+
+
+def norm_affine(norm):
+    """Scale and shift of a batch norm in evaluation, (C) each, float64."""
+    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
+    if norm.affine:
+        scale = scale * norm.weight.double()
+    shift = -norm.running_mean.double() * scale
+    return scale, shift + norm.bias.double() if norm.affine else shift
+
+
+@torch.no_grad()
+def fold_affine(conv, scale, shift=None):
+    """``scale * conv(x) + shift`` as one convolution.
+
+    Args:
+        conv (nn.Conv2d | nn.ConvTranspose2d): The latter with one group.
+        scale (Tensor): (out_channels).
+        shift (Tensor, optional): (out_channels).
+
+    Returns:
+        nn.Conv2d | nn.ConvTranspose2d: A new one, with a bias if it needs one.
+    """
+    scale = scale.double()
+    weight = conv.weight.double() * scale.view((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1))
+    bias = None if conv.bias is None else conv.bias.double() * scale
+    if shift is not None:
+        bias = shift.double() if bias is None else bias + shift.double()
+    return with_weights(conv, weight, bias)
+
+
+def fold_norm(conv, norm):
+    """``norm(conv(x))`` in evaluation as one convolution, for a ``norm`` that :func:`can_fold`."""
+    return fold_affine(conv, *norm_affine(norm))
+
+
+@torch.no_grad()
+def fold_norm_before(norm, linear):
+    """``linear(norm(x))`` in evaluation as one linear layer, for a ``norm`` that :func:`can_fold`."""
+    scale, shift = norm_affine(norm)
+    weight = linear.weight.double()
+    bias = weight @ shift
+    if linear.bias is not None:
+        bias += linear.bias.double()
+    return with_weights(linear, weight * scale, bias)
+
+
+@torch.no_grad()
+def fold_identity(conv):
+    """``x + conv(x)`` for a depthwise convolution that keeps the size, as one convolution."""
+    weight = conv.weight.double().clone()  # float64 is its own double
+    weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2] += 1
+    return with_weights(conv, weight, conv.bias)
+
+
+def is_depthwise(module):
+    """Whether a module is a depthwise convolution that keeps the size and has no norm layer behind it."""
+    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels
+
+
+def with_weights(layer, weight, bias):
+    """A layer with the settings, mode and type of ``layer``, and these weights."""
+    new = copy.deepcopy(layer)
+    for name, value in dict(weight=weight, bias=bias).items():
+        if value is not None:
+            value = value.to(layer.weight.dtype).contiguous()
+            value = nn.Parameter(value, requires_grad=layer.weight.requires_grad)
+        setattr(new, name, value)
+    return new

@@ -1,0 +1,48 @@
+"""MK-DeConv: multi-kernel depthwise convolution."""
+
+import torch
+import torch.nn.functional as F
+from mmcv.cnn import build_norm_layer
+from torch import Tensor, nn
+
+from .fold import can_fold, fold_norm, norm_affine
+
+
+class MKDeConv(nn.Module):
+    """Local branch: depthwise convolution with the kernel of the stage, ReLU, channel scale."""
+
+    def __init__(self, channels, kernel_size, norm_cfg):
+        super().__init__()
+        self.dwconv = nn.Conv2d(
+            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
+        )
+        self.bn1 = build_norm_layer(norm_cfg, channels)[1]
+        self.scale = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        self.bn2 = build_norm_layer(norm_cfg, channels)[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        x = F.relu(self.bn1(self.dwconv(x)))
+        return self.bn2(self.scale(x))
+
+    def folded(self):
+        """The form for inference; as it is where a norm layer is none that folds."""
+        return FoldedMKDeConv(self) if can_fold(self.bn1) and can_fold(self.bn2) else self
+
+
+class FoldedMKDeConv(nn.Module):
+    """MK-DeConv for inference: a convolution, ReLU and an affine map of each channel."""
+
+    @torch.no_grad()
+    def __init__(self, source):
+        super().__init__()
+        self.dwconv = fold_norm(source.dwconv, source.bn1)
+        scale, shift = norm_affine(source.bn2)
+        scale = scale * source.scale.weight.double().flatten()
+        dtype, trained = source.scale.weight.dtype, source.scale.weight.requires_grad
+        self.scale = nn.Parameter(scale.to(dtype).view(1, -1, 1, 1), requires_grad=trained)
+        self.shift = nn.Parameter(shift.to(dtype).view(1, -1, 1, 1), requires_grad=trained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return torch.addcmul(self.shift, F.relu(self.dwconv(x)), self.scale)

@@ -1,0 +1,21 @@
+"""Shortcut around a module."""
+
+from torch import Tensor, nn
+
+from .fold import fold_identity, is_depthwise
+
+
+class Residual(nn.Module):
+    """x + fn(x)."""
+
+    def __init__(self, fn):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape of ``x`` and ``fn(x)``, which are the same."""
+        return x + self.fn(x)
+
+    def folded(self):
+        """One convolution where ``fn`` is a depthwise one; otherwise as it is."""
+        return fold_identity(self.fn) if is_depthwise(self.fn) else self

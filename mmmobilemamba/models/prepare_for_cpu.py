@@ -1,0 +1,86 @@
+"""Preparation of a network for inference on a CPU, where oneDNN keeps the weights packed."""
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.no_grad()
+def prepare_for_cpu(model, image):
+    """A copy of a network for inference on this CPU, with images of one size.
+
+    The copy is folded (``switch_to_deploy``) and in evaluation, and every convolution keeps its weights
+    packed for the size that it meets with ``image``, which oneDNN would else do at every call. Other sizes
+    work, but may be slower. It cannot be trained, moved to another device or saved: save the network that
+    it was made from. How much it gains: docs/performance.md.
+
+    Args:
+        model (nn.Module): Of any kind, in float32 on the CPU; stays as it is.
+        image (Tensor): An input of the wanted size, such as (1, 3, 256, 256).
+
+    Returns:
+        nn.Module: The copy.
+
+    Raises:
+        RuntimeError: If this PyTorch comes without oneDNN or its packed convolutions.
+        ValueError: If the network or the image is not float32 on the CPU.
+    """
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, '_convolution_pointwise'):
+        raise RuntimeError(
+            f'This PyTorch, {torch.__version__}, has no packed convolutions of oneDNN, which come with its '
+            f'builds for x86-64. Use the network as it is, after switch_to_deploy().'
+        )
+    for tensor in (image, *model.parameters()):
+        if tensor.device.type != 'cpu' or tensor.dtype != torch.float32:
+            raise ValueError(
+                f'Network and image must be float32 on the CPU, not {tensor.dtype} on {tensor.device}: call '
+                f'.float().cpu() on both.'
+            )
+    model = copy.deepcopy(model).eval()
+    for module in list(model.modules()):
+        if hasattr(module, 'switch_to_deploy'):
+            module.switch_to_deploy()
+    sizes = input_sizes(model, image)
+    for parent in list(model.modules()):
+        for name, child in parent.named_children():
+            if child in sizes:
+                setattr(parent, name, PackedConv2d(child, sizes[child]))
+    return model
+
+
+def input_sizes(model, image):
+    """Sizes that the convolutions of a network meet with an image (dict[nn.Conv2d, torch.Size])."""
+    sizes = {}
+
+    def note(conv, inputs):
+        sizes[conv] = inputs[0].shape
+
+    convs = [m for m in model.modules() if type(m) is nn.Conv2d and m.padding_mode == 'zeros']
+    hooks = [conv.register_forward_pre_hook(note) for conv in convs if not isinstance(conv.padding, str)]
+    model(image)
+    for hook in hooks:
+        hook.remove()
+    return sizes
+
+
+class PackedConv2d(nn.Module):
+    """A convolution whose weights are packed for one size of its input.
+
+    Args:
+        conv (nn.Conv2d): What is packed, with a zero padding given in numbers.
+        size (torch.Size): (N, C, H, W) of the input.
+    """
+
+    def __init__(self, conv, size):
+        super().__init__()
+        self.bias = conv.bias
+        self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
+        weight = conv.weight.detach().to_mkldnn()
+        self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H', W')."""
+        return torch.ops.mkldnn._convolution_pointwise(
+            x, self.weight, self.bias, *self.geometry, 'none', [], ''
+        )

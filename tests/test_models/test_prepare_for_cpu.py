@@ -1,0 +1,71 @@
+"""Packed convolutions: equal to the network that they are made from, which stays as it is."""
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from mmmobilemamba import MobileMamba
+from mmmobilemamba.models import prepare_for_cpu
+from mmmobilemamba.models.prepare_for_cpu import PackedConv2d
+
+from ..conftest import authors_checkpoint, golden, image_for, relative_error
+
+packs = torch.backends.mkldnn.is_available()
+pytestmark = pytest.mark.skipif(not packs, reason='this PyTorch comes without oneDNN')
+
+
+@torch.no_grad()
+def test_authors_features():
+    backbone = MobileMamba('b1', out_indices=(0, 1, 2)).train()
+    backbone.load_state_dict(authors_checkpoint('b1'))
+    before = copy.deepcopy(backbone.state_dict())
+    image = image_for((1, 3, 160, 224))
+    prepared = prepare_for_cpu(backbone, image)
+    for index, feature in enumerate(prepared(image), start=1):
+        assert relative_error(feature, golden('b1')[f'feat{index}']) < 1e-5
+    assert not [m for m in prepared.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+    assert backbone.training and not backbone.deploy and not prepared.training
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('size', [(1, 3, 64, 64), (3, 3, 65, 98)])
+def test_other_sizes(size):
+    backbone = MobileMamba('t2').eval()
+    prepared = prepare_for_cpu(backbone, torch.rand(1, 3, 96, 128))
+    image = image_for(size)
+    assert relative_error(prepared(image)[0], backbone(image)[0]) < 1e-5
+
+
+def test_any_network():
+    """Padding in words and other paddings than zero stay in PyTorch's hands."""
+    layers = [
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, dilation=2),
+        nn.ReLU(),
+        nn.Conv2d(8, 8, 3, padding='same'),
+    ]
+    network = nn.Sequential(*layers, nn.Conv2d(8, 8, 3, padding=1, padding_mode='circular')).eval()
+    image = torch.rand(2, 3, 15, 16)
+    prepared = prepare_for_cpu(network, image)
+    assert [type(layer) for layer in prepared] == [PackedConv2d, nn.ReLU, nn.Conv2d, nn.Conv2d]
+    with torch.no_grad():
+        assert relative_error(prepared(image), network(image)) < 1e-5
+
+
+@pytest.mark.parametrize('wrong', ['network', 'image'])
+def test_types(wrong):
+    network, image = nn.Conv2d(3, 8, 1), torch.rand(1, 3, 8, 8)
+    if wrong == 'network':
+        network = network.double()
+    else:
+        image = image.double()
+    with pytest.raises(ValueError, match=r'must be float32 on the CPU, not torch.float64 on cpu'):
+        prepare_for_cpu(network, image)
+
+
+def test_no_onednn(monkeypatch):
+    monkeypatch.setattr(torch.backends.mkldnn, 'is_available', lambda: False)
+    with pytest.raises(RuntimeError, match='has no packed convolutions of oneDNN'):
+        prepare_for_cpu(nn.Conv2d(3, 8, 1), torch.rand(1, 3, 8, 8))

@@ -1,0 +1,130 @@
+"""Folding checkpoints: a classifier, a detector and a segmentor, and mmpretrain's own tool."""
+
+import subprocess
+import sys
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import load_checkpoint
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+pytest.importorskip('mmdet')
+pytest.importorskip('mmpretrain')
+pytest.importorskip('mmseg')
+
+from ..conftest import ROOT, image_for, load_script, relative_error
+
+tool = load_script('tools/model_converters/reparameterize_model.py')
+PATTERNS = dict(
+    classifier='mobilemamba/mobilemamba-t2_*e_digits-*.py',
+    detector='mask_rcnn/*digits*.py',
+    segmentor='deeplabv3/*digits*.py',
+)
+
+
+def make(kind, path):
+    """Config, and a model with random statistics whose checkpoint is written to ``path``."""
+    (source,) = (path for path in (ROOT / 'configs').glob(PATTERNS[kind]) if '-kd_' not in path.name)
+    config = Config.fromfile(source)
+    config.model.backbone.init_cfg = None
+    if kind == 'detector':  # the twin's group norm does not fold
+        config.model.neck.norm_cfg = dict(type='BN')
+    init_default_scope(config.default_scope)
+    model = MODELS.build(config.model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            nn.init.uniform_(module.running_mean, -0.3, 0.3)
+            nn.init.uniform_(module.running_var, 0.5, 2)
+    torch.save(dict(meta=dict(epoch=3), state_dict=model.state_dict()), path)
+    config.dump(path.with_suffix('.py'))
+    return path.with_suffix('.py'), model.eval()
+
+
+def features(model):
+    with torch.no_grad():
+        return model.extract_feat(image_for((2, 3, 64, 96)))
+
+
+@pytest.mark.parametrize(
+    ('kind', 'parts'),
+    [
+        ('classifier', ['backbone', 'head']),
+        ('detector', ['backbone', 'neck']),
+        ('segmentor', ['backbone', 'neck']),
+    ],
+)
+def test_fold(kind, parts, tmp_path, capsys):
+    config, model = make(kind, tmp_path / 'trained.pth')
+    out = tmp_path / 'folded.pth'
+    tool.main([str(config), str(tmp_path / 'trained.pth'), str(out)])
+    printed = capsys.readouterr().out
+    assert f'folded {", ".join(parts)}; features within' in printed
+    assert printed.splitlines()[-1] == '--cfg-options ' + ' '.join(f'model.{p}.deploy=True' for p in parts)
+
+    config = Config.fromfile(config)
+    config.merge_from_dict({f'model.{part}.deploy': True for part in parts})
+    folded = MODELS.build(config.model).eval()
+    content = load_checkpoint(folded, str(out), strict=True)
+    assert content['meta']['epoch'] == 3
+    assert Config.fromstring(content['meta']['cfg'], '.py').model.backbone.deploy is True
+    for part in parts:
+        norms = [m for m in getattr(folded, part).modules() if isinstance(m, _BatchNorm)]
+        assert not norms, f'{part} has {norms}'
+    for feature, expected in zip(features(folded), features(model)):
+        assert relative_error(feature, expected) < 1e-5
+    if kind == 'classifier':
+        image = image_for((2, 3, 64, 96))
+        with torch.no_grad():
+            assert relative_error(folded(image), model(image)) < 1e-5
+
+
+def test_what_is_refused(tmp_path, capsys):
+    config, _ = make('classifier', tmp_path / 'trained.pth')
+    trained, out = str(tmp_path / 'trained.pth'), tmp_path / 'folded.pth'
+    for path, message in ((out.with_suffix('.pt'), 'must end in .pth'), (tmp_path / 'x/y.pth', 'no folder')):
+        with pytest.raises(SystemExit):
+            tool.main([str(config), trained, str(path)])
+        assert message in capsys.readouterr().err
+    tool.main([str(config), trained, str(out)])
+    with pytest.raises(SystemExit, match=r'was not folded.*is folded for inference, which cannot be undone'):
+        tool.main([str(config), str(out), str(tmp_path / 'twice.pth')])
+    with pytest.raises(SystemExit, match=r'none.pth was not folded'):
+        tool.main([str(config), str(tmp_path / 'none.pth'), str(tmp_path / 'twice.pth')])
+    assert not (tmp_path / 'twice.pth').exists()
+
+
+def test_a_difference_is_seen(tmp_path, monkeypatch):
+    """A fold that goes wrong writes nothing."""
+    config, _ = make('classifier', tmp_path / 'trained.pth')
+
+    def broken(model):
+        model.backbone.switch_to_deploy()
+        model.backbone.stem[0].bias.data += 1
+        return ['backbone']
+
+    monkeypatch.setattr(tool, 'switch_to_deploy', broken)
+    with pytest.raises(SystemExit, match='was not folded: its features would change by'):
+        tool.main([str(config), str(tmp_path / 'trained.pth'), str(tmp_path / 'folded.pth')])
+    assert not (tmp_path / 'folded.pth').exists()
+
+
+@pytest.mark.slow
+def test_the_tool_of_mmpretrain(tmp_path):
+    """It folds the backbone, and leaves the head as it is."""
+    import mmpretrain
+
+    config, model = make('classifier', tmp_path / 'trained.pth')
+    script = f'{mmpretrain.__path__[0]}/.mim/tools/model_converters/reparameterize_model.py'
+    out = tmp_path / 'folded.pth'
+    command = [sys.executable, script, config, tmp_path / 'trained.pth', out]
+    subprocess.run(command, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    config = Config.fromfile(config)
+    config.model.backbone.deploy = True
+    folded = MODELS.build(config.model).eval()
+    load_checkpoint(folded, str(out), strict=True)
+    image = image_for((2, 3, 64, 96))
+    with torch.no_grad():
+        assert relative_error(folded(image), model(image)) < 1e-5

@@ -1,0 +1,181 @@
+"""Time MobileMamba in several forms, and other networks, side by side.
+
+    python tools/analysis_tools/benchmark.py t2@192 b1@256 --variants baseline plain deploy --threads 1 2
+    python tools/analysis_tools/benchmark.py b1@224 --train --batch 8 --variants baseline plain --memory
+    python tools/analysis_tools/benchmark.py scan:b1@256 --variants naive torch cpp --batch 1 16
+    python tools/analysis_tools/benchmark.py b1@256 timm/repvit_m1_1@224 --variants deploy
+
+A model is an arch, ``timm/NAME`` or the path of a config, with ``@SIDE`` or ``@HEIGHTxWIDTH``; or ``scan:``
+and an arch: the scans of its stages, alone. A variant of a model is ``baseline`` (what users have had so
+far), ``plain`` or ``deploy``, with parts added by +: a backend of the scan, ``channels_last``, ``compile``,
+``prepare`` (``prepare_for_cpu``). A variant of a scan is a backend. All variants of a model take turns in one
+process, and ratios are those of the medians to the first one's. Weights are random, which does not change
+the time.
+"""
+
+import argparse
+import itertools
+import json
+import math
+import multiprocessing
+import resource
+from functools import partial
+from pathlib import Path
+
+import benchmark_models
+import torch
+from timing import describe_machine, measure
+
+from mmmobilemamba.models.backbones.arch import ARCHS, stage_splits
+from mmmobilemamba.ops import selective_scan
+
+DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16, float64=torch.float64)
+
+
+def parse_model(text):
+    """``NAME@SIZE`` -> name, height, width in pixels."""
+    name, _, size = text.rpartition('@')
+    sides = size.split('x')
+    if not name or len(sides) > 2 or not all(side.isdigit() for side in sides):
+        raise argparse.ArgumentTypeError(f'{text} is not NAME@SIDE or NAME@HEIGHTxWIDTH, such as b1@256')
+    return name, int(sides[0]), int(sides[-1])
+
+
+def cases(models):
+    """The models, with a scan as one case for each of its three stages."""
+    for name, *size in models:
+        if name.startswith('scan:'):
+            yield from ((f'{name} stage {stage}', size) for stage in range(3))
+        else:
+            yield name, size
+
+
+def make_steps(name, size, batch, variants, args):
+    """What is timed: one function for each variant (dict)."""
+    if name.startswith('scan:'):
+        arch, _, stage = name[len('scan:') :].partition(' stage ')
+        inputs = scan_inputs(arch, int(stage), size, batch, args)
+        return {variant: partial(scan_step, variant, inputs, args.train) for variant in variants}
+    model = benchmark_models.build(name)
+    image = torch.rand(batch, 3, *size, dtype=DTYPES[args.dtype], device=args.device)
+    step = training_step if args.train else inference_step
+    networks = {variant: benchmark_models.make_variant(model, variant, image) for variant in variants}
+    return {variant: partial(step, network, image) for variant, network in networks.items()}
+
+
+@torch.inference_mode()
+def inference_step(model, image):
+    """Forward."""
+    model(image)
+
+
+def training_step(model, image):
+    """Forward in training, and backward from the mean square of the last output."""
+    model.train().zero_grad(set_to_none=True)
+    out = model(image)
+    (out if torch.is_tensor(out) else out[-1]).float().square().mean().backward()
+
+
+def scan_inputs(arch, stage, size, batch, args):
+    """Random inputs of the scan in a stage: u, rows, dt_weight, A, D, dt_bias."""
+    channels, stride = stage_splits(ARCHS[arch], stage)[0], 16 * 2**stage
+    length = math.ceil(size[0] / stride) * math.ceil(size[1] / stride)
+    inner, rank = 2 * channels, math.ceil(channels / 16)
+    shapes = [(batch, length, inner), (batch, length, 2, rank + 2), (2, inner, rank), *[(2, inner)] * 3]
+    generator = torch.Generator().manual_seed(0)
+    u, rows, dt_weight, A, D, dt_bias = (torch.randn(shape, generator=generator) for shape in shapes)
+    tensors = (u, rows, 0.1 * dt_weight, -A.abs(), D, dt_bias)
+    return [tensor.to(args.device, DTYPES[args.dtype]).requires_grad_(args.train) for tensor in tensors]
+
+
+def scan_step(backend, inputs, train):
+    """Forward, and backward in training."""
+    with torch.set_grad_enabled(train):
+        out = selective_scan(*inputs, backend=backend)
+    if train:
+        torch.autograd.grad(out, inputs, torch.ones_like(out))
+
+
+def peak_memory(queue, case, variant, args):
+    """Put what a step takes at its peak, in MiB, above what is held before it; in a process of its own."""
+    torch.set_num_threads(args.threads[0])
+    step = make_steps(*case, [variant], args)[variant]
+    if torch.device(args.device).type == 'cuda':
+        before = torch.cuda.memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        step()
+        queue.put((torch.cuda.max_memory_allocated() - before) / 2**20)
+        return
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    step()
+    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+
+
+def run_case(case, threads, args):
+    """Time all variants of a case; one result (dict) each."""
+    torch.set_num_threads(threads)
+    timings = measure(make_steps(*case, args.variants, args), args.seconds, args.device)
+    first = timings[args.variants[0]].median
+    name, size, batch = case
+    for variant, timing in timings.items():
+        result = dict(model=name, size=size, batch=batch, threads=threads, variant=variant)
+        result.update(timing._asdict(), ratio=first / timing.median)
+        if args.memory:
+            context = multiprocessing.get_context('spawn')
+            queue = context.SimpleQueue()
+            process = context.Process(target=peak_memory, args=(queue, case, variant, args))
+            process.start()
+            process.join()
+            result['memory'] = queue.get()
+        yield result
+
+
+def table_row(result):
+    """One line of the table."""
+    name, (height, width) = result['model'], result['size']
+    spread = f'{result["low"]:.3g} to {result["high"]:.3g}'
+    cells = [name, f'{height}x{width}', result['batch'], result['threads'], result['variant']]
+    cells += [f'{result["median"]:.3g}', spread, f'{result["ratio"]:.2f}']
+    if 'memory' in result:
+        cells.append(f'{result["memory"]:.0f}')
+    return f'| {" | ".join(map(str, cells))} |'
+
+
+def parse_args(argv):
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('models', nargs='+', type=parse_model, metavar='MODEL@SIZE')
+    parser.add_argument('--variants', nargs='+', default=['baseline', 'plain', 'deploy'])
+    parser.add_argument('--batch', nargs='+', type=int, default=[1])
+    parser.add_argument('--threads', nargs='+', type=int, default=[torch.get_num_threads()])
+    parser.add_argument('--dtype', choices=DTYPES, default='float32')
+    parser.add_argument('--device', default='cpu')
+    parser.add_argument('--train', action='store_true', help='forward and backward, in training mode')
+    parser.add_argument('--memory', action='store_true', help='also measure the peak memory of a step')
+    parser.add_argument('--seconds', type=float, default=2.0, help='to spend on each timing (default: 2)')
+    parser.add_argument('--json', type=Path, help='where to write the results, the machine and the settings')
+    return parser.parse_args(argv)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    machine = describe_machine(args.device)
+    print(', '.join(f'{key} {value}' for key, value in machine.items()))
+    head = ['model', 'size', 'batch', 'threads', 'variant', 'ms', 'quartiles', 'ratio']
+    head += ['MiB'] if args.memory else []
+    print(f'| {" | ".join(head)} |\n{"|---" * len(head)}|')
+    results = []
+    for (name, size), batch, threads in itertools.product(cases(args.models), args.batch, args.threads):
+        for result in run_case((name, size, batch), threads, args):
+            results.append(result)
+            print(table_row(result), flush=True)
+    if args.json:
+        settings = {key: value for key, value in vars(args).items() if key != 'json'}
+        content = dict(machine=machine, settings=settings, results=results)
+        args.json.write_text(json.dumps(content, indent=2) + '\n')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,181 @@
+"""The networks that ``benchmark.py`` compares: MobileMamba in its forms, and timm's mobile models, folded."""
+
+import copy
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from mmmobilemamba import MobileMamba
+from mmmobilemamba.models import prepare_for_cpu
+from mmmobilemamba.models.backbones.arch import ARCHS
+from mmmobilemamba.models.layers import SS2D, WTEMamba, fold_norm, pad_to_even
+
+FORMS = ('baseline', 'plain', 'deploy')
+OPTIONS = ('channels_last', 'compile', 'prepare')
+
+
+class Baseline(nn.Module):
+    """What users have had so far: channels first, a loop over L, the wavelet as strided convolutions.
+
+    Args:
+        backbone (MobileMamba): In its plain form; changed.
+    """
+
+    def __init__(self, backbone):
+        super().__init__()
+        self.stem, self.stages = backbone.stem, backbone.stages
+        for module in list(self.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, WTEMamba):
+                    setattr(module, name, BaselineWTEMamba(child))
+            if isinstance(module, SS2D):
+                module.backend = 'naive'
+
+    def forward(self, x):
+        """(N, C, H, W) -> the map of the last stage."""
+        x = self.stem(x)
+        for stage in self.stages:
+            x = stage(x)
+        return x
+
+
+class BaselineWTEMamba(nn.Module):
+    """WTE-Mamba with both wavelet transforms as grouped convolutions of stride 2."""
+
+    def __init__(self, source):
+        super().__init__()
+        self.ss2d, self.base_scale, self.wavelet_scale = source.ss2d, source.base_scale, source.wavelet_scale
+        conv = source.wavelet_conv
+        self.conv = partial(F.conv2d, weight=conv.weight, padding=conv.padding, groups=conv.groups)
+        signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
+        haar = 0.5 * torch.tensor(signs, dtype=conv.weight.dtype)[:, None]
+        self.register_buffer('haar', haar.repeat(len(conv.weight) // 4, 1, 1, 1))
+
+    def forward(self, x):
+        """(N, C, H, W) -> (N, C, H, W)."""
+        channels, height, width = x.shape[1:]
+        bands = F.conv2d(pad_to_even(x), self.haar, stride=2, groups=channels)
+        bands = self.wavelet_scale * self.conv(bands)
+        wavelet = F.conv_transpose2d(bands, self.haar, stride=2, groups=channels)
+        return self.base_scale * self.ss2d(x) + wavelet[..., :height, :width]
+
+
+def randomise(model):
+    """Give batch norms statistics as after a training, so that folding has something to fold."""
+    generator = torch.Generator().manual_seed(0)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            for tensor in (module.running_var, module.weight.data):
+                tensor.uniform_(0.8, 1.25, generator=generator)
+            for tensor in (module.running_mean, module.bias.data):
+                tensor.uniform_(-0.2, 0.2, generator=generator)
+    return model
+
+
+def build(name):
+    """A network in evaluation, with random weights, that takes images.
+
+    Args:
+        name (str): An arch, ``timm/NAME``, or the path of a config of mmpretrain, mmdet or mmseg.
+    """
+    torch.manual_seed(0)
+    if name in ARCHS:
+        return randomise(MobileMamba(name)).eval()
+    if name.startswith('timm/'):
+        import timm  # only needed for comparisons
+
+        return randomise(timm.create_model(name[len('timm/') :])).eval()
+    config = Config.fromfile(name)
+    init_default_scope(config.default_scope)
+    config.model.backbone.init_cfg = None
+    model = MODELS.build(config.model)
+    model.forward = partial(model.forward, mode='tensor') if hasattr(model, 'head') else model.extract_feat
+    return randomise(model).eval()
+
+
+def parse_variant(text):
+    """Parts of a variant such as ``deploy+torch+compile``: form, backend (or None), options.
+
+    Raises:
+        ValueError: If a part is unknown.
+    """
+    form, *rest = text.split('+')
+    backends = [part for part in rest if part not in OPTIONS]
+    if form not in FORMS or len(backends) > 1:
+        raise ValueError(
+            f'{text!r} is no variant: it is one of {FORMS}, then at most one backend of the scan, then any '
+            f'of {OPTIONS}, with a + between, as in deploy+torch+compile.'
+        )
+    return form, backends[0] if backends else None, [part for part in rest if part in OPTIONS]
+
+
+def make_variant(model, text, image):
+    """A copy of a network in the form that a variant names, see :func:`parse_variant`, for such images."""
+    form, backend, options = parse_variant(text)
+    model = copy.deepcopy(model).to(image)
+    for module in model.modules():
+        if isinstance(module, SS2D) and backend is not None:
+            module.backend = backend
+    if form == 'baseline':
+        model = Baseline(model)
+    if form == 'deploy':
+        model = fold_model(model)
+    if 'channels_last' in options:
+        model = model.to(memory_format=torch.channels_last)
+    if 'prepare' in options:
+        model = prepare_for_cpu(model, image)
+    return torch.compile(model) if 'compile' in options else model
+
+
+def fold_model(model):
+    """Fold what can be folded: our parts by their methods; timm's by its own, and its batch norms."""
+    parts = [module for module in model.modules() if hasattr(module, 'switch_to_deploy')]
+    for part in parts:
+        part.switch_to_deploy()
+    if parts:
+        return model
+    from timm.utils import reparameterize_model
+
+    return fold_batch_norms(reparameterize_model(model))
+
+
+@torch.no_grad()
+def fold_batch_norms(model):
+    """Fold every batch norm into the convolution whose output it takes, found by running the model once.
+
+    Raises:
+        RuntimeError: If the outputs change.
+    """
+    image = torch.rand(1, 3, 256, 256)
+    made_by, pairs, hooks = {}, {}, []
+
+    def after_conv(conv, _, output):
+        made_by[id(output)] = (conv, output)  # held, so that no other tensor gets its number
+
+    def before_norm(norm, inputs):
+        if id(inputs[0]) in made_by:
+            pairs[norm] = made_by[id(inputs[0])][0]
+
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
+            hooks.append(module.register_forward_hook(after_conv))
+        if isinstance(module, _BatchNorm):
+            hooks.append(module.register_forward_pre_hook(before_norm))
+    expected = model(image)
+    for hook in hooks:
+        hook.remove()
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if isinstance(child, nn.Conv2d) and child in pairs.values():
+                norm = next(norm for norm, conv in pairs.items() if conv is child)
+                setattr(module, name, fold_norm(child, norm))
+            elif child in pairs:
+                setattr(module, name, getattr(child, 'act', nn.Identity()))
+    if not torch.allclose(model(image), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item()):
+        raise RuntimeError('Folding the batch norms changed the outputs: a convolution has other users.')
+    return model

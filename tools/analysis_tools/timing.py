@@ -1,0 +1,95 @@
+"""Timing of several functions side by side, and a description of the machine, for the benchmarks."""
+
+import os
+import platform
+import statistics
+import time
+from importlib.metadata import PackageNotFoundError, version
+from typing import NamedTuple
+
+import torch
+
+PACKAGES = ('mmmobilemamba', 'torch', 'mmengine', 'mmcv', 'timm')
+BLOCK = 0.15  # s of calls in a row, after one that is not counted and brings the data back into the caches
+MIN_ROUNDS = 5
+
+
+class Timing(NamedTuple):
+    """Durations of one function, in ms: the median, the quartiles, and how many were measured."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+def measure(functions, seconds=2.0, device='cpu'):
+    """Time functions in turn, in blocks, so that what disturbs the machine disturbs all of them.
+
+    Args:
+        functions (dict[str, Callable]): Called without arguments.
+        seconds (float): Time to spend on each, without the warm-up; at least five blocks are measured.
+        device (str): A GPU's work is waited for at the end of each call.
+
+    Returns:
+        dict[str, Timing]: By the same names.
+    """
+    wait = torch.cuda.synchronize if torch.device(device).type == 'cuda' else lambda: None
+    calls = {}
+    for name, function in functions.items():
+        for _ in range(2):
+            last = _time(function, wait)
+        calls[name] = max(1, int(BLOCK / last))
+    durations = {name: [] for name in functions}
+    rounds = max(MIN_ROUNDS, int(seconds / BLOCK))
+    start = time.perf_counter()
+    for number in range(rounds):
+        if number >= MIN_ROUNDS and time.perf_counter() - start > seconds * len(functions):
+            break
+        for name, function in functions.items():
+            function()
+            durations[name] += [_time(function, wait) for _ in range(calls[name])]
+    return {name: summarise(values) for name, values in durations.items()}
+
+
+def _time(function, wait):
+    wait()
+    start = time.perf_counter()
+    function()
+    wait()
+    return time.perf_counter() - start
+
+
+def summarise(durations):
+    """Timing of durations in s."""
+    low, median, high = statistics.quantiles(durations, n=4, method='inclusive')
+    return Timing(1e3 * median, 1e3 * low, 1e3 * high, len(durations))
+
+
+def describe_machine(device='cpu'):
+    """What a figure has to be read with: processor, cores, vector instructions, versions (dict[str, str])."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
+    found = dict(
+        processor=_processor(),
+        cores=str(cores),
+        vectors=torch.backends.cpu.get_cpu_capability(),
+        system=platform.platform(),
+        python=platform.python_version(),
+    )
+    if torch.device(device).type == 'cuda':
+        found['gpu'] = torch.cuda.get_device_name(device)
+    for name in PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def _processor():
+    try:
+        with open('/proc/cpuinfo', encoding='utf-8') as file:
+            names = [line.partition(':')[2].strip() for line in file if line.startswith('model name')]
+    except OSError:
+        names = []
+    return names[0] if names else platform.processor() or platform.machine()
