@@ -17,7 +17,7 @@ from setuptools import Extension, find_packages, setup
 from setuptools.command.build_py import build_py
 
 ROOT = Path(__file__).resolve().parent
-SCAN = 'mmmobilemamba/ops/selective_scan'
+KERNELS = 'mmmobilemamba/ops/cpu'
 SHIPPED = ('configs', 'tools', 'model-index.yml')
 
 
@@ -77,10 +77,10 @@ def requirements(name):
 
 # A plain shared library, which is loaded and not imported: nothing in it depends on Python's version.
 kernels = Extension(
-    f'{SCAN}/_scan'.replace('/', '.'),
-    sources=[f'{SCAN}/csrc/scan.cpp'],
-    depends=[f'{SCAN}/csrc/{name}' for name in ('scan.h', 'simd.h', 'scan_kernel.h')],
-    extra_compile_args=runpy.run_path(str(ROOT / SCAN / 'recipe.py'))['flags'](),
+    f'{KERNELS}/_kernels'.replace('/', '.'),
+    sources=[f'{KERNELS}/csrc/kernels.cpp'],
+    depends=[str(path.relative_to(ROOT)) for path in (ROOT / KERNELS / 'csrc').glob('*.h')],
+    extra_compile_args=runpy.run_path(str(ROOT / KERNELS / 'recipe.py'))['flags'](),
     language='c++',
     optional=True,
 )
@@ -93,7 +93,7 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmmobilemamba', 'mmmobilemamba.*']),
-    package_data={SCAN.replace('/', '.'): ['csrc/*']},
+    package_data={KERNELS.replace('/', '.'): ['csrc/*']},
     ext_modules=[kernels],
     python_requires='>=3.9',
     install_requires=requirements('runtime'),

@@ -49,9 +49,10 @@ RENAMES = (
 # Keys that no other network has: `patch_embed.proj`, `stem.0.weight` are met elsewhere.
 AUTHORS = r'patch_embed\.\d\.|blocks1\.\d+\.(dw0|ffn0|mixer)\.'
 OURS = r'stem\.\d\.(conv|bn)\.|stages\.\d\.blocks\.\d+\.(dw0|ffn0|mixer)\.fn\.'
+FUSED = r'patch_embed\.0\.weight$|stem\.0\.weight$|stages\.\d\.blocks\.\d+\.dw0\.weight$'
 HAAR_FILTERS = ('.wt_filter', '.iwt_filter')
 
-# The head of the authors' classifiers -> mmpretrain's LeViTClsHead without distillation.
+# The head of the authors' classifiers -> MobileMambaClsHead.
 HEAD_RENAMES = ((r'^head\.bn\.', 'head.head.bn.'), (r'^head\.l\.', 'head.head.linear.'))
 
 
@@ -148,7 +149,7 @@ def is_ours(state_dict):
 
 def is_fused(state_dict):
     """Whether batch norms are folded into the convolutions, for inference, in the authors' layout or ours."""
-    return 'patch_embed.0.weight' in state_dict or 'stem.0.weight' in state_dict
+    return any(re.match(FUSED, key) for key in state_dict)
 
 
 def check_form(folded, wanted, part):
@@ -220,7 +221,7 @@ def _check_haar(key, filters):
 
 
 def convert_head(state_dict):
-    """The head of an authors' classifier under the names of mmpretrain's ``LeViTClsHead``."""
+    """The head of an authors' classifier under the names of ``MobileMambaClsHead``."""
     return {rename(key, HEAD_RENAMES): value for key, value in state_dict.items() if key.startswith('head.')}
 
 

@@ -5,18 +5,21 @@ import copy
 import torch
 from torch import Tensor, nn
 
+REMEDY = 'Do that with the network that it was made from, and prepare it again.'
+
 
 @torch.no_grad()
 def prepare_for_cpu(model, image):
     """A copy of a network for inference on this CPU, with images of one size.
 
-    The copy is folded (``switch_to_deploy``) and in evaluation, and every convolution keeps its weights
-    packed for the size that it meets with ``image``, which oneDNN would else do at every call. Other sizes
-    work, but may be slower. It cannot be trained, moved to another device or saved: save the network that
-    it was made from. How much it gains: docs/performance.md.
+    The copy is folded (``switch_to_deploy``), in evaluation and without gradients, and its plain convolutions
+    keep their weights packed for the size that they meet with ``image``, which oneDNN would else do at
+    every call. Other sizes work, but may be slower. It cannot be moved, converted or saved: do that with
+    the network that it was made from. How much it gains: docs/performance.md.
 
     Args:
-        model (nn.Module): Of any kind, in float32 on the CPU; stays as it is.
+        model (nn.Module): In float32 on the CPU, called with an image alone, such as a backbone. It stays as
+            it is. Convolutions of other types, or with paddings in words or other than zeros, are not packed.
         image (Tensor): An input of the wanted size, such as (1, 3, 256, 256).
 
     Returns:
@@ -24,7 +27,7 @@ def prepare_for_cpu(model, image):
 
     Raises:
         RuntimeError: If this PyTorch comes without oneDNN or its packed convolutions.
-        ValueError: If the network or the image is not float32 on the CPU.
+        ValueError: If the network or the image is not float32 on the CPU, or the image not (N, C, H, W).
     """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, '_convolution_pointwise'):
         raise RuntimeError(
@@ -37,7 +40,10 @@ def prepare_for_cpu(model, image):
                 f'Network and image must be float32 on the CPU, not {tensor.dtype} on {tensor.device}: call '
                 f'.float().cpu() on both.'
             )
-    model = copy.deepcopy(model).eval()
+    if image.ndim != 4:
+        raise ValueError(f'The image must be (N, C, H, W), but has shape {tuple(image.shape)}.')
+    model = nn.Sequential(copy.deepcopy(model))  # it may be a convolution itself
+    model.eval().requires_grad_(False)
     for module in list(model.modules()):
         if hasattr(module, 'switch_to_deploy'):
             module.switch_to_deploy()
@@ -46,7 +52,7 @@ def prepare_for_cpu(model, image):
         for name, child in parent.named_children():
             if child in sizes:
                 setattr(parent, name, PackedConv2d(child, sizes[child]))
-    return model
+    return model[0]
 
 
 def input_sizes(model, image):
@@ -78,6 +84,12 @@ class PackedConv2d(nn.Module):
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         weight = conv.weight.detach().to_mkldnn()
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, size)
+
+    def _apply(self, *args, **kwargs):
+        raise RuntimeError(f'A network from prepare_for_cpu cannot be moved or converted. {REMEDY}')
+
+    def _save_to_state_dict(self, *args, **kwargs):
+        raise RuntimeError(f'A network from prepare_for_cpu cannot be saved. {REMEDY}')
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H', W')."""

@@ -1,3 +1,5 @@
+from .haar import haar_dwt, haar_idwt
+from .norm_gate import norm_gate
 from .selective_scan import (
     BACKENDS,
     Choice,
@@ -7,4 +9,14 @@ from .selective_scan import (
     selective_scan,
 )
 
-__all__ = ['BACKENDS', 'Choice', 'available_backends', 'check_backend', 'select_backend', 'selective_scan']
+__all__ = [
+    'BACKENDS',
+    'Choice',
+    'available_backends',
+    'check_backend',
+    'haar_dwt',
+    'haar_idwt',
+    'norm_gate',
+    'select_backend',
+    'selective_scan',
+]

@@ -1,6 +1,7 @@
 """The form for inference: each fold alone, whole networks, and checkpoints of either form."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -114,12 +115,15 @@ def test_transposed_convolution():
 
 
 def test_rounds_once():
-    """float32 weights are folded in float64, and rounded at the end."""
-    module = randomise(ConvBN(64, 64))
-    folded, exact = fold(copy.deepcopy(module)), fold(copy.deepcopy(module).double())
-    assert folded.weight.dtype == torch.float32
-    assert torch.equal(folded.weight, exact.weight.float())
-    assert torch.equal(folded.bias, exact.bias.float())
+    """float32 weights are folded in float64, and rounded at the end, however often they are folded."""
+    backbone = trained()
+    exact = copy.deepcopy(backbone).double()
+    for network in (backbone, exact):
+        network.switch_to_deploy()
+    state_dict = exact.state_dict()
+    for key, value in backbone.state_dict().items():
+        assert value.dtype == torch.float32
+        assert torch.equal(value, state_dict[key].float()), key
 
 
 @torch.no_grad()
@@ -154,6 +158,29 @@ def test_built_folded_and_loaded_strictly():
     image = image_for((2, 3, 64, 96))
     assert relative_error(backbone.eval()(image)[2], trained()(image)[2]) < 1e-5
     assert torch.equal(backbone.train()(image)[2], backbone.eval()(image)[2])  # there is no batch norm left
+
+
+def test_synchronised_batch_norm_folds_too():
+    backbone = trained()
+    synchronised = nn.SyncBatchNorm.convert_sync_batchnorm(copy.deepcopy(backbone))
+    for network in (backbone, synchronised):
+        network.switch_to_deploy()
+    state_dict = backbone.state_dict()
+    assert all(torch.equal(value, state_dict[key]) for key, value in synchronised.state_dict().items())
+
+
+def test_folding_leaves_no_trace():
+    """Neither in the random numbers nor in what gradients need, and the result can be copied and pickled."""
+    backbone = MobileMamba(SMALL)
+    state = torch.get_rng_state()
+    with torch.inference_mode():
+        backbone.switch_to_deploy()
+    assert torch.equal(torch.get_rng_state(), state)
+    image = image_for((1, 3, 64, 64))
+    backbone(image)[0].sum().backward()
+    assert backbone.stem[0].weight.grad.abs().sum() > 0
+    for twin in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
+        assert torch.equal(twin(image)[0], backbone(image)[0])
 
 
 def test_second_call_changes_nothing():
@@ -197,6 +224,9 @@ def test_wrong_form_is_an_error(strict):
     plain, folded = MobileMamba(SMALL).state_dict(), folded_checkpoint()
     with pytest.raises(CheckpointError, match=r'this checkpoint is folded .* build it with deploy=True'):
         MobileMamba(SMALL).load_state_dict(folded, strict=strict)
+    part = {key: value for key, value in folded.items() if key.startswith('stages.')}
+    with pytest.raises(CheckpointError, match='which cannot be undone'):
+        MobileMamba(SMALL).load_state_dict(part, strict=strict)
     with pytest.raises(CheckpointError, match=r'deploy=True, .* call switch_to_deploy\(\), or fold'):
         MobileMamba(SMALL, deploy=True).load_state_dict(plain, strict=strict)
 
@@ -286,6 +316,21 @@ def test_neck():
         built.load_state_dict(before)
     with pytest.raises(CheckpointError, match='The neck of this checkpoint is folded'):
         make_neck(BN).load_state_dict(neck.state_dict())
+
+
+@torch.no_grad()
+def test_a_convolution_of_another_kind_is_left_alone():
+    """Weight standardisation would undo the fold."""
+    pytest.importorskip('mmdet')
+    from mmmobilemamba.models.necks import DeconvFPN
+
+    options = dict(conv_cfg=dict(type='ConvWS'), norm_cfg=BN, num_extra_trans_convs=1)
+    neck = randomise(DeconvFPN([24, 40], 16, 3, **options).double())
+    expected = neck(maps())
+    neck.switch_to_deploy()
+    assert neck.lateral_convs[0].with_norm and isinstance(neck.lateral_convs[0].norm, _BatchNorm)
+    for out, other in zip(neck(maps()), expected):
+        assert relative_error(out, other) < 1e-13
 
 
 @torch.no_grad()

@@ -69,3 +69,23 @@ def test_no_onednn(monkeypatch):
     monkeypatch.setattr(torch.backends.mkldnn, 'is_available', lambda: False)
     with pytest.raises(RuntimeError, match='has no packed convolutions of oneDNN'):
         prepare_for_cpu(nn.Conv2d(3, 8, 1), torch.rand(1, 3, 8, 8))
+
+
+def test_what_the_copy_cannot():
+    network, image = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()), torch.rand(1, 3, 8, 8)
+    prepared = prepare_for_cpu(network, image)
+    assert not prepared(image).requires_grad and network(image).requires_grad
+    for change in (prepared.half, prepared.double, lambda: prepared.to('meta')):
+        with pytest.raises(RuntimeError, match=r'cannot be moved or converted. Do that with the network'):
+            change()
+    with pytest.raises(RuntimeError, match=r'cannot be saved. Do that with the network'):
+        prepared.state_dict()
+
+
+def test_a_convolution_is_a_network():
+    conv, image = nn.Conv2d(3, 8, 3), torch.rand(1, 3, 8, 8)
+    prepared = prepare_for_cpu(conv, image)
+    assert type(prepared) is PackedConv2d
+    assert relative_error(prepared(image), conv(image).detach()) < 1e-6
+    with pytest.raises(ValueError, match=r'must be \(N, C, H, W\), but has shape \(3, 8, 8\)'):
+        prepare_for_cpu(conv, image[0])

@@ -6,22 +6,25 @@ import sys
 
 import pytest
 import torch
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmmobilemamba.ops import available_backends, select_backend, selective_scan
-from mmmobilemamba.ops.selective_scan import build, cpp
+from mmmobilemamba.ops import available_backends, cpu, select_backend, selective_scan
+from mmmobilemamba.ops.cpu import build
+from mmmobilemamba.ops.selective_scan import cpp
 
 from ..conftest import ROOT, relative_error
 from .test_selective_scan import NAMES, arguments
 
-needs_cpp = pytest.mark.skipif(cpp.why_not() is not None, reason=str(cpp.why_not()))
-SETS = cpp.INSTRUCTION_SETS[: 1 + (0 if cpp.why_not() else cpp.load()[1])]
+needs_cpp = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not()))
+SETS = cpu.INSTRUCTION_SETS[: 1 + (0 if cpu.why_not() else cpu.load()[1])]
 # Steps around groups of 8 and chunks of 64; channels around vectors of 4 to 16 and blocks of 32.
 SHAPES = [(1, 1, 1, 1), (2, 7, 33, 2), (1, 8, 16, 17), (2, 63, 40, 5), (1, 65, 70, 4), (3, 130, 31, 16)]
 
 
 def test_a_compiler_is_enough():
     """Where the tests run there is one, so the kernels are not silently left out."""
-    assert cpp.why_not() is None
+    assert cpu.why_not() is None
     assert available_backends()[0] == 'cpp'
     assert select_backend() == ('cpp', {})
 
@@ -64,8 +67,8 @@ def test_threads_do_not_change_a_bit():
 def test_threads_without_openmp(monkeypatch):
     args = arguments(2, 50, 100)
     expected = cpp.forward(*args)
-    library, best, _ = cpp.load()
-    monkeypatch.setattr(cpp, 'load', lambda: (library, best, None))
+    library, best, _ = cpu.load()
+    monkeypatch.setattr(cpu.library, 'load', lambda: (library, best, None))
     assert torch.equal(cpp.forward(*args), expected)
 
 
@@ -113,7 +116,7 @@ def test_where_it_cannot_be_built(tmp_path, environment, reason):
     """Nothing fails: 'auto' takes the next backend, and says why."""
     code = (
         'import re, torch\n'
-        'from mmmobilemamba.ops.selective_scan import build\n'
+        'from mmmobilemamba.ops.cpu import build\n'
         'build.Path.glob = lambda self, pattern: []\n'
         'from mmmobilemamba import MobileMamba\n'
         'from mmmobilemamba.ops import select_backend\n'
@@ -133,3 +136,42 @@ def test_where_it_cannot_be_built(tmp_path, environment, reason):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert not list(tmp_path.rglob('*.so'))
+
+
+@needs_cpp
+def test_default_device():
+    """What the kernels write into is where their input is."""
+    args = [x.requires_grad_() for x in arguments(1, 9, 5)]
+    with torch.device('meta'):
+        y = selective_scan(*args)
+        grads = torch.autograd.grad(y, args, torch.ones_like(y, device='cpu'))
+        with torch.no_grad():
+            assert torch.equal(selective_scan(*args), y)
+    assert {x.device.type for x in (y, *grads)} == {'cpu'}
+
+
+@needs_cpp
+@pytest.mark.skipif(not hasattr(torch.compiler, 'is_compiling'), reason='this PyTorch does not tell')
+def test_kernels_are_called_directly_only_where_nobody_watches():
+    """What is recorded or transformed has to pass PyTorch's dispatcher; the result is the same."""
+    args = arguments(2, 9, 5, torch.float32)
+    expected = selective_scan(*args)
+    seen = []
+
+    class Record(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            seen.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    assert cpu.can_run(*args) and not cpu.can_run(*args[:-1], args[-1].double())
+    with Record():
+        assert not cpu.can_run(*args)
+        assert torch.equal(selective_scan(*args), expected)
+    assert 'mmmobilemamba.selective_scan.default' in seen
+    with forward_ad.dual_level():
+        assert not cpu.can_run(*args)
+    torch.func.vmap(lambda x: seen.append(cpu.can_run(x)) or x)(args[0])
+    assert seen[-1] is False
+    with torch.no_grad():
+        assert cpu.can_run(*(x.requires_grad_() for x in args))
+    assert not cpu.can_run(*args)

@@ -71,6 +71,29 @@ def test_portions_by_hand():
     assert portions['Haar transforms'] == 2 * 4 * (112 * 12**2 + 2 * 192 * 6**2 + 2 * 224 * 4**2)
 
 
+def test_folded():
+    """The form for inference has the same scans and wavelets, and no batch norm."""
+    config = find_config('mobilemamba/mobilemamba-t2_8xb128_in1k.py')
+    flops, portions, _ = count(config, (192, 192))
+    config.merge_from_dict({'model.backbone.deploy': True, 'model.head.deploy': True})
+    folded, found, _ = count(config, (192, 192))
+    assert found == portions
+    assert folded['head'] == 368 * 1000
+    assert 0.9 * flops['backbone'] < folded['backbone'] < flops['backbone']  # without the batch norms
+
+
+def test_bare_backbone(capsys):
+    get_flops.main(['t2', '--shape', '192', '192'])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == 't2: 192 x 192 pixels, 192 x 192 for the network'
+    flops, portions, _ = count(find_config('mobilemamba/mobilemamba-t2_8xb128_in1k.py'), (192, 192))
+    rows = {line.split()[0]: line.split()[-1].replace(',', '') for line in lines[2:]}
+    assert int(rows['total']) == flops['backbone'] and int(rows['scan']) == portions['scan']
+    with pytest.raises(SystemExit):
+        get_flops.main(['t2'])
+    assert 'give --shape HEIGHT WIDTH' in capsys.readouterr().err
+
+
 def test_detector_by_hand():
     flops, _, _ = count(find_config('retinanet/*_digits.py'), (128, 128))
     pixels = 16**2 + 8**2 + 4**2 + 2**2 + 1

@@ -61,7 +61,7 @@ def test_fold(kind, parts, tmp_path, capsys):
     out = tmp_path / 'folded.pth'
     tool.main([str(config), str(tmp_path / 'trained.pth'), str(out)])
     printed = capsys.readouterr().out
-    assert f'folded {", ".join(parts)}; features within' in printed
+    assert f'folded {", ".join(parts)}; outputs within' in printed
     assert printed.splitlines()[-1] == '--cfg-options ' + ' '.join(f'model.{p}.deploy=True' for p in parts)
 
     config = Config.fromfile(config)
@@ -93,22 +93,41 @@ def test_what_is_refused(tmp_path, capsys):
         tool.main([str(config), str(out), str(tmp_path / 'twice.pth')])
     with pytest.raises(SystemExit, match=r'none.pth was not folded'):
         tool.main([str(config), str(tmp_path / 'none.pth'), str(tmp_path / 'twice.pth')])
+    (tmp_path / 'page.pth').write_text('<html>')
+    with pytest.raises(SystemExit, match=r'page.pth was not folded.*is a web page'):
+        tool.main([str(config), str(tmp_path / 'page.pth'), str(tmp_path / 'twice.pth')])
     assert not (tmp_path / 'twice.pth').exists()
+    with pytest.raises(SystemExit):
+        tool.main([str(config), trained, trained])
+    assert 'give it another name' in capsys.readouterr().err
 
 
-def test_a_difference_is_seen(tmp_path, monkeypatch):
+@pytest.mark.parametrize('part', ['backbone.stem.0.bias', 'head.head.weight'])
+@pytest.mark.parametrize('value', [10.0, float('nan')])
+def test_a_difference_is_seen(tmp_path, monkeypatch, part, value):
     """A fold that goes wrong writes nothing."""
     config, _ = make('classifier', tmp_path / 'trained.pth')
+    fold = tool.switch_to_deploy
 
     def broken(model):
-        model.backbone.switch_to_deploy()
-        model.backbone.stem[0].bias.data += 1
-        return ['backbone']
+        names = fold(model)
+        model.get_parameter(part).data.view(-1)[0] = value
+        return names
 
     monkeypatch.setattr(tool, 'switch_to_deploy', broken)
-    with pytest.raises(SystemExit, match='was not folded: its features would change by'):
+    with pytest.raises(SystemExit, match='was not folded: its outputs would change by'):
         tool.main([str(config), str(tmp_path / 'trained.pth'), str(tmp_path / 'folded.pth')])
     assert not (tmp_path / 'folded.pth').exists()
+
+
+def test_a_head_that_cannot_be_built_folded(tmp_path):
+    """mmpretrain's own head folds, but what it folds to cannot be built; so nothing is written."""
+    config, _ = make('classifier', tmp_path / 'trained.pth')
+    trained = str(tmp_path / 'trained.pth')
+    options = ('model.head.type=LeViTClsHead', 'model.head.distillation=False')
+    with pytest.raises(SystemExit, match=r'cannot be built with model.backbone.deploy, model.head.deploy'):
+        tool.main([str(config), trained, str(tmp_path / 'o.pth'), '--cfg-options', *options])
+    assert not (tmp_path / 'o.pth').exists()
 
 
 @pytest.mark.slow

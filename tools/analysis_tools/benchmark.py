@@ -18,7 +18,6 @@ import itertools
 import json
 import math
 import multiprocessing
-import resource
 from functools import partial
 from pathlib import Path
 
@@ -27,7 +26,7 @@ import torch
 from timing import describe_machine, measure
 
 from mmmobilemamba.models.backbones.arch import ARCHS, stage_splits
-from mmmobilemamba.ops import selective_scan
+from mmmobilemamba.ops import check_backend, selective_scan
 
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16, float64=torch.float64)
 
@@ -96,19 +95,43 @@ def scan_step(backend, inputs, train):
         torch.autograd.grad(out, inputs, torch.ones_like(out))
 
 
-def peak_memory(queue, case, variant, args):
+def peak_memory(queue, case, threads, variant, args):
     """Put what a step takes at its peak, in MiB, above what is held before it; in a process of its own."""
-    torch.set_num_threads(args.threads[0])
+    torch.set_num_threads(threads)
     step = make_steps(*case, [variant], args)[variant]
+    step()  # what the first one sets up stays
     if torch.device(args.device).type == 'cuda':
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
         queue.put((torch.cuda.max_memory_allocated() - before) / 2**20)
         return
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    Path('/proc/self/clear_refs').write_text('5')  # lets the peak, VmHWM, begin anew
+    before = resident_memory('VmRSS')
     step()
-    queue.put((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**10)
+    queue.put((resident_memory('VmHWM') - before) / 2**10)
+
+
+def resident_memory(field):
+    """A field of Linux' ``/proc/self/status``, in KiB."""
+    lines = Path('/proc/self/status').read_text().splitlines()
+    return int(next(line.split()[1] for line in lines if line.startswith(field)))
+
+
+def measure_memory(case, threads, variant, args):
+    """Peak memory of a step in MiB.
+
+    Raises:
+        RuntimeError: If the process that measures it fails.
+    """
+    context = multiprocessing.get_context('spawn')
+    queue = context.Queue()
+    process = context.Process(target=peak_memory, args=(queue, case, threads, variant, args))
+    process.start()
+    process.join()
+    if process.exitcode:
+        raise RuntimeError(f'Measuring the memory of {case[0]}, {variant}, failed; see above.')
+    return queue.get()
 
 
 def run_case(case, threads, args):
@@ -121,12 +144,7 @@ def run_case(case, threads, args):
         result = dict(model=name, size=size, batch=batch, threads=threads, variant=variant)
         result.update(timing._asdict(), ratio=first / timing.median)
         if args.memory:
-            context = multiprocessing.get_context('spawn')
-            queue = context.SimpleQueue()
-            process = context.Process(target=peak_memory, args=(queue, case, variant, args))
-            process.start()
-            process.join()
-            result['memory'] = queue.get()
+            result['memory'] = measure_memory(case, threads, variant, args)
         yield result
 
 
@@ -147,7 +165,7 @@ def parse_args(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('models', nargs='+', type=parse_model, metavar='MODEL@SIZE')
-    parser.add_argument('--variants', nargs='+', default=['baseline', 'plain', 'deploy'])
+    parser.add_argument('--variants', nargs='+', default=['plain', 'deploy'])
     parser.add_argument('--batch', nargs='+', type=int, default=[1])
     parser.add_argument('--threads', nargs='+', type=int, default=[torch.get_num_threads()])
     parser.add_argument('--dtype', choices=DTYPES, default='float32')
@@ -156,7 +174,31 @@ def parse_args(argv):
     parser.add_argument('--memory', action='store_true', help='also measure the peak memory of a step')
     parser.add_argument('--seconds', type=float, default=2.0, help='to spend on each timing (default: 2)')
     parser.add_argument('--json', type=Path, help='where to write the results, the machine and the settings')
-    return parser.parse_args(argv)
+    args = parser.parse_args(argv)
+    try:
+        check_variants(args)
+    except ValueError as error:
+        parser.error(str(error))
+    return args
+
+
+def check_variants(args):
+    """Make sure that every model has every variant, before anything is timed.
+
+    Raises:
+        ValueError: If one has not.
+    """
+    for (name, _, _), variant in itertools.product(args.models, args.variants):
+        if name.startswith('scan:'):
+            if name[len('scan:') :] not in ARCHS:
+                raise ValueError(f'{name} is not scan: and one of {sorted(ARCHS)}')
+            check_backend(variant)
+            continue
+        form, backend, options = benchmark_models.parse_variant(variant)
+        if name not in ARCHS and (form == 'baseline' or (backend and name.startswith('timm/'))):
+            raise ValueError(f'{variant} is for MobileMamba; {name} has no such variant')
+        if args.train and (form == 'deploy' or 'prepare' in options):
+            raise ValueError(f'{variant} is for inference, and not to be had with --train')
 
 
 def main(argv=None):

@@ -13,7 +13,9 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models import prepare_for_cpu
 from mmmobilemamba.models.backbones.arch import ARCHS
-from mmmobilemamba.models.layers import SS2D, WTEMamba, fold_norm, pad_to_even
+from mmmobilemamba.models.layers import SS2D, WTEMamba, fold_norm, round_weights
+from mmmobilemamba.ops import check_backend
+from mmmobilemamba.ops.haar import pad_to_even
 
 FORMS = ('baseline', 'plain', 'deploy')
 OPTIONS = ('channels_last', 'compile', 'prepare')
@@ -111,6 +113,10 @@ def parse_variant(text):
             f'{text!r} is no variant: it is one of {FORMS}, then at most one backend of the scan, then any '
             f'of {OPTIONS}, with a + between, as in deploy+torch+compile.'
         )
+    if form == 'baseline' and rest:
+        raise ValueError(f'{text!r} is no variant: the baseline is what it is, with nothing added.')
+    if backends:
+        check_backend(backends[0])
     return form, backends[0] if backends else None, [part for part in rest if part in OPTIONS]
 
 
@@ -176,6 +182,7 @@ def fold_batch_norms(model):
                 setattr(module, name, fold_norm(child, norm))
             elif child in pairs:
                 setattr(module, name, getattr(child, 'act', nn.Identity()))
+    round_weights(model, image.dtype)
     if not torch.allclose(model(image), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item()):
         raise RuntimeError('Folding the batch norms changed the outputs: a convolution has other users.')
     return model

@@ -1,9 +1,11 @@
 """Count the parameters and FLOPs of a config part by part, the selective scan included.
 
     python tools/analysis_tools/get_flops.py CONFIG [--shape HEIGHT WIDTH]
+    python tools/analysis_tools/get_flops.py b1 --shape 256 256
     mim run mmmobilemamba get_flops CONFIG
 
-The model runs once, on one blank image, and mmengine's FlopAnalyzer counts what it knows: one
+CONFIG is of mmpretrain, mmdet or mmseg; the name of an arch stands for the bare backbone. The model runs
+once, on one blank image, and mmengine's FlopAnalyzer counts what it knows: one
 multiply-add is one FLOP, batch norm is 2 an element, layer norm 5, other element-wise arithmetic 0.
 Two things it cannot see, here or in the get_flops.py of mmdet, mmseg and mmpretrain, are added:
 
@@ -29,8 +31,9 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
 
-from mmmobilemamba.models.backbones.mobilemamba import WTEMamba
-from mmmobilemamba.models.layers import SS2D
+from mmmobilemamba import MobileMamba
+from mmmobilemamba.models.backbones.arch import ARCHS
+from mmmobilemamba.models.layers import SS2D, FoldedWTEMamba, WTEMamba
 
 
 class RawForward(nn.Module):
@@ -43,6 +46,8 @@ class RawForward(nn.Module):
 
     def forward(self, images):
         """(N, 3, H, W) -> tensors, in whatever containers."""
+        if isinstance(self.model, MobileMamba):
+            return self.model(images)
         return self.model(images, self.data_samples, mode='tensor')
 
 
@@ -62,7 +67,7 @@ def count_flops(model, images, data_samples=None):
     """Run a model once and count.
 
     Args:
-        model (BaseModel): Of mmpretrain, mmdet or mmseg.
+        model (BaseModel | MobileMamba): Of mmpretrain, mmdet or mmseg, or a backbone.
         images (Tensor): What its data preprocessor makes, (N, 3, H, W).
         data_samples (list, optional): Metadata of the images; two-stage detectors need it.
 
@@ -74,7 +79,7 @@ def count_flops(model, images, data_samples=None):
     for name, module in model.named_modules():
         if isinstance(module, SS2D):
             hooks.append(module.register_forward_hook(partial(count_scan, scans, name)))
-        if isinstance(module, WTEMamba):
+        if isinstance(module, (WTEMamba, FoldedWTEMamba)):
             hooks.append(module.register_forward_hook(partial(count_haar, transforms, name)))
     analyzer = FlopAnalyzer(RawForward(model.eval(), data_samples), images)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
@@ -153,19 +158,25 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('config', help='config file of mmpretrain, mmdet or mmseg')
+    parser.add_argument('config', help='config file of mmpretrain, mmdet or mmseg, or an arch')
     parser.add_argument(
         '--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help="default: the config's own"
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     args = parser.parse_args(argv)
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options or {})
-    try:
-        shape = tuple(args.shape or default_shape(config))
-    except ValueError as error:
-        sys.exit(f'{args.config}: {error}')
-    model, images, data_samples = build(config, shape)
+    if args.config in ARCHS:
+        if args.shape is None:
+            parser.error('a bare backbone has no size of its own: give --shape HEIGHT WIDTH')
+        shape = tuple(args.shape)
+        model, images, data_samples = MobileMamba(args.config), torch.zeros(1, 3, *shape), None
+    else:
+        config = Config.fromfile(args.config)
+        config.merge_from_dict(args.cfg_options or {})
+        try:
+            shape = tuple(args.shape or default_shape(config))
+        except ValueError as error:
+            sys.exit(f'{args.config}: {error}')
+        model, images, data_samples = build(config, shape)
     height, width = images.shape[2:]
     print(f'{args.config}: {shape[0]} x {shape[1]} pixels, {height} x {width} for the network')
     print('\n'.join(table(model, *count_flops(model, images, data_samples))))

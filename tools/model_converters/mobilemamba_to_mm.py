@@ -3,7 +3,7 @@
     python tools/model_converters/mobilemamba_to_mm.py mobilemamba_b1.pth mobilemamba-b1_in1k.pth
 
 writes ``mobilemamba-b1_in1k-<sha256[:8]>.pth`` with the keys ``backbone.*`` and ``head.*`` of an
-mmpretrain ImageClassifier (MobileMamba, GlobalAveragePooling, LeViTClsHead without distillation).
+mmpretrain ImageClassifier (MobileMamba, GlobalAveragePooling, MobileMambaClsHead).
 The file holds tensors and plain values only. Nothing is written unless all of it fits.
 """
 

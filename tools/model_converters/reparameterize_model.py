@@ -5,8 +5,8 @@
 
 folds all that has a ``switch_to_deploy``: MobileMamba, its head in mmpretrain, DeconvFPN. OUT is a
 checkpoint for the same config with the options that the tool prints, such as
-``--cfg-options model.backbone.deploy=True``; they are in the config that OUT holds, too. The features
-of both on one random image are compared before anything is written.
+``--cfg-options model.backbone.deploy=True``; they are in the config that OUT holds, too. Before anything
+is written it is loaded into that form, and the outputs of both on one random image are compared.
 """
 
 import argparse
@@ -18,23 +18,18 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner import load_checkpoint
+from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
 
-from mmmobilemamba.models.checkpoint import CheckpointError
+from mmmobilemamba.models.checkpoint import CheckpointError, fetch_checkpoint
 
 TOLERANCE = 1e-3  # relative; folding moves float32 by some 1e-6
 
 
-def build(config, checkpoint):
-    """The model of a config with a checkpoint's weights, in evaluation, and the checkpoint.
-
-    Raises:
-        CheckpointError, RuntimeError: If they do not fit completely.
-    """
+def build(config):
+    """The model of a config, in evaluation, with weights yet to be loaded."""
     init_default_scope(config.get('default_scope', 'mmengine'))
-    model = MODELS.build(config.model)
-    content = load_checkpoint(model, str(checkpoint), map_location='cpu', strict=True)
-    return model.eval(), content
+    return MODELS.build(config.model).eval()
 
 
 def switch_to_deploy(model):
@@ -54,11 +49,44 @@ def switch_to_deploy(model):
 
 @torch.no_grad()
 def difference(model, folded):
-    """Largest difference of the features of two models, relative to the largest value."""
+    """Largest difference of what two models make of an image, relative to the largest value.
+
+    That is the features of the neck or backbone, and the logits of a classifier.
+    """
     image = torch.rand(1, 3, 64, 96) * 2 - 1
-    outputs = [part.extract_feat(image) for part in (model, folded)]
-    pairs = list(zip(*outputs))
-    return max(((a - b).abs().max() / a.abs().max()).item() for a, b in pairs)
+    outputs = [list(part.extract_feat(image)) for part in (model, folded)]
+    if isinstance(getattr(model, 'head', None), nn.Module):
+        outputs = [[*maps, part(image, mode='tensor')] for maps, part in zip(outputs, (model, folded))]
+    return torch.stack([(a - b).abs().max() / a.abs().max() for a, b in zip(*outputs)]).max().item()
+
+
+def fold(config, path):
+    """Fold the checkpoint of a config.
+
+    Returns:
+        tuple[dict, dict, float]: A checkpoint, the options of the config that go with it, and the difference
+        that folding makes.
+
+    Raises:
+        CheckpointError, FileNotFoundError, RuntimeError: If the checkpoint cannot be read or does not fit, or
+            the config cannot be built in the form for inference.
+    """
+    content = fetch_checkpoint(path)
+    model = build(config)
+    load_state_dict(model, content.get('state_dict', content), strict=True)
+    folded = copy.deepcopy(model)
+    options = {f'model.{name}.deploy': True for name in switch_to_deploy(folded)}
+    if not options:
+        raise RuntimeError('There is nothing to fold: no MobileMamba, MobileMambaClsHead or DeconvFPN.')
+    config = copy.deepcopy(config)
+    config.merge_from_dict(options)
+    try:
+        again = build(config)
+        again.load_state_dict(folded.state_dict())
+    except (RuntimeError, TypeError) as error:
+        raise RuntimeError(f'The config cannot be built with {", ".join(options)}: {error}') from error
+    meta = {**content.get('meta', {}), 'cfg': config.pretty_text}
+    return dict(meta=meta, state_dict=folded.state_dict()), options, difference(model, again)
 
 
 def save(checkpoint, path):
@@ -86,24 +114,19 @@ def main(argv=None):
         parser.error(f'OUT must end in .pth, not {args.out.name}')
     if not args.out.parent.is_dir():
         parser.error(f'there is no folder {args.out.parent}; make it first')
+    if args.out.exists() and args.checkpoint.exists() and args.out.samefile(args.checkpoint):
+        parser.error('OUT is CHECKPOINT, which folding cannot be undone from; give it another name')
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options)
     try:
-        model, content = build(config, args.checkpoint)
+        checkpoint, options, found = fold(config, args.checkpoint)
     except (CheckpointError, OSError, RuntimeError) as error:
         sys.exit(f'{args.checkpoint} was not folded. {error}')
-    folded = copy.deepcopy(model)
-    parts = switch_to_deploy(folded)
-    if not parts:
-        sys.exit(f'{args.config} has nothing to fold: no MobileMamba, MobileMambaClsHead or DeconvFPN.')
-    found = difference(model, folded)
     if not found < TOLERANCE:
-        sys.exit(f'{args.checkpoint} was not folded: its features would change by {found:.1e}.')
-    options = {f'model.{name}.deploy': True for name in parts}
-    config.merge_from_dict(options)
-    meta = {**content.get('meta', {}), 'cfg': config.pretty_text}
-    save(dict(meta=meta, state_dict=folded.state_dict()), args.out)
-    print(f'{args.out}: folded {", ".join(parts)}; features within {found:.1e} of the largest. Load it with')
+        sys.exit(f'{args.checkpoint} was not folded: its outputs would change by {found:.1e}.')
+    save(checkpoint, args.out)
+    parts = ', '.join(key.split('.')[-2] for key in options)
+    print(f'{args.out}: folded {parts}; outputs within {found:.1e} of the largest. Load it with')
     print(f'--cfg-options {" ".join(f"{key}=True" for key in options)}')
 
 

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from mmmobilemamba.ops import check_backend
 
 from ..checkpoint import adapt_classifier, adapt_state_dict, load_pretrained, split_pretrained
-from ..layers import SS2D, ConvBN, MKDeConv, Residual, WTEMamba, fold
+from ..layers import SS2D, ConvBN, MKDeConv, Residual, WTEMamba, fold, round_weights
 from .arch import resolve_arch, resolve_out_indices, stage_splits
 from .recompute import frozen_statistics
 
@@ -265,9 +265,8 @@ class MobileMamba(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> a tuple with (N, C, ceil(H / stride), ceil(W / stride)) a stage."""
-        if x.device.type == 'cpu':  # where it is faster
-            x = x.contiguous(memory_format=torch.channels_last)
-        x = self.stem(x)
+        x = self.stem(channels_last(x))
+        x = channels_last(x)  # which an image of one channel is not
         outs = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
@@ -284,7 +283,10 @@ class MobileMamba(BaseModule):
         A checkpoint of this form is loaded with ``deploy=True``.
         """
         if not self.deploy:
-            fold(self)
+            dtype = self.stem[0].conv.weight.dtype
+            with torch.inference_mode(False):  # whose tensors could not be used outside of it
+                fold(self)
+                round_weights(self, dtype)
             self.deploy = True
             self.train(self.training)  # new modules, too
 
@@ -364,6 +366,11 @@ class MobileMamba(BaseModule):
     def _checkpoint_filter(self, state_dict, prefix, *args):
         """mmpretrain's ``ImageClassifier`` calls it with a checkpoint before it loads it."""
         adapt_classifier(self, state_dict, prefix)
+
+
+def channels_last(x):
+    """In the memory format that is faster on a CPU; elsewhere as it is. (N, C, H, W)."""
+    return x.contiguous(memory_format=torch.channels_last) if x.device.type == 'cpu' else x
 
 
 def residual_dwconv(channels, norm_cfg):

@@ -133,5 +133,5 @@ def check_head(head):
     if not stock or getattr(head, 'distillation', False):
         raise TypeError(
             f'DistilledClassifier needs a head with one set of logits and the loss of ClsHead, such as '
-            f'LinearClsHead or LeViTClsHead(distillation=False), not {kind.__name__}.'
+            f'LinearClsHead or MobileMambaClsHead, not {kind.__name__}.'
         )

@@ -1,12 +1,12 @@
 from .conv_bn import ConvBN
-from .fold import can_fold, fold, fold_norm, fold_norm_before
+from .fold import PLAIN, can_fold, fold, fold_norm, fold_norm_before, round_weights
 from .mk_deconv import MKDeConv
 from .residual import Residual
 from .ss2d import SS2D
-from .wavelet import haar_dwt, haar_idwt, pad_to_even
 from .wte_mamba import FoldedWTEMamba, WTEMamba
 
 __all__ = [
+    'PLAIN',
     'SS2D',
     'ConvBN',
     'FoldedWTEMamba',
@@ -17,7 +17,5 @@ __all__ = [
     'fold',
     'fold_norm',
     'fold_norm_before',
-    'haar_dwt',
-    'haar_idwt',
-    'pad_to_even',
+    'round_weights',
 ]

@@ -1,16 +1,22 @@
 """Exact folds for inference: batch norm and channel scales into the convolution before them.
 
-All arithmetic is in float64, on the device of the weights, and rounds once, to their type.
-Source: section 3.3 of https://arxiv.org/abs/2101.03697 for batch norm and the identity.
+All arithmetic is in float64, on the device of the weights. What is folded stays so until
+:func:`round_weights` rounds it, once. Source: section 3.3 of https://arxiv.org/abs/2101.03697 for batch
+norm and the identity.
 """
 
 import copy
 
 import torch
+from mmcv.cnn.bricks import wrappers
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+# Others, such as those that standardise their weights, may do more with them than convolve.
+PLAIN = (nn.Conv2d, nn.ConvTranspose2d, wrappers.Conv2d, wrappers.ConvTranspose2d)
 
+
+@torch.no_grad()
 def fold(module):
     """The form that a module has for inference, its children replaced by theirs.
 
@@ -21,11 +27,18 @@ def fold(module):
         module (nn.Module): Changed in place; what it returns is to be used from now on.
 
     Returns:
-        nn.Module: Equal in evaluation, to rounding.
+        nn.Module: Equal in evaluation, to rounding. What was folded is float64.
     """
     for name, child in module.named_children():
         setattr(module, name, fold(child))
     return module.folded() if hasattr(module, 'folded') else module
+
+
+def round_weights(module, dtype):
+    """Give what was folded, the parameters in float64, the type of the network; in place."""
+    for parameter in module.parameters():
+        if parameter.dtype == torch.float64:
+            parameter.data = parameter.data.to(dtype)
 
 
 def can_fold(norm):
@@ -42,17 +55,16 @@ def norm_affine(norm):
     return scale, shift + norm.bias.double() if norm.affine else shift
 
 
-@torch.no_grad()
 def fold_affine(conv, scale, shift=None):
     """``scale * conv(x) + shift`` as one convolution.
 
     Args:
-        conv (nn.Conv2d | nn.ConvTranspose2d): The latter with one group.
+        conv (nn.Conv2d | nn.ConvTranspose2d): Of one of the types in ``PLAIN``; transposed, with one group.
         scale (Tensor): (out_channels).
         shift (Tensor, optional): (out_channels).
 
     Returns:
-        nn.Conv2d | nn.ConvTranspose2d: A new one, with a bias if it needs one.
+        nn.Conv2d | nn.ConvTranspose2d: A new one in float64, with a bias if it needs one.
     """
     scale = scale.double()
     weight = conv.weight.double() * scale.view((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1))
@@ -67,7 +79,6 @@ def fold_norm(conv, norm):
     return fold_affine(conv, *norm_affine(norm))
 
 
-@torch.no_grad()
 def fold_norm_before(norm, linear):
     """``linear(norm(x))`` in evaluation as one linear layer, for a ``norm`` that :func:`can_fold`."""
     scale, shift = norm_affine(norm)
@@ -78,25 +89,32 @@ def fold_norm_before(norm, linear):
     return with_weights(linear, weight * scale, bias)
 
 
-@torch.no_grad()
 def fold_identity(conv):
-    """``x + conv(x)`` for a depthwise convolution that keeps the size, as one convolution."""
+    """``x + conv(x)`` as one convolution, for one that :func:`keeps_channels`."""
     weight = conv.weight.double().clone()  # float64 is its own double
     weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2] += 1
     return with_weights(conv, weight, conv.bias)
 
 
-def is_depthwise(module):
-    """Whether a module is a depthwise convolution that keeps the size and has no norm layer behind it."""
-    return isinstance(module, nn.Conv2d) and module.groups == module.in_channels == module.out_channels
+def keeps_channels(module):
+    """Whether a module is a depthwise convolution that keeps the size, with zeros around the map."""
+    return (
+        type(module) is nn.Conv2d
+        and module.groups == module.in_channels == module.out_channels
+        and module.stride == (1, 1)
+        and module.padding_mode == 'zeros'
+        and all(
+            side % 2 and 2 * pad == step * (side - 1)
+            for side, pad, step in zip(module.kernel_size, module.padding, module.dilation)
+        )
+    )
 
 
 def with_weights(layer, weight, bias):
-    """A layer with the settings, mode and type of ``layer``, and these weights."""
+    """A layer with the settings and mode of ``layer``, and these weights, in float64."""
     new = copy.deepcopy(layer)
     for name, value in dict(weight=weight, bias=bias).items():
         if value is not None:
-            value = value.to(layer.weight.dtype).contiguous()
-            value = nn.Parameter(value, requires_grad=layer.weight.requires_grad)
+            value = nn.Parameter(value.double().contiguous(), requires_grad=layer.weight.requires_grad)
         setattr(new, name, value)
     return new

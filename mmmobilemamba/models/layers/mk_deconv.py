@@ -33,15 +33,14 @@ class MKDeConv(nn.Module):
 class FoldedMKDeConv(nn.Module):
     """MK-DeConv for inference: a convolution, ReLU and an affine map of each channel."""
 
-    @torch.no_grad()
     def __init__(self, source):
         super().__init__()
         self.dwconv = fold_norm(source.dwconv, source.bn1)
         scale, shift = norm_affine(source.bn2)
         scale = scale * source.scale.weight.double().flatten()
-        dtype, trained = source.scale.weight.dtype, source.scale.weight.requires_grad
-        self.scale = nn.Parameter(scale.to(dtype).view(1, -1, 1, 1), requires_grad=trained)
-        self.shift = nn.Parameter(shift.to(dtype).view(1, -1, 1, 1), requires_grad=trained)
+        trained = source.scale.weight.requires_grad
+        self.scale = nn.Parameter(scale.view(1, -1, 1, 1), requires_grad=trained)
+        self.shift = nn.Parameter(shift.view(1, -1, 1, 1), requires_grad=trained)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""

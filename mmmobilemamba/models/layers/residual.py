@@ -2,7 +2,7 @@
 
 from torch import Tensor, nn
 
-from .fold import fold_identity, is_depthwise
+from .fold import fold_identity, keeps_channels
 
 
 class Residual(nn.Module):
@@ -18,4 +18,4 @@ class Residual(nn.Module):
 
     def folded(self):
         """One convolution where ``fn`` is a depthwise one; otherwise as it is."""
-        return fold_identity(self.fn) if is_depthwise(self.fn) else self
+        return fold_identity(self.fn) if keeps_channels(self.fn) else self

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmmobilemamba.ops import selective_scan
+from mmmobilemamba.ops import norm_gate, selective_scan
 
 from .conv_bn import ConvBN
 
@@ -42,7 +42,7 @@ class SS2D(nn.Module):
         self.dt_proj_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
         self.A_log = nn.Parameter(torch.empty(DIRECTIONS * inner, 1))
         self.D = nn.Parameter(torch.empty(DIRECTIONS * inner))
-        self.out_norm = LayerNorm(inner)
+        self.out_norm = nn.LayerNorm(inner)
         self.out_proj = ConvBN(inner, channels, norm_cfg=norm_cfg)
         self.reset_parameters()
 
@@ -59,9 +59,10 @@ class SS2D(nn.Module):
         """(N, C, H, W) -> (N, C, H, W)."""
         u, z = self.in_proj(x).chunk(2, dim=1)
         u = F.silu(self.dwconv(u))
-        y = self.out_norm(self.scan(u.flatten(2).transpose(1, 2)))
-        y = y.to(z.dtype).transpose(1, 2).unflatten(2, z.shape[2:])
-        return self.out_proj(y * F.silu(z))
+        y = self.scan(u.flatten(2).transpose(1, 2))
+        norm, gate = self.out_norm, z.flatten(2).transpose(1, 2)
+        y = norm_gate(y, norm.weight, norm.bias, norm.eps, gate, self.backend)
+        return self.out_proj(y.transpose(1, 2).unflatten(2, z.shape[2:]))
 
     def scan(self, u: Tensor) -> Tensor:
         """Project the step sizes, B and C, and scan: (N, L, E) -> (N, L, E), at least float32."""
@@ -69,13 +70,3 @@ class SS2D(nn.Module):
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         A, D = A.view(DIRECTIONS, -1), self.D.view(DIRECTIONS, -1)
         return selective_scan(u, rows, self.dt_proj_weight, A, D, self.dt_proj_bias, self.backend)
-
-
-class LayerNorm(nn.LayerNorm):
-    """Layer norm in the type of its input, which after a scan is wider than that of the weights."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(..., E) -> (..., E)."""
-        return F.layer_norm(
-            x, self.normalized_shape, self.weight.to(x.dtype), self.bias.to(x.dtype), self.eps
-        )

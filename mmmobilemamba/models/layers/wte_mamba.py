@@ -4,9 +4,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .fold import fold_affine, with_weights
+from mmmobilemamba.ops import haar_dwt, haar_idwt
+
+from .fold import fold_affine
 from .ss2d import SS2D
-from .wavelet import haar_dwt, haar_idwt, pad_to_even
 
 NUM_BANDS = 4
 
@@ -35,9 +36,9 @@ class WTEMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        height, width = x.shape[2:]
-        bands = self.wavelet_conv(haar_dwt(pad_to_even(x)), self.wavelet_scale)
-        return self.base_scale * self.ss2d(x) + haar_idwt(bands)[..., :height, :width]
+        backend = self.ss2d.backend
+        bands = self.wavelet_conv(haar_dwt(x, backend), self.wavelet_scale)
+        return haar_idwt(bands, self.base_scale * self.ss2d(x), backend)
 
     def folded(self):
         """The form for inference; as it is where the norm layer of ``ss2d`` is none that folds."""
@@ -71,21 +72,19 @@ def band_weight(weight: Tensor, scale: Tensor) -> Tensor:
 class FoldedWTEMamba(nn.Module):
     """WTE-Mamba for inference: both scales are in the convolutions, whose bands follow one another."""
 
-    @torch.no_grad()
     def __init__(self, source):
         super().__init__()
         self.ss2d = source.ss2d
         self.ss2d.out_proj = fold_affine(self.ss2d.out_proj, source.base_scale.flatten())
         weight = source.wavelet_conv.weight
-        conv = nn.Conv2d(
-            len(weight), len(weight), weight.shape[2:], padding=weight.shape[2] // 2, groups=len(weight)
-        )
-        conv = conv.to(weight).requires_grad_(weight.requires_grad)
+        bands, _, *kernel_size = weight.shape
+        settings = dict(padding=kernel_size[0] // 2, groups=bands, bias=False, device=weight.device)
+        self.wavelet_conv = nn.utils.skip_init(nn.Conv2d, bands, bands, kernel_size, **settings)
         scaled = band_weight(weight.double(), source.wavelet_scale.double())
-        self.wavelet_conv = with_weights(conv, scaled, None)
+        self.wavelet_conv.weight = nn.Parameter(scaled, requires_grad=weight.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        height, width = x.shape[2:]
-        bands = self.wavelet_conv(haar_dwt(pad_to_even(x)))
-        return self.ss2d(x) + haar_idwt(bands)[..., :height, :width]
+        backend = self.ss2d.backend
+        bands = self.wavelet_conv(haar_dwt(x, backend))
+        return haar_idwt(bands, self.ss2d(x), backend)

@@ -1,5 +1,6 @@
 """Feature pyramid with levels finer than the backbone's, made by transposed convolutions."""
 
+import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmdet.models.necks import FPN
@@ -7,7 +8,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..checkpoint import check_form
-from ..layers import can_fold, fold_norm
+from ..layers import PLAIN, can_fold, fold_norm, round_weights
 
 
 @MODELS.register_module()
@@ -57,7 +58,7 @@ class DeconvFPN(FPN):
                 ConvModule(out_channels, out_channels, 2, stride=2, conv_cfg=dict(type='deconv'), **conv)
             )
             self.extra_fpn_convs.append(ConvModule(out_channels, out_channels, 3, padding=1, **conv))
-        self.folds = any(can_fold(norm) for norm in self.modules())
+        self.folds = any(map(folds_norm, self.modules()))
         self.deploy = False
         if deploy:
             self.switch_to_deploy()
@@ -79,18 +80,22 @@ class DeconvFPN(FPN):
     def switch_to_deploy(self):
         """Fold batch norms into their convolutions, in float64; a second call changes nothing.
 
-        Other norm layers stay.
+        Other norm layers stay, and so do those behind convolutions that are more than that.
         """
-        for module in self.modules():
-            if isinstance(module, ConvModule) and module.with_norm and can_fold(module.norm):
-                module.conv = fold_norm(module.conv, module.norm)
-                setattr(module, module.norm_name, nn.Identity())
+        dtype = self.lateral_convs[0].conv.weight.dtype
+        with torch.inference_mode(False), torch.no_grad():
+            for module in self.modules():
+                if folds_norm(module):
+                    module.conv = fold_norm(module.conv, module.norm)
+                    setattr(module, module.norm_name, nn.Identity())
+            round_weights(self, dtype)
         self.deploy = True
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         keys = [key for key in state_dict if key.startswith(prefix)]
-        if keys and self.folds:
-            check_form(not any(key.endswith('.running_mean') for key in keys), self.deploy, 'neck')
+        if self.folds and f'{prefix}lateral_convs.0.conv.weight' in keys:
+            trained = any('.bn.' in key or '.gn.' in key for key in keys)
+            check_form(not trained, self.deploy, 'neck')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def top_down(self, laterals):
@@ -121,3 +126,13 @@ class DeconvFPN(FPN):
             x = conv(F.relu(x) if outs and self.relu_before_extra_convs else x)
             outs.append(x)
         return outs
+
+
+def folds_norm(module):
+    """Whether a module is a convolution with a norm layer that goes into it."""
+    return (
+        isinstance(module, ConvModule)
+        and module.with_norm
+        and can_fold(module.norm)
+        and type(module.conv) in PLAIN
+    )

@@ -6,7 +6,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import cpp
+from ..cpu import can_run
+from ..cpu import why_not as why_not_cpp
+from . import cpp, exported
 from .chunked import selective_scan_chunked
 from .naive import selective_scan_naive
 from .operator import output_dtype, selective_scan_operator
@@ -17,6 +19,7 @@ _BACKENDS = {
     'triton': selective_scan_operator,
     'torch': selective_scan_chunked,
     'naive': selective_scan_naive,
+    'export': exported.selective_scan_exported,  # for graphs that leave PyTorch
 }
 BACKENDS = tuple(_BACKENDS)
 
@@ -70,12 +73,12 @@ def _why_not(name, device, dtype):
     if made_for != device.type:
         return f'it is for {made_for}, and the tensors are on {device.type}'
     if name == 'cpp':
-        return cpp.why_not()
+        return why_not_cpp()
     if name == 'triton' and find_spec('triton') is None:
         return 'Triton is not installed; PyTorch for CUDA brings it on Linux (pip install triton)'
     if name == 'triton' and dtype == torch.float64:
         return 'it computes in float32, and u is float64'
-    return None
+    return exported.why_not() if name == 'export' else None
 
 
 @torch.compiler.assume_constant_result  # a compiled graph has the choice, not the way to it
@@ -124,8 +127,10 @@ def selective_scan(
         ValueError: If a shape does not fit, L is 0 or the backend does not exist.
         RuntimeError: If the backend cannot run here.
     """
-    run = _BACKENDS[_resolve(backend, u.device.type, u.dtype)]
     _check_shapes(u, rows=rows, dt_weight=dt_weight, A=A, D=D, dt_bias=dt_bias)
+    if backend in ('auto', 'cpp') and can_run(u, rows, dt_weight, A, D, dt_bias):
+        return cpp.forward(u, rows, dt_weight, A, D, dt_bias)
+    run = _BACKENDS[_resolve(backend, u.device.type, u.dtype)]
     if run is selective_scan_operator:
         return run(u, rows, dt_weight, A, D, dt_bias)
     dtype = output_dtype(u)

@@ -1,10 +1,8 @@
-// The kernels, for one instruction set: included once for each, inside its namespace, with VECTOR_BYTES defined.
+// The kernels of scan.h, for one instruction set: included once for each, inside its namespace, after simd.h.
 //
 // Vector lanes are channels; time is sequential, and the second direction walks the same rows backwards, so
 // nothing is flipped. Step sizes are projected where they are used. What follows is named as in the
 // specification (naive.py): delta, decay = exp(delta * A), h.
-
-#include "simd.h"
 
 constexpr int kGroup = 8;   // steps whose delta and decay, which do not depend on each other, are computed together
 constexpr int kChunk = 64;  // steps whose states backward keeps at a time

@@ -31,10 +31,10 @@ def find_library():
         BuildError: If it has to be built and cannot be.
     """
     own = fingerprint().encode()
-    for path in Path(__file__).parent.glob('_scan*.so'):
+    for path in Path(__file__).parent.glob('_kernels*.so'):
         if own in path.read_bytes():
             return path
-    library = cache_folder() / 'mmmobilemamba' / f'scan-{platform.machine()}-{fingerprint()}.so'
+    library = cache_folder() / 'mmmobilemamba' / f'kernels-{platform.machine()}-{fingerprint()}.so'
     if not library.is_file():
         build(library)
     return library
@@ -75,7 +75,7 @@ def build(library):
         with tempfile.TemporaryDirectory(dir=library.parent) as folder:
             target = Path(folder) / library.name
             options = [*flags(), '-fPIC', '-shared', '-pthread', '-o', str(target)]
-            command = [*compiler, *options, str(SOURCES / 'scan.cpp')]
+            command = [*compiler, *options, str(SOURCES / 'kernels.cpp')]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
                 raise BuildError(f'{shlex.join(command)} failed: {done.stderr.strip()[-1000:]}')

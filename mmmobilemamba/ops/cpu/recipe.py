@@ -15,4 +15,4 @@ def fingerprint():
 
 def flags():
     """Flags of the compiler (list[str]); one puts the fingerprint into the library."""
-    return [*FLAGS, f'-DSCAN_FINGERPRINT="{fingerprint()}"']
+    return [*FLAGS, f'-DFINGERPRINT="{fingerprint()}"']

@@ -1,5 +1,4 @@
-// The bidirectional selective scan with state size 1, for CPUs. Plain C interface: no header of Python or
-// PyTorch is needed, so one build serves every version of both.
+// The bidirectional selective scan with state size 1.
 #pragma once
 #include <cstdint>
 

@@ -1,4 +1,5 @@
-// The bidirectional selective scan with state size 1, for CPUs: choice of the instruction set, and threads.
+// The kernels for CPUs: choice of the instruction set, and threads. Plain C interface: no header of Python or
+// PyTorch is needed, so one build serves every version of both.
 #include <cstdlib>
 
 #include <atomic>
@@ -6,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "maps.h"
 #include "scan.h"
 
 namespace {
@@ -30,6 +32,8 @@ struct Scratch {
 // standard library's functions stay as they are.
 #define VECTOR_BYTES 16
 namespace plain {
+#include "simd.h"
+#include "maps_kernel.h"
 #include "scan_kernel.h"
 }
 #undef VECTOR_BYTES
@@ -43,6 +47,8 @@ namespace plain {
 #endif
 #define VECTOR_BYTES 32
 namespace avx2 {
+#include "simd.h"
+#include "maps_kernel.h"
 #include "scan_kernel.h"
 }
 #undef VECTOR_BYTES
@@ -56,6 +62,8 @@ namespace avx2 {
 #endif
 #define VECTOR_BYTES 64
 namespace avx512 {
+#include "simd.h"
+#include "maps_kernel.h"
 #include "scan_kernel.h"
 }
 #undef VECTOR_BYTES
@@ -68,14 +76,18 @@ namespace avx512 {
 
 namespace {
 
+// Of one type and instruction set.
 struct Kernels {
-  void (*forward_float)(const ScanTensors &, int64_t, int64_t, void *);
-  void (*forward_double)(const ScanTensors &, int64_t, int64_t, void *);
-  void (*backward_float)(const ScanTensors &, const ScanGradients &, int64_t, int64_t);
-  void (*backward_double)(const ScanTensors &, const ScanGradients &, int64_t, int64_t);
+  void (*forward)(const ScanTensors &, int64_t, int64_t, void *);
+  void (*backward)(const ScanTensors &, const ScanGradients &, int64_t, int64_t);
+  void (*haar_forward)(const Map &, int64_t, int64_t, void *);
+  void (*haar_inverse)(const Map &, const void *, int64_t, int64_t, void *);
+  void (*norm_gate)(const Gate &, int64_t, void *);
 };
 
-#define KERNELS(set) {set::forward<float>, set::forward<double>, set::backward<float>, set::backward<double>}
+#define OF_TYPE(set, T) \
+  {set::forward<T>, set::backward<T>, set::haar_forward<T>, set::haar_inverse<T>, set::norm_gate<T>}
+#define KERNELS(set) OF_TYPE(set, float), OF_TYPE(set, double)
 constexpr Kernels kKernels[] = {
     KERNELS(plain),
 #if defined(__x86_64__)
@@ -84,7 +96,9 @@ constexpr Kernels kKernels[] = {
 #endif
 };
 
-// Runs `work(image, block)` for all blocks of channels of all images.
+const Kernels &kernels(int set, int is_double) { return kKernels[2 * set + is_double]; }
+
+// Runs `work(image, block)` for all blocks of all images.
 template <typename Work>
 struct Job {
   const Work &work;
@@ -106,9 +120,8 @@ struct Job {
 using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
 
 template <typename Work>
-int run(const ScanTensors &tensors, int threads, Parallel parallel, const Work &work) {
-  const int64_t blocks = (tensors.channels + kBlock - 1) / kBlock;
-  Job<Work> job{work, blocks, blocks * tensors.batch};
+int run(int64_t images, int64_t blocks, int threads, Parallel parallel, const Work &work) {
+  Job<Work> job{work, blocks, images * blocks};
   if (threads > job.count) threads = (int)job.count;
   if (threads <= 1) {
     job.run(&job);
@@ -123,15 +136,18 @@ int run(const ScanTensors &tensors, int threads, Parallel parallel, const Work &
   return job.out_of_memory ? 1 : 0;
 }
 
+int64_t blocks(const ScanTensors &tensors) { return (tensors.channels + kBlock - 1) / kBlock; }
+
 }  // namespace
 
+// All return 0, or 1 if memory ran out. `set` is an instruction set up to the one below.
 extern "C" {
 
 // Of the sources, by which they are told from later ones.
-const char scan_fingerprint[] = SCAN_FINGERPRINT;
+const char kernels_fingerprint[] = FINGERPRINT;
 
 // The best instruction set that this machine has: 0 plain, 1 AVX2, 2 AVX-512.
-int scan_instruction_set() {
+int instruction_set() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return 2;
@@ -140,18 +156,40 @@ int scan_instruction_set() {
   return 0;
 }
 
-// y (N, L, E) is written. Returns 0, or 1 if memory ran out.
+// y (N, L, E) is written.
 int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, int threads, Parallel parallel) {
-  const auto kernel = is_double ? kKernels[set].forward_double : kKernels[set].forward_float;
-  return run(*tensors, threads, parallel,
+  const auto kernel = kernels(set, is_double).forward;
+  return run(tensors->batch, blocks(*tensors), threads, parallel,
              [&](int64_t image, int64_t block) { kernel(*tensors, image, block, y); });
 }
 
-// All of `gradients` but y is written. Returns as above.
+// All of `gradients` but y is written.
 int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, int is_double, int set,
                   int threads, Parallel parallel) {
-  const auto kernel = is_double ? kKernels[set].backward_double : kKernels[set].backward_float;
-  return run(*tensors, threads, parallel,
+  const auto kernel = kernels(set, is_double).backward;
+  return run(tensors->batch, blocks(*tensors), threads, parallel,
              [&](int64_t image, int64_t block) { kernel(*tensors, *gradients, image, block); });
+}
+
+// bands (N, ceil(H / 2), ceil(W / 2), 4C) is written.
+int haar_forward(const Map *map, void *bands, int is_double, int set, int threads, Parallel parallel) {
+  const auto kernel = kernels(set, is_double).haar_forward;
+  return run(map->batch, (map->height + 1) / 2, threads, parallel,
+             [&](int64_t image, int64_t row) { kernel(*map, image, row, bands); });
+}
+
+// map (N, H, W, C), of the size of `base`, is written; bands are as above.
+int haar_inverse(const Map *base, const void *bands, void *map, int is_double, int set, int threads,
+                 Parallel parallel) {
+  const auto kernel = kernels(set, is_double).haar_inverse;
+  return run(base->batch, (base->height + 1) / 2, threads, parallel,
+             [&](int64_t image, int64_t row) { kernel(*base, bands, image, row, map); });
+}
+
+// out (pixels, E) is written.
+int norm_gate(const Gate *gate, void *out, int is_double, int set, int threads, Parallel parallel) {
+  const auto kernel = kernels(set, is_double).norm_gate;
+  return run(1, (gate->pixels + kPixels - 1) / kPixels, threads, parallel,
+             [&](int64_t, int64_t task) { kernel(*gate, task, out); });
 }
 }

@@ -1,0 +1,119 @@
+"""One level of the Haar transform of feature maps, in sums and differences.
+
+The sub-bands of C channels follow one another: C averages, C differences of top and bottom rows, C of left
+and right columns, C of the diagonals. Both transforms are twice the orthonormal ones, whose filter taps are
++-1/2: the factor costs nothing where the weights between them take it in. Slices of rows and columns are
+whole pixels in channels-last maps, so every sum reads and writes along the channels. Source: MobileMamba,
+https://arxiv.org/abs/2411.15941, the wavelet of WTE-Mamba.
+"""
+
+import ctypes
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cpu import can_run, run
+from .selective_scan import check_backend
+
+WITH_CPP = ('auto', 'cpp')
+
+
+def haar_dwt(x: Tensor, backend: str = 'auto') -> Tensor:
+    """Twice the orthonormal transform, of a map to which a zero row or column is added if a side is odd.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
+            is taken where no gradient is needed, on a CPU, in channels-last, in float32 or float64.
+
+    Returns:
+        Tensor: (N, 4C, ceil(H / 2), ceil(W / 2)), in channels-last.
+
+    Raises:
+        ValueError: If the backend does not exist.
+    """
+    check_backend(backend)
+    if backend in WITH_CPP and can_run(x) and x.stride(1) == 1:
+        return haar_dwt_cpp(x)
+    pixels = pad_to_even(x).permute(0, 2, 3, 1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
+    top, bottom = pixels.unbind(2)
+    left, right = (top + bottom).unbind(3)
+    left_step, right_step = (top - bottom).unbind(3)
+    bands = (left + right, left_step + right_step, left - right, left_step - right_step)
+    return torch.cat(bands, dim=3).permute(0, 3, 1, 2)
+
+
+def haar_idwt(bands: Tensor, base: Tensor, backend: str = 'auto') -> Tensor:
+    """``base`` and twice the orthonormal inverse; of a :func:`haar_dwt`, four times what was transformed.
+
+    Args:
+        bands (Tensor): (N, 4C, ceil(H / 2), ceil(W / 2)).
+        base (Tensor): (N, C, H, W).
+        backend (str): As in :func:`haar_dwt`.
+
+    Returns:
+        Tensor: (N, C, H, W), in channels-last. A row or column beyond an odd side is left out.
+
+    Raises:
+        ValueError: If the shapes do not fit each other or the backend does not exist.
+    """
+    check_backend(backend)
+    if backend in WITH_CPP and can_run(bands, base) and base.stride(1) == 1:
+        return haar_idwt_cpp(bands, base)
+    average, rows, columns, diagonal = bands.permute(0, 2, 3, 1).chunk(4, dim=3)
+    top, bottom = average + rows, average - rows
+    top_step, bottom_step = columns + diagonal, columns - diagonal
+    top = torch.stack((top + top_step, top - top_step), dim=3)
+    bottom = torch.stack((bottom + bottom_step, bottom - bottom_step), dim=3)
+    pixels = torch.stack((top, bottom), dim=2).flatten(3, 4).flatten(1, 2)
+    return base + pixels.permute(0, 3, 1, 2)[..., : base.shape[2], : base.shape[3]]
+
+
+def pad_to_even(x: Tensor) -> Tensor:
+    """Add a zero row below if H is odd and a zero column at the right if W is odd."""
+    height, width = x.shape[-2:]
+    if height % 2 or width % 2:
+        x = F.pad(x, (0, width % 2, 0, height % 2))
+    return x
+
+
+class Map(ctypes.Structure):
+    """As in cpu/csrc/maps.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ('batch', 'height', 'width', 'channels')),
+        *((name, ctypes.c_int64) for name in ('batch_stride', 'row_stride', 'column_stride')),
+        ('data', ctypes.c_void_p),
+    ]
+
+
+def _map(x):
+    batch, channels, height, width = x.shape
+    strides = x.stride()
+    return Map(batch, height, width, channels, strides[0], strides[2], strides[3], x.data_ptr())
+
+
+def haar_dwt_cpp(x, instruction_set=None):
+    """:func:`haar_dwt` in C++, without gradients, for a map with contiguous channels."""
+    batch, channels, height, width = x.shape
+    bands = x.new_empty(batch, (height + 1) // 2, (width + 1) // 2, 4 * channels)
+    pointers = ctypes.byref(_map(x)), bands.data_ptr()
+    run('haar_forward', *pointers, dtype=x.dtype, instruction_set=instruction_set)
+    return bands.permute(0, 3, 1, 2)
+
+
+def haar_idwt_cpp(bands, base, instruction_set=None):
+    """:func:`haar_idwt` in C++, without gradients, for a base with contiguous channels."""
+    batch, channels, height, width = base.shape
+    expected = (batch, 4 * channels, (height + 1) // 2, (width + 1) // 2)
+    if bands.shape != expected:
+        raise ValueError(
+            f'bands must have shape {tuple(expected)} beside base of shape {tuple(base.shape)}, but has '
+            f'{tuple(bands.shape)}.'
+        )
+    bands = bands.contiguous(memory_format=torch.channels_last)
+    out = base.new_empty(batch, height, width, channels)
+    pointers = ctypes.byref(_map(base)), bands.data_ptr(), out.data_ptr()
+    run('haar_inverse', *pointers, dtype=base.dtype, instruction_set=instruction_set)
+    return out.permute(0, 3, 1, 2)

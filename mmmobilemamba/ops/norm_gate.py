@@ -1,0 +1,70 @@
+"""Layer norm of a scan's output, times the SiLU of a gate: the end of SS2D.
+
+Source: MobileMamba, https://arxiv.org/abs/2411.15941, after VMamba, https://arxiv.org/abs/2401.10166.
+"""
+
+import ctypes
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cpu import can_run, run
+from .selective_scan import check_backend
+
+
+def norm_gate(
+    y: Tensor, weight: Tensor, bias: Tensor, eps: float, z: Tensor, backend: str = 'auto'
+) -> Tensor:
+    """``layer_norm(y) * silu(z)``.
+
+    Args:
+        y (Tensor): (N, L, E). The norm is computed in its type, which after a scan is float32 or wider.
+        weight (Tensor): Of the norm, (E).
+        bias (Tensor): Of the norm, (E).
+        eps (float): Added to the variance.
+        z (Tensor): The gate, (N, L, E).
+        backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
+            is taken where no gradient is needed, on a CPU, in float32 or float64.
+
+    Returns:
+        Tensor: (N, L, E), of the type of ``z``.
+
+    Raises:
+        ValueError: If a shape does not fit or the backend does not exist.
+    """
+    check_backend(backend)
+    if backend in ('auto', 'cpp') and can_run(y, weight, bias, z) and evenly_spaced(z):
+        return norm_gate_cpp(y, weight, bias, eps, z)
+    y = F.layer_norm(y, weight.shape, weight.to(y.dtype), bias.to(y.dtype), eps)
+    return y.to(z.dtype) * F.silu(z)
+
+
+def evenly_spaced(z):
+    """Whether one stride leads through the pixels of all images, and their channels are contiguous."""
+    return z.stride(2) == 1 and (z.shape[0] == 1 or z.stride(0) == z.shape[1] * z.stride(1))
+
+
+class Gate(ctypes.Structure):
+    """As in cpu/csrc/maps.h."""
+
+    _fields_ = [
+        *((name, ctypes.c_int64) for name in ('pixels', 'channels', 'z_stride')),
+        *((name, ctypes.c_void_p) for name in ('y', 'weight', 'bias', 'z')),
+        ('eps', ctypes.c_double),
+    ]
+
+
+def norm_gate_cpp(y, weight, bias, eps, z, instruction_set=None):
+    """:func:`norm_gate` in C++, without gradients, for a ``z`` that is :func:`evenly_spaced`."""
+    if y.shape != z.shape or weight.shape != y.shape[2:] or bias.shape != y.shape[2:]:
+        raise ValueError(
+            f'y and z must have one shape (N, L, E), weight and bias (E), but have {tuple(y.shape)}, '
+            f'{tuple(z.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}.'
+        )
+    y, weight, bias = y.contiguous(), weight.contiguous(), bias.contiguous()
+    out = y.new_empty(y.shape)
+    sizes = y.shape[0] * y.shape[1], y.shape[2], z.stride(1)
+    gate = Gate(*sizes, *(x.data_ptr() for x in (y, weight, bias, z)), eps)
+    pointers = ctypes.byref(gate), out.data_ptr()
+    run('norm_gate', *pointers, dtype=y.dtype, instruction_set=instruction_set)
+    return out
