@@ -62,7 +62,8 @@ class SS2D(nn.Module):
         y = self.scan(u.flatten(2).transpose(1, 2))
         norm, gate = self.out_norm, z.flatten(2).transpose(1, 2)
         y = norm_gate(y, norm.weight, norm.bias, norm.eps, gate, self.backend)
-        return self.out_proj(y.transpose(1, 2).unflatten(2, z.shape[2:]))
+        # In this order, as a batch of one would else lose the memory format.
+        return self.out_proj(y.unflatten(1, z.shape[2:]).permute(0, 3, 1, 2))
 
     def scan(self, u: Tensor) -> Tensor:
         """Project the step sizes, B and C, and scan: (N, L, E) -> (N, L, E), at least float32."""
