@@ -44,6 +44,7 @@ MODULES = dict(
     TrainEMAHook='mmmobilemamba.engine.hooks',
     DistilledClassifier='mmmobilemamba.models.classifiers',
     SSDLiteHead='mmmobilemamba.models.dense_heads',
+    MobileMambaClsHead='mmmobilemamba.models.heads',
     DeconvFPN='mmmobilemamba.models.necks',
     ContiguousSegVisualizer='mmmobilemamba.visualization',
 )

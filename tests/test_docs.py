@@ -26,6 +26,8 @@ CHANGED = [(page, words) for page, words in RUNS if '--cfg-options' in words]
 MIM_OPTIONS = {'--launcher', '--gpus', '--checkpoint'}
 # Keys that no config has, each with what makes sure of it.
 NEW_KEYS = {
+    'model.backbone.deploy': lambda config, wrapper: build(config).backbone.deploy,
+    'model.head.deploy': lambda config, wrapper: build(config).head.deploy,
     'optim_wrapper.constructor': lambda config, wrapper: spread(wrapper) > 2,
     'optim_wrapper.paramwise_cfg.layer_decay_rate': lambda config, wrapper: spread(wrapper) > 2,
     'model.teacher.checkpoint_path': lambda config, wrapper: config.model.teacher.type == 'TimmClassifier',

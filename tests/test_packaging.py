@@ -74,7 +74,7 @@ def test_wheel_ships_the_kernels(wheel):
 def test_installs_without_a_compiler(tmp_path):
     compiled, sources = kernels_of(build_wheel(tmp_path, CC='false', CXX='false'))
     assert compiled == []
-    assert len(sources) == 4
+    assert any(name.endswith('kernels.cpp') for name in sources)
 
 
 def test_wheel_ships_mim(wheel):

@@ -10,6 +10,9 @@ pytest.importorskip('mmpretrain')
 
 from mmpretrain.structures import DataSample
 
+from mmmobilemamba.models.layers import ss2d
+from mmmobilemamba.ops import norm_gate
+
 from .test_layer_decay import classifier
 
 
@@ -31,13 +34,17 @@ def wrap(model, **kwargs):
     return build_optim_wrapper(model, dict(type='CPUAmpOptimWrapper', optimizer=optimizer, **kwargs))
 
 
-def test_types():
+def test_types(monkeypatch):
     model = build()
     wrapper = wrap(model)
     conv = model.backbone.stem[2].conv
-    scan = model.backbone.stages[1].blocks[0].mixer.fn.global_op.ss2d
     seen = {}
-    scan.out_norm.register_forward_hook(lambda module, args, out: seen.update(scan=args[0].dtype))
+
+    def gate(y, *args):
+        seen.update(scan=y.dtype)
+        return norm_gate(y, *args)
+
+    monkeypatch.setattr(ss2d, 'norm_gate', gate)
     conv.register_forward_hook(lambda module, args, out: seen.update(conv=out.dtype))
     data = model.data_preprocessor(batch(), True)
     with wrapper.optim_context(model):

@@ -5,6 +5,9 @@ import torch
 from mmengine.runner import Runner
 from torch import nn
 
+from mmmobilemamba.models.layers import ss2d
+from mmmobilemamba.ops import norm_gate
+
 from .workplace import CONFIGS, small_config
 
 STEPS = 20
@@ -15,27 +18,31 @@ TWINS = {
 }
 
 
-def watch_types(model):
-    """Sets, filled during forward, of the types that scans and other convolutions give."""
+def watch_types(model, monkeypatch):
+    """Sets, filled during forward, of the types that scans and convolutions give."""
     scans, convs = set(), set()
-    for name, module in model.named_modules():
-        if name.endswith('.ss2d.out_norm'):  # right after a scan
-            module.register_forward_hook(lambda module, args, out: scans.add(args[0].dtype))
-        elif isinstance(module, nn.Conv2d):
+
+    def gate(y, *args):  # right after a scan
+        scans.add(y.dtype)
+        return norm_gate(y, *args)
+
+    monkeypatch.setattr(ss2d, 'norm_gate', gate)
+    for module in model.modules():
+        if isinstance(module, nn.Conv2d):
             module.register_forward_hook(lambda module, args, out: convs.add(out.dtype))
     return scans, convs
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize('name', TWINS)
-def test_it_trains(name, at_work, tmp_path):
+def test_it_trains(name, at_work, tmp_path, monkeypatch):
     """The same four images again and again, each an epoch."""
     config = small_config(TWINS[name], tmp_path, batch_size=4)
     config.train_cfg.max_epochs = STEPS
     config.optim_wrapper.type = 'CPUAmpOptimWrapper'
     config.param_scheduler = None  # whose warm-up is longer than this
     runner = Runner.from_cfg(config)
-    scans, convs = watch_types(runner.model)
+    scans, convs = watch_types(runner.model, monkeypatch)
     runner.train()
     assert runner.iter == STEPS
 
