@@ -99,15 +99,16 @@ def peak_memory(queue, case, threads, variant, args):
     """Put what a step takes at its peak, in MiB, above what is held before it; in a process of its own."""
     torch.set_num_threads(threads)
     step = make_steps(*case, [variant], args)[variant]
-    step()  # what the first one sets up stays
     if torch.device(args.device).type == 'cuda':
+        step()  # what the first one sets up stays
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
         queue.put((torch.cuda.max_memory_allocated() - before) / 2**20)
         return
-    Path('/proc/self/clear_refs').write_text('5')  # lets the peak, VmHWM, begin anew
     before = resident_memory('VmRSS')
+    step()  # after which the allocator keeps what it has got
+    Path('/proc/self/clear_refs').write_text('5')  # lets the peak, VmHWM, begin anew
     step()
     queue.put((resident_memory('VmHWM') - before) / 2**10)
 
