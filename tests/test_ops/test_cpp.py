@@ -68,7 +68,7 @@ def test_threads_without_openmp(monkeypatch):
     args = arguments(2, 50, 100)
     expected = cpp.forward(*args)
     library, best, _ = cpu.load()
-    monkeypatch.setattr(cpu.library, 'load', lambda: (library, best, None))
+    monkeypatch.setattr(cpu.kernels, 'load', lambda: (library, best, None))
     assert torch.equal(cpp.forward(*args), expected)
 
 

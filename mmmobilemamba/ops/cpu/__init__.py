@@ -1,3 +1,3 @@
-from .library import INSTRUCTION_SETS, can_run, load, run, why_not
+from .kernels import INSTRUCTION_SETS, can_run, load, run, why_not
 
 __all__ = ['INSTRUCTION_SETS', 'can_run', 'load', 'run', 'why_not']
