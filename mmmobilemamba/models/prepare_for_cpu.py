@@ -5,6 +5,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from mmmobilemamba.ops.conv import follow
+
+from .layers import Conv2d
+
 REMEDY = 'Do that with the network that it was made from, and prepare it again.'
 
 
@@ -62,7 +66,7 @@ def input_sizes(model, image):
     def note(conv, inputs):
         sizes[conv] = inputs[0].shape
 
-    convs = [m for m in model.modules() if type(m) is nn.Conv2d and m.padding_mode == 'zeros']
+    convs = [m for m in model.modules() if type(m) in (Conv2d, nn.Conv2d) and m.padding_mode == 'zeros']
     hooks = [conv.register_forward_pre_hook(note) for conv in convs if not isinstance(conv.padding, str)]
     model(image)
     for hook in hooks:
@@ -91,8 +95,9 @@ class PackedConv2d(nn.Module):
     def _save_to_state_dict(self, *args, **kwargs):
         raise RuntimeError(f'A network from prepare_for_cpu cannot be saved. {REMEDY}')
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H', W')."""
-        return torch.ops.mkldnn._convolution_pointwise(
+    def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H', W'), as :class:`~.layers.Conv2d`."""
+        out = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, *self.geometry, 'none', [], ''
         )
+        return follow(out, activation, shortcut)

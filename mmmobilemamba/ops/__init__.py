@@ -1,3 +1,4 @@
+from .conv import conv2d
 from .haar import haar_dwt, haar_idwt
 from .norm_gate import norm_gate
 from .selective_scan import (
@@ -14,6 +15,7 @@ __all__ = [
     'Choice',
     'available_backends',
     'check_backend',
+    'conv2d',
     'haar_dwt',
     'haar_idwt',
     'norm_gate',

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cpu import can_run, run
+from .maps import as_map
 from .selective_scan import check_backend
 
 WITH_CPP = ('auto', 'cpp')
@@ -78,27 +79,11 @@ def pad_to_even(x: Tensor) -> Tensor:
     return x
 
 
-class Map(ctypes.Structure):
-    """As in cpu/csrc/maps.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ('batch', 'height', 'width', 'channels')),
-        *((name, ctypes.c_int64) for name in ('batch_stride', 'row_stride', 'column_stride')),
-        ('data', ctypes.c_void_p),
-    ]
-
-
-def _map(x):
-    batch, channels, height, width = x.shape
-    strides = x.stride()
-    return Map(batch, height, width, channels, strides[0], strides[2], strides[3], x.data_ptr())
-
-
 def haar_dwt_cpp(x, instruction_set=None):
     """:func:`haar_dwt` in C++, without gradients, for a map with contiguous channels."""
     batch, channels, height, width = x.shape
     bands = x.new_empty(batch, (height + 1) // 2, (width + 1) // 2, 4 * channels)
-    pointers = ctypes.byref(_map(x)), bands.data_ptr()
+    pointers = ctypes.byref(as_map(x)), bands.data_ptr()
     run('haar_forward', *pointers, dtype=x.dtype, instruction_set=instruction_set)
     return bands.permute(0, 3, 1, 2)
 
@@ -114,6 +99,6 @@ def haar_idwt_cpp(bands, base, instruction_set=None):
         )
     bands = bands.contiguous(memory_format=torch.channels_last)
     out = base.new_empty(batch, height, width, channels)
-    pointers = ctypes.byref(_map(base)), bands.data_ptr(), out.data_ptr()
+    pointers = ctypes.byref(as_map(base)), bands.data_ptr(), out.data_ptr()
     run('haar_inverse', *pointers, dtype=base.dtype, instruction_set=instruction_set)
     return out.permute(0, 3, 1, 2)

@@ -11,7 +11,16 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models.checkpoint import CheckpointError, describe
-from mmmobilemamba.models.layers import ConvBN, FoldedWTEMamba, MKDeConv, Residual, WTEMamba, fold, fold_norm
+from mmmobilemamba.models.layers import (
+    Conv2d,
+    ConvBN,
+    FoldedWTEMamba,
+    MKDeConv,
+    Residual,
+    WTEMamba,
+    fold,
+    fold_norm,
+)
 
 from ..conftest import authors_checkpoint, golden, image_for, noise_for, relative_error
 
@@ -63,7 +72,7 @@ def folded_checkpoint(arch=SMALL):
 @pytest.mark.parametrize('kwargs', [dict(), dict(kernel_size=3, stride=2), dict(kernel_size=3, groups=4)])
 def test_conv_and_norm(kwargs):
     module, folded = both_forms(ConvBN(8, 12, **kwargs).double())
-    assert type(folded) is nn.Conv2d
+    assert type(folded) is Conv2d
     x = noise_for((2, 8, 7, 6), 0).double()
     assert relative_error(folded(x), module(x)) < 1e-14
 
@@ -71,7 +80,7 @@ def test_conv_and_norm(kwargs):
 @torch.no_grad()
 def test_shortcut_goes_into_a_depthwise_convolution():
     module, folded = both_forms(Residual(ConvBN(8, 8, 3, groups=8)).double())
-    assert type(folded) is nn.Conv2d
+    assert type(folded) is Conv2d
     x = noise_for((2, 8, 7, 6), 0).double()
     assert relative_error(folded(x), module(x)) < 1e-14
     before = folded.weight.clone()

@@ -11,6 +11,8 @@ from mmengine.runner import Runner
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
+import mmmobilemamba.engine.hooks  # noqa: F401  (registers what the runs use)
+
 from .distillation import batch, build, distilled_cfg, randomize, save_teacher, student_cfg, teacher_cfg
 
 AUGMENTS = dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)])

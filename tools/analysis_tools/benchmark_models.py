@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models import prepare_for_cpu
 from mmmobilemamba.models.backbones.arch import ARCHS
-from mmmobilemamba.models.layers import SS2D, WTEMamba, fold_norm, round_weights
+from mmmobilemamba.models.layers import WTEMamba, fold_norm, round_weights
 from mmmobilemamba.ops import check_backend
 from mmmobilemamba.ops.haar import pad_to_even
 
@@ -35,7 +35,7 @@ class Baseline(nn.Module):
             for name, child in module.named_children():
                 if isinstance(child, WTEMamba):
                     setattr(module, name, BaselineWTEMamba(child))
-            if isinstance(module, SS2D):
+            if hasattr(module, 'backend'):
                 module.backend = 'naive'
 
     def forward(self, x):
@@ -125,7 +125,7 @@ def make_variant(model, text, image):
     form, backend, options = parse_variant(text)
     model = copy.deepcopy(model).to(image)
     for module in model.modules():
-        if isinstance(module, SS2D) and backend is not None:
+        if hasattr(module, 'backend') and backend is not None:
             module.backend = backend
     if form == 'baseline':
         model = Baseline(model)

@@ -54,7 +54,7 @@ LICENSES = [
 ]
 OPTIONS = {  # default, lowest, highest, meaning
     'seed': (0, 0, 2**32 - 1, 'start of all random numbers'),
-    'train': (2000, 1, 999999, 'training scenes'),
+    'train': (6000, 1, 999999, 'training scenes'),
     'val': (200, 1, 999999, 'validation scenes'),
     'size': (160, 64, 1024, 'side of the pictures in px'),
 }

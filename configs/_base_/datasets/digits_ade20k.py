@@ -24,6 +24,7 @@ digits = dict(
 digits_size = (224, 224)  # of scenes of 160 px: the finer the network sees strokes, the sooner it learns them
 digits_train = dict(
     **digits,
+    indices=2000,  # scenes, of which such a training sees each four times
     # No random change of size or colours, which pay only in a long training, and no flip: a digit has a
     # right way round.
     pipeline=[

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from mmmobilemamba.ops import check_backend
 
 from ..checkpoint import adapt_classifier, adapt_state_dict, load_pretrained, split_pretrained
-from ..layers import SS2D, ConvBN, MKDeConv, Residual, WTEMamba, fold, round_weights
+from ..layers import SS2D, Conv2d, ConvBN, MKDeConv, Residual, WTEMamba, fold, round_weights
 from .arch import resolve_arch, resolve_out_indices, stage_splits
 from .recompute import frozen_statistics
 
@@ -34,9 +34,9 @@ class FFN(nn.Module):
         self.pw1 = ConvBN(channels, 2 * channels, norm_cfg=norm_cfg)
         self.pw2 = ConvBN(2 * channels, channels, norm_cfg=norm_cfg)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shortcut=None) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return self.pw2(F.relu(self.pw1(x), inplace=True))
+        return self.pw2(self.pw1(x, 'relu'), shortcut=shortcut)
 
     def zero_init_residuals(self):
         """Let the branch start at zero."""
@@ -49,12 +49,12 @@ class SqueezeExcite(nn.Module):
     def __init__(self, channels):
         super().__init__()
         reduced = max(8, (channels // 4 + 4) // 8 * 8)
-        self.fc1 = nn.Conv2d(channels, reduced, 1)
-        self.fc2 = nn.Conv2d(reduced, channels, 1)
+        self.fc1 = Conv2d(channels, reduced)
+        self.fc2 = Conv2d(reduced, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        scale = self.fc2(F.relu(self.fc1(x.mean((2, 3), keepdim=True))))
+        scale = self.fc2(self.fc1(x.mean((2, 3), keepdim=True), 'relu'))
         return x * scale.sigmoid()
 
 
@@ -71,8 +71,7 @@ class PatchMerging(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2))."""
-        x = F.relu(self.conv1(x), inplace=True)
-        x = F.relu(self.conv2(x), inplace=True)
+        x = self.conv2(self.conv1(x, 'relu'), 'relu')
         return self.conv3(self.se(x))
 
 
@@ -113,11 +112,11 @@ class Mixer(nn.Module):
         self.local_op = MKDeConv(splits[1], kernel_size, norm_cfg)
         self.proj = ConvBN(sum(splits), sum(splits), norm_cfg=norm_cfg)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, shortcut=None) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         global_part, local_part, identity = x.split(self.splits, dim=1)
         x = torch.cat([self.global_op(global_part), self.local_op(local_part), identity], dim=1)
-        return self.proj(F.relu(x, inplace=True))
+        return self.proj(F.relu(x, inplace=True), shortcut=shortcut)
 
 
 class Block(nn.Module):
@@ -256,7 +255,7 @@ class MobileMamba(BaseModule):
         built = range(self.out_indices[-1] + 1)
         self.stages = nn.ModuleList(build_stage(self.arch, index, with_cp, norm_cfg) for index in built)
         for module in self.modules():
-            if isinstance(module, SS2D):
+            if isinstance(module, (SS2D, Conv2d)):
                 module.backend = scan_backend
         self.deploy = False
         if deploy:

@@ -1,3 +1,4 @@
+from .conv import Conv2d
 from .conv_bn import ConvBN
 from .fold import PLAIN, can_fold, fold, fold_norm, fold_norm_before, round_weights
 from .mk_deconv import MKDeConv
@@ -8,6 +9,7 @@ from .wte_mamba import FoldedWTEMamba, WTEMamba
 __all__ = [
     'PLAIN',
     'SS2D',
+    'Conv2d',
     'ConvBN',
     'FoldedWTEMamba',
     'MKDeConv',

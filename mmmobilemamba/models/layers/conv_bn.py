@@ -3,11 +3,14 @@
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from mmmobilemamba.ops.conv import follow
+
+from .conv import Conv2d
 from .fold import can_fold, fold_norm
 
 
 class ConvBN(nn.Module):
-    """Bias-free 2D convolution and a norm layer, without activation.
+    """Bias-free 2D convolution and a norm layer; an activation and a shortcut may follow.
 
     The norm layer is called ``bn`` whatever ``norm_cfg`` asks for, so that checkpoints keep
     their names and recipes that single out ``norm`` keep their meaning.
@@ -28,10 +31,7 @@ class ConvBN(nn.Module):
         self, in_channels, out_channels, kernel_size=1, stride=1, groups=1, norm_cfg=dict(type='BN')
     ):
         super().__init__()
-        padding = kernel_size // 2
-        self.conv = nn.Conv2d(
-            in_channels, out_channels, kernel_size, stride, padding, groups=groups, bias=False
-        )
+        self.conv = Conv2d(in_channels, out_channels, kernel_size, stride, groups, bias=False)
         self.bn = build_norm_layer(norm_cfg, out_channels)[1]
         if getattr(self.bn, 'weight', None) is None:
             raise ValueError(
@@ -39,9 +39,9 @@ class ConvBN(nn.Module):
                 f'makes none. Add affine=True or choose another type, such as BN, SyncBN or GN.'
             )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        return self.bn(self.conv(x))
+        return follow(self.bn(self.conv(x)), activation, shortcut)
 
     def folded(self):
         """One convolution where the norm layer is batch norm; otherwise as it is."""

@@ -12,8 +12,10 @@ from mmcv.cnn.bricks import wrappers
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .conv import Conv2d
+
 # Others, such as those that standardise their weights, may do more with them than convolve.
-PLAIN = (nn.Conv2d, nn.ConvTranspose2d, wrappers.Conv2d, wrappers.ConvTranspose2d)
+PLAIN = (Conv2d, nn.Conv2d, nn.ConvTranspose2d, wrappers.Conv2d, wrappers.ConvTranspose2d)
 
 
 @torch.no_grad()
@@ -35,10 +37,16 @@ def fold(module):
 
 
 def round_weights(module, dtype):
-    """Give what was folded, the parameters in float64, the type of the network; in place."""
+    """Give what was folded, the parameters in float64, the type of the network; in place.
+
+    Weights of convolutions change their layout in memory, too, to that of the kernels for CPUs.
+    """
     for parameter in module.parameters():
         if parameter.dtype == torch.float64:
             parameter.data = parameter.data.to(dtype)
+    for child in module.modules():
+        if isinstance(child, Conv2d) and child.has_kernel():
+            child.lay_out()
 
 
 def can_fold(norm):
@@ -99,7 +107,7 @@ def fold_identity(conv):
 def keeps_channels(module):
     """Whether a module is a depthwise convolution that keeps the size, with zeros around the map."""
     return (
-        type(module) is nn.Conv2d
+        type(module) in (Conv2d, nn.Conv2d)
         and module.groups == module.in_channels == module.out_channels
         and module.stride == (1, 1)
         and module.padding_mode == 'zeros'

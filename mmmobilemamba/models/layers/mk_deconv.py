@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
+from .conv import Conv2d
 from .fold import can_fold, fold_norm, norm_affine
 
 
@@ -13,9 +14,7 @@ class MKDeConv(nn.Module):
 
     def __init__(self, channels, kernel_size, norm_cfg):
         super().__init__()
-        self.dwconv = nn.Conv2d(
-            channels, channels, kernel_size, padding=kernel_size // 2, groups=channels, bias=False
-        )
+        self.dwconv = Conv2d(channels, channels, kernel_size, groups=channels, bias=False)
         self.bn1 = build_norm_layer(norm_cfg, channels)[1]
         self.scale = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
         self.bn2 = build_norm_layer(norm_cfg, channels)[1]
@@ -44,4 +43,4 @@ class FoldedMKDeConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return torch.addcmul(self.shift, F.relu(self.dwconv(x)), self.scale)
+        return torch.addcmul(self.shift, self.dwconv(x, 'relu'), self.scale)

@@ -6,7 +6,7 @@ from .fold import fold_identity, keeps_channels
 
 
 class Residual(nn.Module):
-    """x + fn(x)."""
+    """x + fn(x), for an ``fn`` that adds a shortcut where its own work ends."""
 
     def __init__(self, fn):
         super().__init__()
@@ -14,7 +14,7 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape of ``x`` and ``fn(x)``, which are the same."""
-        return x + self.fn(x)
+        return self.fn(x, shortcut=x)
 
     def folded(self):
         """One convolution where ``fn`` is a depthwise one; otherwise as it is."""

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from mmmobilemamba.ops import norm_gate, selective_scan
 
+from .conv import Conv2d
 from .conv_bn import ConvBN
 
 DIRECTIONS = 2
@@ -36,7 +37,7 @@ class SS2D(nn.Module):
         self.backend = 'auto'
         self.dt_rank = math.ceil(channels / 16)
         self.in_proj = ConvBN(channels, 2 * inner, norm_cfg=norm_cfg)
-        self.dwconv = nn.Conv2d(inner, inner, 3, padding=1, groups=inner)
+        self.dwconv = Conv2d(inner, inner, 3, groups=inner)
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, self.dt_rank + 2, inner))
         self.dt_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, self.dt_rank))
         self.dt_proj_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
@@ -58,7 +59,7 @@ class SS2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         u, z = self.in_proj(x).chunk(2, dim=1)
-        u = F.silu(self.dwconv(u))
+        u = self.dwconv(u, 'silu')
         y = self.scan(u.flatten(2).transpose(1, 2))
         norm, gate = self.out_norm, z.flatten(2).transpose(1, 2)
         y = norm_gate(y, norm.weight, norm.bias, norm.eps, gate, self.backend)

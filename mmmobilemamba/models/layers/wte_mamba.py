@@ -6,6 +6,7 @@ from torch import Tensor, nn
 
 from mmmobilemamba.ops import haar_dwt, haar_idwt
 
+from .conv import Conv2d
 from .fold import fold_affine
 from .ss2d import SS2D
 
@@ -78,8 +79,8 @@ class FoldedWTEMamba(nn.Module):
         self.ss2d.out_proj = fold_affine(self.ss2d.out_proj, source.base_scale.flatten())
         weight = source.wavelet_conv.weight
         bands, _, *kernel_size = weight.shape
-        settings = dict(padding=kernel_size[0] // 2, groups=bands, bias=False, device=weight.device)
-        self.wavelet_conv = nn.utils.skip_init(nn.Conv2d, bands, bands, kernel_size, **settings)
+        with torch.device('meta'):  # without weights, to which it would draw random numbers
+            self.wavelet_conv = Conv2d(bands, bands, kernel_size[0], groups=bands, bias=False)
         scaled = band_weight(weight.double(), source.wavelet_scale.double())
         self.wavelet_conv.weight = nn.Parameter(scaled, requires_grad=weight.requires_grad)
 

@@ -7,6 +7,7 @@
 #include <thread>
 #include <vector>
 
+#include "conv.h"
 #include "maps.h"
 #include "scan.h"
 
@@ -33,6 +34,7 @@ struct Scratch {
 #define VECTOR_BYTES 16
 namespace plain {
 #include "simd.h"
+#include "conv_kernel.h"
 #include "maps_kernel.h"
 #include "scan_kernel.h"
 }
@@ -48,6 +50,7 @@ namespace plain {
 #define VECTOR_BYTES 32
 namespace avx2 {
 #include "simd.h"
+#include "conv_kernel.h"
 #include "maps_kernel.h"
 #include "scan_kernel.h"
 }
@@ -63,6 +66,7 @@ namespace avx2 {
 #define VECTOR_BYTES 64
 namespace avx512 {
 #include "simd.h"
+#include "conv_kernel.h"
 #include "maps_kernel.h"
 #include "scan_kernel.h"
 }
@@ -93,6 +97,22 @@ constexpr Kernels kKernels[] = {
 #if defined(__x86_64__)
     KERNELS(avx2),
     KERNELS(avx512),
+#endif
+};
+
+// Of one instruction set, in float.
+struct Convs {
+  int64_t lanes, panel;
+  void (*pointwise)(const Conv &, int64_t, int64_t, int64_t, void *);
+  void (*depthwise)(const Conv &, int64_t, int64_t, int64_t, void *);
+};
+
+#define CONVS(set) {set::kLanes, set::kPanel, set::pointwise, set::depthwise}
+constexpr Convs kConvs[] = {
+    CONVS(plain),
+#if defined(__x86_64__)
+    CONVS(avx2),
+    CONVS(avx512),
 #endif
 };
 
@@ -136,7 +156,9 @@ int run(int64_t images, int64_t blocks, int threads, Parallel parallel, const Wo
   return job.out_of_memory ? 1 : 0;
 }
 
-int64_t blocks(const ScanTensors &tensors) { return (tensors.channels + kBlock - 1) / kBlock; }
+int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
+int64_t blocks(const ScanTensors &tensors) { return parts(tensors.channels, kBlock); }
 
 }  // namespace
 
@@ -189,7 +211,28 @@ int haar_inverse(const Map *base, const void *bands, void *map, int is_double, i
 // out (pixels, E) is written.
 int norm_gate(const Gate *gate, void *out, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).norm_gate;
-  return run(1, (gate->pixels + kPixels - 1) / kPixels, threads, parallel,
+  return run(1, parts(gate->pixels, kPixels), threads, parallel,
              [&](int64_t, int64_t task) { kernel(*gate, task, out); });
+}
+
+// out (N, H, W, O) is written.
+int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
+  const Convs &kernels = kConvs[set];
+  const int64_t pixels = conv->in.batch * conv->in.height * conv->in.width;
+  return run(parts(pixels, kTilePixels), parts(conv->out_channels, kernels.panel), threads, parallel,
+             [&](int64_t block, int64_t panel) {
+               const int64_t first = block * kTilePixels, end = first + kTilePixels;
+               kernels.pointwise(*conv, first, end < pixels ? end : pixels, panel, out);
+             });
+}
+
+// out (N, ceil(H / stride), ceil(W / stride), C) is written.
+int depthwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
+  const Convs &kernels = kConvs[set];
+  const int64_t strips = parts(parts(conv->in.height, conv->stride), kStrip);
+  return run(conv->in.batch * strips, parts(conv->in.channels, kernels.lanes), threads, parallel,
+             [&](int64_t strip, int64_t vector) {
+               kernels.depthwise(*conv, strip / strips, strip % strips, vector, out);
+             });
 }
 }

@@ -1,5 +1,5 @@
-# The ImageNet recipe on crops of the digits scenes, small enough for two CPU cores. It has the crops of the
-# recipe, but not what pays only in a long training: RandAugment, random erasing, Mixup and CutMix.
+# The ImageNet recipe on crops of the digits scenes, small enough for two CPU cores. It has crops and
+# RandAugment, but not what pays only in a long training: random erasing, Mixup and CutMix.
 _base_ = ['./mobilemamba-t2_8xb128_in1k.py', '../_base_/datasets/digits_imagenet.py']
 
 data_preprocessor = dict(num_classes=10)
@@ -11,7 +11,7 @@ test_dataloader = val_dataloader
 val_evaluator = dict(topk=1)
 test_evaluator = val_evaluator
 
-epochs = 5
+epochs = 3
 train_cfg = dict(max_epochs=epochs, val_interval=1, dynamic_intervals=None)
 optim_wrapper = dict(
     type='OptimWrapper',  # float32: that kind of AMP needs a GPU

@@ -1,5 +1,5 @@
-# The distilled recipe made small: T2 taught by a B1 that mobilemamba-b1_1xb32-3e_digits-64px.py has trained.
-_base_ = './mobilemamba-t2_1xb32-5e_digits-64px.py'
+# The distilled recipe made small: T2 taught by a B1 that mobilemamba-b1_1xb32-2e_digits-64px.py has trained.
+_base_ = './mobilemamba-t2_1xb32-3e_digits-64px.py'
 custom_imports = dict(
     imports=[
         'mmmobilemamba',
@@ -11,7 +11,7 @@ custom_imports = dict(
 )
 
 # What that training has left; another place: --cfg-options model.teacher.init_cfg.checkpoint=FILE
-checkpoint = 'work_dirs/mobilemamba-b1_1xb32-3e_digits-64px/epoch_3.pth'
+checkpoint = 'work_dirs/mobilemamba-b1_1xb32-2e_digits-64px/epoch_2.pth'
 model = dict(
     type='DistilledClassifier',
     teacher=dict(
@@ -25,6 +25,6 @@ model = dict(
     teacher_size=_base_.digits_size,
 )
 
-epochs = 3
+epochs = 2
 train_cfg = dict(max_epochs=epochs)
 param_scheduler = dict(T_max=epochs, end=epochs)

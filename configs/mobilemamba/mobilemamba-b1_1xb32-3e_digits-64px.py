@@ -1,8 +1,0 @@
-# B1 on crops of the digits scenes: the teacher of mobilemamba-t2_1xb32-3e-kd_digits-64px.py.
-_base_ = './mobilemamba-t2_1xb32-5e_digits-64px.py'
-
-model = dict(backbone=dict(arch='b1'), head=dict(in_channels=448))
-
-epochs = 3
-train_cfg = dict(max_epochs=epochs)
-param_scheduler = dict(T_max=epochs, end=epochs)

@@ -1,0 +1,41 @@
+"""Convolution that takes what follows it along."""
+
+from torch import Tensor, nn
+
+from mmmobilemamba.ops import conv2d
+from mmmobilemamba.ops.conv import lay_out
+
+
+class Conv2d(nn.Conv2d):
+    """PyTorch's, with square odd kernels and the padding that keeps the size at stride 1.
+
+    Attributes:
+        backend (str): Of :func:`~mmmobilemamba.ops.conv2d`; ``'auto'`` unless changed.
+    """
+
+    def __init__(self, in_channels, out_channels, kernel_size=1, stride=1, groups=1, bias=True):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, kernel_size // 2, groups=groups, bias=bias
+        )
+        self.backend = 'auto'
+        self.laid_out = False
+
+    def has_kernel(self):
+        """Whether there is one in C++ for such convolutions, pointwise and depthwise."""
+        return self.backend in ('auto', 'cpp') and (self.kernel_size == (1, 1) or self.groups > 1)
+
+    def lay_out(self):
+        """Keep the weights in the layout that inference is fastest with, wherever the network is moved."""
+        self.weight.data = lay_out(self.weight.data)
+        self.laid_out = True
+
+    def _apply(self, *args, **kwargs):
+        super()._apply(*args, **kwargs)
+        if self.laid_out:
+            self.lay_out()
+        return self
+
+    def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
+        """activation(conv(x)) + shortcut: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
+        rest = (self.stride[0], self.groups, activation, shortcut, self.backend)
+        return conv2d(x, self.weight, self.bias, *rest)

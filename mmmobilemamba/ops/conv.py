@@ -1,0 +1,153 @@
+"""2D convolution with what follows it: an activation and a shortcut.
+
+On a CPU, where no gradient is needed, pointwise and small depthwise convolutions of channels-last maps run in
+C++: PyTorch has oneDNN put the weights in another order at every call, which on maps as small as these takes
+as long as the convolution.
+"""
+
+import ctypes
+from functools import partial
+from typing import Optional
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from .cpu import can_run, is_watched, run, why_not
+from .maps import Map, as_map, evenly_spaced
+from .selective_scan import check_backend
+
+ACTIVATIONS = dict(relu=partial(F.relu, inplace=True), silu=F.silu)
+NUMBERS = {name: number for number, name in enumerate((None, *ACTIVATIONS))}  # as in cpu/csrc/conv.h
+DEPTHWISE_SIDES = (3, 5, 7)
+FEW_IMAGES, FEW_PIXELS = 16, 4  # for PyTorch's pointwise convolution
+LARGE = 2**18  # numbers in a map, from which oneDNN's depthwise convolution is faster
+
+
+def conv2d(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    stride: int = 1,
+    groups: int = 1,
+    activation: Optional[str] = None,
+    shortcut: Optional[Tensor] = None,
+    backend: str = 'auto',
+) -> Tensor:
+    """``activation(conv(x) + bias) + shortcut``, with the padding that keeps the size at stride 1.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        weight (Tensor): (O, C / groups, k, k), k odd. In the layout of :func:`lay_out` it need not be copied.
+        bias (Tensor, optional): (O).
+        stride (int): Of rows and columns. Defaults to 1.
+        groups (int): Defaults to 1.
+        activation (str, optional): ``'relu'`` or ``'silu'``.
+        shortcut (Tensor, optional): (N, O, ceil(H / stride), ceil(W / stride)).
+        backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
+            is taken where no gradient is needed, on a CPU with AVX2, in channels-last, in float32 and not
+            under autocast, for pointwise convolutions and for depthwise ones of not too large maps.
+
+    Returns:
+        Tensor: (N, O, ceil(H / stride), ceil(W / stride)).
+
+    Raises:
+        ValueError: If the activation or the backend does not exist.
+    """
+    check_backend(backend)
+    if activation not in NUMBERS:
+        raise ValueError(f'activation must be None or one of {sorted(ACTIVATIONS)}, not {activation!r}.')
+    if backend in ('auto', 'cpp'):
+        kernel = find_kernel(x, weight, stride, groups)
+        others = [tensor for tensor in (bias, shortcut) if tensor is not None]
+        if kernel and not autocasts() and can_run(x, weight, *others):
+            return conv2d_cpp(kernel, x, weight, bias, stride, activation, shortcut)
+    if x.is_cpu and groups == 1 and weight.shape[2] == 1 and stride == 1 and not is_watched():
+        x = pointwise_conv(x, weight, bias)
+    else:
+        x = F.conv2d(x, weight, bias, stride, weight.shape[2] // 2, groups=groups)
+    return follow(x, activation, shortcut)
+
+
+def pointwise_conv(x, weight, bias):
+    """``F.conv2d``, of all pixels as 16 or more images of one row, where that is a view and saves time.
+
+    With fewer images PyTorch leaves a pointwise convolution on a CPU to a matrix product, which is slower,
+    most of all in backward.
+    """
+    batch, channels, height, width = x.shape
+    pixels = batch * height * width
+    images = next((n for n in range(FEW_IMAGES, pixels // FEW_PIXELS + 1) if pixels % n == 0), None)
+    if batch >= FEW_IMAGES or images is None or x.stride(1) != 1 or not evenly_spaced(x):
+        return F.conv2d(x, weight, bias)
+    rows = x.permute(0, 2, 3, 1).reshape(images, 1, pixels // images, channels)
+    out = F.conv2d(rows.permute(0, 3, 1, 2), weight, bias)
+    return out.permute(0, 2, 3, 1).reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+
+
+def follow(x, activation, shortcut):
+    """``activation(x) + shortcut``, where either may be None; changes ``x``."""
+    if activation is not None:
+        x = ACTIVATIONS[activation](x)
+    return x if shortcut is None else shortcut + x
+
+
+def lay_out(weight):
+    """Weights (O, C / groups, k, k) in the layout that the kernels read: output channels side by side.
+
+    Where there are no kernels, in PyTorch's own.
+    """
+    if not weight.is_cpu or why_not() is not None:
+        return weight.contiguous()
+    return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+
+
+def find_kernel(x, weight, stride, groups):
+    """Name of the kernel for such tensors, (N, C, H, W) and (O, C / groups, k, k), or None."""
+    channels, side = weight.shape[0], weight.shape[2]
+    if x.dtype != torch.float32 or x.stride(1) != 1 or not x.is_cpu or x.numel() == 0:
+        return None
+    if groups == 1 and side == 1 and stride == 1:
+        return 'pointwise' if evenly_spaced(x) else None
+    depthwise = groups == x.shape[1] == channels and side in DEPTHWISE_SIDES
+    return 'depthwise' if depthwise and x.numel() < LARGE else None
+
+
+if hasattr(torch.amp, 'is_autocast_available'):  # since PyTorch 2.4, as is the argument
+
+    def autocasts():
+        """Whether autocast is on for CPUs, under which convolutions run in its type."""
+        return torch.is_autocast_enabled('cpu')
+
+else:
+    autocasts = torch.is_autocast_cpu_enabled
+
+
+class Conv(ctypes.Structure):
+    """As in cpu/csrc/conv.h."""
+
+    _fields_ = [
+        ('map', Map),
+        *((name, ctypes.c_int64) for name in ('out_channels', 'kernel', 'stride', 'activation')),
+        *((name, ctypes.c_void_p) for name in ('weight', 'bias', 'shortcut')),
+    ]
+
+
+def conv2d_cpp(kernel, x, weight, bias, stride, activation, shortcut, instruction_set=None):
+    """:func:`conv2d` in C++, by the kernel of :func:`find_kernel`."""
+    batch, _, height, width = x.shape
+    channels, _, side, _ = weight.shape
+    shape = (batch, -(-height // stride), -(-width // stride), channels)
+    out = x.new_empty(shape)
+    weight = weight.permute(2, 3, 1, 0).contiguous()
+    pointers = [weight.data_ptr(), None, None]
+    if bias is not None:
+        pointers[1] = bias.data_ptr()
+    if shortcut is not None:
+        shortcut = shortcut.permute(0, 2, 3, 1).contiguous()
+        if shortcut.shape != shape:
+            raise ValueError(f'shortcut must have the shape of the output, {out.permute(0, 3, 1, 2).shape}.')
+        pointers[2] = shortcut.data_ptr()
+    conv = Conv(as_map(x), channels, side, stride, NUMBERS[activation], *pointers)
+    run(kernel, ctypes.byref(conv), out.data_ptr(), dtype=x.dtype, instruction_set=instruction_set)
+    return out.permute(0, 3, 1, 2)

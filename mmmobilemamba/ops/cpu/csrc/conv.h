@@ -1,0 +1,16 @@
+// Pointwise and depthwise convolutions of feature maps, with what follows them. Maps are (N, H, W, C), C contiguous.
+#pragma once
+#include "maps.h"
+
+// activation(convolution + bias) + shortcut, in float. The padding is half the kernel.
+struct Conv {
+  Map in;                // pointwise: one stride leads through the pixels of all images
+  int64_t out_channels, kernel, stride;
+  int64_t activation;    // 0 none, 1 ReLU, 2 SiLU
+  const void *weight;    // pointwise: (C, O); depthwise: (kernel, kernel, C)
+  const void *bias;      // (O), or null
+  const void *shortcut;  // like the output, (N, H', W', O), or null
+};
+
+constexpr int64_t kTilePixels = 192;  // pixels of a task of the pointwise convolution
+constexpr int64_t kStrip = 16;       // output rows of a task of the depthwise one
