@@ -56,19 +56,20 @@ def why_not():
     return None
 
 
-def can_run(*tensors):
+def can_run(*tensors, differentiable=False):
     """Whether a kernel may be called with these tensors directly, past PyTorch's dispatcher.
 
-    Not where somebody watches what is computed, and only for plain tensors of one type on the CPU.
+    Not where somebody watches what is computed, and only for plain tensors of one type on the CPU. They may
+    need gradients only if the kernel is ``differentiable``.
     """
     if is_watched() or why_not() is not None:
         return False
-    grad, dtype = torch.is_grad_enabled(), tensors[0].dtype
+    learns, dtype = torch.is_grad_enabled() and not differentiable, tensors[0].dtype
     return dtype in DTYPES and all(
         x.dtype == dtype
         and x.is_cpu
         and type(x) in (torch.Tensor, torch.nn.Parameter)
-        and not (grad and x.requires_grad)
+        and not (learns and x.requires_grad)
         and not x.is_neg()  # which is in no other memory than the negative's
         for x in tensors
     )

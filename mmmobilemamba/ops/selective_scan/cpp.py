@@ -57,7 +57,7 @@ def backward(grad_y, u, rows, dt_weight, A, D, dt_bias, instruction_set=None):
     pointers = ctypes.byref(problem), ctypes.byref(gradients)
     run('scan_backward', *pointers, dtype=u.dtype, instruction_set=instruction_set)
     grad_u, *partial = grads
-    grad_rows, grad_weight, grad_A, grad_D, grad_bias = (x.sum(0) for x in partial)
+    grad_rows, grad_weight, grad_A, grad_D, grad_bias = (x.sum(0) if len(x) > 1 else x[0] for x in partial)
     return grad_u, grad_rows, grad_weight, grad_A, grad_D.expand(2, -1).contiguous(), grad_bias
 
 

@@ -11,7 +11,7 @@ from ..cpu import why_not as why_not_cpp
 from . import cpp, exported
 from .chunked import selective_scan_chunked
 from .naive import selective_scan_naive
-from .operator import output_dtype, selective_scan_operator
+from .operator import SelectiveScan, output_dtype, selective_scan_operator
 
 # The fastest first: 'auto' takes the first that can run.
 _BACKENDS = {
@@ -128,13 +128,15 @@ def selective_scan(
         RuntimeError: If the backend cannot run here.
     """
     _check_shapes(u, rows=rows, dt_weight=dt_weight, A=A, D=D, dt_bias=dt_bias)
-    if backend in ('auto', 'cpp') and can_run(u, rows, dt_weight, A, D, dt_bias):
-        return cpp.forward(u, rows, dt_weight, A, D, dt_bias)
+    inputs = (u, rows, dt_weight, A, D, dt_bias)
+    if backend in ('auto', 'cpp') and can_run(*inputs, differentiable=True):
+        differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+        return SelectiveScan.apply(*inputs) if differentiated else cpp.forward(*inputs)
     run = _BACKENDS[_resolve(backend, u.device.type, u.dtype)]
     if run is selective_scan_operator:
-        return run(u, rows, dt_weight, A, D, dt_bias)
+        return run(*inputs)
     dtype = output_dtype(u)
-    return run(*(tensor.to(dtype) for tensor in (u, rows, dt_weight, A, D, dt_bias)))
+    return run(*(tensor.to(dtype) for tensor in inputs))
 
 
 def _check_shapes(u, rows, dt_weight, **others):
