@@ -20,7 +20,7 @@ model = dict(
     train_cfg=dict(
         rpn=dict(sampler=dict(num=64)),
         rpn_proposal=dict(nms_pre=200, max_per_img=100),
-        rcnn=dict(sampler=dict(num=24, pos_fraction=0.5)),
+        rcnn=dict(sampler=dict(num=32, pos_fraction=0.5)),
     ),
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
 )

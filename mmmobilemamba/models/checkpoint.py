@@ -152,21 +152,23 @@ def is_fused(state_dict):
     return any(re.match(FUSED, key) for key in state_dict)
 
 
-def check_form(folded, wanted, part):
+def check_form(folded, wanted, part, or_else=None):
     """Compare the form of a checkpoint with that of the network.
 
     Args:
         folded (bool): Whether the checkpoint is folded for inference.
         wanted (bool): Whether the network is.
         part (str): What it is, in words.
+        or_else (str, optional): What else than folded it may be, where its keys do not tell.
 
     Raises:
         CheckpointError: If they differ, with what to do.
     """
     if folded and not wanted:
+        doubt = f' (or was {or_else}: then build it without them, too)' if or_else else ''
         raise CheckpointError(
             f'The {part} of this checkpoint is folded for inference, which cannot be undone: build it with '
-            f'deploy=True, or load the checkpoint from which it was made.'
+            f'deploy=True, or load the checkpoint from which it was made{doubt}.'
         )
     if wanted and not folded:
         raise CheckpointError(

@@ -16,9 +16,9 @@ REMEDY = 'Do that with the network that it was made from, and prepare it again.'
 def prepare_for_cpu(model, image):
     """A copy of a network for inference on this CPU, with images of one size.
 
-    The copy is folded (``switch_to_deploy``), in evaluation and without gradients, and its plain convolutions
-    keep their weights packed for the size that they meet with ``image``, which oneDNN would else do at
-    every call. Other sizes work, but may be slower. It cannot be moved, converted or saved: do that with
+    The copy is folded (``switch_to_deploy``), in evaluation and without gradients, and those of its plain
+    convolutions for which this package has no kernel here keep their weights packed for the size that they
+    meet with ``image``, which oneDNN would else do at every call. Other sizes work, but may be slower. It cannot be moved, converted or saved: do that with
     the network that it was made from. How much it gains: docs/performance.md.
 
     Args:
@@ -60,11 +60,12 @@ def prepare_for_cpu(model, image):
 
 
 def input_sizes(model, image):
-    """Sizes that the convolutions of a network meet with an image (dict[nn.Conv2d, torch.Size])."""
+    """Sizes that convolutions without a kernel meet with an image (dict[nn.Conv2d, torch.Size])."""
     sizes = {}
 
     def note(conv, inputs):
-        sizes[conv] = inputs[0].shape
+        if not (isinstance(conv, Conv2d) and conv.find_kernel(inputs[0])):
+            sizes[conv] = inputs[0].shape
 
     convs = [m for m in model.modules() if type(m) in (Conv2d, nn.Conv2d) and m.padding_mode == 'zeros']
     hooks = [conv.register_forward_pre_hook(note) for conv in convs if not isinstance(conv.padding, str)]

@@ -1,5 +1,5 @@
 from .conv import conv2d
-from .haar import haar_dwt, haar_idwt
+from .haar import haar_dwt, haar_filter, haar_idwt
 from .norm_gate import norm_gate
 from .selective_scan import (
     BACKENDS,
@@ -17,6 +17,7 @@ __all__ = [
     'check_backend',
     'conv2d',
     'haar_dwt',
+    'haar_filter',
     'haar_idwt',
     'norm_gate',
     'select_backend',

@@ -208,6 +208,18 @@ def test_stays_where_it_is():
     assert {value.device.type for value in backbone.state_dict().values()} == {'meta'}
 
 
+def test_a_device_without_float64_folds_on_the_cpu(monkeypatch):
+    """Apple's, which these weights say that they are on."""
+    steps = []
+    monkeypatch.setattr(MobileMamba, 'cpu', lambda self: steps.append('cpu'))
+    monkeypatch.setattr(MobileMamba, 'to', lambda self, device: steps.append(device.type))
+    backbone = MobileMamba(SMALL)
+    monkeypatch.setattr(torch.Tensor, 'device', torch.device('mps'))
+    with folding(backbone):
+        steps.append('fold')
+    assert steps == ['cpu', 'fold', 'mps']
+
+
 def test_frozen_stages_stay_frozen():
     backbone = MobileMamba(SMALL, frozen_stages=1)
     backbone.switch_to_deploy()
@@ -350,3 +362,34 @@ def test_neck_without_batch_norm(norm_cfg):
     neck.switch_to_deploy()
     assert all(torch.equal(out, other) for out, other in zip(neck(maps()), expected))
     make_neck(norm_cfg, deploy=True).load_state_dict(neck.state_dict())
+    if norm_cfg is None:
+        with pytest.raises(
+            CheckpointError, match=r'or was trained without norm layers: then build it without'
+        ):
+            make_neck(BN).load_state_dict(neck.state_dict())
+
+
+@torch.no_grad()
+def test_autocast():
+    backbone = trained()
+    image = image_for((2, 3, 64, 96))
+    exact = backbone(image)[2]
+    backbone.switch_to_deploy()
+    with torch.autocast('cpu', torch.bfloat16):
+        out = backbone(image)[2]
+    assert out.dtype == torch.bfloat16
+    assert relative_error(out, exact) < 0.03
+
+
+@torch.no_grad()
+def test_an_image_of_one_channel_stays_in_the_fast_format():
+    """Which is no format of its own for such an image, so PyTorch would go on in the other one."""
+    backbone = randomise(MobileMamba(SMALL, in_channels=1))
+    formats = []
+    for stage in backbone.stages:
+        stage.register_forward_pre_hook(lambda _, x: formats.append(x[0].stride(1)))
+    image = image_for((1, 3, 64, 96))[:, :1]
+    expected = backbone(image)[0]
+    backbone.switch_to_deploy()
+    assert relative_error(backbone(image)[0], expected) < 1e-5
+    assert formats == [1] * 6

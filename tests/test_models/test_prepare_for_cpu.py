@@ -8,7 +8,9 @@ from torch import nn
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models import prepare_for_cpu
+from mmmobilemamba.models.layers import Conv2d
 from mmmobilemamba.models.prepare_for_cpu import PackedConv2d
+from mmmobilemamba.ops import cpu
 
 from ..conftest import authors_checkpoint, golden, image_for, relative_error
 
@@ -25,7 +27,11 @@ def test_authors_features():
     prepared = prepare_for_cpu(backbone, image)
     for index, feature in enumerate(prepared(image), start=1):
         assert relative_error(feature, golden('b1')[f'feat{index}']) < 1e-5
-    assert not [m for m in prepared.modules() if isinstance(m, (nn.Conv2d, nn.BatchNorm2d))]
+    assert not [m for m in prepared.modules() if isinstance(m, nn.BatchNorm2d)]
+    convs = [m for m in prepared.modules() if isinstance(m, nn.Conv2d)]
+    assert all(isinstance(conv, Conv2d) and conv.has_kernel() for conv in convs)
+    assert bool(convs) == (cpu.why_not() is None)
+    assert all(isinstance(layer, PackedConv2d) for layer in prepared.stem[::2])
     assert backbone.training and not backbone.deploy and not prepared.training
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
@@ -89,3 +95,12 @@ def test_a_convolution_is_a_network():
     assert relative_error(prepared(image), conv(image).detach()) < 1e-6
     with pytest.raises(ValueError, match=r'must be \(N, C, H, W\), but has shape \(3, 8, 8\)'):
         prepare_for_cpu(conv, image[0])
+
+
+@torch.no_grad()
+def test_all_is_packed_where_the_kernels_are_not_wanted():
+    backbone = MobileMamba('t2', scan_backend='torch').eval()
+    image = image_for((1, 3, 64, 64))
+    prepared = prepare_for_cpu(backbone, image)
+    assert not [m for m in prepared.modules() if isinstance(m, nn.Conv2d)]
+    assert relative_error(prepared(image)[0], backbone(image)[0]) < 1e-5

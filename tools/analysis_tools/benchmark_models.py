@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models import prepare_for_cpu
 from mmmobilemamba.models.backbones.arch import ARCHS
-from mmmobilemamba.models.layers import WTEMamba, fold_norm, round_weights
+from mmmobilemamba.models.layers import WTEMamba, fold_norm, folding
 from mmmobilemamba.ops import check_backend
 from mmmobilemamba.ops.haar import pad_to_even
 
@@ -175,14 +175,14 @@ def fold_batch_norms(model):
     expected = model(image)
     for hook in hooks:
         hook.remove()
-    for module in list(model.modules()):
-        for name, child in module.named_children():
-            if isinstance(child, nn.Conv2d) and child in pairs.values():
-                norm = next(norm for norm, conv in pairs.items() if conv is child)
-                setattr(module, name, fold_norm(child, norm))
-            elif child in pairs:
-                setattr(module, name, getattr(child, 'act', nn.Identity()))
-    round_weights(model, image.dtype)
+    with folding(model):
+        for module in list(model.modules()):
+            for name, child in module.named_children():
+                if isinstance(child, nn.Conv2d) and child in pairs.values():
+                    norm = next(norm for norm, conv in pairs.items() if conv is child)
+                    setattr(module, name, fold_norm(child, norm))
+                elif child in pairs:
+                    setattr(module, name, getattr(child, 'act', nn.Identity()))
     if not torch.allclose(model(image), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item()):
         raise RuntimeError('Folding the batch norms changed the outputs: a convolution has other users.')
     return model

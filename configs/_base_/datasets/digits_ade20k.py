@@ -45,3 +45,5 @@ digits_val = dict(
 )
 digits_train_dataloader = dict(batch_size=4, num_workers=1, dataset=digits_train)
 digits_val_dataloader = dict(batch_size=8, num_workers=1, dataset=digits_val)
+
+randomness = dict(seed=0)  # so small a training depends on it

@@ -15,3 +15,5 @@ digits_val = dict(
     data_prefix=dict(img='val/'),
 )
 digits_evaluator = dict(ann_file=digits_root + 'annotations/instances_val.json')
+
+randomness = dict(seed=0)  # so small a training depends on it

@@ -19,7 +19,7 @@ from torch.utils.checkpoint import checkpoint
 from mmmobilemamba.ops import check_backend
 
 from ..checkpoint import adapt_classifier, adapt_state_dict, load_pretrained, split_pretrained
-from ..layers import SS2D, Conv2d, ConvBN, MKDeConv, Residual, WTEMamba, fold, round_weights
+from ..layers import SS2D, Conv2d, ConvBN, MKDeConv, Residual, WTEMamba, fold, folding
 from .arch import resolve_arch, resolve_out_indices, stage_splits
 from .recompute import frozen_statistics
 
@@ -282,10 +282,8 @@ class MobileMamba(BaseModule):
         A checkpoint of this form is loaded with ``deploy=True``.
         """
         if not self.deploy:
-            dtype = self.stem[0].conv.weight.dtype
-            with torch.inference_mode(False):  # whose tensors could not be used outside of it
+            with folding(self):
                 fold(self)
-                round_weights(self, dtype)
             self.deploy = True
             self.train(self.training)  # new modules, too
 

@@ -1,11 +1,10 @@
 """Classification head of MobileMamba: batch norm and a linear layer."""
 
-import torch
 from mmengine.registry import MODELS
 from mmpretrain.models.heads import LeViTClsHead
 
 from ..checkpoint import check_form
-from ..layers import fold_norm_before, round_weights
+from ..layers import fold_norm_before, folding
 
 
 @MODELS.register_module()
@@ -30,10 +29,8 @@ class MobileMambaClsHead(LeViTClsHead):
     def switch_to_deploy(self):
         """Fold the batch norm into the linear layer, in float64; a second call changes nothing."""
         if not self.deploy:
-            dtype = self.head.linear.weight.dtype
-            with torch.inference_mode(False), torch.no_grad():
+            with folding(self):
                 self.head = fold_norm_before(self.head.bn, self.head.linear)
-                round_weights(self, dtype)
             self.deploy = True
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):

@@ -1,6 +1,6 @@
 from .conv import Conv2d
 from .conv_bn import ConvBN
-from .fold import PLAIN, can_fold, fold, fold_norm, fold_norm_before, round_weights
+from .fold import PLAIN, can_fold, fold, fold_norm, fold_norm_before, folding
 from .mk_deconv import MKDeConv
 from .residual import Residual
 from .ss2d import SS2D
@@ -19,5 +19,5 @@ __all__ = [
     'fold',
     'fold_norm',
     'fold_norm_before',
-    'round_weights',
+    'folding',
 ]

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from mmmobilemamba.ops import conv2d
-from mmmobilemamba.ops.conv import lay_out
+from mmmobilemamba.ops.conv import find_kernel, lay_out
+from mmmobilemamba.ops.cpu import can_run
 
 
 class Conv2d(nn.Conv2d):
@@ -23,6 +24,12 @@ class Conv2d(nn.Conv2d):
     def has_kernel(self):
         """Whether there is one in C++ for such convolutions, pointwise and depthwise."""
         return self.backend in ('auto', 'cpp') and (self.kernel_size == (1, 1) or self.groups > 1)
+
+    def find_kernel(self, x: Tensor):
+        """Name of the kernel in C++ that :meth:`forward` takes for a map without gradients, or None."""
+        if self.has_kernel() and can_run(x, self.weight):
+            return find_kernel(x, self.weight, self.stride[0], self.groups)
+        return None
 
     def lay_out(self):
         """Keep the weights in the layout that inference is fastest with, wherever the network is moved."""

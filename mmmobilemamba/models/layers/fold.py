@@ -1,11 +1,12 @@
 """Exact folds for inference: batch norm and channel scales into the convolution before them.
 
 All arithmetic is in float64, on the device of the weights. What is folded stays so until
-:func:`round_weights` rounds it, once. Source: section 3.3 of https://arxiv.org/abs/2101.03697 for batch
+:func:`folding` rounds it, once. Source: section 3.3 of https://arxiv.org/abs/2101.03697 for batch
 norm and the identity.
 """
 
 import copy
+from contextlib import contextmanager
 
 import torch
 from mmcv.cnn.bricks import wrappers
@@ -36,11 +37,26 @@ def fold(module):
     return module.folded() if hasattr(module, 'folded') else module
 
 
-def round_weights(module, dtype):
-    """Give what was folded, the parameters in float64, the type of the network; in place.
+@contextmanager
+def folding(network):
+    """Where what is folded in a network, in place, leaves a network of the same type on the same device.
 
-    Weights of convolutions change their layout in memory, too, to that of the kernels for CPUs.
+    What was folded, the parameters in float64, is rounded at the end, and weights of convolutions get the
+    layout of the kernels for CPUs. Apple's GPUs have no float64, so there the CPU folds.
     """
+    weight = next(network.parameters())
+    dtype, device = weight.dtype, weight.device
+    with torch.inference_mode(False), torch.no_grad():  # whose tensors could not be used outside of it
+        if device.type == 'mps':
+            network.cpu()
+        yield
+        round_weights(network, dtype)
+        if device.type == 'mps':
+            network.to(device)
+
+
+def round_weights(module, dtype):
+    """Give what was folded, the parameters in float64, a type, and the fastest layout; in place."""
     for parameter in module.parameters():
         if parameter.dtype == torch.float64:
             parameter.data = parameter.data.to(dtype)

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmmobilemamba.ops import haar_dwt, haar_idwt
+from mmmobilemamba.ops import haar_dwt, haar_filter, haar_idwt
 
 from .conv import Conv2d
 from .fold import fold_affine
@@ -87,5 +87,7 @@ class FoldedWTEMamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         backend = self.ss2d.backend
+        if backend == 'export':
+            return haar_filter(x, self.wavelet_conv.weight, self.ss2d(x))
         bands = self.wavelet_conv(haar_dwt(x, backend))
         return haar_idwt(bands, self.ss2d(x), backend)

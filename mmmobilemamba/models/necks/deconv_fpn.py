@@ -1,6 +1,5 @@
 """Feature pyramid with levels finer than the backbone's, made by transposed convolutions."""
 
-import torch
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmdet.models.necks import FPN
@@ -8,7 +7,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from ..checkpoint import check_form
-from ..layers import PLAIN, can_fold, fold_norm, round_weights
+from ..layers import PLAIN, can_fold, fold_norm, folding
 
 
 @MODELS.register_module()
@@ -82,20 +81,18 @@ class DeconvFPN(FPN):
 
         Other norm layers stay, and so do those behind convolutions that are more than that.
         """
-        dtype = self.lateral_convs[0].conv.weight.dtype
-        with torch.inference_mode(False), torch.no_grad():
+        with folding(self):
             for module in self.modules():
                 if folds_norm(module):
                     module.conv = fold_norm(module.conv, module.norm)
                     setattr(module, module.norm_name, nn.Identity())
-            round_weights(self, dtype)
         self.deploy = True
 
     def _load_from_state_dict(self, state_dict, prefix, *args, **kwargs):
         keys = [key for key in state_dict if key.startswith(prefix)]
         if self.folds and f'{prefix}lateral_convs.0.conv.weight' in keys:
             trained = any('.bn.' in key or '.gn.' in key for key in keys)
-            check_form(not trained, self.deploy, 'neck')
+            check_form(not trained, self.deploy, 'neck', or_else='trained without norm layers')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def top_down(self, laterals):

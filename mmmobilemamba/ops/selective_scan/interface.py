@@ -51,6 +51,9 @@ def check_backend(backend):
 def select_backend(backend: str = 'auto', device='cpu', dtype=torch.float32) -> Choice:
     """The backend that a call with ``backend`` uses for tensors on ``device`` whose ``u`` is of ``dtype``.
 
+    What else of a network is in C++ for CPUs, its convolutions, Haar transforms and gates, goes with it: where
+    ``'cpp'`` is chosen those are used, too, as far as no gradient is needed; elsewhere they are PyTorch's.
+
     Raises:
         ValueError: If there is no such backend.
         RuntimeError: If it cannot run here; the message says why.

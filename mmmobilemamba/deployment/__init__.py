@@ -1,0 +1,1 @@
+"""Networks as graphs that leave PyTorch; for tools/deployment."""

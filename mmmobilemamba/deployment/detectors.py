@@ -1,0 +1,147 @@
+"""Detectors of mmdet as functions of an image alone, with the suppression of overlapping boxes inside.
+
+They give what mmdet's ``predict`` gives, but for a whole batch and in shapes that do not depend on what is
+found: the ``max_per_img`` best boxes of each image, with a score of 0 where there are fewer.
+"""
+
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from .suppress import suppress
+
+MAX_CANDIDATES = 4000  # boxes of an image, of all classes, that a second stage hands to the suppression
+
+
+class DenseDetector(nn.Module):
+    """A detector of one stage with anchors, such as RetinaNet and SSDLite."""
+
+    output_names = ('boxes', 'scores', 'labels')
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, 3, H, W) -> boxes (N, K, 4), left, top, right, bottom in px; scores and labels (N, K)."""
+        head = self.model.bbox_head
+        config = self.model.test_cfg
+        levels = head(self.model.extract_feat(image))
+        boxes, scores, labels = zip(*candidates(head, *levels, config.get('nms_pre', -1)))
+        boxes = clip(torch.cat(boxes, 1), image.shape[2:])
+        threshold = config.get('score_thr', 0.0)
+        return best(boxes, torch.cat(scores, 1), torch.cat(labels, 1), config, threshold)
+
+
+class TwoStageDetector(nn.Module):
+    """A detector that looks at proposals a second time: Faster R-CNN, and Mask R-CNN with its masks."""
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+        masks = ('masks',) if model.roi_head.with_mask else ()
+        self.output_names = ('boxes', 'scores', 'labels', *masks)
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """(N, 3, H, W) -> boxes (N, K, 4), scores and labels (N, K), masks (N, K, h, w) in the boxes, 0 to 1."""
+        maps = self.model.extract_feat(image)
+        proposals, known = self.propose(maps, image.shape[2:])
+        boxes, scores, labels = self.detect(maps, proposals, known, image.shape[2:])
+        if not self.model.roi_head.with_mask:
+            return boxes, scores, labels
+        return boxes, scores, labels, self.masks(maps, boxes, labels)
+
+    def propose(self, maps, size):
+        """Proposals (N, P, 4), and whether there are so many (N, P)."""
+        head, config = self.model.rpn_head, self.model.test_cfg.rpn
+        levels = list(candidates(head, *head(maps), config.nms_pre))
+        boxes = clip(torch.cat([boxes for boxes, _, _ in levels], 1), size)
+        scores = torch.cat([scores for _, scores, _ in levels], 1)
+        level = torch.cat([torch.full_like(labels, i) for i, (_, _, labels) in enumerate(levels)], 1)
+        sides = boxes[..., 2:] - boxes[..., :2]
+        scores = scores * (sides > config.min_bbox_size).all(-1)
+        boxes, scores, _ = best(boxes, scores, level, config, 0.0)
+        return boxes, scores > 0
+
+    def detect(self, maps, proposals, known, size):
+        """Boxes (N, K, 4), scores and labels (N, K), of proposals."""
+        head, config = self.model.roi_head.bbox_head, self.model.test_cfg.rcnn
+        batch, count = known.shape
+        scores, deltas = head(extract(self.model.roi_head.bbox_roi_extractor, maps, proposals))
+        scores = scores.softmax(-1)[:, :-1].reshape(batch, count, -1) * known[..., None]
+        classes = scores.shape[2]
+        boxes = head.bbox_coder.decode(proposals.reshape(-1, 4), deltas)
+        boxes = boxes.reshape(batch, count, -1, 4).expand(-1, -1, classes, -1).reshape(batch, -1, 4)
+        scores, index = scores.flatten(1).topk(torch.sym_min(MAX_CANDIDATES, count * classes), dim=1)
+        return best(clip(take(boxes, index), size), scores, index % classes, config, config.score_thr)
+
+    def masks(self, maps, boxes, labels):
+        """Masks (N, K, h, w), of the classes of the boxes."""
+        roi_head = self.model.roi_head
+        extractor = (
+            roi_head.bbox_roi_extractor if roi_head.share_roi_extractor else roi_head.mask_roi_extractor
+        )
+        logits = roi_head.mask_head(extract(extractor, maps, boxes))
+        if logits.shape[1] > 1:
+            index = labels.reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
+            logits = logits.gather(1, index)
+        return logits.sigmoid().reshape(*labels.shape, *logits.shape[2:])
+
+
+def candidates(head, all_scores, all_deltas, limit):
+    """The best pairs of a box and a class of each level: boxes (N, B, 4), scores and labels (N, B).
+
+    Args:
+        head (nn.Module): mmdet's AnchorHead.
+        all_scores, all_deltas (list[Tensor]): What it gives, (N, A * C, H, W) a level.
+        limit (int): The most pairs of a level; without limit if negative.
+    """
+    sizes = [scores.shape[2:] for scores in all_scores]
+    all_priors = head.prior_generator.grid_priors(sizes, device=all_scores[0].device)
+    for scores, deltas, priors in zip(all_scores, all_deltas, all_priors):
+        batch = scores.shape[0]
+        scores = scores.permute(0, 2, 3, 1).reshape(batch, -1, head.cls_out_channels)
+        scores = scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1)[..., :-1]
+        deltas = deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)
+        classes = scores.shape[2]
+        pairs = scores.shape[1] * classes
+        scores, index = scores.flatten(1).topk(torch.sym_min(limit, pairs) if limit > 0 else pairs, dim=1)
+        anchor = index // classes
+        boxes = head.bbox_coder.decode(priors[anchor].reshape(-1, 4), take(deltas, anchor).reshape(-1, 4))
+        yield boxes.reshape(batch, -1, 4), scores, index % classes
+
+
+def take(boxes, index):
+    """Some boxes of each image: (N, B, 4), (N, K) -> (N, K, 4)."""
+    return boxes.gather(1, index[..., None].expand(-1, -1, 4))
+
+
+def clip(boxes, size):
+    """Boxes within an image of ``size``, height and width in px."""
+    height, width = size
+    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
+    return torch.stack((x, y), dim=-1).flatten(-2).reshape(boxes.shape)
+
+
+def best(boxes, scores, labels, config, threshold):
+    """What is left of boxes (N, B, 4), scores and labels (N, B), the best first, at most ``max_per_img``."""
+    # Boxes of different labels are moved apart, so that none suppresses another.
+    apart = labels.to(boxes.dtype) * (boxes.max() + 1)
+    scores = suppress(boxes + apart[..., None], scores, config.nms.iou_threshold, threshold)
+    scores, index = scores.topk(torch.sym_min(config.max_per_img, scores.shape[1]), dim=1)
+    return take(boxes, index), scores, labels.gather(1, index)
+
+
+def extract(extractor, maps, boxes):
+    """What mmdet's SingleRoIExtractor gives for boxes (N, K, 4): (N * K, C, side, side)."""
+    batch, count, _ = boxes.shape
+    image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(-1, count, 1)
+    rois = torch.cat([image, boxes], 2).reshape(-1, 5)
+    strides = extractor.featmap_strides
+    level = extractor.map_roi_levels(rois, len(strides)).view(-1, 1, 1, 1)
+    side = extractor.roi_layers[0].output_size
+    out = 0
+    for index, (x, stride) in enumerate(zip(maps, strides)):
+        part = torchvision.ops.roi_align(x, rois, side, 1 / stride, sampling_ratio=0, aligned=True)
+        out = out + part * (level == index)
+    return out
