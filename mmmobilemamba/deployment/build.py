@@ -1,9 +1,8 @@
 """From a config and a checkpoint to the graph of a network, with all that its users have to know about it."""
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
-from torch import nn
 
 from ..models.checkpoint import fetch_checkpoint, is_fused
 from .detectors import DenseDetector, TwoStageDetector
@@ -100,8 +99,6 @@ RESIZES = ('Resize', 'ResizeEdge', 'CenterCrop')
 
 def labels_of(config):
     """Names of the classes (list[str]), of the test data's metainfo or else of its class; [] if unknown."""
-    from mmengine.registry import DATASETS
-
     dataset = config.get('test_dataloader', {}).get('dataset', {})
     names = dataset.get('metainfo', {}).get('classes')
     if names is None and 'type' in dataset:
@@ -120,6 +117,3 @@ def read_config(path, options=None):
     config = Config.fromfile(path)
     config.merge_from_dict(options or {})
     return config
-
-
-__all__ = ['TASKS', 'DeploymentError', 'describe', 'load_model', 'make_graph', 'read_config', 'task_of', 'nn']

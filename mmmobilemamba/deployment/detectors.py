@@ -43,7 +43,7 @@ class TwoStageDetector(nn.Module):
         self.output_names = ('boxes', 'scores', 'labels', *masks)
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> boxes (N, K, 4), scores and labels (N, K), masks (N, K, h, w) in the boxes, 0 to 1."""
+        """(N, 3, H, W) -> boxes (N, K, 4), scores, labels (N, K), masks in the boxes (N, K, h, w)."""
         maps = self.model.extract_feat(image)
         proposals, known = self.propose(maps, image.shape[2:])
         boxes, scores, labels = self.detect(maps, proposals, known, image.shape[2:])

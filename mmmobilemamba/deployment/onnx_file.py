@@ -7,11 +7,15 @@ from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
+import onnx
+import onnxruntime
 import torch
+from onnxscript import opset18 as op
 
-from .suppress import onnx_translations
+from . import suppress  # noqa: F401  (registers the operator)
 
 OPSET = 18
+NO_LIMIT = 2**63 - 1
 LARGEST = 2**31 - 1  # bytes that one file of protobuf may have
 
 
@@ -51,7 +55,7 @@ def to_program(graph, image, dynamic_sizes):
 
 
 def to_onnx(graph, image, dynamic_sizes):
-    """The graph as a model of ONNX, of standard operators (onnx.ModelProto); arguments as in :func:`to_program`."""
+    """The graph as a model of ONNX, of standard operators (onnx.ModelProto); see :func:`to_program`."""
     program = to_program(graph, image, dynamic_sizes)
     with quietly(), torch.no_grad():
         exported = torch.onnx.export(
@@ -61,10 +65,27 @@ def to_onnx(graph, image, dynamic_sizes):
             opset_version=OPSET,
             input_names=['image'],
             output_names=list(graph_of(graph).output_names),
-            custom_translation_table=onnx_translations(),
+            custom_translation_table={torch.ops.mmmobilemamba.suppress.default: suppression},
             verbose=False,
         )
     return exported.model_proto
+
+
+def suppression(boxes, scores, iou_threshold, score_threshold):
+    """:func:`~.suppress.suppress` in standard operators.
+
+    Source: https://onnx.ai/onnx/operators/onnx__NonMaxSuppression.html
+    """
+    picked = op.NonMaxSuppression(
+        boxes,
+        op.Unsqueeze(scores, op.Constant(value_ints=[1])),
+        op.Constant(value_ints=[NO_LIMIT]),
+        op.Constant(value_floats=[iou_threshold]),
+        op.Constant(value_floats=[score_threshold]),
+    )
+    places = op.Gather(picked, op.Constant(value_ints=[0, 2]), axis=1)  # image and box of each
+    nothing = op.Mul(scores, op.Constant(value_float=0.0))
+    return op.ScatterND(nothing, places, op.GatherND(scores, places))
 
 
 def graph_of(graph):
@@ -80,8 +101,6 @@ def write(proto, path, about):
         path (Path): Ends in .onnx. A file that is there is replaced in one go.
         about (dict): See :func:`~.build.describe`.
     """
-    import onnx
-
     onnx.helper.set_model_props(proto, {'mmmobilemamba': json.dumps(about)})
     partial = path.with_name(f'.{path.name}.part')
     external = proto.ByteSize() > LARGEST
@@ -110,8 +129,6 @@ def operators(proto):
 
 def open_session(path, threads=None):
     """The file at ``path`` (or the bytes of one), ready to run on the CPU (onnxruntime.InferenceSession)."""
-    import onnxruntime
-
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:

@@ -64,7 +64,7 @@ def _values(expected, found):
 
 def _classes(expected, found):
     """Logits, scores, labels; a label may differ from one of the same score."""
-    logits, scores, labels = expected
+    logits, scores, _ = expected
     probabilities = logits.softmax(1)
     there = (probabilities.gather(1, found[2]) - scores).abs().max()
     return max(_values(expected[:2], found[:2]), float(there > CLEAR))

@@ -1,13 +1,8 @@
-"""Non-maximum suppression of a batch, as one operator of PyTorch and as standard operators of ONNX.
-
-Source of the ONNX operator: https://onnx.ai/onnx/operators/onnx__NonMaxSuppression.html
-"""
+"""Non-maximum suppression of a batch as one operator, ``torch.ops.mmmobilemamba.suppress``."""
 
 import torch
 import torchvision
 from torch import Tensor
-
-NO_LIMIT = 2**63 - 1
 
 
 @torch.library.custom_op('mmmobilemamba::suppress', mutates_args=())
@@ -34,22 +29,3 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshol
 @suppress.register_fake
 def _fake(boxes, scores, iou_threshold, score_threshold):
     return torch.empty_like(scores)
-
-
-def onnx_translations():
-    """What :func:`torch.onnx.export` writes for the operator (dict); needs onnxscript."""
-    from onnxscript import opset18 as op
-
-    def translate(boxes, scores, iou_threshold, score_threshold):
-        picked = op.NonMaxSuppression(
-            boxes,
-            op.Unsqueeze(scores, op.Constant(value_ints=[1])),
-            op.Constant(value_int=NO_LIMIT),
-            op.Constant(value_float=iou_threshold),
-            op.Constant(value_float=score_threshold),
-        )
-        places = op.Gather(picked, op.Constant(value_ints=[0, 2]), axis=1)  # image and box of each
-        nothing = op.Mul(scores, op.Constant(value_float=0.0))
-        return op.ScatterND(nothing, places, op.GatherND(scores, places))
-
-    return {torch.ops.mmmobilemamba.suppress.default: translate}

@@ -16,10 +16,11 @@ REMEDY = 'Do that with the network that it was made from, and prepare it again.'
 def prepare_for_cpu(model, image):
     """A copy of a network for inference on this CPU, with images of one size.
 
-    The copy is folded (``switch_to_deploy``), in evaluation and without gradients, and those of its plain
+    The copy is folded (``switch_to_deploy``), in evaluation and without gradients. Those of its plain
     convolutions for which this package has no kernel here keep their weights packed for the size that they
-    meet with ``image``, which oneDNN would else do at every call. Other sizes work, but may be slower. It cannot be moved, converted or saved: do that with
-    the network that it was made from. How much it gains: docs/performance.md.
+    meet with ``image``, which oneDNN would else do at every call. Other sizes work, but may be slower. It
+    cannot be moved, converted or saved: do that with the network that it was made from. How much it gains:
+    docs/performance.md.
 
     Args:
         model (nn.Module): In float32 on the CPU, called with an image alone, such as a backbone. It stays as

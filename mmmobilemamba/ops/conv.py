@@ -1,8 +1,8 @@
 """2D convolution with what follows it: an activation and a shortcut.
 
 On a CPU, where no gradient is needed, pointwise and small depthwise convolutions of channels-last maps run in
-C++: PyTorch has oneDNN put the weights in another order at every call, which on maps as small as these takes
-as long as the convolution.
+C++: PyTorch leaves those of few images to slower code, and oneDNN puts the weights in another order at every
+call, which on maps as small as these takes as long as the convolution.
 """
 
 import ctypes
@@ -13,15 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpu import can_run, is_watched, run, why_not
+from .cpu import can_run, has_vectors, is_watched, run
 from .maps import Map, as_map, evenly_spaced
-from .selective_scan import check_backend
+from .selective_scan import WITH_CPP, check_backend
 
 ACTIVATIONS = dict(relu=partial(F.relu, inplace=True), silu=F.silu)
 NUMBERS = {name: number for number, name in enumerate((None, *ACTIVATIONS))}  # as in cpu/csrc/conv.h
 DEPTHWISE_SIDES = (3, 5, 7)
+LARGE = 2**18  # numbers in the maps of a batch, from which on oneDNN's depthwise convolution is faster
 FEW_IMAGES, FEW_PIXELS = 16, 4  # for PyTorch's pointwise convolution
-LARGE = 2**18  # numbers in a map, from which oneDNN's depthwise convolution is faster
 
 
 def conv2d(
@@ -52,17 +52,20 @@ def conv2d(
         Tensor: (N, O, ceil(H / stride), ceil(W / stride)).
 
     Raises:
-        ValueError: If the activation or the backend does not exist.
+        ValueError: If the activation or the backend does not exist, or the shortcut has another shape.
+        RuntimeError: If map, weight and bias do not fit.
     """
     check_backend(backend)
     if activation not in NUMBERS:
         raise ValueError(f'activation must be None or one of {sorted(ACTIVATIONS)}, not {activation!r}.')
-    if backend in ('auto', 'cpp'):
+    watched = is_watched()  # before sizes are looked at, which whoever watches would take for a condition
+    if backend in WITH_CPP and not watched and not autocasts():
         kernel = find_kernel(x, weight, stride, groups)
         others = [tensor for tensor in (bias, shortcut) if tensor is not None]
-        if kernel and not autocasts() and can_run(x, weight, *others):
+        fits = bias is None or bias.shape == weight.shape[:1]
+        if kernel and fits and can_run(x, weight, *others):
             return conv2d_cpp(kernel, x, weight, bias, stride, activation, shortcut)
-    if x.is_cpu and groups == 1 and weight.shape[2] == 1 and stride == 1 and not is_watched():
+    if x.is_cpu and not watched and groups == 1 and weight.shape[2] == 1 and stride == 1 and x.ndim == 4:
         x = pointwise_conv(x, weight, bias)
     else:
         x = F.conv2d(x, weight, bias, stride, weight.shape[2] // 2, groups=groups)
@@ -70,15 +73,23 @@ def conv2d(
 
 
 def pointwise_conv(x, weight, bias):
-    """``F.conv2d``, of all pixels as 16 or more images of one row, where that is a view and saves time.
+    """``F.conv2d`` with all pixels as 16 or more images of one row, where that is a view and saves time.
 
     With fewer images PyTorch leaves a pointwise convolution on a CPU to a matrix product, which is slower,
     most of all in backward.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        weight (Tensor): (O, C, 1, 1).
+        bias (Tensor | None): (O).
+
+    Returns:
+        Tensor: (N, O, H, W).
     """
     batch, channels, height, width = x.shape
     pixels = batch * height * width
     images = next((n for n in range(FEW_IMAGES, pixels // FEW_PIXELS + 1) if pixels % n == 0), None)
-    if batch >= FEW_IMAGES or images is None or x.stride(1) != 1 or not evenly_spaced(x):
+    if batch >= FEW_IMAGES or images is None or x.stride(1) != 1 or evenly_spaced(x) is None:
         return F.conv2d(x, weight, bias)
     rows = x.permute(0, 2, 3, 1).reshape(images, 1, pixels // images, channels)
     out = F.conv2d(rows.permute(0, 3, 1, 2), weight, bias)
@@ -86,10 +97,29 @@ def pointwise_conv(x, weight, bias):
 
 
 def follow(x, activation, shortcut):
-    """``activation(x) + shortcut``, where either may be None; changes ``x``."""
+    """``activation(x) + shortcut`` of the shape of ``x``, where either may be None; may change ``x``.
+
+    Raises:
+        ValueError: If the shortcut has another shape.
+    """
     if activation is not None:
         x = ACTIVATIONS[activation](x)
-    return x if shortcut is None else shortcut + x
+    if shortcut is None:
+        return x
+    check_shortcut(shortcut, x.shape)
+    return shortcut + x
+
+
+def check_shortcut(shortcut, shape):
+    """Make sure that a shortcut has the shape of the output.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if shortcut.shape != shape:
+        raise ValueError(
+            f'shortcut must have the shape {tuple(shape)} of the output, not {tuple(shortcut.shape)}.'
+        )
 
 
 def lay_out(weight):
@@ -97,20 +127,30 @@ def lay_out(weight):
 
     Where there are no kernels, in PyTorch's own.
     """
-    if not weight.is_cpu or why_not() is not None:
+    if not weight.is_cpu or not has_vectors():
         return weight.contiguous()
     return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
+def kernel_of(weight, stride, groups):
+    """The kernel for convolutions with such a weight, (O, C / groups, k, k): a name, or None."""
+    if weight.ndim != 4 or weight.shape[2] != weight.shape[3]:
+        return None
+    outputs, inputs, side = weight.shape[:3]
+    if groups == 1 and side == 1 and stride == 1:
+        return 'pointwise'
+    return 'depthwise' if groups == outputs and inputs == 1 and side in DEPTHWISE_SIDES else None
+
+
 def find_kernel(x, weight, stride, groups):
     """Name of the kernel for such tensors, (N, C, H, W) and (O, C / groups, k, k), or None."""
-    channels, side = weight.shape[0], weight.shape[2]
-    if x.dtype != torch.float32 or x.stride(1) != 1 or not x.is_cpu or x.numel() == 0:
+    kernel = kernel_of(weight, stride, groups)
+    if kernel is None or not x.is_cpu or x.dtype != torch.float32 or not has_vectors():
         return None
-    if groups == 1 and side == 1 and stride == 1:
-        return 'pointwise' if evenly_spaced(x) else None
-    depthwise = groups == x.shape[1] == channels and side in DEPTHWISE_SIDES
-    return 'depthwise' if depthwise and x.numel() < LARGE else None
+    if x.ndim != 4 or x.shape[1] != weight.shape[1] * groups or x.stride(1) != 1 or x.numel() == 0:
+        return None
+    suits = evenly_spaced(x) is not None if kernel == 'pointwise' else x.numel() < LARGE
+    return kernel if suits else None
 
 
 if hasattr(torch.amp, 'is_autocast_available'):  # since PyTorch 2.4, as is the argument
@@ -134,20 +174,24 @@ class Conv(ctypes.Structure):
 
 
 def conv2d_cpp(kernel, x, weight, bias, stride, activation, shortcut, instruction_set=None):
-    """:func:`conv2d` in C++, by the kernel of :func:`find_kernel`."""
+    """:func:`conv2d` in C++, without gradients.
+
+    Args:
+        kernel (str): What :func:`find_kernel` gives for these tensors.
+        instruction_set (str, optional): One of ``INSTRUCTION_SETS`` up to the best of this machine, for
+            tests. Defaults to the best.
+    """
     batch, _, height, width = x.shape
-    channels, _, side, _ = weight.shape
-    shape = (batch, -(-height // stride), -(-width // stride), channels)
-    out = x.new_empty(shape)
-    weight = weight.permute(2, 3, 1, 0).contiguous()
-    pointers = [weight.data_ptr(), None, None]
-    if bias is not None:
-        pointers[1] = bias.data_ptr()
+    outputs, _, side, _ = weight.shape
+    sides = -(-height // stride), -(-width // stride)
+    out = x.new_empty(batch, *sides, outputs)
     if shortcut is not None:
+        check_shortcut(shortcut, (batch, outputs, *sides))
         shortcut = shortcut.permute(0, 2, 3, 1).contiguous()
-        if shortcut.shape != shape:
-            raise ValueError(f'shortcut must have the shape of the output, {out.permute(0, 3, 1, 2).shape}.')
-        pointers[2] = shortcut.data_ptr()
-    conv = Conv(as_map(x), channels, side, stride, NUMBERS[activation], *pointers)
+    bias = bias if bias is None else bias.contiguous()
+    weight = weight.permute(2, 3, 1, 0).contiguous()
+    pointers = (tensor if tensor is None else tensor.data_ptr() for tensor in (weight, bias, shortcut))
+    source = as_map(x, evenly_spaced(x))
+    conv = Conv(source, outputs, side, stride, NUMBERS[activation], *pointers)
     run(kernel, ctypes.byref(conv), out.data_ptr(), dtype=x.dtype, instruction_set=instruction_set)
     return out.permute(0, 3, 1, 2)

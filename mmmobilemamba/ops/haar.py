@@ -15,9 +15,7 @@ from torch import Tensor
 
 from .cpu import can_run, run
 from .maps import as_map
-from .selective_scan import check_backend
-
-WITH_CPP = ('auto', 'cpp')
+from .selective_scan import WITH_CPP, check_backend
 
 
 def haar_dwt(x: Tensor, backend: str = 'auto') -> Tensor:
@@ -90,7 +88,7 @@ def haar_filter(x: Tensor, weight: Tensor, base: Tensor) -> Tensor:
     haar = torch.tensor(signs, dtype=x.dtype, device=x.device)[:, None].repeat(channels, 1, 1, 1)
     # Here the four bands of a channel are neighbours.
     weight = weight.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)
-    # One more row and column is enough for an odd side, and does nothing at an even one, which is not known here.
+    # A row and a column more: an odd side needs them, and at an even one they do nothing. Nothing is asked.
     bands = F.conv2d(F.pad(x, (0, 1, 0, 1)), haar, stride=2, groups=channels)
     bands = F.conv2d(bands, weight, padding=weight.shape[2] // 2, groups=4 * channels)
     details = F.conv_transpose2d(bands, haar, stride=2, groups=channels)

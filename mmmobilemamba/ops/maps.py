@@ -13,17 +13,28 @@ class Map(ctypes.Structure):
     ]
 
 
-def as_map(x):
-    """A tensor (N, C, H, W) with contiguous channels, which has to live as long as the map."""
+def as_map(x, column_stride=None):
+    """A tensor (N, C, H, W) with contiguous channels, which has to live as long as the map.
+
+    Args:
+        column_stride (int, optional): Another than that of the tensor, where it has one column only.
+    """
     batch, channels, height, width = x.shape
     strides = x.stride()
-    return Map(batch, height, width, channels, strides[0], strides[2], strides[3], x.data_ptr())
+    column_stride = strides[3] if column_stride is None else column_stride
+    return Map(batch, height, width, channels, strides[0], strides[2], column_stride, x.data_ptr())
 
 
 def evenly_spaced(x):
-    """Whether one stride, that of the columns, leads through the pixels of all images of (N, C, H, W)."""
-    batch, _, height, width = x.shape
-    strides = x.stride()
-    return (height == 1 or strides[2] == width * strides[3]) and (
-        batch == 1 or strides[0] == height * width * strides[3]
-    )
+    """The one stride (int) that leads through the pixels of all images of (N, C, H, W), or None.
+
+    The strides of sides of 1 say nothing.
+    """
+    spacing, steps = None, 1
+    for axis in (3, 2, 0):
+        if x.shape[axis] > 1:
+            spacing = x.stride(axis) // steps if spacing is None else spacing
+            if x.stride(axis) != spacing * steps:
+                return None
+        steps *= x.shape[axis]
+    return x.shape[1] if spacing is None else spacing

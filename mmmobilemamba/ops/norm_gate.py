@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .cpu import can_run, run
-from .selective_scan import check_backend
+from .selective_scan import WITH_CPP, check_backend
 
 
 def norm_gate(
@@ -33,13 +33,13 @@ def norm_gate(
         ValueError: If a shape does not fit or the backend does not exist.
     """
     check_backend(backend)
-    if backend in ('auto', 'cpp') and can_run(y, weight, bias, z) and evenly_spaced(z):
+    if backend in WITH_CPP and can_run(y, weight, bias, z) and one_stride(z):
         return norm_gate_cpp(y, weight, bias, eps, z)
     y = F.layer_norm(y, weight.shape, weight.to(y.dtype), bias.to(y.dtype), eps)
     return y.to(z.dtype) * F.silu(z)
 
 
-def evenly_spaced(z):
+def one_stride(z):
     """Whether one stride leads through the pixels of all images, and their channels are contiguous."""
     return z.stride(2) == 1 and (z.shape[0] == 1 or z.stride(0) == z.shape[1] * z.stride(1))
 
@@ -55,7 +55,7 @@ class Gate(ctypes.Structure):
 
 
 def norm_gate_cpp(y, weight, bias, eps, z, instruction_set=None):
-    """:func:`norm_gate` in C++, without gradients, for a ``z`` that is :func:`evenly_spaced`."""
+    """:func:`norm_gate` in C++, without gradients, for a ``z`` that is :func:`one_stride`."""
     if y.shape != z.shape or weight.shape != y.shape[2:] or bias.shape != y.shape[2:]:
         raise ValueError(
             f'y and z must have one shape (N, L, E), weight and bias (E), but have {tuple(y.shape)}, '

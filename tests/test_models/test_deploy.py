@@ -20,7 +20,9 @@ from mmmobilemamba.models.layers import (
     WTEMamba,
     fold,
     fold_norm,
+    folding,
 )
+from mmmobilemamba.ops import cpu
 
 from ..conftest import authors_checkpoint, golden, image_for, noise_for, relative_error
 
@@ -190,6 +192,61 @@ def test_folding_leaves_no_trace():
     assert backbone.stem[0].weight.grad.abs().sum() > 0
     for twin in (copy.deepcopy(backbone), pickle.loads(pickle.dumps(backbone))):
         assert torch.equal(twin(image)[0], backbone(image)[0])
+
+
+def test_the_backend_stays():
+    backbone = MobileMamba(SMALL, scan_backend='torch', deploy=True)
+    assert {module.backend for module in backbone.modules() if hasattr(module, 'backend')} == {'torch'}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('folded', [True, False])
+@pytest.mark.parametrize('norm_cfg', [BN, GN])
+def test_what_follows_a_convolution(norm_cfg, folded):
+    module = randomise(ConvBN(8, 8, norm_cfg=norm_cfg).double())
+    x, shortcut = noise_for((2, 8, 7, 6), 0).double(), noise_for((2, 8, 7, 6), 1).double()
+    expected = module(x).relu() + shortcut
+    module = fold(module) if folded else module
+    assert relative_error(module(x, 'relu', shortcut), expected) < 1e-14
+    with pytest.raises(ValueError, match='shortcut must have the shape'):
+        module(x, shortcut=shortcut[:1])
+
+
+def strides(backbone):
+    return {name: weight.stride() for name, weight in backbone.named_parameters()}
+
+
+def test_layout_of_the_weights_outlives_what_is_done_with_a_network():
+    """That of the kernels, where there are kernels."""
+    backbone = trained()
+    backbone.switch_to_deploy()
+    expected = strides(backbone)
+    weight = backbone.stages[0].blocks[0].ffn0.fn.pw1.weight
+    assert (weight.stride(0) == 1) == cpu.has_vectors()
+    state_dict = {key: value.contiguous() for key, value in backbone.state_dict().items()}
+    twins = [
+        copy.deepcopy(backbone),
+        pickle.loads(pickle.dumps(backbone)),
+        copy.deepcopy(backbone).double().float(),
+    ]
+    for assign in (True, False):
+        twins.append(copy.deepcopy(backbone))
+        twins[-1].load_state_dict(state_dict, assign=assign)
+    for twin in twins:
+        assert strides(twin) == expected
+    away = copy.deepcopy(backbone).to('meta')
+    assert all(parameter.is_contiguous() for parameter in away.parameters())
+
+
+@torch.no_grad()
+def test_a_convolution_that_was_changed_later():
+    """As those do who dilate a backbone for segmentation."""
+    conv = Conv2d(6, 6, 3, groups=6)
+    x = noise_for((1, 6, 9, 9), 0).contiguous(memory_format=torch.channels_last)
+    conv.dilation = conv.padding = (2, 2)
+    expected = nn.functional.conv2d(x, conv.weight, conv.bias, padding=2, dilation=2, groups=6)
+    torch.testing.assert_close(conv(x), expected)
+    assert conv.find_kernel(x) is None
 
 
 def test_second_call_changes_nothing():

@@ -29,8 +29,8 @@ def test_authors_features():
         assert relative_error(feature, golden('b1')[f'feat{index}']) < 1e-5
     assert not [m for m in prepared.modules() if isinstance(m, nn.BatchNorm2d)]
     convs = [m for m in prepared.modules() if isinstance(m, nn.Conv2d)]
-    assert all(isinstance(conv, Conv2d) and conv.has_kernel() for conv in convs)
-    assert bool(convs) == (cpu.why_not() is None)
+    assert all(isinstance(conv, Conv2d) and conv.laid_out for conv in convs)
+    assert bool(convs) == cpu.has_vectors()
     assert all(isinstance(layer, PackedConv2d) for layer in prepared.stem[::2])
     assert backbone.training and not backbone.deploy and not prepared.training
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())

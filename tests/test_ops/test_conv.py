@@ -9,7 +9,7 @@ from mmmobilemamba.ops import conv, conv2d, cpu
 from ..conftest import noise_for
 
 SETS = cpu.INSTRUCTION_SETS[: 1 + (0 if cpu.why_not() else cpu.load()[1])]
-needs_cpp = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not()))
+needs_cpp = pytest.mark.skipif(not cpu.has_vectors(), reason='no kernels with vectors here')
 POINTWISE = [
     (1, 1, 1, (1, 1)),
     (2, 7, 5, (3, 4)),
@@ -75,24 +75,40 @@ def test_depthwise(name, batch, channels, size, side, stride):
 
 
 @needs_cpp
-@pytest.mark.parametrize('threads', [1, 2])
-def test_repeatable_whatever_the_threads(threads):
-    x, weight = channels_last(noise_for((2, 48, 20, 20), 0))[0], noise_for((80, 48, 1, 1), 1)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
+@pytest.mark.parametrize(('kernel', 'shape'), [('pointwise', (80, 48, 1, 1)), ('depthwise', (48, 1, 5, 5))])
+def test_repeatable_whatever_the_threads(kernel, shape):
+    (x,), weight = channels_last(noise_for((2, 48, 20, 20), 0)), noise_for(shape, 1)
+    before, found = torch.get_num_threads(), []
     try:
-        found = conv.conv2d_cpp('pointwise', x, weight, None, 1, None, None)
+        for threads in (1, 2, 3):
+            torch.set_num_threads(threads)
+            found.append(conv.conv2d_cpp(kernel, x, weight, None, 1, None, None))
     finally:
         torch.set_num_threads(before)
-    assert torch.equal(found, conv.conv2d_cpp('pointwise', x, weight, None, 1, None, None))
+    assert torch.equal(found[0], found[1]) and torch.equal(found[0], found[2])
 
 
 @needs_cpp
-def test_layout_of_the_weights_changes_nothing():
-    x, weight = channels_last(noise_for((1, 24, 6, 6), 0))[0], noise_for((40, 24, 1, 1), 1)
+@pytest.mark.parametrize(('shape', 'groups'), [((40, 24, 1, 1), 1), ((24, 1, 5, 5), 24)])
+def test_layout_changes_nothing(shape, groups):
+    """That of weights, biases and shortcuts in memory."""
+    (x,), weight, bias = (
+        channels_last(noise_for((2, 24, 6, 6), 0)),
+        noise_for(shape, 1),
+        noise_for(shape[:1], 2),
+    )
+    shortcut = noise_for((2, shape[0], 6, 6), 3)
+    expected = conv2d(x, weight, bias, groups=groups, shortcut=shortcut)
     laid_out = conv.lay_out(weight)
     assert torch.equal(laid_out, weight) and laid_out.stride(0) == 1
-    assert torch.equal(conv2d(x, laid_out), conv2d(x, weight))
+    sparse = bias.repeat_interleave(2)[::2]
+    wide = torch.cat([shortcut, shortcut], dim=1)[:, : shape[0]]
+    for other in (*channels_last(shortcut), wide, shortcut.mT.contiguous().mT):
+        found = conv2d(x, laid_out, sparse, groups=groups, shortcut=other)
+        assert torch.equal(found, expected)
+    one = torch.tensor(0.5)
+    found = conv2d(x, weight, one.expand(shape[0]), groups=groups)
+    torch.testing.assert_close(found, conv2d(x, weight, groups=groups) + one)
 
 
 @needs_cpp
@@ -117,8 +133,8 @@ def test_chosen_where_nothing_is_to_be_learnt(monkeypatch, kernel, shape, groups
     torch.testing.assert_close(conv2d(x.double(), weight.double(), groups=groups).float(), expected)
     with torch.autocast('cpu', torch.bfloat16):
         assert conv2d(x, weight, groups=groups).dtype == torch.bfloat16
-    assert calls == [kernel] * 3
     torch.testing.assert_close(conv2d(by_column, weight, groups=groups), expected)
+    assert calls == [kernel] * (3 if kernel == 'pointwise' else 4)
 
 
 @needs_cpp
@@ -130,6 +146,50 @@ def test_other_convolutions_are_left_to_pytorch():
     assert conv.find_kernel(x, noise_for((12, 1, 3, 3), 0), 1, 6) is None
     assert conv.find_kernel(x, noise_for((6, 1, 9, 9), 0), 1, 6) is None
     assert conv.find_kernel(x[:0], noise_for((6, 6, 1, 1), 0), 1, 1) is None
+    depthwise = noise_for((64, 1, 3, 3), 0)
+    maps = torch.empty(1, 65, 64, 64).to(memory_format=torch.channels_last)[:, 1:]
+    assert conv.find_kernel(maps, depthwise, 1, 64) is None  # 2^18 numbers
+    assert conv.find_kernel(maps[:, :, 1:], depthwise, 1, 64) == 'depthwise'
+
+
+@pytest.mark.parametrize(
+    ('shape', 'groups', 'bias'),
+    [
+        ((8, 4, 1, 1), 1, None),  # for fewer channels than the map has
+        ((8, 96, 1, 1), 1, None),
+        ((64, 1, 5, 3), 64, None),
+        ((64, 2, 3, 3), 64, None),
+        ((8, 64, 1, 1), 1, 4),
+        ((64, 1, 3, 3), 64, 1),
+    ],
+)
+def test_what_does_not_fit_is_as_in_pytorch(shape, groups, bias):
+    """An error, or the convolution that it is; nothing is read beyond its end."""
+    (x,), weight = channels_last(noise_for((1, 64, 8, 8), 0)), noise_for(shape, 1)
+    bias = bias and noise_for((bias,), 2)
+    try:
+        expected = F.conv2d(x, weight, bias, padding=shape[2] // 2, groups=groups)
+    except RuntimeError as error:
+        with pytest.raises(RuntimeError, match=str(error)[:20]):
+            conv2d(x, weight, bias, groups=groups)
+    else:
+        torch.testing.assert_close(conv2d(x, weight, bias, groups=groups), expected)
+
+
+@needs_cpp
+def test_maps_of_one_pixel(monkeypatch):
+    """As squeeze-excite has them: their strides say little."""
+    monkeypatch.setattr(F, 'conv2d', None)
+    for x in channels_last(noise_for((3, 12, 5, 5), 0)):
+        pooled, weight = x.mean((2, 3), keepdim=True), noise_for((20, 12, 1, 1), 1)
+        expected = (pooled.flatten(1) @ weight.flatten(1).T)[..., None, None]
+        torch.testing.assert_close(conv2d(pooled, weight), expected)
+        torch.testing.assert_close(conv2d(pooled[:1], weight), expected[:1])
+
+
+def test_single_image_without_a_batch():
+    x, weight = noise_for((4, 6, 6), 0), noise_for((8, 4, 1, 1), 1)
+    torch.testing.assert_close(conv2d(x, weight), F.conv2d(x, weight))
 
 
 @needs_cpp
@@ -145,15 +205,50 @@ def test_nan_and_infinity_stay():
 @pytest.mark.parametrize('size', [(16, 16), (7, 9), (13, 13), (2, 2), (1, 64)])
 def test_pointwise_of_few_images(batch, size):
     """PyTorch sees the pixels as more images; neither values nor gradients nor memory format change."""
-    x = channels_last(noise_for((batch, 6, *size), 0).double())[0].requires_grad_()
-    weight, bias = noise_for((5, 6, 1, 1), 1).double().requires_grad_(), noise_for((5,), 2).double()
+    (wide,) = channels_last(noise_for((batch, 8, *size), 0).double())
+    x, bias = wide[:, 1:7].requires_grad_(), noise_for((5,), 2).double().requires_grad_()
+    weight = noise_for((5, 6, 1, 1), 1).double().requires_grad_()
     out, expected = conv2d(x, weight, bias), F.conv2d(x, weight, bias)
     torch.testing.assert_close(out, expected, rtol=0, atol=1e-14)
     assert out.is_contiguous(memory_format=torch.channels_last)
     upstream = noise_for(expected.shape, 3).double()
-    grads, others = (torch.autograd.grad(y, (x, weight), upstream) for y in (out, expected))
+    grads, others = (torch.autograd.grad(y, (x, weight, bias), upstream) for y in (out, expected))
     for grad, other in zip(grads, others):
         torch.testing.assert_close(grad, other, rtol=1e-13, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ('shape', 'seen'),
+    [((1, 6, 16, 16), (16, 1)), ((2, 6, 7, 16), (16, 1)), ((16, 6, 4, 4), (16, 4)), ((1, 6, 7, 7), (1, 7))],
+)
+def test_how_many_images_pytorch_sees(monkeypatch, shape, seen):
+    """Sixteen or more, each of some pixels; in the other memory format as many as there are."""
+    (x,), weight, sizes = channels_last(noise_for(shape, 0).double()), noise_for((5, 6, 1, 1), 1).double(), []
+    real = F.conv2d
+    monkeypatch.setattr(
+        F, 'conv2d', lambda x, *args, **kwargs: sizes.append(x.shape) or real(x, *args, **kwargs)
+    )
+    conv2d(x, weight)
+    conv2d(x.contiguous(), weight)
+    assert [(size[0], size[2]) for size in sizes] == [seen, (shape[0], shape[2])]
+
+
+def test_free_sizes_are_not_asked_for():
+    """An exported graph has no condition on the number of pixels."""
+
+    class Convolution(torch.nn.Module):
+        def forward(self, x, weight):
+            return conv2d(x, weight, activation='relu', shortcut=x)
+
+    dynamic = torch.export.Dim.DYNAMIC
+    args = channels_last(noise_for((2, 4, 20, 30), 0)) + [noise_for((4, 4, 1, 1), 1)]
+    program = torch.export.export(
+        Convolution(), tuple(args), dynamic_shapes=({0: dynamic, 2: dynamic, 3: dynamic}, None)
+    )
+    x = channels_last(noise_for((1, 4, 300, 300), 0))[0]
+    torch.testing.assert_close(
+        program.module()(x, args[1]), conv2d(x, args[1], activation='relu', shortcut=x)
+    )
 
 
 def test_errors():
@@ -162,7 +257,8 @@ def test_errors():
         conv2d(x, weight, activation='gelu')
     with pytest.raises(ValueError, match="backend 'fast' is not one of"):
         conv2d(x, weight, backend='fast')
-    if cpu.why_not() is None:
-        (x,) = channels_last(x)
-        with pytest.raises(ValueError, match='shortcut must have the shape of the output'):
-            conv2d(x, weight, shortcut=x)
+    for image in (x, *channels_last(x)):
+        with pytest.raises(
+            ValueError, match=r'shortcut must have the shape \(1, .*\) of the output, not \(1, 4, 6, 6\)'
+        ):
+            conv2d(image, weight, shortcut=x)

@@ -49,6 +49,16 @@ def test_plain_function_of_older_torch():
     assert all(torch.equal(x, y) for x, y in zip(*results))
 
 
+def test_a_batch_of_gradients_at_once():
+    args = [x.requires_grad_() for x in arguments(1, 5, 3)]
+    y = selective_scan(*args)
+    upstream = torch.randn(4, *y.shape, dtype=y.dtype)
+    batched = torch.autograd.grad(y, args, upstream, is_grads_batched=True, retain_graph=True)
+    singles = [torch.autograd.grad(y, args, one, retain_graph=True) for one in upstream]
+    for grad, *others in zip(batched, *singles):
+        torch.testing.assert_close(grad, torch.stack(others))
+
+
 def test_gradients_have_the_types_of_the_inputs():
     args = [x.requires_grad_() for x in half(arguments(2, 12, 8, torch.float32))]
     y = selective_scan(*args)

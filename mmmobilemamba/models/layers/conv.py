@@ -3,8 +3,9 @@
 from torch import Tensor, nn
 
 from mmmobilemamba.ops import conv2d
-from mmmobilemamba.ops.conv import find_kernel, lay_out
+from mmmobilemamba.ops.conv import find_kernel, follow, kernel_of, lay_out
 from mmmobilemamba.ops.cpu import can_run
+from mmmobilemamba.ops.selective_scan import WITH_CPP
 
 
 class Conv2d(nn.Conv2d):
@@ -21,20 +22,30 @@ class Conv2d(nn.Conv2d):
         self.backend = 'auto'
         self.laid_out = False
 
-    def has_kernel(self):
-        """Whether there is one in C++ for such convolutions, pointwise and depthwise."""
-        return self.backend in ('auto', 'cpp') and (self.kernel_size == (1, 1) or self.groups > 1)
+    def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
+        """activation(conv(x)) + shortcut: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
+        if self.is_changed():
+            return follow(super().forward(x), activation, shortcut)
+        rest = (self.stride[0], self.groups, activation, shortcut, self.backend)
+        return conv2d(x, self.weight, self.bias, *rest)
+
+    def is_changed(self):
+        """Whether somebody has given it a dilation, say, since it was made."""
+        side = self.kernel_size[0]
+        made = (self.stride[0], self.stride[0]), (side // 2, side // 2), (1, 1), 'zeros'
+        return made != (self.stride, self.padding, self.dilation, self.padding_mode)
 
     def find_kernel(self, x: Tensor):
         """Name of the kernel in C++ that :meth:`forward` takes for a map without gradients, or None."""
-        if self.has_kernel() and can_run(x, self.weight):
-            return find_kernel(x, self.weight, self.stride[0], self.groups)
-        return None
+        if self.backend not in WITH_CPP or self.is_changed() or not can_run(x, self.weight):
+            return None
+        return find_kernel(x, self.weight, self.stride[0], self.groups)
 
     def lay_out(self):
         """Keep the weights in the layout that inference is fastest with, wherever the network is moved."""
-        self.weight.data = lay_out(self.weight.data)
-        self.laid_out = True
+        if self.backend in WITH_CPP and kernel_of(self.weight, self.stride[0], self.groups):
+            self.weight.data = lay_out(self.weight.data)
+            self.laid_out = True
 
     def _apply(self, *args, **kwargs):
         super()._apply(*args, **kwargs)
@@ -42,7 +53,7 @@ class Conv2d(nn.Conv2d):
             self.lay_out()
         return self
 
-    def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
-        """activation(conv(x)) + shortcut: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
-        rest = (self.stride[0], self.groups, activation, shortcut, self.backend)
-        return conv2d(x, self.weight, self.bias, *rest)
+    def _load_from_state_dict(self, *args, **kwargs):
+        super()._load_from_state_dict(*args, **kwargs)
+        if self.laid_out:  # weights that were assigned instead of copied are as they come
+            self.lay_out()

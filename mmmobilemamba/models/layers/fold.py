@@ -49,10 +49,12 @@ def folding(network):
     with torch.inference_mode(False), torch.no_grad():  # whose tensors could not be used outside of it
         if device.type == 'mps':
             network.cpu()
-        yield
-        round_weights(network, dtype)
-        if device.type == 'mps':
-            network.to(device)
+        try:
+            yield
+        finally:
+            round_weights(network, dtype)
+            if device.type == 'mps':
+                network.to(device)
 
 
 def round_weights(module, dtype):
@@ -61,7 +63,7 @@ def round_weights(module, dtype):
         if parameter.dtype == torch.float64:
             parameter.data = parameter.data.to(dtype)
     for child in module.modules():
-        if isinstance(child, Conv2d) and child.has_kernel():
+        if isinstance(child, Conv2d):
             child.lay_out()
 
 

@@ -6,7 +6,12 @@ from .fold import fold_identity, keeps_channels
 
 
 class Residual(nn.Module):
-    """x + fn(x), for an ``fn`` that adds a shortcut where its own work ends."""
+    """x + fn(x).
+
+    Args:
+        fn (nn.Module): Called as ``fn(x, shortcut=x)``, it adds the shortcut where its own work ends, so
+            that a convolution can do it on the way.
+    """
 
     def __init__(self, fn):
         super().__init__()

@@ -81,6 +81,7 @@ class FoldedWTEMamba(nn.Module):
         bands, _, *kernel_size = weight.shape
         with torch.device('meta'):  # without weights, to which it would draw random numbers
             self.wavelet_conv = Conv2d(bands, bands, kernel_size[0], groups=bands, bias=False)
+        self.wavelet_conv.backend = self.ss2d.backend
         scaled = band_weight(weight.double(), source.wavelet_scale.double())
         self.wavelet_conv.weight = nn.Parameter(scaled, requires_grad=weight.requires_grad)
 

@@ -13,6 +13,7 @@ DTYPES = (torch.float32, torch.float64)
 TELLS = (
     hasattr(torch.compiler, 'is_compiling')
     and hasattr(torch._C, '_len_torch_dispatch_stack')
+    and hasattr(torch._C, '_has_storage')
     and hasattr(torch._C, '_are_functorch_transforms_active')
     and hasattr(forward_ad, '_current_level')
 )
@@ -56,6 +57,12 @@ def why_not():
     return None
 
 
+@lru_cache
+def has_vectors():
+    """Whether kernels can ever be called directly here, with AVX2 at least, where they were measured."""
+    return TELLS and why_not() is None and load()[1] > 0
+
+
 def can_run(*tensors, differentiable=False):
     """Whether a kernel may be called with these tensors directly, past PyTorch's dispatcher.
 
@@ -71,6 +78,7 @@ def can_run(*tensors, differentiable=False):
         and type(x) in (torch.Tensor, torch.nn.Parameter)
         and not (learns and x.requires_grad)
         and not x.is_neg()  # which is in no other memory than the negative's
+        and torch._C._has_storage(x)  # a batch of gradients has none of its own
         for x in tensors
     )
 

@@ -1,3 +1,19 @@
-from .interface import BACKENDS, Choice, available_backends, check_backend, select_backend, selective_scan
+from .interface import (
+    BACKENDS,
+    WITH_CPP,
+    Choice,
+    available_backends,
+    check_backend,
+    select_backend,
+    selective_scan,
+)
 
-__all__ = ['BACKENDS', 'Choice', 'available_backends', 'check_backend', 'select_backend', 'selective_scan']
+__all__ = [
+    'BACKENDS',
+    'WITH_CPP',
+    'Choice',
+    'available_backends',
+    'check_backend',
+    'select_backend',
+    'selective_scan',
+]

@@ -22,6 +22,7 @@ _BACKENDS = {
     'export': exported.selective_scan_exported,  # for graphs that leave PyTorch
 }
 BACKENDS = tuple(_BACKENDS)
+WITH_CPP = ('auto', 'cpp')  # what allows kernels in C++ where they can run
 
 
 class Choice(NamedTuple):
@@ -51,8 +52,8 @@ def check_backend(backend):
 def select_backend(backend: str = 'auto', device='cpu', dtype=torch.float32) -> Choice:
     """The backend that a call with ``backend`` uses for tensors on ``device`` whose ``u`` is of ``dtype``.
 
-    What else of a network is in C++ for CPUs, its convolutions, Haar transforms and gates, goes with it: where
-    ``'cpp'`` is chosen those are used, too, as far as no gradient is needed; elsewhere they are PyTorch's.
+    What else of a network is in C++ for CPUs goes with it: where ``'cpp'`` is chosen, Haar transforms, gates,
+    and convolutions in float32 run there as far as no gradient is needed; elsewhere they are PyTorch's.
 
     Raises:
         ValueError: If there is no such backend.
@@ -132,7 +133,7 @@ def selective_scan(
     """
     _check_shapes(u, rows=rows, dt_weight=dt_weight, A=A, D=D, dt_bias=dt_bias)
     inputs = (u, rows, dt_weight, A, D, dt_bias)
-    if backend in ('auto', 'cpp') and can_run(*inputs, differentiable=True):
+    if backend in WITH_CPP and can_run(*inputs, differentiable=True):
         differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
         return SelectiveScan.apply(*inputs) if differentiated else cpp.forward(*inputs)
     run = _BACKENDS[_resolve(backend, u.device.type, u.dtype)]

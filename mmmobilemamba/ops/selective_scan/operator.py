@@ -9,6 +9,7 @@ import importlib
 import torch
 from torch import Tensor
 
+from ..cpu import can_run
 from . import cpp
 
 INPUTS = 'Tensor u, Tensor rows, Tensor dt_weight, Tensor A, Tensor D, Tensor dt_bias'
@@ -37,6 +38,8 @@ class SelectiveScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad_y):
         inputs = ctx.saved_tensors
+        if AS_OPERATOR and not can_run(grad_y, differentiable=True):  # a batch of gradients, for one
+            return _backward(ctx, grad_y, inputs)
         run = SelectiveScanBackward.apply if torch.is_grad_enabled() else _run_backward
         return restore_dtypes(run(grad_y, *inputs), inputs)
 
@@ -62,8 +65,8 @@ def _setup_context(ctx, inputs, output):
     ctx.save_for_backward(*inputs)
 
 
-def _backward(ctx, grad_y):
-    inputs = ctx.saved_tensors
+def _backward(ctx, grad_y, inputs=None):
+    inputs = ctx.saved_tensors if inputs is None else inputs  # which may be asked for only once
     grads = torch.ops.mmmobilemamba.selective_scan_backward(grad_y, *inputs)
     return restore_dtypes(grads, inputs)
 

@@ -149,7 +149,11 @@ int run(int64_t images, int64_t blocks, int threads, Parallel parallel, const Wo
     parallel(Job<Work>::run, &job, (unsigned)threads, 0);
   } else {
     std::vector<std::thread> team;
-    for (int i = 1; i < threads; ++i) team.emplace_back(Job<Work>::run, &job);
+    try {
+      for (int i = 1; i < threads; ++i) team.emplace_back(Job<Work>::run, &job);
+    } catch (...) {
+      // No more threads to be had: those that there are do the work.
+    }
     job.run(&job);
     for (auto &thread : team) thread.join();
   }
