@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 WORK ?= work_dirs/demo
+OVERWRITE ?=
+TASKS ?=
 DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
 
 BIN := $(abspath $(VENV))/bin
@@ -12,6 +14,8 @@ MIM := PATH="$(BIN):$$PATH" $(BIN)/mim
 help:
 	@echo "make demo    set up, make the data, train, test and picture a small detector (about 10 min after set-up)"
 	@echo "make zoo-demo  the same for every task of the paper, one after the other (1 to 2 hours)"
+	@echo "              (TASKS='retinanet sem_fpn' runs some of them, with what they need)"
+	@echo "make data    make the data alone (OVERWRITE=--overwrite replaces what an older version has made)"
 	@echo "make test    set up and run the test suite"
 	@echo "make env     the set-up alone (VENV=$(VENV))"
 	@echo "make lint    ruff check and ruff format --check"
@@ -31,7 +35,7 @@ format: env
 	$(BIN)/ruff format .
 
 data: env
-	$(BIN)/python tools/dataset_converters/digits_scenes.py data/digits_scenes
+	$(BIN)/python tools/dataset_converters/digits_scenes.py data/digits_scenes $(OVERWRITE)
 
 train-demo: data
 	@rm -f $(WORK)/best_coco_bbox_mAP_epoch_*.pth
@@ -46,7 +50,7 @@ demo: train-demo
 	$(BIN)/python tools/analysis_tools/draw_predictions.py $(DEMO_CONFIG) $(WORK)/predictions.pkl $(WORK)/pictures
 
 zoo-demo: env
-	$(BIN)/python tools/misc/zoo_demo.py --work-dir work_dirs/zoo
+	$(BIN)/python tools/misc/zoo_demo.py --work-dir work_dirs/zoo $(if $(TASKS),--tasks $(TASKS))
 
 clean:
 	rm -rf build dist *.egg-info mmmobilemamba/.mim $(VENV)/.steps/project

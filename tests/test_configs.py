@@ -137,7 +137,7 @@ def test_name_says_what_it_is(path):
     assert config.model.backbone.arch == said['arch']
     if said.get('batch'):
         assert config.train_dataloader.batch_size == int(said['batch'])
-    if said.get('gpus') and 'digits' not in path.stem and 'auto_scale_lr' in config:
+    if said.get('gpus') and 'auto_scale_lr' in config:
         assert config.auto_scale_lr.base_batch_size == int(said['batch']) * int(said['gpus'])
     if said.get('thousands'):
         assert config.train_cfg.max_iters == 1000 * int(said['thousands'])
@@ -202,6 +202,22 @@ def test_twin_inherits_the_recipe(path):
     if 'teacher' in twin.model:  # the twin of distillation builds on that of plain training
         assert (found.pop('.type'), expected.pop('.type')) == ('DistilledClassifier', 'ImageClassifier')
     assert found == expected
+
+
+@each(TWINS)
+def test_twin_scales_its_rate_by_its_own_batch(path):
+    """With ``--auto-scale-lr``, which mmseg does not have."""
+    config = load(path)
+    assert ('auto_scale_lr' in config) == (config.default_scope != 'mmseg')
+    if 'auto_scale_lr' in config:
+        batch = config.train_dataloader.batch_size
+        assert config.auto_scale_lr == dict(base_batch_size=batch, enable=False)
+
+
+def test_twin_of_distillation_has_the_recipe_of_the_loss():
+    twin, recipe = (load(path) for path in CONFIGS if re.search(r'-t2_.*-kd_(digits|in1k)', path.stem))
+    weights = {key: twin.model[key] for key in ('kd_weight', 'tau')}
+    assert weights == {key: recipe.model[key] for key in weights} == dict(kd_weight=5.0, tau=1.0)
 
 
 @each(TWINS)

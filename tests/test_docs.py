@@ -14,10 +14,11 @@ from mmengine.utils import get_installed_path
 
 from mmmobilemamba.models.backbones.arch import resolve_arch
 
-from .conftest import ROOT
+from .conftest import ROOT, load_script
 from .pages import PAGES, blocks, commands, config_snippets, name_of
 from .test_recipes.recipes import build
 
+get_flops = load_script('tools/analysis_tools/get_flops.py')
 CONFIGS = {path.name: path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts}
 METAFILES = sorted((ROOT / 'configs').glob('*/metafile.yml'))
 COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
@@ -194,9 +195,16 @@ def is_rounded(text, value):
     return round(value, decimals) == float(text)
 
 
+def flops_cell(model, config):
+    """What a table says of a model's FLOPs, from its entry in a metafile, and of the input that has them."""
+    number, (height, width) = model['Metadata']['FLOPs'], get_flops.default_shape(config)
+    text = f'{number / 1e9:.2f} G' if number >= 1e9 else f'{number / 1e6:.1f} M'
+    return f'{text}, {height} x {width}'
+
+
 @pytest.mark.parametrize('metafile', METAFILES, ids=lambda path: path.parent.name)
 def test_readme_agrees_with_metafile(metafile):
-    """Every config of a folder is in its README, with the parameters and results of the metafile."""
+    """Every config of a folder is in its README, with the parameters, FLOPs and results of the metafile."""
     rows = rows_of(metafile.with_name('README.md'))
     models = mmengine.load(metafile)['Models']
     assert set(rows) == {Path(model['Config']).name for model in models}
@@ -205,7 +213,8 @@ def test_readme_agrees_with_metafile(metafile):
         name = Path(model['Config']).name
         cells = rows[name]
         assert str(length_of(resolve(name))) in [cell.replace(',', '') for cell in cells]
-        assert cells[-1] == f'{model["Metadata"]["Parameters"] / 1e6:.2f} M', model['Name']
+        assert cells[-2] == f'{model["Metadata"]["Parameters"] / 1e6:.2f} M', model['Name']
+        assert cells[-1] == flops_cell(model, resolve(name)), model['Name']
         values = [value for result in model.get('Results', []) for value in result['Metrics'].values()]
         for value in values:
             assert any(is_rounded(cell, value) for cell in cells), (model['Name'], value)

@@ -8,8 +8,10 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmengine.config import Config
 
 from mmmobilemamba.compat import allow_runner_checkpoints
 
@@ -17,6 +19,7 @@ from .conftest import ROOT, load_script
 
 pytestmark = pytest.mark.slow
 CONFIG = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py'
+SEGMENTOR = ROOT / 'configs/sem_fpn/mobilemamba-t2_fpn_1xb4-2k_digits-224x224.py'
 MIM = Path(sys.executable).with_name('mim')
 
 
@@ -140,3 +143,48 @@ def test_test_and_pictures(resumed, scenes):
     one = Image.open(next(path for path in pictures if path.name != 'overview.png'))
     assert one.size == (2 * 480 + 8, 480 + 22)
     assert Image.open(scenes / 'pictures' / 'overview.png').size == (2 * (968 + 8) + 8, 4 * (502 + 8) + 8)
+
+
+def train_segmentor(scenes, iterations, *options):
+    """Train up to that many iterations; returns what mim prints, and the checkpoint."""
+    work_dir = scenes / 'segmentor'
+    changes = (f'train_cfg.max_iters={iterations}', 'default_hooks.logger.interval=1')
+    command = (MIM, 'train', 'mmseg', SEGMENTOR, '--gpus', '0', '--work-dir', work_dir, *options)
+    output = run(*command, '--cfg-options', *changes, cwd=scenes)
+    return output, torch.load(work_dir / f'iter_{iterations}.pth', weights_only=True)
+
+
+def mean_iou(matrix):
+    """In per cent, of a confusion matrix (true classes by predicted ones)."""
+    found = np.diag(matrix)
+    with np.errstate(invalid='ignore'):  # of classes that are neither there nor predicted
+        return 100 * np.nanmean(found / (matrix.sum(axis=0) + matrix.sum(axis=1) - found))
+
+
+def test_segmentor(scenes, monkeypatch):
+    """Two iterations, a third after `--resume`, and a test, whose score the confusion matrix has, too."""
+    pytest.importorskip('mmseg')
+    allow_runner_checkpoints()
+    _, before = train_segmentor(scenes, 2)
+    output, after = train_segmentor(scenes, 3, '--resume')
+    assert 'resumed epoch: 0, iter: 2' in output
+    for checkpoint, iterations in ((before, 2), (after, 3)):
+        assert checkpoint['meta']['iter'] == iterations
+        steps = {float(state['step']) for state in checkpoint['optimizer']['state'].values()}
+        assert steps == {iterations}
+    rows = [row for row in scalars(scenes / 'segmentor') if 'loss' in row]
+    assert [row['step'] for row in rows] == [1, 2, 3]
+    rates = [2e-3 * (0.01 + 0.99 * step / 49) for step in range(3)]  # the warm-up has 50 iterations
+    assert [row['base_lr'] for row in rows] == pytest.approx(rates, rel=1e-6)
+
+    run(
+        *(MIM, 'test', 'mmseg', SEGMENTOR, '--checkpoint', scenes / 'segmentor/iter_3.pth', '--gpus', '0'),
+        *('--work-dir', scenes / 'segmentor_test', '--out', scenes / 'maps'),
+        cwd=scenes,
+    )
+    (scores,) = (scenes / 'segmentor_test').glob('*/*.json')
+    monkeypatch.chdir(scenes)
+    tool = load_script('tools/analysis_tools/confusion_matrix_seg.py')
+    matrix, classes = tool.gather(Config.fromfile(SEGMENTOR), scenes / 'maps')
+    assert len(classes) == 11 and 0.9 * 8 * 160**2 < matrix.sum() <= 8 * 160**2
+    assert mean_iou(matrix) == pytest.approx(json.loads(scores.read_text())['mIoU'], abs=0.006)

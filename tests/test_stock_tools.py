@@ -25,6 +25,7 @@ from .conftest import ROOT, load_script
 
 pytestmark = pytest.mark.slow
 get_flops = load_script('tools/analysis_tools/get_flops.py')
+reparameterize_model = load_script('tools/model_converters/reparameterize_model.py')
 
 RUN = """
 import json, runpy, sys
@@ -160,7 +161,10 @@ def test_classification(classification):
 
 
 def test_grad_cam(classification):
-    """On the last norm, which the tool finds, and on a stage that is named; maps of 4 x 4 for 256 pixels."""
+    """On the last norm, which the tool finds, and on a stage that is named; maps of 4 x 4 for 256 pixels.
+
+    A folded checkpoint has no batch norm, but the stages.
+    """
     pytest.importorskip('pytorch_grad_cam')
     folder, path, checkpoint, _ = classification
     image = next((folder / 'data/digits_scenes/imagenet/val').glob('*/*.png'))
@@ -176,11 +180,17 @@ def test_grad_cam(classification):
         '--save-path',
     )
     stage = (*command, 'stage.png', '--target-layers', 'backbone.stages.2')
-    outputs = run('mmpretrain', (*command, 'norm.png'), stage, cwd=folder)
+    reparameterize_model.main([str(path), str(checkpoint), str(folder / 'folded.pth')])
+    options = (*large, 'model.backbone.deploy=True', 'model.head.deploy=True')
+    folded = ('visualization/vis_cam.py', image, path, 'folded.pth', '--target-category', '1', *options)
+    folded = (*folded, '--save-path', 'folded.png', '--target-layers', 'backbone.stages.2')
+    outputs = run('mmpretrain', (*command, 'norm.png'), stage, folded, cwd=folder)
     assert 'last norm layer "backbone.stages.2.blocks.1.ffn1.fn.pw2.bn" as the target layer' in outputs[0]
     for name in ('norm.png', 'stage.png'):
         assert pixels(folder / name).shape == (256, 256, 3)
         assert drawn_on(folder / name, image) > 10
+    difference = pixels(folder / 'folded.png').astype(int) - pixels(folder / 'stage.png')
+    assert np.abs(difference).mean() < 1
 
 
 def test_detection(folder):

@@ -23,6 +23,8 @@ model = dict(
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
     ),
     teacher_size=_base_.digits_size,
+    kd_weight=5.0,
+    tau=1.0,
 )
 
 epochs = 2

@@ -27,4 +27,5 @@ default_hooks = dict(
     checkpoint=dict(interval=1, max_keep_ckpts=1),
 )
 randomness = dict(seed=0)  # so small a training depends on it
+auto_scale_lr = dict(base_batch_size=32)
 runner_type = 'PortableRunner'  # several processes without a GPU, too

@@ -42,4 +42,5 @@ optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = _base_.digits_param_scheduler
 default_hooks = _base_.digits_hooks
 log_processor = dict(window_size=20)
+auto_scale_lr = dict(base_batch_size=8)
 runner_type = 'PortableRunner'  # several processes without a GPU, too

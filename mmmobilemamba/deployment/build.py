@@ -9,6 +9,7 @@ from .detectors import DenseDetector, TwoStageDetector
 from .graphs import BackboneGraph, ClassifierGraph, Preprocessed, SegmentorGraph
 
 TASKS = ('backbone', 'classification', 'detection', 'segmentation')
+RESIZES = ('Resize', 'ResizeEdge', 'CenterCrop')  # steps of a test pipeline that change the size
 SMALLEST = 32  # px; below, the last map of a detector's neck would be empty
 
 
@@ -78,7 +79,36 @@ def make_graph(model, task, topk=5, with_logits=False):
     return (TwoStageDetector if hasattr(model, 'roi_head') else DenseDetector)(model)
 
 
-def describe(config, model, task):
+def input_size(about, sides=None):
+    """Height and width of the network's images (tuple[int, int]).
+
+    Args:
+        about (dict): See :func:`describe`.
+        sides (Sequence[int], optional): Height and width, or one for both; the config's if not given.
+
+    Raises:
+        DeploymentError: If they are too small, or the config has none.
+    """
+    if sides is None:
+        sides = next((size_of(step) for step in reversed(about['resize']) if size_of(step)), None)
+    if sides is None:
+        raise DeploymentError("The config's test pipeline has no size: give --size HEIGHT WIDTH.")
+    size = (sides[0], sides[-1])
+    smallest = SMALLEST if about['task'] == 'detection' else 1
+    if min(size) < smallest:
+        raise DeploymentError(f'Images of {size[0]} x {size[1]} are too small: {smallest} px a side at least.')
+    return size
+
+
+def size_of(step):
+    """Height and width that a step of a pipeline makes (tuple[int, int]), or None."""
+    size = step.get('crop_size') if step['type'] == 'CenterCrop' else step.get('scale')
+    if isinstance(size, int):
+        return size, size
+    return (size[1], size[0]) if size else None  # pipelines have the width first
+
+
+def describe(config, task):
     """What a program that runs the network has to know (dict of what JSON can hold)."""
     preprocessor = dict(config.get('data_preprocessor') or config.model.get('data_preprocessor') or {})
     swaps = preprocessor.get('to_rgb', preprocessor.get('bgr_to_rgb', False))
@@ -90,11 +120,13 @@ def describe(config, model, task):
         channels='RGB' if swaps else 'BGR',
         pad_divisor=preprocessor.get('pad_size_divisor', 1),
         labels=labels_of(config),
-        resize=[dict(step) for step in pipeline if step['type'] in RESIZES],
+        resize=[plain(step) for step in pipeline if step['type'] in RESIZES],
     )
 
 
-RESIZES = ('Resize', 'ResizeEdge', 'CenterCrop')
+def plain(step):
+    """A step of a pipeline as JSON holds it."""
+    return {key: list(value) if isinstance(value, tuple) else value for key, value in step.items()}
 
 
 def labels_of(config):
@@ -102,8 +134,7 @@ def labels_of(config):
     dataset = config.get('test_dataloader', {}).get('dataset', {})
     names = dataset.get('metainfo', {}).get('classes')
     if names is None and 'type' in dataset:
-        known = DATASETS.get(dataset['type']) or DATASETS.build
-        names = getattr(known, 'METAINFO', {}).get('classes')
+        names = getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')
     return list(names or ())
 
 

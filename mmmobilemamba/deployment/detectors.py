@@ -69,7 +69,7 @@ class TwoStageDetector(nn.Module):
         batch, count = known.shape
         scores, deltas = head(extract(self.model.roi_head.bbox_roi_extractor, maps, proposals))
         scores = scores.softmax(-1)[:, :-1].reshape(batch, count, -1) * known[..., None]
-        classes = scores.shape[2]
+        classes = head.num_classes
         boxes = head.bbox_coder.decode(proposals.reshape(-1, 4), deltas)
         boxes = boxes.reshape(batch, count, -1, 4).expand(-1, -1, classes, -1).reshape(batch, -1, 4)
         scores, index = scores.flatten(1).topk(torch.sym_min(MAX_CANDIDATES, count * classes), dim=1)
@@ -102,8 +102,8 @@ def candidates(head, all_scores, all_deltas, limit):
         batch = scores.shape[0]
         scores = scores.permute(0, 2, 3, 1).reshape(batch, -1, head.cls_out_channels)
         scores = scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1)[..., :-1]
+        classes = head.cls_out_channels if head.use_sigmoid_cls else head.cls_out_channels - 1
         deltas = deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)
-        classes = scores.shape[2]
         pairs = scores.shape[1] * classes
         scores, index = scores.flatten(1).topk(torch.sym_min(limit, pairs) if limit > 0 else pairs, dim=1)
         anchor = index // classes

@@ -16,6 +16,7 @@ from . import suppress  # noqa: F401  (registers the operator)
 
 OPSET = 18
 NO_LIMIT = 2**63 - 1
+LARGE_SIDES = (1120, 1248)  # px, of which no level of a pyramid has one pixel
 LARGEST = 2**31 - 1  # bytes that one file of protobuf may have
 
 
@@ -34,11 +35,13 @@ def quietly():
 
 def free_dimensions(image, dynamic_sizes):
     """What of an image is free in the exported graph: the batch, and its sides if wanted."""
-    height, width = (1, 2) if image.dtype == torch.uint8 else (2, 3)
-    free = {0: torch.export.Dim.DYNAMIC}
-    if dynamic_sizes:
-        free.update({height: torch.export.Dim.DYNAMIC, width: torch.export.Dim.DYNAMIC})
-    return ({axis: free.get(axis) for axis in range(4)},)
+    sides = sides_of(image) if dynamic_sizes else ()
+    return ({axis: torch.export.Dim.DYNAMIC if axis in (0, *sides) else None for axis in range(4)},)
+
+
+def sides_of(image):
+    """The axes of height and width."""
+    return (1, 2) if image.dtype == torch.uint8 else (2, 3)
 
 
 def to_program(graph, image, dynamic_sizes):
@@ -49,8 +52,12 @@ def to_program(graph, image, dynamic_sizes):
         image (Tensor): An image of the wanted size, in a batch of 2 or more.
         dynamic_sizes (bool): Whether height and width are free, too.
     """
+    shapes = free_dimensions(image, dynamic_sizes)
+    if dynamic_sizes:
+        # A side of 1 on the way would be taken for one of every image.
+        sides = dict(zip(sides_of(image), LARGE_SIDES))
+        image = image.new_zeros([sides.get(axis, size) for axis, size in enumerate(image.shape)])
     with quietly(), torch.no_grad():
-        shapes = free_dimensions(image, dynamic_sizes)
         return torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
 
 
@@ -68,7 +75,10 @@ def to_onnx(graph, image, dynamic_sizes):
             custom_translation_table={torch.ops.mmmobilemamba.suppress.default: suppression},
             verbose=False,
         )
-    return exported.model_proto
+    proto = exported.model_proto
+    # Sizes that PyTorch derives are not always those of ONNX Runtime, which would share memory by them.
+    del proto.graph.value_info[:]
+    return proto
 
 
 def suppression(boxes, scores, iou_threshold, score_threshold):
@@ -98,17 +108,33 @@ def write(proto, path, about):
 
     Args:
         proto (onnx.ModelProto): The model.
-        path (Path): Ends in .onnx. A file that is there is replaced in one go.
+        path (Path): Ends in .onnx.
         about (dict): See :func:`~.build.describe`.
     """
     onnx.helper.set_model_props(proto, {'mmmobilemamba': json.dumps(about)})
-    partial = path.with_name(f'.{path.name}.part')
     external = proto.ByteSize() > LARGEST
-    try:
-        onnx.save(proto, partial, save_as_external_data=external, location=f'{path.name}.data')
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    onnx.save(proto, str(path), save_as_external_data=external, location=weights_of(path).name)
+
+
+def weights_of(path):
+    """Where a file at ``path`` has its weights, if it has not got them itself."""
+    return path.with_name(f'{path.name}.data')
+
+
+def move(path, target):
+    """Move a file, with its weights if they are beside it, in place of what is there."""
+    if weights_of(path).exists():  # which it names
+        model = onnx.load(str(path))
+        remove(path)
+        onnx.save(model, str(target), save_as_external_data=True, location=weights_of(target).name)
+    else:
+        path.replace(target)
+
+
+def remove(path):
+    """Remove a file, with its weights if they are beside it, if it is there."""
+    for part in (path, weights_of(path)):
+        part.unlink(missing_ok=True)
 
 
 def operators(proto):
@@ -125,6 +151,20 @@ def operators(proto):
             counts[node.op_type] += 1
             graphs += [attribute.g for attribute in node.attribute if attribute.HasField('g')]
     return counts
+
+
+def with_candidates(proto):
+    """A copy with further outputs: boxes and scores that go into each suppression, as :class:`~.proof.Candidates`.
+
+    Scores are (N, 1, B) there.
+    """
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    for node in probe.graph.node:
+        if node.op_type == 'NonMaxSuppression':
+            for name in node.input[:2]:
+                probe.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    return probe
 
 
 def open_session(path, threads=None):

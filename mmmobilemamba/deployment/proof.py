@@ -1,13 +1,11 @@
 """Whether a file gives what PyTorch gives, for several inputs."""
 
-import itertools
-
 import torch
-import torchvision
+from torch.utils._python_dispatch import TorchDispatchMode
 
 TOLERANCE = 1e-4  # relative to the largest value of an output
-ALIKE = 0.99  # overlap from which on two boxes are one
-CLEAR = 1e-3  # a choice between scores that are nearer to each other may fall either way
+CLEAR = 1e-3  # a class of a score that is nearer to the best may be taken for it; so may as many pixels
+NEAR = 1e-5  # scores of boxes that are nearer to each other, relative to the largest, may change places
 
 
 def test_images(shape, dynamic_sizes, raw, seed=0):
@@ -78,20 +76,59 @@ def _pixels(expected, found):
 
 
 def _boxes(expected, found):
-    """Boxes, scores, labels, masks perhaps: every clear box has its like, of the same label and score."""
-    error = (expected[1] - found[1]).abs().max().item()  # both best first
-    for image in range(len(expected[0])):
-        boxes, scores, labels, *masks = (x[image] for x in expected)
-        others, other_scores, other_labels, *other_masks = (x[image] for x in found)
-        same = (labels[:, None] == other_labels) & ((scores[:, None] - other_scores).abs() < CLEAR)
-        alike = torchvision.ops.box_iou(boxes, others).nan_to_num(1.0).ge(ALIKE) & same
-        # Those at the end of the list, and of scores that others nearly have, may be kept or not.
-        clear = scores > scores[-1] + CLEAR
-        missing = clear & ~alike.any(1)
-        error = max(error, missing.double().sum().item() / max(clear.sum().item(), 1) / 10)
-        for mask, other_mask in itertools.zip_longest(masks, other_masks):
-            partner = alike.int().argmax(1)
-            both = clear & alike.any(1)
-            if both.any():
-                error = max(error, (mask - other_mask[partner])[both].abs().max().item() / 10)
+    """Boxes, scores, labels, masks perhaps, and candidates: all that is clear has its like in the same place."""
+    scores, others = expected[1], found[1]
+    clear = is_clear(scores)
+    error = (scores - others).abs().max().item()
+    for values, other_values in zip([expected[0], *expected[2:]], [found[0], *found[2:]]):
+        if values.shape[:2] == scores.shape and clear.any():
+            different = (values - other_values)[clear].abs().max().item()
+            error = max(error, different / max(values[clear].abs().max().item(), 1.0))
+    return error
+
+
+def is_clear(scores):
+    """Which of some scores, the best first, (N, K), are above 0 and far enough from both neighbours."""
+    gaps = torch.nn.functional.pad((scores[:, :-1] - scores[:, 1:]), (1, 1), value=float('inf'))
+    return (scores > 0) & (torch.minimum(gaps[:, :-1], gaps[:, 1:]) > NEAR * scores.max())
+
+
+class Candidates(TorchDispatchMode):
+    """Collects what a detector hands to :func:`~.suppress.suppress`, as files of ONNX give with a probe.
+
+    Attributes:
+        found (list[Tensor]): Boxes, (N, B, 4), and scores, (N, B), of every call.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.mmmobilemamba.suppress.default:
+            self.found += args[:2]
+        return func(*args, **(kwargs or {}))
+
+
+def candidates_error(expected, found):
+    """How far the candidates of a detector are apart, relative to the largest value (float).
+
+    Where no score reaches a detector's threshold, its outputs are nothing, and equal whatever they come from:
+    what goes into the suppression says more. Candidates of nearly one score may change places.
+
+    Args:
+        expected, found (list[Tensor]): As in :class:`Candidates`.
+    """
+    error = 0.0
+    for boxes, scores, others, other_scores in zip(expected[::2], expected[1::2], found[::2], found[1::2]):
+        order, other_order = (x.argsort(dim=1, descending=True, stable=True) for x in (scores, other_scores))
+        scores, other_scores = scores.gather(1, order), other_scores.gather(1, other_order)
+        error = max(error, _values([scores], [other_scores]))
+        clear = is_clear(scores)
+        if clear.any():
+            boxes, others = (
+                x.gather(1, index[..., None].expand(-1, -1, 4))
+                for x, index in ((boxes, order), (others, other_order))
+            )
+            error = max(error, _values([boxes[clear]], [others[clear]]))
     return error

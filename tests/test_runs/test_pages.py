@@ -4,10 +4,13 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.config import Config
+from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
+from PIL import Image
 
 from ..conftest import ROOT, authors_checkpoint
 from ..pages import config_snippets
@@ -69,6 +72,42 @@ def test_snippet(name, at_work, tmp_path):
     classes = dataset.metainfo['classes']
     numbers = {m.num_classes for m in runner.model.modules() if hasattr(m, 'num_classes')}
     assert numbers == {len(classes)}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ('name', 'labels'),
+    [
+        # In the files 0 is a rim, 1 the background, 2 and more are digits.
+        ('segmentation-0', lambda file: np.where(file == 0, 255, file.astype(int) - 1)),
+        ('segmentation-1', lambda file: file.astype(int)),
+    ],
+)
+def test_labels_of_a_segmentor(name, labels, at_work, tmp_path):
+    """Where label 0 is no class, and where it is the first one; in training, too."""
+    path = tmp_path / 'mine.py'
+    path.write_text(SNIPPETS[name])
+    config = Config.fromfile(path)
+    init_default_scope('mmseg')
+    dataset = DATASETS.build(config.test_dataloader.dataset)
+    for index in range(len(dataset)):
+        sample = dataset[index]['data_samples']
+        expected = labels(np.asarray(Image.open(sample.seg_map_path)))
+        assert np.array_equal(sample.gt_sem_seg.data.numpy()[0], expected)
+        names = dataset.metainfo['classes']
+        assert {names[label] for label in np.unique(expected) if label != 255} > {'background'}
+    step = next(step for step in config.train_dataloader.dataset.pipeline if step.type == 'LoadAnnotations')
+    assert step.reduce_zero_label == config.train_dataloader.dataset.reduce_zero_label == (name[-1] == '0')
+
+
+def test_average_of_a_short_training(tmp_path):
+    """The classifier's moving average forgets ten times as fast as the recipe's, and all else is the same."""
+    path = tmp_path / 'mine.py'
+    path.write_text(SNIPPETS['classification-0'])
+    (hook,) = Config.fromfile(path).custom_hooks
+    (recipe,) = Config.fromfile(ROOT / 'configs/mobilemamba/mobilemamba-t2_8xb128_in1k.py').custom_hooks
+    assert (hook.pop('momentum'), recipe.pop('momentum')) == (2e-3, 2e-4)
+    assert hook == recipe
 
 
 def test_every_task_has_its_own_data():

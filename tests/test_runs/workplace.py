@@ -15,7 +15,6 @@ from mmengine.registry import MODELS, init_default_scope
 from ..conftest import ROOT, authors_checkpoint, load_script
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
-TWIN_TEACHER = ROOT / 'configs/mobilemamba/mobilemamba-b1_1xb32-2e_digits-64px.py'
 SPLITS = dict(train='training', val='validation')
 TRESNET = 'checkpoints/tresnet_v2_l.pth'
 SIDE = 128  # pixels; larger sizes of a config are cut to it

@@ -13,9 +13,12 @@ from mmengine.config import Config
 from mmengine.registry import MODELS
 from PIL import Image
 
-from ..conftest import load_script
+from ..conftest import ROOT, load_script
 
-zoo_demo = load_script('tools/misc/zoo_demo.py')
+with pytest.MonkeyPatch.context() as patch:
+    patch.syspath_prepend(ROOT / 'tools/misc')
+    zoo_demo = load_script('tools/misc/zoo_demo.py')
+    import zoo_tasks
 zoo_table = load_script('tools/analysis_tools/zoo_table.py')
 
 FAKE_MIM = """#!{python}
@@ -48,16 +51,33 @@ out.mkdir(exist_ok=True)
 Image.new('RGB', (60, 40), 'red' if config.stem == 'first' else 'blue').save(out / 'overview.png')
 """
 FAKE_DATA = """
-import sys
+import json, sys
 from pathlib import Path
-Path(sys.argv[1]).mkdir(parents=True)
-(Path(sys.argv[1]) / 'manifest.json').write_text('{"arguments": {"train": 2000, "val": 200, "seed": 0}}')
+manifest, wanted = Path(sys.argv[1]) / 'manifest.json', Path('wanted.json').read_text()
+if not manifest.is_file():
+    manifest.parent.mkdir(parents=True)
+    manifest.write_text(wanted)
+if manifest.read_text() != wanted:
+    sys.exit('digits_scenes.py: error: another dataset')
 """
-BOX, MASK = zoo_demo.BOX, zoo_demo.MASK
+SCENES = {'train': 6000, 'val': 200, 'seed': 0, 'size': 160}
+CONFIG = """
+default_scope, lr, model = '{package}', 0.1, dict(teacher=None)
+train_dataloader = dict(dataset={dataset})
+"""
+DATASETS = {
+    'first': dict(indices=2000),
+    'second': dict(type='RepeatDataset', dataset=dict(indices=-1500)),
+    'pupil': dict(type='CustomDataset'),
+}
+BOX, MASK = zoo_tasks.BOX, zoo_tasks.MASK
 TASKS = (
-    zoo_demo.Task('first', 'The First', 'mmdet', 'a/first.py', (BOX, MASK)),
-    zoo_demo.Task('second', 'The Second', 'mmseg', 'b/second.py', zoo_demo.MIOU),
-    zoo_demo.Task('pupil', 'The Pupil', 'mmpretrain', 'b/pupil*.py', zoo_demo.TOP1, 'first', 'model.teacher'),
+    zoo_tasks.Task('first', 'The First', 'mmdet', 'a/first.py', (BOX, MASK)),
+    zoo_tasks.Task('second', 'The Second', 'mmseg', 'b/second.py', zoo_tasks.MIOU),
+    zoo_tasks.Task(
+        *('pupil', 'The Pupil', 'mmpretrain', 'b/pupil*.py', zoo_tasks.TOP1, 'first', 'model.teacher'),
+        limit=None,
+    ),
 )
 GOOD = {
     'first': {'coco/bbox_mAP': 0.587, 'coco/segm_mAP': 0.45, 'time': 1},
@@ -72,6 +92,12 @@ class Zoo:
     def __init__(self, folder):
         self.folder, self.work = folder, folder / 'work'
         self.plan(GOOD)
+        self.want(SCENES, version=1)
+
+    def want(self, arguments, version):
+        """What the stand-in for the maker of the scenes makes, and accepts."""
+        content = {'arguments': arguments, 'version': version}
+        (self.folder / 'wanted.json').write_text(json.dumps(content))
 
     def plan(self, scores, broken=()):
         (self.folder / 'plan.json').write_text(json.dumps({'scores': scores, 'broken': list(broken)}))
@@ -109,7 +135,7 @@ def zoo(tmp_path, monkeypatch):
     for task in TASKS:
         config = tmp_path / 'configs' / task.config.replace('*', '')
         config.parent.mkdir(parents=True, exist_ok=True)
-        config.write_text(f"default_scope = '{task.package}'\nlr = 0.1\nmodel = dict(teacher=None)\n")
+        config.write_text(CONFIG.format(package=task.package, dataset=DATASETS[task.name]))
     for name, text in {'mim': FAKE_MIM, 'draw.py': FAKE_DRAW, 'data.py': FAKE_DATA}.items():
         (tmp_path / name).write_text(text.replace('{python}', sys.executable))
     (tmp_path / 'mim').chmod(0o755)
@@ -153,15 +179,18 @@ def test_table_and_sheet(zoo):
     zoo.run()
     for row in zoo.rows():
         times = [float(cell.split()[0]) for cell in row.split('|') if cell.endswith(' min ')]
-        assert len(times) == 2 and all(0 <= time < 2 for time in times)
-    assert [re.sub(r'\d\.\d min', '0.0 min', row) for row in zoo.rows()] == [
-        '| The First | `configs/a/first.py` | bbox mAP 0.587 (target 0.5), segm mAP 0.45 (target 0.45) | yes '
-        '| 0.0 min | 0.0 min | 1.23 M |',
-        '| The Second | `configs/b/second.py` | mIoU 61.25 (target 60) | yes | 0.0 min | 0.0 min | 1.23 M |',
-        '| The Pupil | `configs/b/pupil.py` | top-1 96.12 (target 95) | yes | 0.0 min | 0.0 min | 1.23 M |',
+        assert len(times) == 3 and all(0 <= time < 2 for time in times)
+    assert [re.sub(r'\d\.\d( of 12)? min', r'0.0\1 min', row) for row in zoo.rows()] == [
+        '| The First | `configs/a/first.py` | 2000 scenes | bbox mAP 0.587 (target 0.5), segm mAP 0.45 '
+        '(target 0.45) | 0.0 min | 0.0 min | 0.0 of 12 min | yes | 1.23 M |',
+        '| The Second | `configs/b/second.py` | 1500 scenes | mIoU 61.25 (target 60) | 0.0 min | 0.0 min '
+        '| 0.0 of 12 min | yes | 1.23 M |',
+        '| The Pupil | `configs/b/pupil.py` | crops of 6000 scenes | top-1 96.12 (target 95) | 0.0 min '
+        '| 0.0 min | 0.0 min | yes | 1.23 M |',
     ]
     text = (zoo.work / 'table.md').read_text()
-    assert text.count('Data: 2000 training and 200 validation scenes, seed 0.') == 1
+    line = 'version 1, seed 0, 160 pixels: 6000 training and 200 validation scenes'
+    assert text.count(line) == text.count('Data: ') == 1
     assert text.count(f'{os.cpu_count()} cores, device cpu, {torch.get_num_threads()} threads, float32') == 1
     assert str(zoo.folder) not in text + (zoo.work / 'table.json').read_text()
 
@@ -201,12 +230,31 @@ def test_a_subset_updates_the_one_table(zoo):
 def test_missed_target(zoo, capsys):
     zoo.plan({**GOOD, 'first': {'coco/bbox_mAP': 0.6, 'coco/segm_mAP': 0.449}})
     calls, words = zoo.run('--tasks', 'first', 'second', fails=True)
-    summary = 'bbox mAP 0.6 (target 0.5), segm mAP 0.449 (target 0.45)'
-    assert words.splitlines()[1:] == [f'first: target missed, {summary}']
-    assert f'    {summary}: MISSED\n' in capsys.readouterr().out
+    missed = 'segm mAP 0.449 (target 0.45)'
+    summary = f'bbox mAP 0.6 (target 0.5), {missed}'
+    assert words.splitlines()[1:] == [f'first: missed {missed}']
+    assert f'    {summary}: MISSED {missed}\n' in capsys.readouterr().out
     assert len(calls) == 4  # the second was run all the same
-    assert f'| {summary} | **no** |' in zoo.rows()[0] and '| yes |' in zoo.rows()[1]
+    assert f'| {summary} |' in zoo.rows()[0]
+    assert '| **no** |' in zoo.rows()[0] and '| yes |' in zoo.rows()[1]
     assert zoo.run('--tasks', 'first', fails=True) == ([], words)
+
+
+def test_time_limit(zoo, monkeypatch):
+    """Training and testing count together, and a task without a limit takes as long as it takes."""
+    short = tuple(task._replace(limit=task.limit and 0.003) for task in TASKS)  # training alone takes 0.2 s
+    monkeypatch.setattr(zoo_demo, 'TASKS', short)
+    _, words = zoo.run(fails=True)
+    missed = re.findall(
+        r'^(\w+): missed (\d\.\d\d) min of training and testing \(limit 0\.003\)$', words, re.M
+    )
+    assert [name for name, _ in missed] == ['first', 'second'] and len(words.splitlines()) == 3
+    assert ['| **no** |' in row for row in zoo.rows()] == [True, True, False]
+    assert [' of 0.003 min |' in row for row in zoo.rows()] == [True, True, False]
+    job = zoo_demo.Job(TASKS[0], zoo.work, {})
+    for seconds, expected in ((60.0, []), (60.6, ['12.01 min of training and testing (limit 12)'])):
+        job.state = dict(seconds=dict(train=660.0, test=seconds))
+        assert job.overtime() == expected
 
 
 def test_failing_step_and_resumption(zoo, capsys):
@@ -219,7 +267,8 @@ def test_failing_step_and_resumption(zoo, capsys):
     ]
     shown = capsys.readouterr().out
     assert 'out of digits' in shown and 'CalledProcessError' not in shown
-    assert zoo.rows()[0] == '| The First | `configs/a/first.py` |  | **train failed** |  |  |  |'
+    row = '| The First | `configs/a/first.py` | 2000 scenes |  |  |  |  | **train failed** |  |'
+    assert zoo.rows()[0] == row
     assert Image.open(zoo.work / 'contact_sheet.jpg').height == 78
 
     state = zoo.result('first')
@@ -234,7 +283,7 @@ def test_failing_step_and_resumption(zoo, capsys):
         ('test', False),
     ]
     assert 600 < zoo.result('first')['seconds']['train'] < 700
-    assert re.search(r'\| yes \| 1[01]\.\d min \|', zoo.rows()[0])
+    assert re.search(r'\| 1[01]\.\d min \| \d\.\d min \| 1[01]\.\d of 12 min \| yes \|', zoo.rows()[0])
     assert 'failed' not in zoo.result('first')
 
 
@@ -274,12 +323,50 @@ def test_data(zoo):
     zoo.run('--tasks', 'first')
     log = (zoo.work / 'data.log').read_text()
     assert 'data.py data/digits_scenes' in log and '--train' not in log
-    # Scenes that are there are taken as they are, and what was trained on others is trained anew.
-    manifest = zoo.folder / 'data/digits_scenes/manifest.json'
-    manifest.write_text(json.dumps({'arguments': {'train': 24, 'val': 8, 'seed': 3}}))
+    # Other scenes stop it, and those of another version make what was trained on the old ones stale.
+    zoo.want(SCENES, version=2)
+    calls, words = zoo.run('--tasks', 'first', fails=True)
+    assert calls == [] and 'digits_scenes.py: error: another dataset' in words
+    (zoo.folder / 'data/digits_scenes/manifest.json').write_text((zoo.folder / 'wanted.json').read_text())
     assert zoo.steps('--tasks', 'first') == [('train', 'first'), ('test', 'first')]
-    assert (zoo.work / 'data.log').read_text() == log
-    assert 'Data: 24 training and 8 validation scenes, seed 3.' in (zoo.work / 'table.md').read_text()
+    assert zoo.run('--tasks', 'first') == []
+    assert 'Data: digits scenes, version 2, seed 0, 160 pixels' in (zoo.work / 'table.md').read_text()
+
+
+def test_other_scenes_are_refused(zoo, monkeypatch):
+    """By the maker itself: those of fewer scenes, before anything is trained."""
+    maker = ROOT / 'tools/dataset_converters/digits_scenes.py'
+    monkeypatch.setattr(zoo_demo, 'MAKE_DATA', maker)
+    load_script(maker).main(['data/digits_scenes', '--train', '2', '--val', '1'])
+    calls, words = zoo.run('--tasks', 'first', fails=True)
+    assert calls == [] and not (zoo.work / 'first').exists()
+    rest = r'--size 160 --digits 3 8 \(version \d+\)'
+    assert re.search(rf'^  there: --seed 0 --train 2 --val 1 {rest}$', words, re.M)
+    assert re.search(rf'^  asked: --seed 0 --train 6000 --val 200 {rest}$', words, re.M)
+    assert words.endswith(f'To replace it: {sys.executable} {maker} data/digits_scenes --overwrite')
+
+
+@pytest.mark.parametrize(
+    ('package', 'dataset', 'expected'),
+    [
+        ('mmdet', dict(), '6000 scenes'),
+        ('mmdet', dict(dataset=dict(dataset=dict(indices=7000))), '6000 scenes'),
+        ('mmseg', dict(indices=[3, 5, 8]), '3 scenes'),
+        ('mmpretrain', dict(indices=20000), '20000 crops'),
+    ],
+)
+def test_training_data(package, dataset, expected):
+    config = Config(dict(default_scope=package, train_dataloader=dict(dataset=dataset)))
+    assert zoo_demo.describe_training_data(config, SCENES) == expected
+
+
+def test_training_data_of_the_twins():
+    """Detectors and segmentors train on the first 2,000 of the scenes, classifiers on crops of all."""
+    found = [
+        zoo_demo.describe_training_data(zoo_demo.load_config(zoo_demo.find_config(task), []), SCENES)
+        for task in zoo_demo.TASKS
+    ]
+    assert found == ['crops of 6000 scenes'] * 3 + ['2000 scenes'] * 6
 
 
 def test_absent_config(zoo, capsys):
@@ -386,3 +473,6 @@ def test_targets():
     segmentors = {name: [60.0] for name in ('deeplabv3', 'sem_fpn', 'pspnet')}
     detectors = {'retinanet': [0.50], 'mask_rcnn': [0.50, 0.45], 'ssdlite': [0.35]}
     assert targets == {**classifiers, **segmentors, **detectors}
+    extras = ('teacher', 'distillation')
+    assert [task.limit for task in zoo_demo.TASKS if task.name not in extras] == [12.0] * 7
+    assert [zoo_demo.find_task(name).limit for name in extras] == [None, None]

@@ -12,23 +12,27 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
 
-HEAD = ('task', 'config', 'score', 'passed', 'training', 'testing', 'parameters')
+HEAD = ('task', 'config', 'trained on', 'score', 'training', 'testing', 'both', 'passed', 'parameters')
 TITLE, MARGIN = 30, 8  # px
 NOTE = (
     'Training and testing are the wall-clock times of `mim train`, with its validations, and of `mim test`, '
-    'both with their start. Parameters are the trainable ones.'
+    'both with their start. A task has passed if its scores reach their targets and both times together stay '
+    'within the limit, which is meant for 2 CPU cores. Parameters are the trainable ones.'
 )
 
 
 def table_row(state):
     """One line of the table from one task's state (dict)."""
-    cells = [state['title'], f'`{" ".join([state["config"], *state["options"]])}`']
+    cells = [state['title'], f'`{" ".join([state["config"], *state["options"]])}`', state['training_data']]
     if 'summary' in state:
-        cells += [state['summary'], 'yes' if state['passed'] else '**no**']
-        cells += [f'{state["seconds"][step] / 60:.1f} min' for step in ('train', 'test')]
+        minutes = [state['seconds'][step] / 60 for step in ('train', 'test')]
+        limit = '' if state['limit'] is None else f' of {state["limit"]:g}'
+        cells += [state['summary'], *(f'{number:.1f} min' for number in minutes)]
+        cells += [f'{sum(minutes):.1f}{limit} min', 'yes' if state['passed'] else '**no**']
         cells += [f'{state["parameters"] / 1e6:.2f} M']
     else:
-        cells += ['', f'**{state["failed"]} failed**' if 'failed' in state else 'not finished', '', '', '']
+        verdict = f'**{state["failed"]} failed**' if 'failed' in state else 'not finished'
+        cells += ['', '', '', '', verdict, '']
     return f'| {" | ".join(cells)} |'
 
 
@@ -42,8 +46,11 @@ def machine_line(machine):
 
 
 def data_line(data):
-    """What was trained on, as a sentence."""
-    return f'Data: {data["train"]} training and {data["val"]} validation scenes, seed {data["seed"]}.'
+    """The dataset, as a sentence; a task may train on its first scenes only."""
+    return (
+        f'Data: digits scenes, version {data["version"]}, seed {data["seed"]}, {data["size"]} pixels: '
+        f'{data["train"]} training and {data["val"]} validation scenes, used as "trained on" says.'
+    )
 
 
 def write_table(work_dir, states):

@@ -392,7 +392,7 @@ def check_existing(out, arguments, overwrite):
     if there != asked:
         raise DatasetError(
             f'{out} already holds another dataset.\n  there: {there}\n  asked: {asked}\n'
-            'Use another folder, or --overwrite to replace it.'
+            'Use another folder, or --overwrite to replace it (`make data OVERWRITE=--overwrite`).'
         )
     return True
 

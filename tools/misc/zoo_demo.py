@@ -5,7 +5,7 @@
 writes into the work dir one table (``table.md``, ``table.json``), one sheet of pictures
 (``contact_sheet.jpg``), and a folder for every task with its log, checkpoints and result. What is done is
 not done again: the same command goes on where it stopped, and ``--tasks`` runs some of the twins and brings
-the one table up to date. The status is 1 if a step failed or a target was missed.
+the one table up to date. The status is 1 if a step failed, or if a score or the time limit was missed.
 """
 
 import argparse
@@ -22,13 +22,13 @@ import time
 import warnings
 from importlib.metadata import version
 from pathlib import Path
-from typing import NamedTuple, Optional
 
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.device import get_device
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import import_modules_from_strings
+from zoo_tasks import TASKS
 
 ROOT = Path(__file__).resolve().parents[2]
 MIM = Path(sys.executable).with_name('mim')
@@ -41,52 +41,6 @@ STEPS = ('train', 'test', 'draw')
 PAIRS, SCALE = 4, 2  # pictures a task (of single images twice as many), and their enlargement
 HEARTBEAT = 5.0  # s, after which the time spent is on disk
 TAIL = 15  # lines of the log that are shown after a failure
-
-
-class Metric(NamedTuple):
-    """One score: its key in the file of ``mim test``, its name in the table, and the least it has to be."""
-
-    key: str
-    name: str
-    target: float
-
-
-class Task(NamedTuple):
-    """One twin; ``needs`` names the task whose checkpoint it reads, ``option`` the config's key for that."""
-
-    name: str
-    title: str
-    package: str
-    config: str  # pattern below configs/, of one file
-    metrics: tuple
-    needs: Optional[str] = None
-    option: Optional[str] = None
-
-
-TOP1 = (Metric('accuracy/top1', 'top-1', 95.0),)
-BOX, MASK = Metric('coco/bbox_mAP', 'bbox mAP', 0.50), Metric('coco/segm_mAP', 'segm mAP', 0.45)
-MIOU = (Metric('mIoU', 'mIoU', 60.0),)
-TASKS = (  # a task stands behind the one that it needs
-    Task('classification', 'Classification', 'mmpretrain', 'mobilemamba/mobilemamba-t2_*e_digits*.py', TOP1),
-    Task(
-        'teacher', 'Classification, teacher', 'mmpretrain', 'mobilemamba/mobilemamba-b1_*e_digits*.py', TOP1
-    ),
-    Task(
-        'distillation',
-        'Classification, taught',
-        'mmpretrain',
-        'mobilemamba/mobilemamba-t2_*-kd_digits*.py',
-        TOP1,
-        needs='teacher',
-        option='model.teacher.init_cfg.checkpoint',
-    ),
-    Task('retinanet', 'RetinaNet', 'mmdet', 'retinanet/*digits*.py', (BOX,)),
-    Task('mask_rcnn', 'Mask R-CNN', 'mmdet', 'mask_rcnn/*digits*.py', (BOX, MASK)),
-    Task('ssdlite', 'SSDLite', 'mmdet', 'ssd/*digits*.py', (BOX._replace(target=0.35),)),
-    Task('deeplabv3', 'DeepLabv3', 'mmseg', 'deeplabv3/*digits*.py', MIOU),
-    Task('sem_fpn', 'Semantic FPN', 'mmseg', 'sem_fpn/*digits*.py', MIOU),
-    Task('pspnet', 'PSPNet', 'mmseg', 'pspnet/*digits*.py', MIOU),
-)
 
 
 class StepError(RuntimeError):
@@ -200,6 +154,18 @@ def count_parameters(config):
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
 
 
+def describe_training_data(config, data):
+    """What a Config trains on, as the table says it: whole scenes, or crops of all of them."""
+    dataset, crops = config.train_dataloader.dataset, config.default_scope == 'mmpretrain'
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    picked, scenes = dataset.get('indices'), data['train']
+    if picked is None:
+        return f'crops of {scenes} scenes' if crops else f'{scenes} scenes'
+    number = abs(picked) if isinstance(picked, int) else len(picked)
+    return f'{number} crops' if crops else f'{min(number, scenes)} scenes'
+
+
 def describe_machine():
     """What the times depend on."""
     info = Path('/proc/cpuinfo')
@@ -217,16 +183,24 @@ def describe_machine():
 
 
 def ensure_data(work_dir):
-    """Make the digits scenes if they are not there, and return the arguments they were made with (dict).
+    """Make the digits scenes, or check those that are there: whole, and what the twins are made for.
+
+    Returns:
+        dict: The arguments that they were made with, and the version of their maker.
 
     Raises:
-        StepError: If they cannot be made.
+        StepError: If they cannot be made, are damaged, or are others.
     """
-    manifest = DATA / 'manifest.json'
-    if not manifest.is_file():
-        say(f'Making {DATA} (about 1 min)')
-        run([sys.executable, MAKE_DATA, DATA], work_dir / 'data.log')
-    return json.loads(manifest.read_text())['arguments']
+    there, log = DATA.exists(), work_dir / 'data.log'
+    say(f'Checking {DATA}' if there else f'Making {DATA} (about 2 min), log in {log}')
+    log.unlink(missing_ok=True)  # an error shows the end of it
+    try:
+        run([sys.executable, MAKE_DATA, DATA], log)
+    except StepError as error:
+        words = f'the twins need {DATA} as {MAKE_DATA.name} makes it by default: {error}'
+        raise StepError(f'{words}\nTo replace it: {sys.executable} {MAKE_DATA} {DATA} --overwrite') from None
+    manifest = json.loads((DATA / 'manifest.json').read_text())
+    return {**manifest['arguments'], 'version': manifest['version']}
 
 
 class Job:
@@ -235,7 +209,7 @@ class Job:
     Args:
         task (Task): What to do.
         work_dir (Path): Where all tasks have their folders.
-        data (dict): Arguments that the dataset was made with.
+        data (dict): What :func:`ensure_data` returns.
     """
 
     def __init__(self, task, work_dir, data):
@@ -282,6 +256,8 @@ class Job:
         task, config = self.task, self.config.relative_to(ROOT).as_posix()
         self.state = dict(task=task.name, title=task.title, config=config, options=options, data=self.data)
         self.state.update(fingerprint=fingerprint, machine=describe_machine(), done=[], seconds={})
+        trained_on = describe_training_data(load_config(self.config, options), self.data)
+        self.state.update(training_data=trained_on, limit=task.limit)
         self.save()
 
     def run(self):
@@ -373,10 +349,17 @@ class Job:
             raise StepError(f'{written[-1]} has no {", ".join(absent)}, but {", ".join(sorted(found))}')
         scores = [{**metric._asdict(), 'value': round(found[metric.key], 4)} for metric in self.task.metrics]
         texts = [f'{score["name"]} {score["value"]:.4g} (target {score["target"]:g})' for score in scores]
-        passed = all(score['value'] >= score['target'] for score in scores)
-        self.state.update(scores=scores, summary=', '.join(texts), passed=passed)
+        missed = [text for score, text in zip(scores, texts) if score['value'] < score['target']]
+        missed += self.overtime()
+        self.state.update(scores=scores, summary=', '.join(texts), missed=missed, passed=not missed)
         self.state['checkpoint'] = checkpoint.relative_to(self.folder).as_posix()
         self.state['parameters'] = count_parameters(load_config(self.config, self.changes()))
+
+    def overtime(self):
+        """By how much training and testing are over the task's limit, list of no text or one."""
+        minutes = (self.state['seconds']['train'] + self.state['seconds']['test']) / 60
+        over = self.task.limit is not None and minutes > self.task.limit
+        return [f'{minutes:.2f} min of training and testing (limit {self.task.limit:g})'] if over else []
 
     def draw(self):
         """Picture some of the predictions."""
@@ -411,8 +394,9 @@ def run_task(job, args):
     except StepError as error:
         say(f'    {error}')
         return f'{job.task.name}: {str(error).splitlines()[0]}'
-    say(f'    {job.state["summary"]}: {"passed" if job.state["passed"] else "MISSED"}')
-    return None if job.state['passed'] else f'{job.task.name}: target missed, {job.state["summary"]}'
+    missed = ', '.join(job.state['missed'])
+    say(f'    {job.state["summary"]}: {f"MISSED {missed}" if missed else "passed"}')
+    return f'{job.task.name}: missed {missed}' if missed else None
 
 
 def report(work_dir, data):
