@@ -30,7 +30,7 @@ def load_model(config, checkpoint):
     init_default_scope(config.get('default_scope', 'mmengine'))
     content = fetch_checkpoint(checkpoint)
     state_dict = content.get('state_dict', content)
-    model = MODELS.build(config.model)
+    model = MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model})
     if is_fused({key.removeprefix('backbone.'): value for key, value in state_dict.items()}):
         fold(model)  # which gives the modules that such a checkpoint is of
     load_state_dict(model, state_dict, strict=True)
@@ -96,7 +96,9 @@ def input_size(about, sides=None):
     size = (sides[0], sides[-1])
     smallest = SMALLEST if about['task'] == 'detection' else 1
     if min(size) < smallest:
-        raise DeploymentError(f'Images of {size[0]} x {size[1]} are too small: {smallest} px a side at least.')
+        raise DeploymentError(
+            f'Images of {size[0]} x {size[1]} are too small: {smallest} px a side at least.'
+        )
     return size
 
 

@@ -29,8 +29,8 @@ class DenseDetector(nn.Module):
         levels = head(self.model.extract_feat(image))
         boxes, scores, labels = zip(*candidates(head, *levels, config.get('nms_pre', -1)))
         boxes = clip(torch.cat(boxes, 1), image.shape[2:])
-        threshold = config.get('score_thr', 0.0)
-        return best(boxes, torch.cat(scores, 1), torch.cat(labels, 1), config, threshold)
+        scores = drop_small(boxes, torch.cat(scores, 1), config)
+        return best(boxes, scores, torch.cat(labels, 1), config, config.get('score_thr', 0.0))
 
 
 class TwoStageDetector(nn.Module):
@@ -58,9 +58,7 @@ class TwoStageDetector(nn.Module):
         boxes = clip(torch.cat([boxes for boxes, _, _ in levels], 1), size)
         scores = torch.cat([scores for _, scores, _ in levels], 1)
         level = torch.cat([torch.full_like(labels, i) for i, (_, _, labels) in enumerate(levels)], 1)
-        sides = boxes[..., 2:] - boxes[..., :2]
-        scores = scores * (sides > config.min_bbox_size).all(-1)
-        boxes, scores, _ = best(boxes, scores, level, config, 0.0)
+        boxes, scores, _ = best(boxes, drop_small(boxes, scores, config), level, config, 0.0)
         return boxes, scores > 0
 
     def detect(self, maps, proposals, known, size):
@@ -123,6 +121,14 @@ def clip(boxes, size):
     return torch.stack((x, y), dim=-1).flatten(-2).reshape(boxes.shape)
 
 
+def drop_small(boxes, scores, config):
+    """Scores (N, B), zero where a side of the box, (N, B, 4), is not above ``min_bbox_size``, if there is such."""
+    smallest = config.get('min_bbox_size', -1)
+    if smallest < 0:
+        return scores
+    return scores * (boxes[..., 2:] - boxes[..., :2] > smallest).all(-1)
+
+
 def best(boxes, scores, labels, config, threshold):
     """What is left of boxes (N, B, 4), scores and labels (N, B), the best first, at most ``max_per_img``."""
     # Boxes of different labels are moved apart, so that none suppresses another.
@@ -139,9 +145,9 @@ def extract(extractor, maps, boxes):
     rois = torch.cat([image, boxes], 2).reshape(-1, 5)
     strides = extractor.featmap_strides
     level = extractor.map_roi_levels(rois, len(strides)).view(-1, 1, 1, 1)
-    side = extractor.roi_layers[0].output_size
+    layer = extractor.roi_layers[0]
     out = 0
     for index, (x, stride) in enumerate(zip(maps, strides)):
-        part = torchvision.ops.roi_align(x, rois, side, 1 / stride, sampling_ratio=0, aligned=True)
-        out = out + part * (level == index)
+        settings = (layer.output_size, 1 / stride, layer.sampling_ratio, layer.aligned)
+        out = out + torchvision.ops.roi_align(x, rois, *settings) * (level == index)
     return out

@@ -154,10 +154,7 @@ def operators(proto):
 
 
 def with_candidates(proto):
-    """A copy with further outputs: boxes and scores that go into each suppression, as :class:`~.proof.Candidates`.
-
-    Scores are (N, 1, B) there.
-    """
+    """A copy with further outputs: boxes, (N, B, 4), and scores, (N, 1, B), that go into each suppression."""
     probe = onnx.ModelProto()
     probe.CopyFrom(proto)
     for node in probe.graph.node:

@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 TOLERANCE = 1e-4  # relative to the largest value of an output
 CLEAR = 1e-3  # a class of a score that is nearer to the best may be taken for it; so may as many pixels
-NEAR = 1e-5  # scores of boxes that are nearer to each other, relative to the largest, may change places
+NEAR = TOLERANCE  # scores of boxes that are nearer to each other, relative to the largest, may change places
 
 
 def test_images(shape, dynamic_sizes, raw, seed=0):
@@ -76,7 +76,7 @@ def _pixels(expected, found):
 
 
 def _boxes(expected, found):
-    """Boxes, scores, labels, masks perhaps, and candidates: all that is clear has its like in the same place."""
+    """Boxes, scores, labels and masks perhaps, in the same places where scores are clear."""
     scores, others = expected[1], found[1]
     clear = is_clear(scores)
     error = (scores - others).abs().max().item()
@@ -99,6 +99,8 @@ class Candidates(TorchDispatchMode):
     Attributes:
         found (list[Tensor]): Boxes, (N, B, 4), and scores, (N, B), of every call.
     """
+
+    supports_higher_order_operators = True  # such as the loop of the scan in a program of torch.export
 
     def __init__(self):
         super().__init__()

@@ -3,11 +3,11 @@
     python tools/deployment/export_onnx.py CONFIG CHECKPOINT OUT.onnx
     mim run mmmobilemamba export_onnx CONFIG CHECKPOINT OUT.onnx
 
-takes classifiers (logits, and the best classes), detectors (boxes, scores, labels, masks; overlapping boxes are
-suppressed inside), segmentors (the class of each pixel) and, with ``--backbone``, the backbone alone. The
-batch is free, and with ``--dynamic`` the size, too. Before anything is written, the file is run in ONNX
-Runtime and compared with PyTorch for several images; it is kept only if they agree to 1e-4. A name that
-ends in .pt2 asks for a program of torch.export instead, which needs mmmobilemamba for detectors.
+takes classifiers (logits, and the best classes), detectors (boxes, scores, labels, masks; overlapping boxes
+are suppressed inside), segmentors (the class of each pixel) and, with ``--backbone``, the backbone alone.
+The batch is free, and with ``--dynamic`` the size, too. The file is run in ONNX Runtime and compared with
+PyTorch for several images, and only if they agree to 1e-4 does it take the place of OUT. A name that ends
+in .pt2 asks for a program of torch.export instead, which needs mmmobilemamba for detectors.
 """
 
 import argparse
@@ -41,7 +41,11 @@ def parse_args(argv):
     parser.add_argument('checkpoint', type=Path, help='its checkpoint, folded for inference or not')
     parser.add_argument('out', type=Path, help='where to write, a name that ends in .onnx or .pt2')
     parser.add_argument(
-        '--size', type=int, nargs='+', metavar='SIDE', help="height and width, or one side (default: the config's)"
+        '--size',
+        type=int,
+        nargs='+',
+        metavar='SIDE',
+        help="height and width, or one side (default: the config's)",
     )
     parser.add_argument('--dynamic', action='store_true', help='height and width are free')
     parser.add_argument('--backbone', action='store_true', help='the maps of the backbone, nothing more')
@@ -50,7 +54,9 @@ def parse_args(argv):
     parser.add_argument(
         '--preprocess', action='store_true', help='normalise inside: images are uint8, RGB, (N, H, W, 3)'
     )
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config'
+    )
     args = parser.parse_args(argv)
     if args.out.suffix not in ('.onnx', '.pt2'):
         parser.error(f'OUT must end in .onnx or .pt2, not {args.out.name}')
@@ -151,7 +157,8 @@ def main(argv=None):
         onnx_file.move(partial, args.out)
     finally:
         onnx_file.remove(partial)
-    print(f'{args.out}: {about["task"]}, {args.out.stat().st_size / 2**20:.1f} MiB, within {error:.1e} of PyTorch')
+    size = args.out.stat().st_size / 2**20
+    print(f'{args.out}: {about["task"]}, {size:.1f} MiB, within {error:.1e} of PyTorch')
 
 
 if __name__ == '__main__':

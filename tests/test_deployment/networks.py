@@ -1,0 +1,62 @@
+"""Small networks of every task, with random weights that find something."""
+
+import logging
+
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmmobilemamba.deployment import build
+
+from ..conftest import ROOT
+from ..test_models.test_deploy import SMALL, randomise
+
+CONFIGS = dict(
+    classifier='mobilemamba/mobilemamba-t2_1xb32-3e_digits-64px.py',
+    retinanet='retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py',
+    ssdlite='ssd/ssdlite_mobilemamba-t2_224-6e_digits.py',
+    mask_rcnn='mask_rcnn/mask-rcnn_mobilemamba-t2_fpn_3e_digits.py',
+    sem_fpn='sem_fpn/mobilemamba-t2_fpn_1xb4-2k_digits-224x224.py',
+)
+
+
+def config_of(name):
+    """The config of a twin, with a tiny backbone and thresholds that random scores pass (Config)."""
+    config = Config.fromfile(ROOT / 'configs' / CONFIGS[name])
+    config.model.backbone.arch = SMALL
+    if name == 'classifier':
+        config.model.head.in_channels = SMALL['embed_dims'][-1]
+    return config
+
+
+def checkpoint_of(name, folder):
+    """A checkpoint of :func:`config_of`, trained forms and random statistics (Path)."""
+    config = config_of(name)
+    init_default_scope(config.default_scope)
+    torch.manual_seed(0)
+    logging.disable(logging.INFO)
+    try:
+        model = MODELS.build(config.model)
+        model.init_weights()
+    finally:
+        logging.disable(logging.NOTSET)
+    torch.manual_seed(1)
+    for key, parameter in randomise(model).named_parameters():
+        if key.endswith(('retina_cls.bias', 'rpn_cls.bias')):
+            torch.nn.init.zeros_(parameter)
+        elif 'cls' in key and key.endswith('weight') and parameter.ndim > 1:
+            # Neither below the thresholds nor all 1, of which there is no order.
+            torch.nn.init.normal_(parameter, std=0.01 if 'retina' in key else 0.2)
+        elif 'reg' in key and key.endswith('weight') and parameter.ndim > 1:
+            torch.nn.init.normal_(parameter, std=0.02)
+    path = folder / f'{name}.pth'
+    torch.save(dict(state_dict=model.state_dict()), path)
+    return path
+
+
+def graph_of(name, folder, **kwargs):
+    """The model of mmpretrain, mmdet or mmseg, its graph, and what is to be known about it."""
+    config = config_of(name)
+    model = build.load_model(config, checkpoint_of(name, folder))
+    task = build.task_of(model)
+    return model, build.make_graph(model, task, **kwargs).eval(), build.describe(config, task)

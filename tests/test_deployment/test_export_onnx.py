@@ -1,0 +1,138 @@
+"""Export by the tool: files of standard operators that give what PyTorch gives, and errors."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+pytest.importorskip('mmpretrain')
+
+from mmmobilemamba.deployment import build, onnx_file, proof  # noqa: E402
+
+from ..conftest import load_script, noise_for  # noqa: E402
+from .networks import checkpoint_of, config_of, graph_of  # noqa: E402
+
+tool = load_script('tools/deployment/export_onnx.py')
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+    """Config and checkpoint of a classifier."""
+    folder = tmp_path_factory.mktemp('classifier')
+    config = folder / 'config.py'
+    config_of('classifier').dump(config)
+    return str(config), str(checkpoint_of('classifier', folder))
+
+
+def metadata(path):
+    properties = {entry.key: entry.value for entry in onnx.load(path).metadata_props}
+    return json.loads(properties['mmmobilemamba'])
+
+
+def test_fixed_size(classifier, tmp_path, capsys):
+    out = tmp_path / 'network.onnx'
+    tool.main([*classifier, str(out), '--size', '96', '80', '--topk', '3'])
+    assert 'network.onnx: classification' in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['network.onnx']
+    about = metadata(out)
+    assert about['size'] == [96, 80] and about['task'] == 'classification' and len(about['labels']) == 10
+    session = onnx_file.open_session(out)
+    logits, scores, labels = session.run(None, {'image': noise_for((3, 3, 96, 80), 0).numpy()})
+    assert logits.shape == (3, 10) and scores.shape == labels.shape == (3, 3)
+    np.testing.assert_array_equal(labels, np.argsort(-logits, axis=1)[:, :3])
+    assert {entry.domain for entry in onnx.load(out).opset_import} == {''}
+
+
+def test_dynamic_size_with_preprocessing(classifier, tmp_path):
+    """Any size, odd ones too, of images as they are read."""
+    out = tmp_path / 'network.onnx'
+    tool.main([*classifier, str(out), '--dynamic', '--preprocess'])
+    assert metadata(out)['size'] is None and metadata(out)['preprocessed']
+    config = build.read_config(classifier[0])
+    model = build.load_model(config, classifier[1])
+    session = onnx_file.open_session(out)
+    for shape in ((1, 64, 64, 3), (2, 33, 71, 3), (1, 1, 1, 3)):
+        picture = torch.randint(0, 256, shape, dtype=torch.uint8)
+        inputs = dict(inputs=picture.flip(3).permute(0, 3, 1, 2), data_samples=None)
+        with torch.no_grad():
+            expected = model(model.data_preprocessor(inputs)['inputs'], mode='tensor')
+        found = torch.from_numpy(session.run(['logits'], {'image': picture.numpy()})[0])
+        torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_backbone_as_program(classifier, tmp_path):
+    out = tmp_path / 'network.pt2'
+    tool.main([*classifier, str(out), '--backbone', '--cfg-options', 'model.backbone.out_indices=[0,2]'])
+    files = {'mmmobilemamba.json': ''}
+    program = torch.export.load(out, extra_files=files)
+    assert json.loads(files['mmmobilemamba.json'])['task'] == 'backbone'
+    first, last = program.module()(noise_for((3, 3, 64, 64), 0))
+    assert first.shape == (3, 48, 4, 4) and last.shape == (3, 80, 1, 1)
+
+
+def test_detector(tmp_path):
+    """Suppression inside, in standard operators; the proof compares what goes into it, too."""
+    pytest.importorskip('mmdet')
+    _, graph, _ = graph_of('retinanet', tmp_path)
+    proto = onnx_file.to_onnx(graph, noise_for((2, 3, 96, 96), 0), dynamic_sizes=False)
+    assert onnx_file.operators(proto)['NonMaxSuppression'] == 1
+    session = onnx_file.open_session(onnx_file.with_candidates(proto).SerializeToString())
+    image = noise_for((3, 3, 96, 96), 1)
+    with torch.no_grad(), proof.Candidates() as candidates:
+        expected = list(graph(image))
+    *found, boxes, scores = [torch.from_numpy(x) for x in onnx_file.run(session, image)]
+    assert (expected[1] > 0).sum() > 10
+    assert proof.largest_error('detection', expected, found) < 1e-4
+    inside = [boxes, scores.flatten(1)]
+    assert proof.candidates_error(candidates.found, inside) < 1e-4
+    assert proof.candidates_error(candidates.found, [boxes + 1, inside[1]]) > 1e-4
+    assert proof.candidates_error(candidates.found, [boxes, 1.001 * inside[1]]) > 1e-4
+
+
+def test_what_differs_is_not_written(classifier, tmp_path, monkeypatch):
+    """And what was there stays."""
+    out = tmp_path / 'network.onnx'
+    out.write_text('of the user')
+    monkeypatch.setattr(proof, 'TOLERANCE', 1e-12)
+    with pytest.raises(SystemExit, match=r'network.onnx was not written: it would differ from PyTorch by'):
+        tool.main([*classifier, str(out), '--size', '64'])
+    assert [path.read_text() for path in tmp_path.iterdir()] == ['of the user']
+
+
+@pytest.mark.parametrize(
+    ('options', 'message'),
+    [
+        (['--size', '0'], 'too small: 1 px a side at least'),
+        (['--cfg-options', 'model.backbone.arch=t4'], 'was not exported'),
+    ],
+)
+def test_cannot_be_exported(classifier, tmp_path, options, message):
+    with pytest.raises(SystemExit, match=message):
+        tool.main([*classifier, str(tmp_path / 'network.onnx'), *options])
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['c.py', 'c.pth', 'out.txt'], 'OUT must end in .onnx or .pt2, not out.txt'),
+        (['c.py', 'c.pth', 'nowhere/out.onnx'], 'there is no folder nowhere'),
+        (['c.py', 'c.pth', 'out.onnx', '--size', '1', '2', '3'], '--size takes one or two numbers'),
+        (['c.py', 'c.pth', 'out.onnx', '--topk', '0'], '--topk must be 1 or more'),
+    ],
+)
+def test_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(arguments)
+    assert message in capsys.readouterr().err
+
+
+def test_operators_of_other_domains_are_refused():
+    node = onnx.helper.make_node('Gelu', ['x'], ['y'], domain='com.microsoft')
+    graph = onnx.helper.make_graph([node], 'graph', [], [])
+    with pytest.raises(RuntimeError, match=r'Gelu of com.microsoft is no standard operator'):
+        onnx_file.operators(onnx.helper.make_model(graph))

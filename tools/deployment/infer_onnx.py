@@ -1,0 +1,447 @@
+"""Run an exported network on pictures: only ONNX Runtime, NumPy, Pillow and tqdm are needed.
+
+    python tools/deployment/infer_onnx.py MODEL.onnx IMAGE_OR_FOLDER --out DIR
+    mim run mmmobilemamba infer_onnx MODEL.onnx IMAGE_OR_FOLDER --out DIR
+
+takes what ``export_onnx.py`` writes and prepares pictures as the test pipeline of the network's config does.
+DIR gets one drawn picture for each, NAME.png, and ``results.json`` with the numbers. In Python:
+
+    network = Network('MODEL.onnx')
+    batch, placement = network.prepare(PIL.Image.open('a.jpg'))
+    found = network.found(network.run(batch), 0, placement)
+"""
+
+import argparse
+import colorsys
+import json
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+try:
+    import numpy as np
+    import onnxruntime
+    from PIL import Image, ImageDraw, ImageFont, ImageOps
+    from tqdm import tqdm
+except ImportError as missing:
+    raise SystemExit(
+        f'infer_onnx.py: error: {missing}. It needs: python -m pip install numpy onnxruntime pillow tqdm'
+    ) from None
+
+KEY = 'mmmobilemamba'  # of the metadata
+FIELDS = ('task', 'mean', 'std', 'channels', 'pad_divisor', 'labels', 'resize', 'size', 'preprocessed')
+SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+LUMINANCE = (0.299, 0.587, 0.114)
+BACKGROUND = 'background'  # this class keeps the picture's own colours
+SHOWN_SIDE = 480  # px, to which smaller pictures are enlarged before anything is drawn
+MASK_THRESHOLD = 0.5
+
+
+class NetworkError(RuntimeError):
+    """A file or a picture cannot be used; the message says why and what to do."""
+
+
+class Placement(NamedTuple):
+    """Where a picture is in the network's input: ``x * scale - offset``, and how much of it is shown."""
+
+    size: tuple  # width and height of the picture, px
+    scale: tuple = (1.0, 1.0)
+    offset: tuple = (0.0, 0.0)  # px of the input that are cropped at the left and the top
+    shown: tuple = (0, 0)  # width and height in the input; the rest, right and below, is padding
+
+    def map_back(self, classes):
+        """Classes (H, W) of the input's pixels -> of the picture's, (height, width), by the nearest."""
+        columns, rows = (
+            np.clip(((np.arange(n) + 0.5) * scale - offset).astype(int), 0, shown - 1)
+            for n, scale, offset, shown in zip(self.size, self.scale, self.offset, self.shown)
+        )
+        return classes[rows[:, None], columns]
+
+
+class Network:
+    """A network in the file at ``path``, on so many ``threads`` of the CPU (default: one a core)."""
+
+    def __init__(self, path, threads=None):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise NetworkError(f'There is no file {path}.')
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        providers = ['CPUExecutionProvider']
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # those of ONNX Runtime have no class of their own in common
+            raise NetworkError(f'ONNX Runtime cannot open {path}: {error}') from error
+        about = json.loads(self.session.get_modelmeta().custom_metadata_map.get(KEY, '{}'))
+        missing = ', '.join(field for field in FIELDS if field not in about)
+        if missing:
+            raise NetworkError(
+                f'The metadata {KEY} of {self.path} lacks {missing}. Export the network with '
+                f'tools/deployment/export_onnx.py, which writes it.'
+            )
+        if about['task'] not in DRAW:
+            raise NetworkError(f'{self.path} has the task {about["task"]}; it must be {" or ".join(DRAW)}.')
+        self.about, self.task, self.labels = about, about['task'], about['labels']
+
+    def name_of(self, label):
+        """Name of a class, or its number if the file has no names."""
+        return self.labels[label] if label < len(self.labels) else str(label)
+
+    def prepare(self, picture):
+        """A picture (PIL.Image) as a batch of one, and its :class:`Placement` in it.
+
+        The batch is float32 (1, 3, H, W), or uint8 (1, H, W, 3) if normalisation is inside the network.
+        """
+        picture = upright(picture)
+        placement = Placement(picture.size, shown=picture.size)
+        pixels = np.asarray(picture)
+        for settings in self.about['resize']:
+            pixels, placement = apply_step(pixels, placement, settings)
+        height, width = self.padded_size(*pixels.shape[:2])
+        mean, std = (np.array(self.about[key], np.float32) for key in ('mean', 'std'))
+        step = -1 if self.about['channels'] == 'BGR' else 1
+        if self.about['preprocessed']:
+            # Of what is a whole number, the mean is the nearest to zero after normalisation.
+            image = np.zeros((1, height, width, 3), np.uint8) + np.rint(mean[::step]).astype(np.uint8)
+            image[0, : pixels.shape[0], : pixels.shape[1]] = pixels
+        else:
+            image = np.zeros((1, 3, height, width), np.float32)
+            pixels = (pixels[..., ::step] - mean) / std
+            image[0, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)
+        return image, placement
+
+    def padded_size(self, height, width):
+        """Height and width of the network's input for an image of ``height`` by ``width`` px."""
+        if self.about['size'] is None:
+            divisor = max(self.about['pad_divisor'], 1)
+            return tuple(-(-side // divisor) * divisor for side in (height, width))
+        size = tuple(self.about['size'])
+        if height > size[0] or width > size[1]:
+            raise NetworkError(
+                f'{self.path.name} takes images of {size[0]} x {size[1]} px (height x width), but the '
+                f"picture is {height} x {width} px after the test pipeline's resizing. Export the network "
+                f'with --dynamic or --size {height} {width}, or give it another picture.'
+            )
+        return size
+
+    def run(self, batch):
+        """Outputs (dict[str, ndarray]) for a batch, see :meth:`prepare`; the first axis is the image."""
+        names = [output.name for output in self.session.get_outputs()]
+        try:
+            return dict(zip(names, self.session.run(names, {'image': batch})))
+        except Exception as error:  # see above
+            message = f'ONNX Runtime cannot run {self.path.name} on {batch.shape}: {error}'
+            raise NetworkError(message) from error
+
+    def found(self, outputs, index, placement, score_threshold=0.3, topk=5):
+        """What was found in image ``index`` of a batch, in px of its picture of height H and width W (dict).
+
+        classification: scores and labels (topk,), the best first. Detection: boxes (M, 4), x1 y1 x2 y2, with
+        their scores and labels (M,), the best first, and with a mask head masks, bool (M, H, W).
+        Segmentation: classes (H, W). Backbone: maps, a dict of (C, h, w).
+        """
+        outputs = {name: values[index] for name, values in outputs.items()}
+        if self.task == 'backbone':
+            return dict(maps=outputs)
+        if self.task == 'classification':
+            return best_classes(outputs, topk)
+        if self.task == 'segmentation':
+            return dict(classes=placement.map_back(outputs['classes']))
+        return objects(outputs, placement, score_threshold)
+
+
+def upright(picture):
+    """A picture as OpenCV reads it: turned by its EXIF data, 8 bits a channel, RGB."""
+    picture = ImageOps.exif_transpose(picture)
+    if picture.mode.startswith('I'):
+        picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
+    return picture.convert('RGB')
+
+
+def apply_step(pixels, placement, step):
+    """One step of a test pipeline, for uint8 (H, W, 3) -> uint8 (H', W', 3), and its placement."""
+    height, width = pixels.shape[:2]
+    if step['type'] == 'CenterCrop' and not step.get('auto_pad'):
+        sides = np.broadcast_to(step['crop_size'], 2).tolist()  # width, height
+        left, top = (max(0, round((a - b) / 2)) for a, b in zip((width, height), sides))
+        pixels = pixels[top : top + sides[1], left : left + sides[0]]
+        offset = placement.offset[0] + left, placement.offset[1] + top
+        return pixels, placement._replace(offset=offset, shown=pixels.shape[1::-1])
+    size = resized_size(width, height, step)
+    pixels = resize(pixels, *size, step.get('backend', 'cv2'), step.get('interpolation', 'bilinear'))
+    factors = size[0] / width, size[1] / height
+    scale, offset = ((p[0] * factors[0], p[1] * factors[1]) for p in (placement.scale, placement.offset))
+    return pixels, placement._replace(scale=scale, offset=offset, shown=size)
+
+
+def resized_size(width, height, step):
+    """Width and height after the step Resize or ResizeEdge."""
+    if step['type'] not in ('Resize', 'ResizeEdge') or step.get('scale') is None:
+        raise NetworkError(
+            f'The step {step} is not supported; it must be Resize or ResizeEdge with scale, or CenterCrop '
+            f'without auto_pad. Export the network with such a test pipeline.'
+        )
+    if step['type'] == 'ResizeEdge':
+        scale, edge = step['scale'], step.get('edge', 'short')
+        if edge == 'width' or (edge == 'short' and width < height) or (edge == 'long' and width > height):
+            return scale, max(int(scale * height / width), 1)
+        return max(int(scale * width / height), 1), scale
+    scale = np.broadcast_to(step['scale'], 2).tolist()
+    if not step.get('keep_ratio', False):
+        return tuple(scale)
+    factor = min(max(scale) / max(width, height), min(scale) / min(width, height))
+    return max(int(width * factor + 0.5), 1), max(int(height * factor + 0.5), 1)
+
+
+def resize(pixels, width, height, backend='cv2', interpolation='bilinear'):
+    """uint8 (H, W, 3) -> uint8 (height, width, 3), as OpenCV or Pillow does it (they differ in shrinking)."""
+    if backend == 'pillow' and interpolation.upper() in Image.Resampling.__members__:
+        method = Image.Resampling[interpolation.upper()]
+        return np.asarray(Image.fromarray(pixels).resize((width, height), method))
+    if backend != 'cv2' or interpolation != 'bilinear':
+        raise NetworkError(
+            f'Resizing with backend {backend} and interpolation {interpolation} is not supported; it must be '
+            f'cv2 with bilinear, or pillow with {", ".join(Image.Resampling.__members__).lower()}.'
+        )
+    rows, columns = (
+        (np.arange(new) + 0.5) * (old / new) - 0.5 for new, old in zip((height, width), pixels.shape)
+    )
+    return (sample(pixels, rows, columns) + 0.5).astype(np.uint8)
+
+
+def sample(values, rows, columns):
+    """Bilinear values, float32 (R, C, ...), of ``values`` (H, W, ...) at places (R,) and (C,) between pixels.
+
+    Pixel 0 is at 0; beyond the outermost pixels, these go on.
+    """
+    for axis, places in enumerate((rows, columns)):
+        places = np.clip(places, 0, values.shape[axis] - 1)
+        low = places.astype(int)
+        high = np.minimum(low + 1, values.shape[axis] - 1)
+        share = (places - low).astype(np.float32)
+        share = share.reshape([-1 if i == axis else 1 for i in range(values.ndim)])
+        values = np.take(values, low, axis) * (1 - share) + np.take(values, high, axis) * share
+    return values
+
+
+def paste(mask, box, size):
+    """A mask of 0..1, (h, w), in a box, x1 y1 x2 y2 in px -> bool (H, W) of a picture of ``size`` (W, H)."""
+    pasted = np.zeros(size[::-1], bool)
+    padded, places, slices = np.pad(mask, 1), [], []  # zeros around it, as in mmdet
+    for axis, (low, high, side) in enumerate(zip(box[1::-1], box[:1:-1], size[::-1])):
+        first, last = (int(np.clip(np.ceil(edge - 0.5), 0, side)) for edge in (low, high))
+        centres = np.arange(first, last) + 0.5  # of the pixels in the box
+        places.append((centres - low) / max(high - low, 1e-6) * mask.shape[axis] + 0.5)
+        slices.append(slice(first, last))
+    pasted[tuple(slices)] = sample(padded, *places) >= MASK_THRESHOLD
+    return pasted
+
+
+def objects(outputs, placement, score_threshold):
+    """What a detector found in an image, see :meth:`Network.found`."""
+    boxes, scores = outputs['boxes'], outputs['scores']
+    boxes = (boxes + np.tile(placement.offset, 2)) / np.tile(placement.scale, 2)
+    clipped = np.clip(boxes, 0, np.tile(placement.size, 2))
+    inside = (clipped[:, 2:] > clipped[:, :2]).all(1)  # a box may be in the padding
+    kept = np.flatnonzero((scores > 0) & (scores >= score_threshold) & inside)
+    found = dict(boxes=clipped[kept], scores=scores[kept], labels=outputs['labels'][kept])
+    if 'masks' in outputs:
+        found['masks'] = np.zeros((len(kept), *placement.size[::-1]), bool)
+        for target, index in zip(found['masks'], kept):
+            target[:] = paste(outputs['masks'][index], boxes[index], placement.size)
+    return found
+
+
+def best_classes(outputs, topk):
+    """The best classes, see :meth:`Network.found`; of the logits if more are wanted than the file names."""
+    scores, labels = outputs['scores'], outputs['labels']
+    if topk > len(scores):
+        powers = np.exp(outputs['logits'] - outputs['logits'].max())
+        labels = np.argsort(-powers, kind='stable')
+        scores = (powers / powers.sum())[labels]
+    return dict(scores=scores[:topk], labels=labels[:topk])
+
+
+def summary(network, found):
+    """What was found, for JSON (dict)."""
+    if 'maps' in found:
+        return dict(maps={name: list(values.shape) for name, values in found['maps'].items()})
+    if 'classes' in found:
+        labels, counts = np.unique(found['classes'], return_counts=True)
+        order = np.argsort(-counts, kind='stable')
+        numbers = dict(label=labels[order].tolist(), share=(counts[order] / counts.sum()).tolist())
+    else:
+        numbers = dict(label=found['labels'].tolist(), score=found['scores'].tolist())
+        if 'boxes' in found:
+            numbers['box'] = found['boxes'].round(3).tolist()
+        if 'masks' in found:
+            numbers['mask_area'] = found['masks'].sum((1, 2)).tolist()
+    numbers = dict(name=[network.name_of(label) for label in numbers['label']], **numbers)
+    entries = [dict(zip(numbers, values)) for values in zip(*numbers.values())]
+    return {'objects' if 'boxes' in found else 'classes': entries}
+
+
+def color_of(label):
+    """The colour of a class, RGB: steps of the golden section round the circle of hues."""
+    rgb = colorsys.hsv_to_rgb(label * 0.618 % 1, 0.85, 1 - label % 2 * 0.2)
+    return tuple(round(255 * channel) for channel in rgb)
+
+
+def font_for(image):
+    """A font that can be read on an image of this size."""
+    return ImageFont.load_default(size=max(15, max(image.size) // 50))
+
+
+def enlarge(picture):
+    """A picture, a whole number of times as large if it is small (PIL.Image), and that number."""
+    scale = max(1, round(SHOWN_SIDE / max(picture.size)))
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC), scale
+
+
+def tint(image, mask, color):
+    """Lay ``color`` half transparently over ``mask``, bool (h, w), which is enlarged to the image."""
+    stencil = Image.fromarray(mask.astype(np.uint8) * 128).resize(image.size, Image.Resampling.NEAREST)
+    image.paste(color, (0, 0, *image.size), stencil)
+
+
+def with_strip(image, entries):
+    """An image above a strip of entries, (color or None, text), in as many columns as fit."""
+    font = font_for(image)
+    row = round(1.5 * font.size)
+    cell = round(max(font.getlength(text) for _, text in entries)) + 2 * row
+    width = max(image.width, cell)
+    columns = width // cell
+    height = image.height + row * -(-len(entries) // columns)
+    sheet = Image.new('RGB', (width, height), 'white')
+    sheet.paste(image)
+    canvas = ImageDraw.Draw(sheet)
+    for index, (color, text) in enumerate(entries):
+        left, top = index % columns * cell, image.height + index // columns * row
+        square = (left + row // 4, top + row // 4, left + row - row // 4, top + row - row // 4)
+        canvas.rectangle(square, fill=color, outline=color or 'grey')
+        canvas.text((left + row, top + row // 6), text, fill='black', font=font)
+    return sheet
+
+
+def draw_objects(picture, network, found):
+    """A picture with boxes, names, scores and masks, the best on top."""
+    image, scale = enlarge(picture)
+    for mask, label in zip(found.get('masks', ()), found['labels']):
+        tint(image, mask, color_of(label))
+    canvas, font = ImageDraw.Draw(image), font_for(image)
+    line = max(2, font.size // 8)
+    for box, score, label in reversed(list(zip(found['boxes'], found['scores'], found['labels']))):
+        color, text = color_of(label), f'{network.name_of(label)} {score:.2f}'
+        canvas.rectangle([side * scale for side in box], outline=color, width=line)
+        left = max(min(box[0] * scale, image.width - font.getlength(text)), 0)
+        place = (left, max(box[1] * scale - 1.2 * font.size, 0))
+        canvas.rectangle(canvas.textbbox(place, text, font=font), fill=color)
+        canvas.text(place, text, fill='black' if np.dot(color, LUMINANCE) > 110 else 'white', font=font)
+    return image
+
+
+def draw_classes(picture, network, found):
+    """A picture tinted by the class of each pixel, above a legend of the classes present and their shares."""
+    image, _ = enlarge(picture)
+    legend = []
+    for entry in summary(network, found)['classes']:
+        color = None if entry['name'] == BACKGROUND else color_of(entry['label'])
+        if color is not None:
+            tint(image, found['classes'] == entry['label'], color)
+        legend.append((color, f'{entry["name"]} {entry["share"]:.1%}'))
+    return with_strip(image, legend)
+
+
+def draw_caption(picture, network, found):
+    """A picture above its best class and score, or above the shapes of a backbone's maps."""
+    if 'maps' in found:
+        shapes = summary(network, found)['maps'].items()
+        entries = [(None, f'{name} {" x ".join(map(str, shape))}') for name, shape in shapes]
+    else:
+        label, score = found['labels'][0], found['scores'][0]
+        entries = [(color_of(label), f'{network.name_of(label)} {score:.2f}')]
+    return with_strip(enlarge(picture)[0], entries)
+
+
+DRAW = dict(
+    backbone=draw_caption, classification=draw_caption, detection=draw_objects, segmentation=draw_classes
+)
+
+
+def parse_args(argv):
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('model', type=Path, help='file of export_onnx.py')
+    parser.add_argument('pictures', type=Path, help='a picture, or a folder of them')
+    parser.add_argument('--out', type=Path, required=True, help='folder to write into, made if missing')
+    parser.add_argument('--score-threshold', type=float, default=0.3, help='least score of objects (0.3)')
+    parser.add_argument('--topk', type=int, default=5, help='classes that a classifier names (5)')
+    parser.add_argument('--threads', type=int, help='threads of the CPU (one a core)')
+    args = parser.parse_args(argv)
+    if not 0 <= args.score_threshold <= 1:
+        parser.error(f'--score-threshold must be from 0 to 1, not {args.score_threshold}')
+    if args.topk < 1 or (args.threads is not None and args.threads < 1):
+        parser.error('--topk and --threads must be 1 or more')
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f'--out must be a folder, but {args.out} is a file')
+    return args
+
+
+def list_pictures(path, out):
+    """Pictures (list[Path]) at ``path``, a file or a folder, which must not be where the results go."""
+    if not path.exists():
+        raise NetworkError(f'There is no picture or folder {path}.')
+    paths = [path]
+    if path.is_dir():
+        paths = sorted(p for p in path.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        if not paths:
+            raise NetworkError(f'The folder {path} has no pictures; they must end in {", ".join(SUFFIXES)}.')
+    if paths[0].parent.resolve() == out.resolve():
+        raise NetworkError(f'--out {out} is where the pictures are, and may overwrite them; name another.')
+    return paths
+
+
+def infer(network, path, target, args):
+    """Draw what is found in the picture at ``path`` into ``target``; the numbers, for JSON."""
+    try:
+        with Image.open(path) as file:
+            picture = upright(file)
+    except Exception as error:  # of many kinds, by the format
+        raise NetworkError(f'It cannot be read: {error}') from error
+    batch, placement = network.prepare(picture)
+    found = network.found(network.run(batch), 0, placement, args.score_threshold, args.topk)
+    DRAW[network.task](picture, network, found).save(target)
+    about = dict(file=path.name, drawn=target.name, width=picture.width, height=picture.height)
+    return dict(about, **summary(network, found))
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        paths = list_pictures(args.pictures, args.out)
+        network = Network(args.model, args.threads)
+        args.out.mkdir(parents=True, exist_ok=True)
+    except (NetworkError, OSError) as error:
+        sys.exit(f'infer_onnx.py: error: {error}')
+    alike = len({path.stem.lower() for path in paths}) < len(paths)  # such as a.jpg and a.png
+    results, skipped = [], []
+    for path in tqdm(paths, unit='picture', disable=not args.pictures.is_dir()):
+        target = args.out / f'{path.name if alike else path.stem}.png'
+        try:
+            results.append(infer(network, path, target, args))
+        except NetworkError as error:
+            tqdm.write(f'{path} was skipped. {error}', file=sys.stderr)
+            skipped.append(path.name)
+    content = dict(model=args.model.name, task=network.task, pictures=results, skipped=skipped)
+    (args.out / 'results.json').write_text(json.dumps(content, indent=1) + '\n')
+    print(f'{args.out}: results.json and {len(results)} of {len(paths)} pictures')
+    if skipped:
+        sys.exit(1)
+
+
+if __name__ == '__main__':
+    main()
