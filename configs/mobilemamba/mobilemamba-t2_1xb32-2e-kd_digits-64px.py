@@ -1,5 +1,5 @@
 # The distilled recipe made small: T2 taught by a B1 that mobilemamba-b1_1xb32-2e_digits-64px.py has trained.
-_base_ = './mobilemamba-t2_1xb32-3e_digits-64px.py'
+_base_ = './mobilemamba-t2_1xb64-4e_digits-64px.py'
 custom_imports = dict(
     imports=[
         'mmmobilemamba',
@@ -28,5 +28,8 @@ model = dict(
 )
 
 epochs = 2
+train_dataloader = dict(batch_size=32)
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+auto_scale_lr = dict(base_batch_size=32)
 train_cfg = dict(max_epochs=epochs)
 param_scheduler = dict(T_max=epochs, end=epochs)

@@ -12,7 +12,7 @@ from ..conftest import ROOT
 from ..test_models.test_deploy import SMALL, randomise
 
 CONFIGS = dict(
-    classifier='mobilemamba/mobilemamba-t2_1xb32-3e_digits-64px.py',
+    classifier='mobilemamba/mobilemamba-t2_1xb64-4e_digits-64px.py',
     retinanet='retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py',
     ssdlite='ssd/ssdlite_mobilemamba-t2_224-6e_digits.py',
     mask_rcnn='mask_rcnn/mask-rcnn_mobilemamba-t2_fpn_3e_digits.py',

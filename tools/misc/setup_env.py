@@ -123,7 +123,7 @@ def install_mmcv(env):
 
 def install_packages(env):
     """The OpenMMLab codebases, mim, and what the tests and the demo need."""
-    names = ('runtime', 'optional', 'demo', 'tests')
+    names = ('runtime', 'optional', 'demo', 'deploy', 'tests')
     files = [part for name in names for part in ('-r', REQUIREMENTS / f'{name}.txt')]
     env.pip(*files, 'mmengine', why='The packages did not install.')
     env.pip('-r', REQUIREMENTS / 'mim.txt', why='The packages that mim needs did not install.')
@@ -149,7 +149,7 @@ STEPS = (
     ('environment', create, '10 s', ()),
     ('torch', install_torch, '1 to 3 minutes: a download of about 2 GB', ()),
     ('mmcv', install_mmcv, 'seconds from a kept wheel, else about 10 minutes on 2 cores', ()),
-    ('packages', install_packages, '1 to 2 minutes', ('runtime', 'optional', 'demo', 'tests', 'mim')),
+    ('packages', install_packages, '1 to 2 minutes', ('runtime', 'optional', 'demo', 'deploy', 'tests', 'mim')),
     ('project', install_project, '10 s', ()),
     ('check', check, '20 s', ()),
 )

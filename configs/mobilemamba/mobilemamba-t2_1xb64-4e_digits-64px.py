@@ -5,17 +5,17 @@ _base_ = ['./mobilemamba-t2_8xb128_in1k.py', '../_base_/datasets/digits_imagenet
 data_preprocessor = dict(num_classes=10)
 model = dict(head=dict(num_classes=10), train_cfg=None)  # mixed digits need more epochs than these
 
-train_dataloader = dict(batch_size=32, num_workers=1, dataset=_base_.digits_train)
+train_dataloader = dict(batch_size=64, num_workers=1, dataset=_base_.digits_train)
 val_dataloader = dict(batch_size=64, num_workers=1, dataset=_base_.digits_val)
 test_dataloader = val_dataloader
 val_evaluator = dict(topk=1)
 test_evaluator = val_evaluator
 
-epochs = 3
+epochs = 4
 train_cfg = dict(max_epochs=epochs, val_interval=1, dynamic_intervals=None)
 optim_wrapper = dict(
     type='OptimWrapper',  # float32: that kind of AMP needs a GPU
-    optimizer=dict(lr=2e-3),
+    optimizer=dict(lr=3e-3),
     # The first gradients are large; AdamW would remember them for the better part of so short a training.
     clip_grad=dict(max_norm=0.1),
 )
@@ -27,5 +27,5 @@ default_hooks = dict(
     checkpoint=dict(interval=1, max_keep_ckpts=1),
 )
 randomness = dict(seed=0)  # so small a training depends on it
-auto_scale_lr = dict(base_batch_size=32)
+auto_scale_lr = dict(base_batch_size=64)
 runner_type = 'PortableRunner'  # several processes without a GPU, too
