@@ -16,7 +16,7 @@ MAX_CANDIDATES = 4000  # boxes of an image, of all classes, that a second stage 
 class DenseDetector(nn.Module):
     """A detector of one stage with anchors, such as RetinaNet and SSDLite."""
 
-    output_names = ('boxes', 'scores', 'labels')
+    output_names = ['boxes', 'scores', 'labels']
 
     def __init__(self, model):
         super().__init__()
@@ -39,8 +39,8 @@ class TwoStageDetector(nn.Module):
     def __init__(self, model):
         super().__init__()
         self.model = model
-        masks = ('masks',) if model.roi_head.with_mask else ()
-        self.output_names = ('boxes', 'scores', 'labels', *masks)
+        masks = ['masks'] if model.roi_head.with_mask else []
+        self.output_names = ['boxes', 'scores', 'labels', *masks]
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) -> boxes (N, K, 4), scores, labels (N, K), masks in the boxes (N, K, h, w)."""

@@ -55,7 +55,7 @@ class ClassifierGraph(nn.Module):
         topk (int): How many of the best; all, if there are fewer.
     """
 
-    output_names = ('logits', 'scores', 'labels')
+    output_names = ['logits', 'scores', 'labels']
 
     def __init__(self, model, topk=5):
         super().__init__()
@@ -85,7 +85,7 @@ class SegmentorGraph(nn.Module):
                 if type(child).__name__ == 'Upsample' and not isinstance(child, nn.Upsample):
                     setattr(parent, name, free_upsample(child))
         self.with_logits = with_logits
-        self.output_names = ('classes', 'logits') if with_logits else ('classes',)
+        self.output_names = ['classes', 'logits'] if with_logits else ['classes']
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """(N, 3, H, W) -> classes, int32, (N, H, W), and logits (N, classes, H, W)."""

@@ -71,7 +71,7 @@ def to_onnx(graph, image, dynamic_sizes):
             dynamo=True,
             opset_version=OPSET,
             input_names=['image'],
-            output_names=list(graph_of(graph).output_names),
+            output_names=getattr(graph_of(graph), 'output_names', None),
             custom_translation_table={torch.ops.mmmobilemamba.suppress.default: suppression},
             verbose=False,
         )

@@ -8,7 +8,7 @@
 A model is an arch, ``timm/NAME`` or the path of a config, with ``@SIDE`` or ``@HEIGHTxWIDTH``; or ``scan:``
 and an arch: the scans of its stages, alone. A variant of a model is ``baseline`` (what users have had so
 far), ``plain`` or ``deploy``, with parts added by +: a backend of the scan, ``channels_last``, ``compile``,
-``prepare`` (``prepare_for_cpu``). A variant of a scan is a backend. All variants of a model take turns in one
+``prepare`` (``prepare_for_cpu``), ``onnx`` (in ONNX Runtime). A variant of a scan is a backend. All variants of a model take turns in one
 process, and ratios are those of the medians to the first one's. Weights are random, which does not change
 the time.
 """
@@ -198,7 +198,7 @@ def check_variants(args):
         form, backend, options = benchmark_models.parse_variant(variant)
         if name not in ARCHS and (form == 'baseline' or (backend and name.startswith('timm/'))):
             raise ValueError(f'{variant} is for MobileMamba; {name} has no such variant')
-        if args.train and (form == 'deploy' or 'prepare' in options):
+        if args.train and (form == 'deploy' or {'prepare', 'onnx'} & set(options)):
             raise ValueError(f'{variant} is for inference, and not to be had with --train')
 
 

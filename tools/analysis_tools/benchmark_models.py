@@ -18,7 +18,7 @@ from mmmobilemamba.ops import check_backend
 from mmmobilemamba.ops.haar import pad_to_even
 
 FORMS = ('baseline', 'plain', 'deploy')
-OPTIONS = ('channels_last', 'compile', 'prepare')
+OPTIONS = ('channels_last', 'compile', 'prepare', 'onnx')
 
 
 class Baseline(nn.Module):
@@ -135,7 +135,32 @@ def make_variant(model, text, image):
         model = model.to(memory_format=torch.channels_last)
     if 'prepare' in options:
         model = prepare_for_cpu(model, image)
+    if 'onnx' in options:
+        model = OnnxNetwork(model, image)
     return torch.compile(model) if 'compile' in options else model
+
+
+class OnnxNetwork(nn.Module):
+    """A network in ONNX Runtime, exported for images of one size and run with PyTorch's number of threads.
+
+    Args:
+        model (nn.Module): Changed, if it is MobileMamba: its scans take the form for export.
+        image (Tensor): Of that size, (N, 3, H, W).
+    """
+
+    def __init__(self, model, image):
+        super().__init__()
+        from mmmobilemamba.deployment import onnx_file  # only needed for this variant
+
+        for module in model.modules():
+            if hasattr(module, 'backend'):
+                module.backend = 'export'
+        proto = onnx_file.to_onnx(model, image[:1].repeat(2, 1, 1, 1), dynamic_sizes=False)
+        self.session = onnx_file.open_session(proto.SerializeToString(), torch.get_num_threads())
+
+    def forward(self, image):
+        """(N, 3, H, W) -> a list of arrays."""
+        return self.session.run(None, {'image': image.numpy()})
 
 
 def fold_model(model):

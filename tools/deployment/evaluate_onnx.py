@@ -1,0 +1,158 @@
+"""Score an exported network on the test data of its config, and PyTorch beside it.
+
+    python tools/deployment/evaluate_onnx.py CONFIG MODEL.onnx --checkpoint CHECKPOINT
+    mim run mmmobilemamba evaluate_onnx CONFIG MODEL.onnx --checkpoint CHECKPOINT
+
+runs the config's test loop, with its data, batches and metrics, twice: with ONNX Runtime as the engine, and with
+PyTorch from the checkpoint. The file is one of ``export_onnx.py``, of the config's test size or with free sizes.
+"""
+
+import argparse
+import copy
+import json
+import sys
+from pathlib import Path
+
+try:
+    import onnxruntime  # noqa: F401
+except ImportError as missing:
+    raise SystemExit(
+        f'evaluate_onnx.py: error: {missing}. It needs: python -m pip install onnx onnxruntime onnxscript'
+    ) from None
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config, DictAction
+from mmengine.model import BaseModel
+from mmengine.runner import Runner
+from mmengine.structures import InstanceData, PixelData
+
+from mmmobilemamba.deployment.onnx_file import open_session
+
+
+class OnnxModel(BaseModel):
+    """A file as a model of OpenMMLab: samples in, samples with predictions out.
+
+    Args:
+        path (str): The file, of normalised images.
+        data_preprocessor (dict): The config's.
+        threads (int, optional): Of ONNX Runtime.
+
+    Raises:
+        ValueError: If the file has no description, or normalises inside.
+    """
+
+    def __init__(self, path, data_preprocessor, threads=None):
+        super().__init__(data_preprocessor)
+        self.session = open_session(Path(path), threads)
+        text = self.session.get_modelmeta().custom_metadata_map.get('mmmobilemamba')
+        self.about = json.loads(text) if text else {}
+        if self.about.get('task') not in PREDICT:
+            raise ValueError(f'{path} is no classifier, detector or segmentor of export_onnx.py.')
+        if self.about['preprocessed']:
+            raise ValueError(f'{path} normalises inside: export it without --preprocess to evaluate it.')
+
+    def forward(self, inputs, data_samples=None, mode='predict'):
+        """(N, 3, H, W) and samples -> the samples, with predictions in the size of their pictures."""
+        inputs = self.pad(inputs)
+        outputs = self.session.run(None, {'image': inputs.numpy()})
+        names = [output.name for output in self.session.get_outputs()]
+        found = {name: torch.from_numpy(value) for name, value in zip(names, outputs)}
+        for index, sample in enumerate(data_samples):
+            PREDICT[self.about['task']](sample, {name: value[index] for name, value in found.items()}, inputs)
+        return data_samples
+
+    def pad(self, images):
+        """Images with zeros at the right and below, up to the size of the file, if that is fixed."""
+        if self.about['size'] is None:
+            return images
+        below, right = (want - have for want, have in zip(self.about['size'], images.shape[2:]))
+        if min(below, right) < 0:
+            raise ValueError(
+                f'The file takes images of {self.about["size"]}, and the test data are {tuple(images.shape[2:])}: '
+                f'export it with --dynamic or --size.'
+            )
+        return F.pad(images, (0, right, 0, below))
+
+
+def predict_class(sample, found, _):
+    """Of a classifier: scores of all classes, and the best."""
+    scores = found['logits'].softmax(0)
+    sample.set_pred_score(scores).set_pred_label(scores.argmax(0, keepdim=True))
+
+
+def predict_boxes(sample, found, _):
+    """Of a detector: boxes, and masks perhaps, in the picture before it was resized."""
+    kept = found['scores'] > 0
+    factor = torch.tensor(sample.scale_factor, dtype=torch.float32).repeat(2)
+    instances = InstanceData(
+        bboxes=found['boxes'][kept] / factor, scores=found['scores'][kept], labels=found['labels'][kept]
+    )
+    if 'masks' in found:
+        instances.masks = paste(found['masks'][kept], instances.bboxes, sample.ori_shape)
+    sample.pred_instances = instances
+
+
+def paste(masks, boxes, shape):
+    """Masks (K, h, w), of 0 to 1, in boxes (K, 4), as bool (K, H, W)."""
+    from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask  # other tasks need no mmdet
+
+    if not len(masks):
+        return torch.zeros(0, *shape[:2], dtype=torch.bool)
+    return _do_paste_mask(masks[:, None], boxes, *shape[:2], skip_empty=False)[0] >= 0.5
+
+
+def predict_pixels(sample, found, inputs):
+    """Of a segmentor: classes of the picture before it was resized, from logits if there are some."""
+    height, width = sample.img_shape[:2]
+    shape = tuple(sample.ori_shape[:2])
+    if 'logits' in found:
+        logits = found['logits'][None, :, :height, :width]
+        classes = F.interpolate(logits, shape, mode='bilinear', align_corners=False).argmax(1)
+    else:
+        classes = found['classes'][None, None, :height, :width].float()
+        classes = F.interpolate(classes, shape, mode='nearest')[0].long()
+    sample.pred_sem_seg = PixelData(data=classes)
+
+
+PREDICT = dict(classification=predict_class, detection=predict_boxes, segmentation=predict_pixels)
+
+
+def evaluate(config, work_dir, model=None, checkpoint=None):
+    """Scores (dict) of a model (dict), or else the config's with a checkpoint, on the config's test data."""
+    config = copy.deepcopy(config)
+    config.model = model or config.model
+    config.work_dir, config.load_from = str(work_dir), checkpoint and str(checkpoint)
+    config.custom_hooks = []  # of the training
+    return Runner.from_cfg(config).test()
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('config', help='config file of the network')
+    parser.add_argument('model', type=Path, help='file of ONNX')
+    parser.add_argument('--checkpoint', type=Path, help='weights for PyTorch, to be scored beside it')
+    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evaluate_onnx'), help='for logs')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config')
+    args = parser.parse_args(argv)
+    if not args.model.is_file():
+        parser.error(f'there is no file {args.model}')
+    config = Config.fromfile(args.config)
+    config.merge_from_dict(args.cfg_options)
+    preprocessor = config.get('data_preprocessor') or config.model.get('data_preprocessor')
+    model = dict(type=OnnxModel, path=str(args.model), data_preprocessor=preprocessor)
+    try:
+        rows = {'ONNX Runtime': evaluate(config, args.work_dir, model=model)}
+    except ValueError as error:
+        sys.exit(f'{args.model} was not evaluated. {error}')
+    if args.checkpoint:
+        rows['PyTorch'] = evaluate(config, args.work_dir, checkpoint=args.checkpoint)
+    print(f'\n| engine | {" | ".join(rows["ONNX Runtime"])} |\n{"|---" * (1 + len(rows["ONNX Runtime"]))}|')
+    for engine, scores in rows.items():
+        print(f'| {engine} | {" | ".join(f"{value:.4f}" for value in scores.values())} |')
+
+
+if __name__ == '__main__':
+    main()
