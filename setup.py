@@ -97,7 +97,9 @@ setup(
     ext_modules=[kernels],
     python_requires='>=3.9',
     install_requires=requirements('runtime'),
-    extras_require={name: requirements(name) for name in ('mminstall', 'optional', 'demo', 'deploy', 'tests')},
+    extras_require={
+        name: requirements(name) for name in ('mminstall', 'optional', 'demo', 'deploy', 'tests')
+    },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,
 )

@@ -122,7 +122,7 @@ def clip(boxes, size):
 
 
 def drop_small(boxes, scores, config):
-    """Scores (N, B), zero where a side of the box, (N, B, 4), is not above ``min_bbox_size``, if there is such."""
+    """Scores (N, B), zero where a side of the box, (N, B, 4), is not above ``min_bbox_size``."""
     smallest = config.get('min_bbox_size', -1)
     if smallest < 0:
         return scores

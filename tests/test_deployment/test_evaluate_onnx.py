@@ -47,7 +47,9 @@ def test_same_scores_as_pytorch(name, root, key, scenes, tmp_path, capsys):
         loader.update(num_workers=0, persistent_workers=False)
     config.dump(tmp_path / 'config.py')
     size = (64, 64) if name == 'classifier' else (224, 224)
-    path, checkpoint = export(name, tmp_path, size, **(dict() if name == 'classifier' else dict(with_logits=True)))
+    path, checkpoint = export(
+        name, tmp_path, size, **(dict() if name == 'classifier' else dict(with_logits=True))
+    )
     work_dir = ['--work-dir', str(tmp_path / 'work')]
     tool.main([str(tmp_path / 'config.py'), str(path), '--checkpoint', str(checkpoint), *work_dir])
     table = capsys.readouterr().out.split('| engine |')[1].splitlines()
@@ -63,10 +65,14 @@ def test_boxes_and_masks_in_the_size_of_the_picture(tmp_path):
     model, _, _ = graph_of('mask_rcnn', tmp_path)
     path, _ = export('mask_rcnn', tmp_path, (160, 192))
     image = noise_for((1, 3, 160, 160), 0)
-    info = dict(img_shape=(160, 160), ori_shape=(80, 80), scale_factor=(2.0, 2.0), batch_input_shape=(160, 192))
+    info = dict(
+        img_shape=(160, 160), ori_shape=(80, 80), scale_factor=(2.0, 2.0), batch_input_shape=(160, 192)
+    )
     found = tool.OnnxModel(str(path), None)(image, [DetDataSample(metainfo=info)])[0].pred_instances
     padded = torch.nn.functional.pad(image, (0, 32))
-    expected = model.predict(padded, [DetDataSample(metainfo={**info, 'img_shape': (160, 192)})])[0].pred_instances
+    expected = model.predict(padded, [DetDataSample(metainfo={**info, 'img_shape': (160, 192)})])[
+        0
+    ].pred_instances
     assert len(found) == len(expected) > 5
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
     first = expected.scores.diff()[:1] < -2e-6
@@ -80,7 +86,9 @@ def test_errors(tmp_path):
     onnx = pytest.importorskip('onnx')
     node = onnx.helper.make_node('Identity', ['image'], ['out'])
     values = [onnx.helper.make_tensor_value_info(name, 1, [1]) for name in ('image', 'out')]
-    proto = onnx.helper.make_model(onnx.helper.make_graph([node], 'graph', values[:1], values[1:]), ir_version=10)
+    proto = onnx.helper.make_model(
+        onnx.helper.make_graph([node], 'graph', values[:1], values[1:]), ir_version=10
+    )
     for name, about, message in (
         ('backbone', dict(task='backbone'), 'is no classifier, detector or segmentor of export_onnx.py'),
         ('raw', dict(task='detection', preprocessed=True), 'export it without --preprocess'),
@@ -90,5 +98,7 @@ def test_errors(tmp_path):
             tool.OnnxModel(str(tmp_path / f'{name}.onnx'), None)
     onnx_file.write(proto, tmp_path / 'small.onnx', dict(task='detection', preprocessed=False, size=[64, 64]))
     model = tool.OnnxModel(str(tmp_path / 'small.onnx'), None)
-    with pytest.raises(ValueError, match=r'The file takes images of \[64, 64\], and the test data are \(96, 64\)'):
+    with pytest.raises(
+        ValueError, match=r'The file takes images of \[64, 64\], and the test data are \(96, 64\)'
+    ):
         model(noise_for((1, 3, 96, 64), 0), [])

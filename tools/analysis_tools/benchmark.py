@@ -8,9 +8,9 @@
 A model is an arch, ``timm/NAME`` or the path of a config, with ``@SIDE`` or ``@HEIGHTxWIDTH``; or ``scan:``
 and an arch: the scans of its stages, alone. A variant of a model is ``baseline`` (what users have had so
 far), ``plain`` or ``deploy``, with parts added by +: a backend of the scan, ``channels_last``, ``compile``,
-``prepare`` (``prepare_for_cpu``), ``onnx`` (in ONNX Runtime). A variant of a scan is a backend. All variants of a model take turns in one
-process, and ratios are those of the medians to the first one's. Weights are random, which does not change
-the time.
+``prepare`` (``prepare_for_cpu``), ``onnx`` (in ONNX Runtime). A variant of a scan is a backend. All variants
+of a model take turns in one process, and ratios are those of the medians to the first one's. Weights are
+random, which does not change the time.
 """
 
 import argparse

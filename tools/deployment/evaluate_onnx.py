@@ -3,8 +3,9 @@
     python tools/deployment/evaluate_onnx.py CONFIG MODEL.onnx --checkpoint CHECKPOINT
     mim run mmmobilemamba evaluate_onnx CONFIG MODEL.onnx --checkpoint CHECKPOINT
 
-runs the config's test loop, with its data, batches and metrics, twice: with ONNX Runtime as the engine, and with
-PyTorch from the checkpoint. The file is one of ``export_onnx.py``, of the config's test size or with free sizes.
+runs the config's test loop, with its data, batches and metrics, twice: with ONNX Runtime as the engine, and
+with PyTorch from the checkpoint. The file is one of ``export_onnx.py``, of the config's test size or with
+free sizes.
 """
 
 import argparse
@@ -69,8 +70,8 @@ class OnnxModel(BaseModel):
         below, right = (want - have for want, have in zip(self.about['size'], images.shape[2:]))
         if min(below, right) < 0:
             raise ValueError(
-                f'The file takes images of {self.about["size"]}, and the test data are {tuple(images.shape[2:])}: '
-                f'export it with --dynamic or --size.'
+                f'The file takes images of {self.about["size"]}, and the test data are '
+                f'{tuple(images.shape[2:])}: export it with --dynamic or --size.'
             )
         return F.pad(images, (0, right, 0, below))
 
@@ -135,7 +136,9 @@ def main(argv=None):
     parser.add_argument('model', type=Path, help='file of ONNX')
     parser.add_argument('--checkpoint', type=Path, help='weights for PyTorch, to be scored beside it')
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evaluate_onnx'), help='for logs')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config')
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config'
+    )
     args = parser.parse_args(argv)
     if not args.model.is_file():
         parser.error(f'there is no file {args.model}')

@@ -149,7 +149,12 @@ STEPS = (
     ('environment', create, '10 s', ()),
     ('torch', install_torch, '1 to 3 minutes: a download of about 2 GB', ()),
     ('mmcv', install_mmcv, 'seconds from a kept wheel, else about 10 minutes on 2 cores', ()),
-    ('packages', install_packages, '1 to 2 minutes', ('runtime', 'optional', 'demo', 'deploy', 'tests', 'mim')),
+    (
+        'packages',
+        install_packages,
+        '1 to 2 minutes',
+        ('runtime', 'optional', 'demo', 'deploy', 'tests', 'mim'),
+    ),
     ('project', install_project, '10 s', ()),
     ('check', check, '20 s', ()),
 )
