@@ -61,25 +61,34 @@ def test_same_scores_as_pytorch(name, root, key, scenes, tmp_path, capsys):
 
 @torch.no_grad()
 def test_boxes_and_masks_in_the_size_of_the_picture(tmp_path):
-    """As mmdet's own, of a picture that was resized, and padded to the size of the file."""
+    """As mmdet's own, of a picture that was resized."""
     model, _, _ = graph_of('mask_rcnn', tmp_path)
     path, _ = export('mask_rcnn', tmp_path, (160, 192))
-    image = noise_for((1, 3, 160, 160), 0)
-    info = dict(
-        img_shape=(160, 160), ori_shape=(80, 80), scale_factor=(2.0, 2.0), batch_input_shape=(160, 192)
-    )
+    image = noise_for((1, 3, 160, 192), 0)
+    info = dict(img_shape=(160, 192), ori_shape=(80, 96), scale_factor=(2.0, 2.0))
+    info['batch_input_shape'] = info['img_shape']
     found = tool.OnnxModel(str(path), None)(image, [DetDataSample(metainfo=info)])[0].pred_instances
-    padded = torch.nn.functional.pad(image, (0, 32))
-    expected = model.predict(padded, [DetDataSample(metainfo={**info, 'img_shape': (160, 192)})])[
-        0
-    ].pred_instances
+    expected = model.predict(image, [DetDataSample(metainfo=info)])[0].pred_instances
     assert len(found) == len(expected) > 5
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
     first = expected.scores.diff()[:1] < -2e-6
     assert first.all() and torch.equal(found.labels[:1], expected.labels[:1])
     torch.testing.assert_close(found.bboxes[:1], expected.bboxes[:1], rtol=1e-3, atol=1e-2)
-    assert found.masks.shape == expected.masks.shape == (len(found), 80, 80)
+    assert found.masks.shape == expected.masks.shape == (len(found), 80, 96)
     assert (found.masks[0] != expected.masks[0]).float().mean() < 1e-3
+
+
+@torch.no_grad()
+def test_small_images_are_padded(tmp_path):
+    """And what is found in the padding is cut off."""
+    path, _ = export('mask_rcnn', tmp_path, (160, 192))
+    model = tool.OnnxModel(str(path), None)
+    image = noise_for((1, 3, 100, 120), 0)
+    assert model.pad(image).shape == (1, 3, 160, 192) and not model.pad(image)[:, :, 100:].any()
+    info = dict(img_shape=(100, 120), ori_shape=(50, 60), scale_factor=(2.0, 2.0))
+    found = model(image, [DetDataSample(metainfo=info)])[0].pred_instances
+    assert len(found) > 5 and found.masks.shape[1:] == (50, 60)
+    assert (found.bboxes[:, 0::2] <= 60).all() and (found.bboxes[:, 1::2] <= 50).all()
 
 
 def test_errors(tmp_path):

@@ -25,12 +25,14 @@ import torch
 import torch.nn.functional as F
 from mmengine.config import Config, DictAction
 from mmengine.model import BaseModel
+from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 
 from mmmobilemamba.deployment.onnx_file import open_session
 
 
+@MODELS.register_module(force=True)  # which a config names
 class OnnxModel(BaseModel):
     """A file as a model of OpenMMLab: samples in, samples with predictions out.
 
@@ -85,10 +87,10 @@ def predict_class(sample, found, _):
 def predict_boxes(sample, found, _):
     """Of a detector: boxes, and masks perhaps, in the picture before it was resized."""
     kept = found['scores'] > 0
-    factor = torch.tensor(sample.scale_factor, dtype=torch.float32).repeat(2)
-    instances = InstanceData(
-        bboxes=found['boxes'][kept] / factor, scores=found['scores'][kept], labels=found['labels'][kept]
-    )
+    height, width = sample.img_shape[:2]  # beyond which there is padding
+    boxes = torch.minimum(found['boxes'][kept], torch.tensor([width, height, width, height]))
+    boxes = boxes / torch.tensor(sample.scale_factor, dtype=torch.float32).repeat(2)
+    instances = InstanceData(bboxes=boxes, scores=found['scores'][kept], labels=found['labels'][kept])
     if 'masks' in found:
         instances.masks = paste(found['masks'][kept], instances.bboxes, sample.ori_shape)
     sample.pred_instances = instances
@@ -145,7 +147,8 @@ def main(argv=None):
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options)
     preprocessor = config.get('data_preprocessor') or config.model.get('data_preprocessor')
-    model = dict(type=OnnxModel, path=str(args.model), data_preprocessor=preprocessor)
+    preprocessor = {'type': 'ClsDataPreprocessor', **preprocessor}  # which mmpretrain takes unless told
+    model = dict(type='OnnxModel', path=str(args.model), data_preprocessor=preprocessor)
     try:
         rows = {'ONNX Runtime': evaluate(config, args.work_dir, model=model)}
     except ValueError as error:
