@@ -12,17 +12,20 @@ from mmmobilemamba.ops import select_backend, selective_scan
 from ..conftest import ROOT, relative_error
 from .test_selective_scan import NAMES, arguments
 
-# Lengths around chunks of 32, channels around blocks of 32, odd ranks.
-SHAPES = [(1, 1, 1, 1), (2, 7, 33, 3), (1, 32, 32, 2), (1, 33, 40, 5), (2, 100, 31, 1)]
+# Lengths around segments of 16 and 32 and chunks of 64 and 256, channels around blocks of 32, odd ranks.
+SHAPES = [(1, 1, 1, 1), (2, 7, 33, 3), (1, 32, 32, 2), (1, 33, 40, 5), (2, 100, 31, 1), (2, 517, 64, 17)]
+HALVES = [torch.float16, torch.bfloat16]
 
 INTERPRETED = """
 import torch
 from mmmobilemamba.ops.selective_scan import triton_scan
-from tests.test_ops.test_triton import SHAPES, check
-for shape in SHAPES:
+from tests.test_ops.test_triton import check
+# The interpreter takes a second for a hundred steps: the same kernels on smaller chunks.
+triton_scan.MIN_SIDE, triton_scan.FORWARD, triton_scan.BACKWARD = 2, (4, 2), (2, 2)
+for shape in [(1, 1, 1, 1), (2, 7, 33, 3), (1, 8, 32, 2), (1, 9, 40, 5), (2, 21, 31, 1)]:
     check(triton_scan, shape, torch.float32, 'cpu', 1e-5)
-check(triton_scan, (2, 40, 20, 3), torch.bfloat16, 'cpu', 1e-5)
-check(triton_scan, (2, 40, 20, 3), torch.float16, 'cpu', 1e-5)
+check(triton_scan, (2, 10, 20, 3), torch.bfloat16, 'cpu', 1e-5)
+check(triton_scan, (2, 10, 20, 3), torch.float16, 'cpu', 1e-5)
 """
 
 
@@ -56,10 +59,12 @@ def test_interpreted():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-@pytest.mark.parametrize('dtype', [torch.float32, torch.float16, torch.bfloat16])
-@pytest.mark.parametrize('shape', [*SHAPES, (4, 1050, 640, 20), (1, 4200, 320, 10)])
+@pytest.mark.parametrize('dtype', [torch.float32, *HALVES])
+@pytest.mark.parametrize('shape', [*SHAPES, (4, 1050, 544, 17), (1, 4200, 320, 10)])
 def test_on_a_gpu(shape, dtype):
     from mmmobilemamba.ops.selective_scan import triton_scan
 
+    if dtype in HALVES and shape not in SHAPES[-2:]:
+        pytest.skip('each shape and type is compiled on its own, and these differ in what is loaded only')
     assert select_backend(device='cuda').backend == 'triton'
-    check(triton_scan, shape, dtype, 'cuda', 1e-4)
+    check(triton_scan, shape, dtype, 'cuda', 1e-5)

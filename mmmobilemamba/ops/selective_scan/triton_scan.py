@@ -1,9 +1,10 @@
 """The bidirectional selective scan in Triton, for GPUs: forward and backward, without atomics.
 
-A program has one image and a block of channels, and both directions of them, one after the other, so
-that it alone writes its part of the output. It walks the sequence in chunks: inside a chunk the linear
-recurrence is an associative scan, from chunk to chunk the state is carried. The second direction walks
-the same rows from the end; nothing is flipped. All arithmetic is float32. Names are those of
+A program has one image, one chunk of the sequence and a block of channels, in both directions, so that it
+alone writes its part of the output. The chunk is a tensor (segments, steps, channels): channels are the
+lanes of a warp, and each warp has a segment, whose steps are in its registers. The linear recurrence is an
+associative scan over the steps, and one over the segments for what enters each. Of a sequence of several
+chunks, the states that enter each are computed first. All arithmetic is float32. Names are those of
 :func:`~.naive.selective_scan_naive`.
 """
 
@@ -11,243 +12,417 @@ import torch
 import triton
 import triton.language as tl
 
-STEPS = 32  # of a chunk
-CHANNELS = 32  # of a program
+# Steps of a segment and segments of a chunk, at most, as measured best on an H200: with more, a chunk of the
+# backward pass, which has more to keep, does not fit into the registers.
+FORWARD = (32, 8)
+BACKWARD = (16, 4)
+CHANNELS = 32  # of a program: the lanes of a warp
+MIN_SIDE = 16  # of matrices that tensor cores multiply
+
+LOG2_E = tl.constexpr(1.4426950408889634)
 
 
 @triton.jit
-def _combine(decay_1, input_1, decay_2, input_2):
-    return decay_1 * decay_2, decay_2 * input_1 + input_2
+def _combine(left_1, state_1, left_2, state_2):
+    """Two runs of steps as one: how much of a state is left after them, and what has entered."""
+    return left_1 * left_2, left_2 * state_1 + state_2
+
+
+@triton.jit
+def _combine_before(left_1, state_1, left_before_1, before_1, left_2, state_2, left_before_2, before_2):
+    """The same, and before the last step."""
+    left, state = _combine(left_1, state_1, left_2, state_2)
+    left_before, before = _combine(left_1, state_1, left_before_2, before_2)
+    return left, state, left_before, before
+
+
+@triton.jit
+def _flip(x, BITS: tl.constexpr):
+    """The steps of every segment, (S, T, W), from the last to the first. It only renames registers."""
+    S: tl.constexpr = x.shape[0]
+    T: tl.constexpr = x.shape[1]
+    W: tl.constexpr = x.shape[2]
+    for bit in tl.static_range(BITS):
+        pairs = tl.permute(tl.reshape(x, [S, T >> (bit + 1), 2, W << bit]), (0, 1, 3, 2))
+        even, odd = tl.split(pairs)
+        x = tl.reshape(tl.permute(tl.join(odd, even), (0, 1, 3, 2)), [S, T, W])
+    return x
+
+
+@triton.jit
+def _scan_segments(left, state, T: tl.constexpr, reverse: tl.constexpr):
+    """Scan of whole segments, (S, W), of which the steps are scanned: after each and before each."""
+    is_last = (tl.arange(0, T) == T - 1)[None, :, None]
+    left = tl.sum(tl.where(is_last, left, 0.0), 1)
+    state = tl.sum(tl.where(is_last, state, 0.0), 1)
+    one, zero = tl.full(left.shape, 1.0, tl.float32), tl.zeros(left.shape, tl.float32)
+    return tl.associative_scan((left, state, one, zero), 0, _combine_before, reverse)
+
+
+@triton.jit
+def _states(decay, entering, h, T: tl.constexpr, reverse: tl.constexpr):
+    """States after each step, (S, T, W), from the state ``h`` (W) on that enters the chunk.
+
+    With ``reverse``, the sequence is walked from its end: the last segment comes first, and the steps of each
+    are in this order already.
+    """
+    left, state = tl.associative_scan((decay, entering), 1, _combine)
+    _, _, left_before, before = _scan_segments(left, state, T, reverse)
+    return state + left * (before + left_before * h[None, :])[:, None, :]
+
+
+@triton.jit
+def _states_before(decay, entering, h, T: tl.constexpr, reverse: tl.constexpr):
+    """States before each step."""
+    one, zero = tl.full(decay.shape, 1.0, tl.float32), tl.zeros(decay.shape, tl.float32)
+    parts = (decay, entering, one, zero)
+    left, state, left_before, before = tl.associative_scan(parts, 1, _combine_before)
+    _, _, left_segment, before_segment = _scan_segments(left, state, T, reverse)
+    return before + left_before * (before_segment + left_segment * h[None, :])[:, None, :]
 
 
 @triton.jit
 def _softplus(v):
-    """log(1 + exp(v)), to full precision where exp(v) is small."""
-    e = tl.exp(-tl.abs(v))
-    w = 1.0 + e
-    log1p = tl.where(w == 1.0, e, tl.log(w) * (e / tl.where(w == 1.0, 1.0, w - 1.0)))
-    return tl.maximum(v, 0.0) + log1p
+    """log(1 + exp(v)), and exp(-abs(v)).
+
+    The logarithm is a polynomial of least relative error, 3.4e-7, also where exp(v) is small.
+    """
+    e = tl.exp2(tl.abs(v) * -LOG2_E)
+    p = -0.00853909738 * e + 0.0440892428
+    p = p * e - 0.10768117
+    p = p * e + 0.177452028
+    p = p * e - 0.244954482
+    p = p * e + 0.332754761
+    p = p * e - 0.499974042
+    p = p * e + 0.999999821
+    return p * e + tl.maximum(v, 0.0), e
 
 
 @triton.jit
-def _project(row, valid, weight, bias, inside, R: tl.constexpr):
-    """Step sizes before the softplus, (steps, channels), of rows and channels at these addresses."""
-    v = tl.zeros([row.shape[0], bias.shape[0]], tl.float32) + bias[None, :]
-    for r in tl.static_range(R):
-        step = tl.load(row + r, valid, 0.0).to(tl.float32)
-        v += step[:, None] * tl.load(weight + r, inside, 0.0).to(tl.float32)[None, :]
-    return v
+def _program(L, chunks, SIZE: tl.constexpr, W: tl.constexpr):
+    """Image, chunk and its first position, and the channels."""
+    chunk = tl.program_id(0) % chunks
+    n = (tl.program_id(0) // chunks).to(tl.int64)
+    return n, chunk, chunk * SIZE, tl.program_id(1) * W + tl.arange(0, W)
 
 
 @triton.jit
-def _scan_chunk(u, row, t, e, valid, inside, weight, bias, rate, h, u_step, R: tl.constexpr):
-    """A chunk whose first state is ``h``: v, delta, x, B, what enters the state, and the states."""
-    v = _project(row, valid, weight, bias, inside, R)
-    delta = tl.where(valid[:, None], _softplus(v), 0.0)
-    both = valid[:, None] & inside[None, :]
-    x = tl.load(u + t[:, None] * u_step + e[None, :], both, 0.0).to(tl.float32)
-    B = tl.load(row + R, valid, 0.0).to(tl.float32)
-    entering = delta * B[:, None] * x
-    decay, local = tl.associative_scan((tl.exp(delta * rate[None, :]), entering), 0, _combine)
-    return v, delta, x, B, entering, local + decay * h[None, :]
+def _positions(S: tl.constexpr, T: tl.constexpr, reverse: tl.constexpr):
+    """In a chunk, (S, T)."""
+    i = tl.arange(0, T)[None, :]
+    return tl.arange(0, S)[:, None] * T + (T - 1 - i if reverse else i)
 
 
 @triton.jit
-def _last_row(x, T: tl.constexpr):
-    return tl.sum(tl.where((tl.arange(0, T) == T - 1)[:, None], x, 0.0), 0)
+def _below(i, count, EVEN: tl.constexpr):
+    """Which positions there are; if known to be all, it costs nothing."""
+    return tl.full(i.shape, True, tl.int1) if EVEN else i < count
 
 
 @triton.jit
-def _first_row(x, T: tl.constexpr):
-    return tl.sum(tl.where((tl.arange(0, T) == 0)[:, None], x, 0.0), 0)
+def _there(i, count, e, E: tl.constexpr, EVEN: tl.constexpr):
+    """Which numbers of (S, T, W) there are."""
+    return _below(i, count, EVEN)[:, :, None] & _below(e, E, EVEN)[None, None, :]
 
 
 @triton.jit
-def _forward(
-    u,
-    rows,
-    dt_weight,
-    A,
-    D,
-    dt_bias,
-    y,
-    L,
-    E,
-    u_batch,
-    u_step,
-    R: tl.constexpr,
-    T: tl.constexpr,
-    W: tl.constexpr,
-):
-    n = tl.program_id(0).to(tl.int64)
-    e = tl.program_id(1) * W + tl.arange(0, W)
-    inside = e < E
-    skip = tl.load(D + e, inside, 0.0).to(tl.float32) + tl.load(D + E + e, inside, 0.0).to(tl.float32)
-    for k in tl.static_range(2):
-        rate = tl.load(A + k * E + e, inside, 0.0).to(tl.float32)
-        bias = tl.load(dt_bias + k * E + e, inside, 0.0).to(tl.float32)
-        h = tl.zeros([W], tl.float32)
-        for start in range(0, L, T):
-            step = start + tl.arange(0, T)
-            valid = step < L
-            t = step if k == 0 else L - 1 - step
-            row = rows + ((n * L + t) * 2 + k) * (R + 2)
-            weight = dt_weight + (k * E + e) * R
-            _, _, x, _, _, state = _scan_chunk(
-                u + n * u_batch, row, t, e, valid, inside, weight, bias, rate, h, u_step, R
-            )
-            both = valid[:, None] & inside[None, :]
-            C = tl.load(row + R + 1, valid, 0.0).to(tl.float32)
-            out = y + (n * L + t[:, None]) * E + e[None, :]
-            before = skip[None, :] * x if k == 0 else tl.load(out, both, 0.0)
-            tl.store(out, before + C[:, None] * state, both)
-            h = _last_row(state, T)
-        tl.debug_barrier()  # the second direction reads what other threads wrote
+def _load(x, i, count, e, E: tl.constexpr, EVEN: tl.constexpr, step: tl.constexpr, policy: tl.constexpr):
+    """Rows ``i`` below ``count`` of a matrix at ``x``, (S, T, W)."""
+    there = _there(i, count, e, E, EVEN)
+    return tl.load(x + i[:, :, None] * step + e[None, None, :], there, 0.0, eviction_policy=policy).to(
+        tl.float32
+    )
 
 
 @triton.jit
-def _carries(
-    u,
-    rows,
-    dt_weight,
-    A,
-    dt_bias,
-    carries,
-    L,
-    E,
-    u_batch,
-    u_step,
-    R: tl.constexpr,
-    T: tl.constexpr,
-    W: tl.constexpr,
-):
-    """States before each chunk of both directions, (N, 2, chunks, E)."""
-    n = tl.program_id(0).to(tl.int64)
-    e = tl.program_id(1) * W + tl.arange(0, W)
-    k = tl.program_id(2)
-    inside = e < E
-    rate = tl.load(A + k * E + e, inside, 0.0).to(tl.float32)
-    bias = tl.load(dt_bias + k * E + e, inside, 0.0).to(tl.float32)
-    h = tl.zeros([W], tl.float32)
-    chunks = tl.cdiv(L, T)
-    for chunk in range(chunks):
-        tl.store(carries + ((n * 2 + k) * chunks + chunk) * E + e, h, inside)
-        step = chunk * T + tl.arange(0, T)
-        valid = step < L
-        t = tl.where(k == 0, step, L - 1 - step)
-        row = rows + ((n * L + t) * 2 + k) * (R + 2)
-        weight = dt_weight + (k * E + e) * R
-        _, _, _, _, _, state = _scan_chunk(
-            u + n * u_batch, row, t, e, valid, inside, weight, bias, rate, h, u_step, R
-        )
-        h = _last_row(state, T)
+def _store(x, i, count, e, E: tl.constexpr, EVEN: tl.constexpr, value):
+    tl.store(x + i[:, :, None] * E + e[None, None, :], value, _there(i, count, e, E, EVEN))
 
 
 @triton.jit
-def _backward(
-    grad_y, u, rows, dt_weight, A, D, dt_bias, carries,
-    grad_u, grad_rows, grad_weight, grad_A, grad_D, grad_bias,
-    N, L, E, u_batch, u_step, R: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
+def _load_weights(row, i, count, EVEN: tl.constexpr, R: tl.constexpr):
+    """B or C, (S, T)."""
+    return tl.load(row + i * (2 * (R + 2)), _below(i, count, EVEN), 0.0).to(tl.float32)
+
+
+@triton.jit
+def _load_channels(x, e, E: tl.constexpr, k):
+    return tl.load(x + k * E + e, e < E, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _load_steps(row, i, count, EVEN: tl.constexpr, R: tl.constexpr, K: tl.constexpr):
+    """What is projected for the step sizes in one direction, (S * T, K)."""
+    r = tl.arange(0, K)
+    there = _below(i, count, EVEN)[:, None] & (r < R)[None, :]
+    return tl.load(row + i[:, None] * (2 * (R + 2)) + r[None, :], there, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _load_weight(dt_weight, e, E: tl.constexpr, k, R: tl.constexpr, K: tl.constexpr):
+    """(K, W)."""
+    r = tl.arange(0, K)
+    there = (e < E)[None, :] & (r < R)[:, None]
+    return tl.load(dt_weight + (k * E + e[None, :]) * R + r[:, None], there, 0.0).to(tl.float32)
+
+
+@triton.jit
+def _project(
+    row, count, dt_weight, dt_bias, e, E: tl.constexpr, EVEN: tl.constexpr, k, R: tl.constexpr,
+    K: tl.constexpr, S: tl.constexpr, T: tl.constexpr, PRECISION: tl.constexpr, reverse: tl.constexpr,
 ):  # fmt: skip
-    n = tl.program_id(0).to(tl.int64)
-    block = tl.program_id(1)
-    e = block * W + tl.arange(0, W)
-    inside = e < E
-    chunks = tl.cdiv(L, T)
-    skip = tl.load(D + e, inside, 0.0).to(tl.float32) + tl.load(D + E + e, inside, 0.0).to(tl.float32)
-    sum_D = tl.zeros([W], tl.float32)
+    """Step sizes before the softplus, (S, T, W)."""
+    i = tl.arange(0, S * T)
+    i = i // T * T + T - 1 - i % T if reverse else i
+    steps = _load_steps(row, i, count, EVEN, R, K)
+    weight = _load_weight(dt_weight, e, E, k, R, K)
+    v = tl.dot(steps, weight, input_precision=PRECISION) + _load_channels(dt_bias, e, E, k)[None, :]
+    return tl.reshape(v, [S, T, e.shape[0]])
+
+
+@triton.jit
+def _laid_out_as(x, other):
+    """``x`` in the registers that ``other``, which is finite, has been loaded to.
+
+    Else a product of matrices would keep its own order of numbers, of which the scan comes out slow.
+    """
+    return tl.fma(other, tl.zeros(other.shape, tl.float32), x)
+
+
+@triton.jit
+def _load_carry(carries, n, k, chunk, chunks, e, E: tl.constexpr, CARRY: tl.constexpr):
+    """The state that enters a chunk, (W)."""
+    if CARRY:
+        return tl.load(carries + ((n * 2 + k) * chunks + chunk) * E + e, e < E, 0.0)
+    else:
+        return tl.zeros([e.shape[0]], tl.float32)
+
+
+# The bases of sequences are not specialized: it would give each lane four neighbouring channels.
+@triton.jit(do_not_specialize=['u', 'y'])
+def _forward(
+    u, rows, dt_weight, A, D, dt_bias, carries, y, L, chunks, u_batch, E: tl.constexpr, u_step: tl.constexpr,
+    R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
+    EVEN: tl.constexpr, PRECISION: tl.constexpr, CARRY: tl.constexpr,
+):  # fmt: skip
+    n, chunk, start, e = _program(L, chunks, S * T, W)
+    count = L - start
+    u += n * u_batch + start * u_step
+    y += (n * L + start) * E
+    skip = _load_channels(D, e, E, 0) + _load_channels(D, e, E, 1)
     for k in tl.static_range(2):
-        weight = dt_weight + (k * E + e) * R
-        own_weight = grad_weight + ((n * 2 + k) * E + e) * R
-        rate = tl.load(A + k * E + e, inside, 0.0).to(tl.float32)
-        bias = tl.load(dt_bias + k * E + e, inside, 0.0).to(tl.float32)
-        sum_A = tl.zeros([W], tl.float32)
-        sum_bias = tl.zeros([W], tl.float32)
-        later = tl.zeros([W], tl.float32)  # gradient of the state after the chunk
-        for back in range(chunks):
-            chunk = chunks - 1 - back
-            step = chunk * T + tl.arange(0, T)
-            valid = step < L
-            both = valid[:, None] & inside[None, :]
-            t = step if k == 0 else L - 1 - step
-            row = rows + ((n * L + t) * 2 + k) * (R + 2)
-            h = tl.load(carries + ((n * 2 + k) * chunks + chunk) * E + e, inside, 0.0)
-            v, delta, x, B, entering, state = _scan_chunk(
-                u + n * u_batch, row, t, e, valid, inside, weight, bias, rate, h, u_step, R
-            )
-            C = tl.load(row + R + 1, valid, 0.0).to(tl.float32)
-            decayed = state - entering
-
-            # The gradient of the state is a recurrence from the end, with the decay of the step after.
-            after = valid & (step + 1 < L)
-            row_after = row + (2 * (R + 2) if k == 0 else -2 * (R + 2))
-            delta_after = _softplus(_project(row_after, after, weight, bias, inside, R))
-            decay_after = tl.where(after[:, None], tl.exp(delta_after * rate[None, :]), 0.0)
-            gy = tl.load(grad_y + (n * L + t[:, None]) * E + e[None, :], both, 0.0)
-            factor, part = tl.associative_scan((decay_after, gy * C[:, None]), 0, _combine, reverse=True)
-            g = part + factor * later[None, :]
-            later = _first_row(g, T)
-
-            into = g * delta
-            out = grad_u + (n * L + t[:, None]) * E + e[None, :]
-            before = gy * skip[None, :] if k == 0 else tl.load(out, both, 0.0)
-            tl.store(out, before + into * B[:, None], both)
-            grad_v = g * (B[:, None] * x + rate[None, :] * decayed) / (1.0 + tl.exp(-v))
-            grad_v = tl.where(both, grad_v, 0.0)
-            own_row = grad_rows + (((block * N + n) * L + t) * 2 + k) * (R + 2)
-            for r in tl.static_range(R):
-                column = tl.load(weight + r, inside, 0.0).to(tl.float32)
-                tl.store(own_row + r, tl.sum(grad_v * column[None, :], 1), valid)
-                steps = tl.load(row + r, valid, 0.0).to(tl.float32)
-                sum_weight = tl.sum(grad_v * steps[:, None], 0)
-                if back > 0:
-                    sum_weight += tl.load(own_weight + r, inside, 0.0)
-                tl.store(own_weight + r, sum_weight, inside)
-            tl.store(own_row + R, tl.sum(into * x, 1), valid)
-            tl.store(own_row + R + 1, tl.sum(gy * state, 1), valid)
-            sum_A += tl.sum(into * decayed, 0)
-            sum_bias += tl.sum(grad_v, 0)
-            if k == 0:
-                sum_D += tl.sum(gy * x, 0)
-        tl.store(grad_A + (n * 2 + k) * E + e, sum_A, inside)
-        tl.store(grad_bias + (n * 2 + k) * E + e, sum_bias, inside)
-        tl.debug_barrier()
-    tl.store(grad_D + n * E + e, sum_D, inside)
+        i = _positions(S, T, k == 1)
+        row = rows + ((n * L + start) * 2 + k) * (R + 2)
+        v = _project(row, count, dt_weight, dt_bias, e, E, EVEN, k, R, K, S, T, PRECISION, k == 1)
+        x = _load(u, i, count, e, E, EVEN, u_step, 'evict_last' if k == 0 else 'evict_first')
+        delta, _ = _softplus(_laid_out_as(v, x))
+        decay = tl.exp2(delta * (_load_channels(A, e, E, k) * LOG2_E)[None, None, :])
+        B = _load_weights(row + R, i, count, EVEN, R)
+        h = _load_carry(carries, n, k, chunk, chunks, e, E, CARRY)
+        state = _states(decay, delta * B[:, :, None] * x, h, T, k == 1)
+        C = _load_weights(row + R + 1, i, count, EVEN, R)
+        # The sum of the directions is kept in memory, as it would take the registers of half of the programs.
+        if k == 0:
+            x = _load(u, i, count, e, E, EVEN, u_step, '')
+            _store(y, i, count, e, E, EVEN, skip[None, None, :] * x + C[:, :, None] * state)
+            tl.debug_barrier()  # the second direction reads what other threads may have written
+        else:
+            first = _load(y, i, count, e, E, EVEN, E, '')
+            _store(y, i, count, e, E, EVEN, first + C[:, :, None] * state)
 
 
-def forward(u, rows, dt_weight, A, D, dt_bias):
+@triton.jit(do_not_specialize=['x'])
+def _summaries(
+    x, rows, dt_weight, A, dt_bias, lefts, states, L, chunks, x_batch, E: tl.constexpr, x_step: tl.constexpr,
+    R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
+    EVEN: tl.constexpr, PRECISION: tl.constexpr, ADJOINT: tl.constexpr,
+):  # fmt: skip
+    """Of each chunk: how much of a state is left after it, and what has entered; (N, 2, chunks, E).
+
+    With ``ADJOINT``, x is the gradient of y, and what enters is the state's gradient, from the other end.
+    """
+    n, chunk, start, e = _program(L, chunks, S * T, W)
+    count = L - start
+    x += n * x_batch + start * x_step
+    for k in tl.static_range(2):
+        i = _positions(S, T, (k == 1) != ADJOINT)
+        row = rows + ((n * L + start) * 2 + k) * (R + 2)
+        v = _project(
+            row, count, dt_weight, dt_bias, e, E, EVEN, k, R, K, S, T, PRECISION, (k == 1) != ADJOINT
+        )
+        value = _load(x, i, count, e, E, EVEN, x_step, 'evict_last' if k == 0 else 'evict_first')
+        delta, _ = _softplus(_laid_out_as(v, value))
+        decay = tl.exp2(delta * (_load_channels(A, e, E, k) * LOG2_E)[None, None, :])
+        if ADJOINT:
+            entering = decay * _load_weights(row + R + 1, i, count, EVEN, R)[:, :, None] * value
+        else:
+            entering = delta * _load_weights(row + R, i, count, EVEN, R)[:, :, None] * value
+        left, state = tl.associative_scan((decay, entering), 1, _combine)
+        left, state, _, _ = _scan_segments(left, state, T, (k == 1) != ADJOINT)
+        is_last = tl.arange(0, S)[:, None] == (0 if (k == 1) != ADJOINT else S - 1)
+        place = ((n * 2 + k) * chunks + chunk) * E + e
+        tl.store(lefts + place, tl.sum(tl.where(is_last, left, 0.0), 0), e < E)
+        tl.store(states + place, tl.sum(tl.where(is_last, state, 0.0), 0), e < E)
+
+
+@triton.jit
+def _link(lefts, states, chunks, E: tl.constexpr, W: tl.constexpr, ADJOINT: tl.constexpr):
+    """Turn what enters in each chunk into the state that enters the chunk, in place."""
+    e = tl.program_id(1) * W + tl.arange(0, W)
+    is_reverse = (tl.program_id(0) % 2 == 1) != ADJOINT
+    h = tl.zeros([W], tl.float32)
+    for number in range(chunks):
+        chunk = tl.where(is_reverse, chunks - 1 - number, number)
+        place = (tl.program_id(0).to(tl.int64) * chunks + chunk) * E + e
+        left, state = tl.load(lefts + place, e < E, 0.0), tl.load(states + place, e < E, 0.0)
+        tl.store(states + place, h, e < E)
+        h = left * h + state
+
+
+@triton.jit(do_not_specialize=['grad_y', 'u', 'grad_u'])
+def _backward(
+    grad_y, u, rows, dt_weight, A, D, dt_bias, carries, adjoints,
+    grad_u, grad_rows, grad_weight, grad_A, grad_D, grad_bias, N, L, chunks, u_batch,
+    E: tl.constexpr, u_step: tl.constexpr, R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr,
+    W: tl.constexpr, BITS: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, CARRY: tl.constexpr,
+):  # fmt: skip
+    n, chunk, start, e = _program(L, chunks, S * T, W)
+    count = L - start
+    u += n * u_batch + start * u_step
+    grad_y += (n * L + start) * E
+    grad_rows += ((tl.program_id(1) * N + n) * L + start) * (2 * (R + 2))  # of a block of channels
+    grad_u += (n * L + start) * E
+    sums = tl.program_id(0).to(tl.int64) * E  # over a chunk
+    for k in tl.static_range(2):
+        # In the order of the gradient of the state, which is that of the state from its end.
+        i = _positions(S, T, k == 0)
+        row = rows + ((n * L + start) * 2 + k) * (R + 2)
+        v = _project(row, count, dt_weight, dt_bias, e, E, EVEN, k, R, K, S, T, PRECISION, k == 0)
+        gy = _load(grad_y, i, count, e, E, EVEN, E, 'evict_last' if k == 0 else 'evict_first')
+        v = _laid_out_as(v, gy)
+        delta, exponential = _softplus(v)
+        rate = _load_channels(A, e, E, k)
+        decay = tl.exp2(delta * (rate * LOG2_E)[None, None, :])
+        B = _load_weights(row + R, i, count, EVEN, R)
+
+        flipped = _positions(S, T, k == 1)
+        x_flipped = _load(u, flipped, count, e, E, EVEN, u_step, 'evict_last')
+        decay_flipped = _laid_out_as(_flip(decay, BITS), x_flipped)
+        entering = _flip(delta * B[:, :, None], BITS) * x_flipped
+        h = _load_carry(carries, n, k, chunk, chunks, e, E, CARRY)
+        before = _states_before(decay_flipped, entering, h, T, k == 1)
+        decayed = decay * _laid_out_as(_flip(before, BITS), gy)
+
+        direct = gy * _load_weights(row + R + 1, i, count, EVEN, R)[:, :, None]
+        q = _load_carry(adjoints, n, k, chunk, chunks, e, E, CARRY)
+        g = direct + _states_before(decay, decay * direct, q, T, k == 0)
+
+        x = _load(u, i, count, e, E, EVEN, u_step, 'evict_first')
+        into = g * delta
+        grad_v = g * (B[:, :, None] * x + rate[None, None, :] * decayed)
+        grad_v *= tl.where(v > 0, 1.0, exponential) / (1.0 + exponential)
+        tl.store(grad_A + sums * 2 + k * E + e, tl.sum(tl.sum(into * decayed, 1), 0), e < E)
+        tl.store(grad_bias + sums * 2 + k * E + e, tl.sum(tl.sum(grad_v, 1), 0), e < E)
+        own_row = grad_rows + k * (R + 2) + i * (2 * (R + 2))
+        tl.store(own_row + R, tl.sum(into * x, 2), i < count)
+        tl.store(own_row + R + 1, tl.sum(gy * (decayed + delta * B[:, :, None] * x), 2), i < count)
+        _store_step_gradients(
+            tl.reshape(grad_v, [S * T, W]), row, grad_rows + k * (R + 2),
+            grad_weight + (sums * 2 + k * E) * R, dt_weight, count, e, E, EVEN, k, R, K, T, PRECISION, k == 0,
+        )  # fmt: skip
+        if k == 0:
+            skip = _load_channels(D, e, E, 0) + _load_channels(D, e, E, 1)
+            _store(grad_u, i, count, e, E, EVEN, into * B[:, :, None] + skip[None, None, :] * gy)
+            tl.store(grad_D + sums + e, tl.sum(tl.sum(gy * x, 1), 0), e < E)
+            tl.debug_barrier()
+        else:
+            first = _load(grad_u, i, count, e, E, EVEN, E, '')
+            _store(grad_u, i, count, e, E, EVEN, first + into * B[:, :, None])
+
+
+@triton.jit
+def _store_step_gradients(
+    grad_v, row, grad_row, grad_weight, dt_weight, count, e, E: tl.constexpr, EVEN: tl.constexpr, k,
+    R: tl.constexpr, K: tl.constexpr, T: tl.constexpr, PRECISION: tl.constexpr, reverse: tl.constexpr,
+):  # fmt: skip
+    """Gradients of what is projected for the step sizes, and of the weight, from ``grad_v``, (S * T, W)."""
+    i, r = tl.arange(0, grad_v.shape[0]), tl.arange(0, K)
+    i = i // T * T + T - 1 - i % T if reverse else i
+    weight = _load_weight(dt_weight, e, E, k, R, K)
+    there = _below(i, count, EVEN)[:, None] & (r < R)[None, :]
+    grad_steps = tl.dot(grad_v, tl.trans(weight), input_precision=PRECISION)
+    tl.store(grad_row + i[:, None] * (2 * (R + 2)) + r[None, :], grad_steps, there)
+    steps = _load_steps(row, i, count, EVEN, R, K)
+    there = (e < E)[:, None] & (r < R)[None, :]
+    sums = tl.dot(tl.trans(grad_v), steps, input_precision=PRECISION)
+    tl.store(grad_weight + e[:, None] * R + r[None, :], sums, there)
+
+
+class _Launch:
+    """What all kernels take, for the inputs of the operator."""
+
+    def __init__(self, tile, u, rows, dt_weight, A, D, dt_bias):
+        batch, length, channels = u.shape
+        self.u = u if u.stride(2) == 1 else u.contiguous()
+        self.parameters = [x.contiguous() for x in (rows, dt_weight, A, D, dt_bias)]
+        rank = dt_weight.shape[2]
+        steps = min(tile[0], max(triton.next_power_of_2(length), MIN_SIDE))
+        segments = min(triton.next_power_of_2(triton.cdiv(length, steps)), tile[1])
+        self.chunks, self.blocks = triton.cdiv(length, steps * segments), triton.cdiv(channels, CHANNELS)
+        self.grid = (batch * self.chunks, self.blocks)
+        self.constants = dict(E=channels, R=rank, K=max(triton.next_power_of_2(rank), MIN_SIDE))
+        self.constants.update(S=segments, T=steps, W=CHANNELS, PRECISION=PRECISION, num_warps=segments)
+        self.constants['EVEN'] = length % (steps * segments) == 0 and channels % CHANNELS == 0
+
+    def empty(self, *shape):
+        """A tensor in float32."""
+        return self.u.new_empty(shape, dtype=torch.float32)
+
+    def carries(self, x, adjoint):
+        """States that enter the chunks, (N, 2, chunks, E); of the adjoint, gradients from the other end."""
+        if self.chunks == 1:
+            return None
+        rows, dt_weight, A, _, dt_bias = self.parameters
+        batch, length, channels = x.shape
+        lefts, states = (self.empty(batch, 2, self.chunks, channels) for _ in range(2))
+        tensors = (x, rows, dt_weight, A, dt_bias, lefts, states)
+        sizes = dict(L=length, chunks=self.chunks, x_batch=x.stride(0), x_step=x.stride(1))
+        _summaries[self.grid](*tensors, **sizes, ADJOINT=adjoint, **self.constants)
+        grid = (2 * batch, self.blocks)
+        _link[grid](lefts, states, self.chunks, E=channels, W=CHANNELS, ADJOINT=adjoint, num_warps=1)
+        return states
+
+
+# Three products of tensor cores have the precision of float32; AMD's have no such form.
+PRECISION = 'ieee' if torch.version.hip else 'tf32x3'
+
+
+def forward(u, *parameters):
     """Equal to :func:`~.naive.selective_scan_naive` in float32, without gradients."""
-    batch, length, channels = u.shape
-    u = u if u.stride(2) == 1 else u.contiguous()
-    rows, dt_weight, A, D, dt_bias = (x.contiguous() for x in (rows, dt_weight, A, D, dt_bias))
-    y = u.new_empty(u.shape, dtype=torch.float32)
-    grid = (batch, triton.cdiv(channels, CHANNELS))
-    sizes = (length, channels, u.stride(0), u.stride(1))
-    _forward[grid](u, rows, dt_weight, A, D, dt_bias, y, *sizes, R=dt_weight.shape[2], T=STEPS, W=CHANNELS)
+    launch = _Launch(FORWARD, u, *parameters)
+    u = launch.u
+    y = launch.empty(*u.shape)
+    sizes = (u.shape[1], launch.chunks, u.stride(0))
+    tensors = (u, *launch.parameters, launch.carries(u, adjoint=False), y)
+    _forward[launch.grid](*tensors, *sizes, u_step=u.stride(1), CARRY=launch.chunks > 1, **launch.constants)
     return y
 
 
-def backward(grad_y, u, rows, dt_weight, A, D, dt_bias):
+def backward(grad_y, u, *parameters):
     """Gradients of all six inputs, in float32; repeatable to the bit."""
+    launch = _Launch(BACKWARD, u, *parameters)
+    u, grad_y = launch.u, grad_y.float().contiguous()
     batch, length, channels = u.shape
-    rank = dt_weight.shape[2]
-    u = u if u.stride(2) == 1 else u.contiguous()
-    rows, dt_weight, A, D, dt_bias = (x.contiguous() for x in (rows, dt_weight, A, D, dt_bias))
-    grad_y = grad_y.float().contiguous()
-    blocks, chunks = triton.cdiv(channels, CHANNELS), triton.cdiv(length, STEPS)
-
-    def empty(*shape):
-        return u.new_empty(shape, dtype=torch.float32)
-
-    carries = empty(batch, 2, chunks, channels)
-    sizes = (length, channels, u.stride(0), u.stride(1))
-    constants = dict(R=rank, T=STEPS, W=CHANNELS)
-    _carries[(batch, blocks, 2)](u, rows, dt_weight, A, dt_bias, carries, *sizes, **constants)
-    grad_u, grad_rows = empty(*u.shape), empty(blocks, *rows.shape)
-    grad_weight, grad_D = empty(batch, *dt_weight.shape), empty(batch, channels)
-    grad_A, grad_bias = empty(batch, 2, channels), empty(batch, 2, channels)
-    inputs = (grad_y, u, rows, dt_weight, A, D, dt_bias, carries)
+    programs = batch * launch.chunks
+    grad_u, grad_rows = launch.empty(*u.shape), launch.empty(launch.blocks, *launch.parameters[0].shape)
+    grad_weight = launch.empty(programs, *launch.parameters[1].shape)
+    grad_A, grad_bias = (launch.empty(programs, 2, channels) for _ in range(2))
+    grad_D = launch.empty(programs, channels)
+    carries = (launch.carries(u, adjoint=False), launch.carries(grad_y, adjoint=True))
     grads = (grad_u, grad_rows, grad_weight, grad_A, grad_D, grad_bias)
-    _backward[(batch, blocks)](*inputs, *grads, batch, *sizes, **constants)
+    sizes = (batch, length, launch.chunks, u.stride(0))
+    tensors = (grad_y, u, *launch.parameters, *carries, *grads)
+    constants = dict(launch.constants, CARRY=launch.chunks > 1, BITS=launch.constants['T'].bit_length() - 1)
+    _backward[launch.grid](*tensors, *sizes, u_step=u.stride(1), **constants)
     grad_D = grad_D.sum(0).expand(2, -1).contiguous()
     return grad_u, grad_rows.sum(0), grad_weight.sum(0), grad_A.sum(0), grad_D, grad_bias.sum(0)
