@@ -1,5 +1,6 @@
 """The scan: naive against the maths, every other form against naive."""
 
+import re
 from functools import partial
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 import torch
 
 from mmmobilemamba.ops import available_backends, select_backend, selective_scan
+from mmmobilemamba.ops.selective_scan import interface
 
 from ..conftest import relative_error
 
@@ -231,3 +233,14 @@ def test_a_backend_of_another_device_says_so():
     )
     with pytest.raises(RuntimeError, match=r"'cpp' cannot run: it is for cpu.*backend='auto'"):
         select_backend('cpp', device='meta')
+
+
+@pytest.mark.parametrize(
+    'name, value, reason',
+    [('find_spec', lambda name: None, 'Triton is not installed'), ('AS_OPERATOR', False, r'Triton 3\.0')],
+)
+def test_triton_is_passed_over_with_the_reason(monkeypatch, name, value, reason):
+    monkeypatch.setattr(interface, name, value)
+    choice = select_backend(device='cuda')
+    assert choice.backend == 'torch'
+    assert re.search(reason, choice.passed_over['triton'])

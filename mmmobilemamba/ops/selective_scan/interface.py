@@ -11,7 +11,7 @@ from ..cpu import why_not as why_not_cpp
 from . import cpp, exported
 from .chunked import selective_scan_chunked
 from .naive import selective_scan_naive
-from .operator import SelectiveScan, output_dtype, selective_scan_operator
+from .operator import AS_OPERATOR, SelectiveScan, output_dtype, selective_scan_operator
 
 # The fastest first: 'auto' takes the first that can run.
 _BACKENDS = {
@@ -80,6 +80,8 @@ def _why_not(name, device, dtype):
         return why_not_cpp()
     if name == 'triton' and find_spec('triton') is None:
         return 'Triton is not installed; PyTorch for CUDA brings it on Linux (pip install triton)'
+    if name == 'triton' and not AS_OPERATOR:
+        return 'it needs Triton 3.0, which PyTorch 2.4 and newer bring'
     if name == 'triton' and dtype == torch.float64:
         return 'it computes in float32, and u is float64'
     return exported.why_not() if name == 'export' else None
