@@ -9,7 +9,7 @@ DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
 BIN := $(abspath $(VENV))/bin
 MIM := PATH="$(BIN):$$PATH" $(BIN)/mim
 
-.PHONY: help env test lint format data demo train-demo test-demo zoo-demo clean
+.PHONY: help env test test-deploy lint format data demo train-demo test-demo zoo-demo clean
 
 help:
 	@echo "make demo    set up, make the data, train, test and picture a small detector (about 10 min after set-up)"
@@ -17,6 +17,7 @@ help:
 	@echo "              (TASKS='retinanet sem_fpn' runs some of them, with what they need)"
 	@echo "make data    make the data alone (OVERWRITE=--overwrite replaces what an older version has made)"
 	@echo "make test    set up and run the test suite"
+	@echo "make test-deploy  export everything there is and run it in ONNX Runtime and a browser (about 30 min)"
 	@echo "make env     the set-up alone (VENV=$(VENV))"
 	@echo "make lint    ruff check and ruff format --check"
 
@@ -25,6 +26,9 @@ env:
 
 test: env
 	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest  # what they assert is what happens without a GPU
+
+test-deploy: env
+	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m deploy tests/test_deployment
 
 lint: env
 	$(BIN)/ruff check .

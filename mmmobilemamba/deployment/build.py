@@ -136,7 +136,8 @@ def labels_of(config):
     dataset = config.get('test_dataloader', {}).get('dataset', {})
     names = dataset.get('metainfo', {}).get('classes')
     if names is None and 'type' in dataset:
-        names = getattr(DATASETS.get(dataset['type']), 'METAINFO', {}).get('classes')
+        with DATASETS.switch_scope_and_registry(config.get('default_scope')) as registry:
+            names = getattr(registry.get(dataset['type']), 'METAINFO', {}).get('classes')
     return list(names or ())
 
 

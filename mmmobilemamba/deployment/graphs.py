@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .substitutes import substitute
+
 
 class Preprocessed(nn.Module):
     """A network that takes images as they are read.
@@ -80,10 +82,7 @@ class SegmentorGraph(nn.Module):
     def __init__(self, model, with_logits=False):
         super().__init__()
         self.model = model
-        for parent in list(model.modules()):
-            for name, child in parent.named_children():
-                if type(child).__name__ == 'Upsample' and not isinstance(child, nn.Upsample):
-                    setattr(parent, name, free_upsample(child))
+        substitute(model)
         self.with_logits = with_logits
         self.output_names = ['classes', 'logits'] if with_logits else ['classes']
 
@@ -94,9 +93,3 @@ class SegmentorGraph(nn.Module):
         logits = F.interpolate(logits, image.shape[2:], mode='bilinear', align_corners=head.align_corners)
         classes = logits.argmax(1).int()
         return (classes, logits) if self.with_logits else (classes,)
-
-
-def free_upsample(module):
-    """mmseg's Upsample, which makes sizes whole numbers and so no longer free, as PyTorch's."""
-    size = dict(size=module.size) if module.scale_factor is None else dict(scale_factor=module.scale_factor)
-    return nn.Upsample(**size, mode=module.mode, align_corners=module.align_corners)

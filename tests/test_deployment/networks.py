@@ -16,7 +16,9 @@ CONFIGS = dict(
     retinanet='retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py',
     ssdlite='ssd/ssdlite_mobilemamba-t2_224-6e_digits.py',
     mask_rcnn='mask_rcnn/mask-rcnn_mobilemamba-t2_fpn_3e_digits.py',
+    deeplabv3='deeplabv3/mobilemamba-t2_deeplabv3_1xb4-2k_digits-224x224.py',
     sem_fpn='sem_fpn/mobilemamba-t2_fpn_1xb4-2k_digits-224x224.py',
+    pspnet='pspnet/mobilemamba-t2_pspnet_1xb4-2k_digits-224x224.py',
 )
 
 

@@ -66,8 +66,9 @@ def test_detector(name, tmp_path):
 
 
 @torch.no_grad()
-def test_segmentor(tmp_path):
-    model, graph, about = graph_of('sem_fpn', tmp_path, with_logits=True)
+@pytest.mark.parametrize('name', ['deeplabv3', 'sem_fpn', 'pspnet'])
+def test_segmentor(name, tmp_path):
+    model, graph, about = graph_of(name, tmp_path, with_logits=True)
     image = noise_for((2, 3, *SIZE), 0)
     classes, logits = graph(image)
     assert classes.dtype == torch.int32
