@@ -59,7 +59,7 @@ class BuildWithMim(build_py):
         for name in SHIPPED:
             source = ROOT / name
             if source.is_dir():
-                shutil.copytree(source, mim / name, ignore=shutil.ignore_patterns('__pycache__'))
+                shutil.copytree(source, mim / name, ignore=shutil.ignore_patterns('__pycache__', 'ort'))
             else:
                 shutil.copyfile(source, mim / name)
 

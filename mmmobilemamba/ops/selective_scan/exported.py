@@ -36,15 +36,15 @@ def selective_scan_exported(
     if not torch.compiler.is_compiling():
         return selective_scan_chunked(u, rows, dt_weight, A, D, dt_bias)
     # Both directions in the order in which each is walked, (2, N, L, ...).
-    u = torch.stack([u, u.flip(1)])
-    ahead, back = rows.unbind(2)
-    step, B, C = torch.stack([ahead, back.flip(1)]).split([dt_weight.shape[2], 1, 1], dim=3)
+    both = torch.stack([u, u.flip(1)])
+    rows = rows.permute(2, 0, 1, 3)
+    rows = torch.cat([rows[:1], rows[1:].flip(2)])
+    step, B, C = rows.split([dt_weight.shape[2], 1, 1], dim=3)
     delta = softplus(step @ dt_weight.transpose(1, 2)[:, None] + dt_bias[:, None, None])
     decay = torch.exp(delta * A[:, None, None])
-    halvings = HALVINGS if isinstance(u.shape[2], int) and u.shape[2] >= LONG else 0
-    h = linear_recurrence(decay, delta * B * u, halvings)
-    ahead, back = (C * h + D[:, None, None] * u).unbind(0)
-    return ahead + back.flip(1)
+    halvings = HALVINGS if isinstance(u.shape[1], int) and u.shape[1] >= LONG else 0
+    y = C * linear_recurrence(decay, delta * B * both, halvings)
+    return D.sum(0) * u + y[0] + y[1].flip(1)
 
 
 def softplus(x: Tensor) -> Tensor:
@@ -78,9 +78,9 @@ def loop(a: Tensor, b: Tensor) -> Tensor:
     """:func:`linear_recurrence` step by step."""
 
     def step(h, inputs):
-        h = inputs[0] * h + inputs[1]
-        return h, h.clone()  # which must be another tensor than the state
+        kept = inputs[0] * h  # handed out in place of the state, of which a copy would be needed
+        return kept + inputs[1], kept
 
     steps = [x.permute(2, 0, 1, 3).contiguous() for x in (a, b)]
-    _, states = import_module(SCAN).scan(step, torch.zeros_like(b[:, :, 0]), steps, dim=0)
-    return states.permute(1, 2, 0, 3)
+    _, kept = import_module(SCAN).scan(step, torch.zeros_like(b[:, :, 0]), steps, dim=0)
+    return kept.permute(1, 2, 0, 3) + b

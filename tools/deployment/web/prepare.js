@@ -1,0 +1,123 @@
+// From a picture to the input of a network: the steps of the config's test pipeline, as infer_onnx.py does them.
+// A placement says where the picture is in the input, x * scale - offset, and how much of it is shown; each is
+// a pair for x and y, in px. What is to the right and below is padding.
+
+import { UserError } from './errors.js';
+import { resize } from './resize.js';
+
+/** The nearest whole number, of two the even one, as Python and NumPy round. */
+export function roundEven(value) {
+  const low = Math.floor(value);
+  return value - low === 0.5 ? low + (low % 2) : Math.round(value);
+}
+
+/** `value` as a pair, if it is not one. */
+const pair = (value) => (Array.isArray(value) ? value : [value, value]);
+
+/** Width and height after the step Resize or ResizeEdge. */
+export function resizedSize(width, height, step) {
+  if (!['Resize', 'ResizeEdge'].includes(step.type) || step.scale == null) {
+    throw new UserError(
+      `The step ${JSON.stringify(step)} is not supported; it must be Resize or ResizeEdge with scale, or ` +
+      'CenterCrop without auto_pad. Export the network with such a test pipeline.'
+    );
+  }
+  if (step.type === 'ResizeEdge') {
+    const { scale, edge = 'short' } = step;
+    const setsWidth = edge === 'width' || (edge === 'short' && width < height) || (edge === 'long' && width > height);
+    if (setsWidth) return [scale, Math.max(Math.trunc((scale * height) / width), 1)];
+    return [Math.max(Math.trunc((scale * width) / height), 1), scale];
+  }
+  const scale = pair(step.scale);
+  if (!step.keep_ratio) return scale;
+  const factor = Math.min(
+    Math.max(...scale) / Math.max(width, height),
+    Math.min(...scale) / Math.min(width, height)
+  );
+  return [width, height].map((side) => Math.max(Math.trunc(side * factor + 0.5), 1));
+}
+
+function crop(pixels, [width, height]) {
+  const [left, top] = [pixels.width - width, pixels.height - height].map((rest) => Math.max(0, roundEven(rest / 2)));
+  const size = [Math.min(width, pixels.width), Math.min(height, pixels.height)];
+  const data = new Uint8Array(size[0] * size[1] * 3);
+  for (let y = 0; y < size[1]; y++) {
+    const start = ((top + y) * pixels.width + left) * 3;
+    data.set(pixels.data.subarray(start, start + size[0] * 3), y * size[0] * 3);
+  }
+  return { pixels: { data, width: size[0], height: size[1] }, start: [left, top] };
+}
+
+/** One step of a test pipeline on pixels and their placement. */
+function applyStep({ pixels, placement }, step) {
+  if (step.type === 'CenterCrop' && !step.auto_pad) {
+    const cropped = crop(pixels, pair(step.crop_size));
+    const offset = placement.offset.map((value, axis) => value + cropped.start[axis]);
+    const shown = [cropped.pixels.width, cropped.pixels.height];
+    return { pixels: cropped.pixels, placement: { ...placement, offset, shown } };
+  }
+  const size = resizedSize(pixels.width, pixels.height, step);
+  const factors = [size[0] / pixels.width, size[1] / pixels.height];
+  const [scale, offset] = [placement.scale, placement.offset].map((values) =>
+    values.map((value, axis) => value * factors[axis])
+  );
+  const resized = resize(pixels, ...size, step.backend, step.interpolation);
+  return { pixels: resized, placement: { ...placement, scale, offset, shown: size } };
+}
+
+/** Width and height of the network's input for an image of `width` by `height` px. */
+function paddedSize(about, name, width, height) {
+  if (!about.size) {
+    const divisor = Math.max(about.pad_divisor, 1);
+    return [width, height].map((side) => Math.ceil(side / divisor) * divisor);
+  }
+  const [fullHeight, fullWidth] = about.size;
+  if (height > fullHeight || width > fullWidth) {
+    throw new UserError(
+      `${name} takes images of ${fullHeight} x ${fullWidth} px (height x width), but the picture is ${height} x ` +
+      `${width} px after the test pipeline's resizing. Export the network with --dynamic or --size ${height} ` +
+      `${width}, or give it another picture.`
+    );
+  }
+  return [fullWidth, fullHeight];
+}
+
+/** float32 (1, 3, H, W), normalised; zeros are the padding. */
+function normalised(about, pixels, width, height) {
+  const input = new Float32Array(3 * width * height);
+  const { fround } = Math;
+  for (let channel = 0; channel < 3; channel++) {
+    const source = about.channels === 'BGR' ? 2 - channel : channel;
+    const mean = fround(about.mean[channel]), std = fround(about.std[channel]);
+    const values = Float32Array.from({ length: 256 }, (_, value) => fround(value - mean) / std);
+    for (let y = 0; y < pixels.height; y++) {
+      let target = (channel * height + y) * width;
+      for (let x = 0, place = y * pixels.width * 3 + source; x < pixels.width; x++, place += 3) {
+        input[target++] = values[pixels.data[place]];
+      }
+    }
+  }
+  return { type: 'float32', data: input, dims: [1, 3, height, width] };
+}
+
+/** uint8 (1, H, W, 3), RGB, for networks that normalise; the mean, nearest to zero, is the padding. */
+function asRead(about, pixels, width, height) {
+  const means = about.mean.map(roundEven);
+  if (about.channels === 'BGR') means.reverse();
+  const input = new Uint8Array(width * height * 3).map((_, place) => means[place % 3]);
+  for (let y = 0; y < pixels.height; y++) {
+    const row = pixels.data.subarray(y * pixels.width * 3, (y + 1) * pixels.width * 3);
+    input.set(row, y * width * 3);
+  }
+  return { type: 'uint8', data: input, dims: [1, height, width, 3] };
+}
+
+/** The network's input (type, data, dims) for `pixels`, a whole picture, and its placement. */
+export function prepare(about, name, pixels) {
+  const size = [pixels.width, pixels.height];
+  const start = { pixels, placement: { size, scale: [1, 1], offset: [0, 0], shown: size } };
+  const done = about.resize.reduce(applyStep, start);
+  const padded = paddedSize(about, name, done.pixels.width, done.pixels.height);
+  const make = about.preprocessed ? asRead : normalised;
+  return { input: make(about, done.pixels, ...padded), placement: done.placement };
+}

@@ -1,0 +1,169 @@
+"""Serve the browser demo on this machine: exported networks on pictures or the camera, inside the browser.
+
+    python tools/deployment/web/serve.py [MODEL.onnx ...]
+
+prints an address to open; a model given here can be opened by its own address. onnxruntime-web (14 MB) is
+fetched with npm at the first start, and then nothing comes from or goes to anywhere else. Only programs
+on this machine reach the server.
+"""
+
+import argparse
+import base64
+import functools
+import hashlib
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from urllib.parse import quote, unquote, urlsplit
+
+WEB = Path(__file__).resolve().parent
+PACKAGE, VERSION = 'onnxruntime-web', '1.30.0'
+SHA512 = 'q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=='
+ARCHIVE = f'{PACKAGE}-{VERSION}.tgz'
+ADDRESS = f'https://registry.npmjs.org/{PACKAGE}/-/{ARCHIVE}'
+FILES = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm')
+TYPES = {'.js': 'text/javascript', '.mjs': 'text/javascript', '.wasm': 'application/wasm'}
+# Of the page and its workers: nothing is loaded from elsewhere, and nothing can be sent there.
+POLICY = (
+    "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
+    "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+# Threads of WebAssembly share memory, which browsers allow to pages that nothing of others is in.
+HEADERS = {
+    'Content-Security-Policy': POLICY,
+    'Cross-Origin-Opener-Policy': 'same-origin',
+    'Cross-Origin-Embedder-Policy': 'require-corp',
+    'Cache-Control': 'no-cache',
+}
+
+
+class ServeError(RuntimeError):
+    """The page cannot be served; the message says why and what to do."""
+
+
+def is_fetched(folder):
+    """Whether ``folder`` has the runtime, in the version that the page was tested with."""
+    version = folder / 'version'
+    return version.is_file() and version.read_text() == VERSION and all((folder / f).is_file() for f in FILES)
+
+
+def download(folder):
+    """Let npm put the archive into ``folder``; its path.
+
+    Raises:
+        ServeError: If there is no npm, or it fails.
+    """
+    npm = shutil.which('npm')
+    by_hand = f'Download {ADDRESS}, put it into {WEB / "ort"}, and start again.'
+    if npm is None:
+        raise ServeError(f'{PACKAGE} {VERSION} is missing, and there is no npm to fetch it. {by_hand}')
+    command = [npm, 'pack', f'{PACKAGE}@{VERSION}', '--pack-destination', str(folder)]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    if result.returncode or not (folder / ARCHIVE).is_file():
+        raise ServeError(f'npm could not fetch {PACKAGE} {VERSION}:\n{result.stderr.strip()}\n{by_hand}')
+    return folder / ARCHIVE
+
+
+def unpack(archive, folder):
+    """Put the files of the runtime that the page loads into ``folder``.
+
+    Raises:
+        ServeError: If ``archive`` is not the one that was published.
+    """
+    digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
+    if digest != SHA512:
+        raise ServeError(f'{archive} is not {ADDRESS}: its SHA-512 is {digest}. Remove it, and start again.')
+    with tarfile.open(archive) as content:
+        for name in FILES:
+            (folder / name).write_bytes(content.extractfile(f'package/dist/{name}').read())
+    (folder / 'version').write_text(VERSION)  # last: a folder without it is incomplete
+
+
+def fetch(folder):
+    """Have the runtime in ``folder``: from an archive that lies there, or by npm."""
+    if is_fetched(folder):
+        return
+    folder.mkdir(exist_ok=True)
+    if (folder / ARCHIVE).is_file():
+        unpack(folder / ARCHIVE, folder)
+        return
+    print(f'fetching {PACKAGE} {VERSION} with npm, once')
+    with tempfile.TemporaryDirectory() as temporary:
+        unpack(download(Path(temporary)), folder)
+
+
+class Handler(SimpleHTTPRequestHandler):
+    """The page, and below ``models/`` the files in ``models`` (dict[str, Path]) by their names."""
+
+    def __init__(self, *args, models=None, **kwargs):
+        self.models = models or {}
+        super().__init__(*args, directory=str(WEB), **kwargs)
+
+    extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **TYPES}
+
+    def translate_path(self, path):
+        parts = unquote(urlsplit(path).path).split('/')
+        if len(parts) == 3 and parts[1] == 'models' and parts[2] in self.models:
+            return str(self.models[parts[2]])
+        return super().translate_path(path)
+
+    def end_headers(self):
+        for name, value in HEADERS.items():
+            self.send_header(name, value)
+        super().end_headers()
+
+    def log_request(self, code='-', size='-'):
+        """Say nothing about what works."""
+
+
+def make_server(models=(), port=0):
+    """A server of the page on this machine, at ``port`` or any that is free, for files of models."""
+    handler = functools.partial(Handler, models={path.name: path for path in models})
+    return ThreadingHTTPServer(('127.0.0.1', port), handler)
+
+
+def parse_args(argv):
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('models', type=Path, nargs='*', help='files of export_onnx.py, to open by address')
+    parser.add_argument('--port', type=int, default=8000, help='of the server (8000)')
+    parser.add_argument('--fetch', action='store_true', help=f'fetch {PACKAGE} and serve nothing')
+    args = parser.parse_args(argv)
+    for path in args.models:
+        if not path.is_file():
+            parser.error(f'there is no file {path}')
+    if len({path.name for path in args.models}) < len(args.models):
+        parser.error('two models have the same name; rename one')
+    return args
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    try:
+        fetch(WEB / 'ort')
+        if args.fetch:
+            print(f'{PACKAGE} {VERSION} is in {WEB / "ort"}')
+            return
+        server = make_server([path.resolve() for path in args.models], args.port)
+    except (ServeError, OSError) as error:
+        sys.exit(f'serve.py: error: {error}')
+    address = f'http://localhost:{server.server_port}/'
+    print(f'open {address} (Ctrl-C ends it)', flush=True)
+    for path in args.models:
+        print(f'  {path.name}: {address}?model=models/{quote(path.name)}', flush=True)
+    try:
+        server.serve_forever()
+    except KeyboardInterrupt:
+        print()
+    finally:
+        server.server_close()
+
+
+if __name__ == '__main__':
+    main()
