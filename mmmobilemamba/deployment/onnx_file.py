@@ -78,7 +78,21 @@ def to_onnx(graph, image, dynamic_sizes):
     proto = exported.model_proto
     # Sizes that PyTorch derives are not always those of ONNX Runtime, which would share memory by them.
     del proto.graph.value_info[:]
+    forget_origins(proto)
     return proto
+
+
+def forget_origins(proto):
+    """Drop what the exporter notes of every node: the code it is from, with paths of this machine."""
+    graphs = [proto.graph]
+    while graphs:
+        graph = graphs.pop()
+        for part in (graph, *graph.node, *graph.input, *graph.output, *graph.initializer):
+            del part.metadata_props[:]
+            part.doc_string = ''
+        graphs += [
+            attribute.g for node in graph.node for attribute in node.attribute if attribute.HasField('g')
+        ]
 
 
 def suppression(boxes, scores, iou_threshold, score_threshold):
@@ -153,13 +167,19 @@ def operators(proto):
     return counts
 
 
-def with_candidates(proto):
-    """A copy with further outputs: boxes, (N, B, 4), and scores, (N, 1, B), that go into each suppression."""
+def with_probes(proto):
+    """A copy with further outputs, which tell more than choices do.
+
+    These are boxes, (N, B, 4), and scores, (N, 1, B), that go into each suppression, and logits of a
+    segmentor that gives classes alone.
+    """
     probe = onnx.ModelProto()
     probe.CopyFrom(proto)
+    given = {output.name for output in probe.graph.output}
     for node in probe.graph.node:
-        if node.op_type == 'NonMaxSuppression':
-            for name in node.input[:2]:
+        count = {'NonMaxSuppression': 2, 'ArgMax': 1}.get(node.op_type, 0)
+        for name in node.input[:count]:
+            if name not in given:
                 probe.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
     return probe
 
@@ -172,6 +192,11 @@ def open_session(path, threads=None):
         options.intra_op_num_threads = threads
     source = str(path) if isinstance(path, Path) else path
     return onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
+
+
+def read_about(session):
+    """What a file says of itself (dict), see :func:`~.build.describe`; {} if nothing."""
+    return json.loads(session.get_modelmeta().custom_metadata_map.get('mmmobilemamba', '{}'))
 
 
 def run(session, image):

@@ -101,6 +101,7 @@ def test_errors(tmp_path):
     for name, about, message in (
         ('backbone', dict(task='backbone'), 'is no classifier, detector or segmentor of export_onnx.py'),
         ('raw', dict(task='detection', preprocessed=True), 'export it without --preprocess'),
+        ('classes', dict(task='segmentation', preprocessed=False), 'export it with --logits'),
     ):
         onnx_file.write(proto, tmp_path / f'{name}.onnx', about)
         with pytest.raises(ValueError, match=re.escape(message)):

@@ -13,7 +13,7 @@ pytest.importorskip('mmpretrain')
 
 from mmmobilemamba.deployment import build, onnx_file, proof  # noqa: E402
 
-from ..conftest import load_script, noise_for  # noqa: E402
+from ..conftest import ROOT, load_script, noise_for  # noqa: E402
 from .networks import checkpoint_of, config_of, graph_of  # noqa: E402
 
 tool = load_script('tools/deployment/export_onnx.py')
@@ -45,6 +45,8 @@ def test_fixed_size(classifier, tmp_path, capsys):
     assert logits.shape == (3, 10) and scores.shape == labels.shape == (3, 3)
     np.testing.assert_array_equal(labels, np.argsort(-logits, axis=1)[:, :3])
     assert {entry.domain for entry in onnx.load(out).opset_import} == {''}
+    assert str(ROOT).encode() not in out.read_bytes()  # nor anything else of the exporter's notes
+    assert not any(node.metadata_props or node.doc_string for node in onnx.load(out).graph.node)
 
 
 def test_dynamic_size_with_preprocessing(classifier, tmp_path):
@@ -80,7 +82,7 @@ def test_detector(tmp_path):
     _, graph, _ = graph_of('retinanet', tmp_path)
     proto = onnx_file.to_onnx(graph, noise_for((2, 3, 96, 96), 0), dynamic_sizes=False)
     assert onnx_file.operators(proto)['NonMaxSuppression'] == 1
-    session = onnx_file.open_session(onnx_file.with_candidates(proto).SerializeToString())
+    session = onnx_file.open_session(onnx_file.with_probes(proto).SerializeToString())
     image = noise_for((3, 3, 96, 96), 1)
     with torch.no_grad(), proof.Candidates() as candidates:
         expected = list(graph(image))

@@ -8,9 +8,10 @@
 A model is an arch, ``timm/NAME`` or the path of a config, with ``@SIDE`` or ``@HEIGHTxWIDTH``; or ``scan:``
 and an arch: the scans of its stages, alone. A variant of a model is ``baseline`` (what users have had so
 far), ``plain`` or ``deploy``, with parts added by +: a backend of the scan, ``channels_last``, ``compile``,
-``prepare`` (``prepare_for_cpu``), ``onnx`` (in ONNX Runtime). A variant of a scan is a backend. All variants
-of a model take turns in one process, and ratios are those of the medians to the first one's. Weights are
-random, which does not change the time.
+``prepare`` (``prepare_for_cpu``), ``onnx`` (in ONNX Runtime), ``onnx_fp16`` and ``onnx_int8``, and on GPUs
+``cuda_graph``. A variant of a scan is a backend, and ``cuda_graph``. All variants of a model take turns in
+one process, and ratios are those of the medians to the first one's. Weights are random, which does not
+change the time.
 """
 
 import argparse
@@ -23,11 +24,12 @@ from pathlib import Path
 
 import benchmark_models
 import torch
-from timing import describe_machine, measure
+from timing import capture, describe_machine, measure
 
 from mmmobilemamba.models.backbones.arch import ARCHS, stage_splits
 from mmmobilemamba.ops import check_backend, selective_scan
 
+CUDA_GRAPH = benchmark_models.CUDA_GRAPH
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16, float64=torch.float64)
 
 
@@ -54,12 +56,22 @@ def make_steps(name, size, batch, variants, args):
     if name.startswith('scan:'):
         arch, _, stage = name[len('scan:') :].partition(' stage ')
         inputs = scan_inputs(arch, int(stage), size, batch, args)
-        return {variant: partial(scan_step, variant, inputs, args.train) for variant in variants}
+        steps = {
+            variant: partial(scan_step, variant.split('+')[0], inputs, args.train) for variant in variants
+        }
+        return {variant: captured(variant, step) for variant, step in steps.items()}
     model = benchmark_models.build(name)
     image = torch.rand(batch, 3, *size, dtype=DTYPES[args.dtype], device=args.device)
     step = training_step if args.train else inference_step
     networks = {variant: benchmark_models.make_variant(model, variant, image) for variant in variants}
-    return {variant: partial(step, network, image) for variant, network in networks.items()}
+    return {
+        variant: captured(variant, partial(step, network, image)) for variant, network in networks.items()
+    }
+
+
+def captured(variant, step):
+    """A step as the variant says: as it is, or as a CUDA graph."""
+    return capture(step) if CUDA_GRAPH in variant.split('+') else step
 
 
 @torch.inference_mode()
@@ -171,6 +183,7 @@ def parse_args(argv):
     parser.add_argument('--threads', nargs='+', type=int, default=[torch.get_num_threads()])
     parser.add_argument('--dtype', choices=DTYPES, default='float32')
     parser.add_argument('--device', default='cpu')
+    parser.add_argument('--tf32', action='store_true', help='let GPUs multiply float32 in TF32')
     parser.add_argument('--train', action='store_true', help='forward and backward, in training mode')
     parser.add_argument('--memory', action='store_true', help='also measure the peak memory of a step')
     parser.add_argument('--seconds', type=float, default=2.0, help='to spend on each timing (default: 2)')
@@ -189,21 +202,28 @@ def check_variants(args):
     Raises:
         ValueError: If one has not.
     """
+    on_gpu = torch.device(args.device).type == 'cuda'
     for (name, _, _), variant in itertools.product(args.models, args.variants):
+        if CUDA_GRAPH in variant.split('+') and not on_gpu:
+            raise ValueError(f'{variant} needs a GPU, such as --device cuda')
         if name.startswith('scan:'):
             if name[len('scan:') :] not in ARCHS:
                 raise ValueError(f'{name} is not scan: and one of {sorted(ARCHS)}')
-            check_backend(variant)
+            backend, *rest = variant.split('+')
+            check_backend(backend)
+            if rest not in ([], [CUDA_GRAPH]):
+                raise ValueError(f'{variant} is not a backend of the scan, or one and +{CUDA_GRAPH}')
             continue
         form, backend, options = benchmark_models.parse_variant(variant)
         if name not in ARCHS and (form == 'baseline' or (backend and name.startswith('timm/'))):
             raise ValueError(f'{variant} is for MobileMamba; {name} has no such variant')
-        if args.train and (form == 'deploy' or {'prepare', 'onnx'} & set(options)):
+        if args.train and (form == 'deploy' or {'prepare', *benchmark_models.ONNX} & set(options)):
             raise ValueError(f'{variant} is for inference, and not to be had with --train')
 
 
 def main(argv=None):
     args = parse_args(argv)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
     machine = describe_machine(args.device)
     print(', '.join(f'{key} {value}' for key, value in machine.items()))
     head = ['model', 'size', 'batch', 'threads', 'variant', 'ms', 'quartiles', 'ratio']

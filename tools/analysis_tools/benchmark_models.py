@@ -18,7 +18,9 @@ from mmmobilemamba.ops import check_backend
 from mmmobilemamba.ops.haar import pad_to_even
 
 FORMS = ('baseline', 'plain', 'deploy')
-OPTIONS = ('channels_last', 'compile', 'prepare', 'onnx')
+ONNX = ('onnx', 'onnx_fp16', 'onnx_int8')
+CUDA_GRAPH = 'cuda_graph'  # benchmark.py captures what is timed
+OPTIONS = ('channels_last', 'compile', 'prepare', *ONNX, CUDA_GRAPH)
 
 
 class Baseline(nn.Module):
@@ -55,7 +57,7 @@ class BaselineWTEMamba(nn.Module):
         conv = source.wavelet_conv
         self.conv = partial(F.conv2d, weight=conv.weight, padding=conv.padding, groups=conv.groups)
         signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
-        haar = 0.5 * torch.tensor(signs, dtype=conv.weight.dtype)[:, None]
+        haar = 0.5 * conv.weight.new_tensor(signs)[:, None]
         self.register_buffer('haar', haar.repeat(len(conv.weight) // 4, 1, 1, 1))
 
     def forward(self, x):
@@ -135,8 +137,8 @@ def make_variant(model, text, image):
         model = model.to(memory_format=torch.channels_last)
     if 'prepare' in options:
         model = prepare_for_cpu(model, image)
-    if 'onnx' in options:
-        model = OnnxNetwork(model, image)
+    for option in set(ONNX).intersection(options):
+        model = OnnxNetwork(model, image, option)
     return torch.compile(model) if 'compile' in options else model
 
 
@@ -145,17 +147,22 @@ class OnnxNetwork(nn.Module):
 
     Args:
         model (nn.Module): Changed, if it is MobileMamba: its scans take the form for export.
-        image (Tensor): Of that size, (N, 3, H, W).
+        image (Tensor): Of that size, (N, 3, H, W); 8 bits are calibrated on it.
+        kind (str): One of ``ONNX``, see :mod:`mmmobilemamba.deployment.precision`.
     """
 
-    def __init__(self, model, image):
+    def __init__(self, model, image, kind='onnx'):
         super().__init__()
-        from mmmobilemamba.deployment import onnx_file  # only needed for this variant
+        from mmmobilemamba.deployment import onnx_file, precision  # only needed for these variants
 
         for module in model.modules():
             if hasattr(module, 'backend'):
                 module.backend = 'export'
         proto = onnx_file.to_onnx(model, image[:1].repeat(2, 1, 1, 1), dynamic_sizes=False)
+        if kind == 'onnx_fp16':
+            proto = precision.to_float16(proto)
+        if kind == 'onnx_int8':
+            proto = precision.to_int8(proto, [image.numpy()])
         self.session = onnx_file.open_session(proto.SerializeToString(), torch.get_num_threads())
 
     def forward(self, image):

@@ -10,7 +10,6 @@ free sizes.
 
 import argparse
 import copy
-import json
 import sys
 from pathlib import Path
 
@@ -29,7 +28,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 
-from mmmobilemamba.deployment.onnx_file import open_session
+from mmmobilemamba.deployment import onnx_file
 
 
 @MODELS.register_module(force=True)  # which a config names
@@ -47,13 +46,17 @@ class OnnxModel(BaseModel):
 
     def __init__(self, path, data_preprocessor, threads=None):
         super().__init__(data_preprocessor)
-        self.session = open_session(Path(path), threads)
-        text = self.session.get_modelmeta().custom_metadata_map.get('mmmobilemamba')
-        self.about = json.loads(text) if text else {}
+        self.session = onnx_file.open_session(Path(path), threads)
+        self.about = onnx_file.read_about(self.session)
         if self.about.get('task') not in PREDICT:
             raise ValueError(f'{path} is no classifier, detector or segmentor of export_onnx.py.')
         if self.about['preprocessed']:
             raise ValueError(f'{path} normalises inside: export it without --preprocess to evaluate it.')
+        if self.about['task'] == 'segmentation' and len(self.session.get_outputs()) == 1:
+            raise ValueError(
+                f'{path} gives classes alone, which are resized by the nearest pixel and so score less than '
+                f'PyTorch: export it with --logits to evaluate it.'
+            )
 
     def forward(self, inputs, data_samples=None, mode='predict'):
         """(N, 3, H, W) and samples -> the samples, with predictions in the size of their pictures."""
@@ -105,17 +108,12 @@ def paste(masks, boxes, shape):
     return _do_paste_mask(masks[:, None], boxes, *shape[:2], skip_empty=False)[0] >= 0.5
 
 
-def predict_pixels(sample, found, inputs):
-    """Of a segmentor: classes of the picture before it was resized, from logits if there are some."""
+def predict_pixels(sample, found, _):
+    """Of a segmentor: classes of the picture before it was resized, from the logits."""
     height, width = sample.img_shape[:2]
-    shape = tuple(sample.ori_shape[:2])
-    if 'logits' in found:
-        logits = found['logits'][None, :, :height, :width]
-        classes = F.interpolate(logits, shape, mode='bilinear', align_corners=False).argmax(1)
-    else:
-        classes = found['classes'][None, None, :height, :width].float()
-        classes = F.interpolate(classes, shape, mode='nearest')[0].long()
-    sample.pred_sem_seg = PixelData(data=classes)
+    logits = found['logits'][None, :, :height, :width]
+    logits = F.interpolate(logits, sample.ori_shape[:2], mode='bilinear', align_corners=False)
+    sample.pred_sem_seg = PixelData(data=logits.argmax(1))
 
 
 PREDICT = dict(classification=predict_class, detection=predict_boxes, segmentation=predict_pixels)
@@ -149,13 +147,16 @@ def main(argv=None):
     preprocessor = config.get('data_preprocessor') or config.model.get('data_preprocessor')
     preprocessor = {'type': 'ClsDataPreprocessor', **preprocessor}  # which mmpretrain takes unless told
     model = dict(type='OnnxModel', path=str(args.model), data_preprocessor=preprocessor)
+    precision = onnx_file.read_about(onnx_file.open_session(args.model)).get('precision', 'float32')
+    engine = 'ONNX Runtime' if precision == 'float32' else f'ONNX Runtime, {precision}'
     try:
-        rows = {'ONNX Runtime': evaluate(config, args.work_dir, model=model)}
+        rows = {engine: evaluate(config, args.work_dir, model=model)}
     except ValueError as error:
         sys.exit(f'{args.model} was not evaluated. {error}')
+    names = list(rows[engine])
     if args.checkpoint:
         rows['PyTorch'] = evaluate(config, args.work_dir, checkpoint=args.checkpoint)
-    print(f'\n| engine | {" | ".join(rows["ONNX Runtime"])} |\n{"|---" * (1 + len(rows["ONNX Runtime"]))}|')
+    print(f'\n| engine | {" | ".join(names)} |\n{"|---" * (1 + len(names))}|')
     for engine, scores in rows.items():
         print(f'| {engine} | {" | ".join(f"{value:.4f}" for value in scores.values())} |')
 

@@ -8,6 +8,9 @@ are suppressed inside), segmentors (the class of each pixel) and, with ``--backb
 The batch is free, and with ``--dynamic`` the size, too. The file is run in ONNX Runtime and compared with
 PyTorch for several images, and only if they agree to 1e-4 does it take the place of OUT. A name that ends
 in .pt2 asks for a program of torch.export instead, which needs mmmobilemamba for detectors.
+
+``--fp16`` and ``--int8 FOLDER`` make a file of float16, or with convolutions in 8 bits, of the proven one in
+float32, and print what that loses and how fast both are.
 """
 
 import argparse
@@ -17,7 +20,7 @@ import time
 from pathlib import Path
 
 try:
-    import onnx  # noqa: F401
+    import onnx
     import onnxruntime  # noqa: F401
     import onnxscript  # noqa: F401
 except ImportError as missing:
@@ -28,8 +31,12 @@ except ImportError as missing:
 import torch
 from mmengine.config import DictAction
 
-from mmmobilemamba.deployment import build, onnx_file, proof
+from mmmobilemamba.deployment import build, calibration, onnx_file, precision, proof, report
 from mmmobilemamba.models.checkpoint import CheckpointError
+
+FLOAT16_TOLERANCE = 1e-2  # see report.Difference
+IMAGES = 128  # of a folder, for the calibration
+LEAST_AGREEMENT = 0.95  # of 8 bits with float32 on the images of the calibration, before there is a warning
 
 
 def parse_args(argv):
@@ -54,10 +61,26 @@ def parse_args(argv):
     parser.add_argument(
         '--preprocess', action='store_true', help='normalise inside: images are uint8, RGB, (N, H, W, 3)'
     )
+    parser.add_argument('--fp16', action='store_true', help='float16, with float32 at inputs and outputs')
+    parser.add_argument(
+        '--int8',
+        type=Path,
+        metavar='FOLDER',
+        help='convolutions in 8 bits, calibrated on images of this folder and of those in it',
+    )
+    parser.add_argument(
+        '--calibration-images', type=int, metavar='N', help=f'how many of them (default: {IMAGES})'
+    )
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config'
     )
     args = parser.parse_args(argv)
+    check_args(parser, args)
+    return args
+
+
+def check_args(parser, args):
+    """Leave with a message if the arguments cannot be."""
     if args.out.suffix not in ('.onnx', '.pt2'):
         parser.error(f'OUT must end in .onnx or .pt2, not {args.out.name}')
     if not args.out.parent.is_dir():
@@ -66,7 +89,14 @@ def parse_args(argv):
         parser.error('--size takes one or two numbers')
     if args.topk < 1:
         parser.error('--topk must be 1 or more')
-    return args
+    if args.fp16 and args.int8:
+        parser.error('--fp16 and --int8 are two files: run the tool for each')
+    if (args.fp16 or args.int8) and args.out.suffix == '.pt2':
+        parser.error('--fp16 and --int8 are for files of ONNX: OUT must end in .onnx')
+    if args.calibration_images is not None and not args.int8:
+        parser.error('--calibration-images goes with --int8 FOLDER')
+    if args.calibration_images is not None and args.calibration_images < 1:
+        parser.error('--calibration-images must be 1 or more')
 
 
 def prepare(args):
@@ -82,7 +112,7 @@ def prepare(args):
     task = build.task_of(model)
     about = build.describe(config, task)
     size = build.input_size(about, args.size)
-    about.update(size=None if args.dynamic else size, preprocessed=args.preprocess)
+    about.update(size=None if args.dynamic else size, preprocessed=args.preprocess, precision='float32')
     graph = build.make_graph(model, task, args.topk, args.logits)
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     if args.preprocess:
@@ -91,15 +121,20 @@ def prepare(args):
 
 
 def compare(graph, run, about, size):
-    """Print how far PyTorch and ``run`` are apart for several images; the largest error."""
+    """Print how far PyTorch and ``run`` are apart for several images; the largest error.
+
+    Of a segmentor, the logits are compared, too, where ``run`` gives them: classes say little.
+    """
     worst = 0.0
+    if about['task'] == 'segmentation':
+        onnx_file.graph_of(graph).with_logits = True
     images = proof.test_images(size, about['size'] is None, about['preprocessed'])
     for name, image in images:
         with torch.no_grad(), proof.Candidates() as candidates:
             expected = list(graph(image))
         found = run(image)
-        count = len(expected)
-        error = proof.largest_error(about['task'], expected, found[:count])
+        count = min(len(expected), len(found))
+        error = proof.largest_error(about['task'], expected[:count], found[:count])
         if len(found) > count:
             error = max(error, proof.candidates_error(candidates.found, found[count:]))
         print(f'  {name}, {"x".join(map(str, image.shape))}: {error:.1e}')
@@ -127,8 +162,9 @@ def make_onnx(graph, about, image, path):
     print(f'{sum(counts.values())} nodes: {", ".join(f"{n} {name}" for name, n in counts.most_common())}')
     onnx_file.write(proto, path, about)
     session = onnx_file.open_session(path)
-    if 'NonMaxSuppression' in counts:
-        session = onnx_file.open_session(onnx_file.with_candidates(proto).SerializeToString())
+    probed = onnx_file.with_probes(proto)
+    if len(probed.graph.output) > len(proto.graph.output):
+        session = onnx_file.open_session(probed.SerializeToString())
 
     def run(image):
         outputs = [torch.from_numpy(x) for x in onnx_file.run(session, image)]
@@ -137,28 +173,123 @@ def make_onnx(graph, about, image, path):
     return run
 
 
+def find_images(args):
+    """Images (list[Path]) for the calibration, of which those that cannot be read are named; [] without one.
+
+    Raises:
+        DeploymentError: If there is none.
+    """
+    if not args.int8:
+        return []
+    from infer_onnx import SUFFIXES  # which lies beside this file, and needs more packages
+
+    paths, broken = calibration.find_images(args.int8, SUFFIXES, args.calibration_images or IMAGES)
+    for path in broken:
+        print(f'{path} was skipped. It cannot be read.', file=sys.stderr)
+    return paths
+
+
+def prepare_images(path, args, paths):
+    """Images as batches for the file at ``path``, prepared as infer_onnx.py does it (calibration.Images).
+
+    Raises:
+        DeploymentError: If none is of a size that the file takes.
+    """
+    from infer_onnx import Network, NetworkError  # see above
+
+    network, usable = Network(path, threads=1), []
+
+    def prepare(picture):
+        return network.prepare(picture)[0]
+
+    for image in paths:
+        try:
+            next(iter(calibration.Images([image], prepare)))
+            usable.append(image)
+        except NetworkError as error:
+            print(f'{image} was skipped. {error}', file=sys.stderr)
+    if paths and not usable:
+        raise build.DeploymentError(f'None of the images of {args.int8} can be used, see above.')
+    return calibration.Images(usable, prepare)
+
+
+def lower_precision(path, about, size, args, paths):
+    """Put a file of float16 or int8 in place of the one at ``path``, and print what that loses and gains.
+
+    Raises:
+        DeploymentError: If it loses too much, or no image can be used for the calibration.
+    """
+    full = onnx.load(str(path))
+    proofs = proof.test_images(size, about['size'] is None, about['preprocessed'], extreme=False)
+    sets = {'images of the proof': [image.numpy() for _, image in proofs]}
+    if args.int8:
+        images = prepare_images(path, args, paths)
+        sets[f'{len(images)} images of {args.int8}'] = images
+        kind, reduced = 'int8', precision.to_int8(full, images)
+    else:
+        kind, reduced = 'float16', precision.to_float16(full)
+    print(f'{kind} against float32, both in ONNX Runtime:')
+    pair = report.Pair(about['task'], full, reduced)
+    for name, batches in sets.items():
+        difference = pair.difference(batches)
+        print(f'  {name}: {difference}')
+        check_difference(difference, kind)
+    before, after = pair.milliseconds(next(iter(batches)))
+    sizes = ' -> '.join(f'{proto.ByteSize() / 2**20:.1f} MiB' for proto in (full, reduced))
+    print(f'  {sizes}; 1 thread, batch 1: {before:.2f} -> {after:.2f} ms, ratio {before / after:.2f}')
+    if kind == 'int8' and difference.agreement < LEAST_AGREEMENT:
+        print(
+            f'warning: in 8 bits {1 - difference.agreement:.1%} of the {difference.choices} are other ones. '
+            f'Score the file with evaluate_onnx.py before it is used.',
+            file=sys.stderr,
+        )
+    onnx_file.remove(path)
+    onnx_file.write(reduced, path, dict(about, precision=kind))
+
+
+def check_difference(difference, kind):
+    """Refuse a file that gives no numbers, or one of float16 that is too far from float32.
+
+    Raises:
+        DeploymentError: If it is so.
+    """
+    if difference.error == float('inf'):
+        raise build.DeploymentError(f'What it gives in {kind} is not finite, or of another shape.')
+    if kind == 'float16' and not difference.error <= FLOAT16_TOLERANCE:
+        raise build.DeploymentError(
+            f'In float16 it would differ from float32 by {difference.error:.1e}, and at most '
+            f'{FLOAT16_TOLERANCE:.0e} is allowed.'
+        )
+
+
 def main(argv=None):
     args = parse_args(argv)
     start = time.perf_counter()
     try:
+        paths = find_images(args)
         graph, about, image = prepare(args)
     except (CheckpointError, build.DeploymentError, OSError, RuntimeError) as error:
         sys.exit(f'{args.checkpoint} was not exported. {error}')
-    size = image.shape[1:3] if args.preprocess else image.shape[2:]
+    size = tuple(image.shape[1:3] if args.preprocess else image.shape[2:])
     partial = args.out.with_name(f'.{args.out.stem}.part{args.out.suffix}')
     make = make_program if args.out.suffix == '.pt2' else make_onnx
     try:
         run = make(graph, about, image, partial)
         seconds = time.perf_counter() - start
         print(f'exported in {seconds:.0f} s; largest difference to PyTorch, relative:')
-        error = compare(graph, run, about, tuple(size))
+        error = compare(graph, run, about, size)
         if not error <= proof.TOLERANCE:
             sys.exit(f'{args.out} was not written: it would differ from PyTorch by {error:.1e}.')
+        if args.fp16 or args.int8:
+            lower_precision(partial, about, size, args, paths)
         onnx_file.move(partial, args.out)
+    except build.DeploymentError as failure:
+        sys.exit(f'{args.out} was not written. {failure}')
     finally:
         onnx_file.remove(partial)
     size = args.out.stat().st_size / 2**20
-    print(f'{args.out}: {about["task"]}, {size:.1f} MiB, within {error:.1e} of PyTorch')
+    source = ', made of one in float32' if args.fp16 or args.int8 else ''
+    print(f'{args.out}: {about["task"]}, {size:.1f} MiB{source}, within {error:.1e} of PyTorch')
 
 
 if __name__ == '__main__':

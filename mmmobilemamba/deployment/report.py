@@ -1,0 +1,127 @@
+"""What a file of lower precision loses against the one in float32, and how fast both are."""
+
+import statistics
+import time
+from typing import NamedTuple
+
+import torch
+from torchvision.ops import box_iou
+
+from . import onnx_file
+
+CHOICES = dict(classification='best classes', detection='objects', segmentation='pixels')
+CLEAR_SCORE = 0.3  # of an object that a user would be shown
+SAME_SCORE, SAME_PLACE = 0.1, 0.5  # an object is the same one if the score is as near, and the IoU above
+BLOCK = 5  # calls in a row, after one that is not counted and brings the data back into the caches
+
+
+class Difference(NamedTuple):
+    """How far outputs are from those in float32.
+
+    Attributes:
+        error (float): Largest difference: of logits and maps relative to the largest value; of a detector's
+            scores before suppression as they are; of a segmentor without logits the share of pixels that
+            differ. Infinite if an output is not finite, or its shape another.
+        same (int): How many choices are the same, see :data:`CHOICES`.
+        count (int): Of how many.
+        choices (str): What they are.
+    """
+
+    error: float = 0.0
+    same: int = 0
+    count: int = 0
+    choices: str = 'choices'
+
+    def __str__(self):
+        same = f', {self.agreement:.2%} of {self.count} {self.choices} the same' if self.count else ''
+        return f'error {self.error:.1e}{same}'
+
+    def __add__(self, other):
+        error = max(self.error, other.error)
+        return self._replace(error=error, same=self.same + other.same, count=self.count + other.count)
+
+    @property
+    def agreement(self):
+        """Share of the choices that are the same (float); 1 if there was none to make."""
+        return self.same / self.count if self.count else 1.0
+
+
+class Pair:
+    """A file in float32 and one made from it, which run side by side on one thread.
+
+    Args:
+        task (str): One of :data:`~.build.TASKS`.
+        expected, found (onnx.ModelProto): The file in float32, and the other.
+    """
+
+    def __init__(self, task, expected, found):
+        self.task = task
+        probes = [onnx_file.with_probes(proto).SerializeToString() for proto in (expected, found)]
+        self.sessions = [onnx_file.open_session(probe, threads=1) for probe in probes]
+        self.count = len(expected.graph.output)
+
+    def difference(self, batches):
+        """The :class:`Difference` over some batches, (N, 3, H, W) or (N, H, W, 3)."""
+        total = Difference(choices=CHOICES.get(self.task, ''))
+        for batch in batches:
+            expected, found = (
+                [torch.from_numpy(value) for value in session.run(None, {'image': batch})]
+                for session in self.sessions
+            )
+            total += self.compare(expected, found)
+        return total
+
+    def compare(self, expected, found):
+        """The :class:`Difference` of one batch, from all outputs (list[Tensor])."""
+        if not all(value.isfinite().all() for value in found):
+            return Difference(float('inf'))
+        if self.task == 'backbone':
+            return Difference(max(map(relative, expected, found)))
+        if self.task == 'classification':
+            same = expected[0].argmax(1) == found[0].argmax(1)
+            return Difference(relative(expected[0], found[0]), int(same.sum()), same.numel())
+        if self.task == 'segmentation':
+            same = expected[0] == found[0]
+            error = relative(expected[1], found[1]) if len(found) > 1 else 1 - same.double().mean().item()
+            return Difference(error, int(same.sum()), same.numel())
+        scores = self.count + 1  # behind the outputs, and the boxes of the first suppression
+        ranked = [values[scores].flatten(1).sort().values for values in (expected, found)]
+        pairs = zip(zip(*expected[:3]), zip(*found[:3]))
+        return sum(
+            (objects(*image, *other) for image, other in pairs), Difference(relative(*ranked, scale=1.0))
+        )
+
+    def milliseconds(self, batch, seconds=1.0):
+        """Median times of both (two float), which take turns.
+
+        Args:
+            batch (ndarray): What they run.
+            seconds (float): To spend on each; at least ten calls are timed.
+        """
+        durations = [[], []]
+        start = time.perf_counter()
+        while len(durations[0]) < 2 * BLOCK or time.perf_counter() - start < 2 * seconds:
+            for session, taken in zip(self.sessions, durations):
+                session.run(None, {'image': batch})
+                for _ in range(BLOCK):
+                    before = time.perf_counter()
+                    session.run(None, {'image': batch})
+                    taken.append(time.perf_counter() - before)
+        return [1e3 * statistics.median(taken) for taken in durations]
+
+
+def relative(expected, found, scale=None):
+    """Largest difference over the largest value, or over a ``scale`` (float); infinite if shapes differ."""
+    if expected.shape != found.shape:
+        return float('inf')
+    largest = scale or expected.abs().max().clamp(min=1e-12)
+    return float((expected - found).abs().max() / largest)
+
+
+def objects(boxes, scores, labels, other_boxes, other_scores, other_labels):
+    """The :class:`Difference` in what a detector finds in an image: boxes (K, 4), scores and labels (K,)."""
+    clear = scores >= CLEAR_SCORE
+    same = box_iou(boxes[clear], other_boxes) > SAME_PLACE
+    same &= labels[clear, None] == other_labels
+    same &= (scores[clear, None] - other_scores).abs() < SAME_SCORE
+    return Difference(0.0, int(same.any(1).sum()), int(clear.sum()))

@@ -1,0 +1,387 @@
+"""Files of float16 and int8: what they hold, how near they are to float32, and errors."""
+
+import re
+from collections import Counter
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+onnx = pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+pytest.importorskip('mmpretrain')
+
+from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
+
+from mmmobilemamba import MobileMamba  # noqa: E402
+from mmmobilemamba.deployment import build, calibration, onnx_file, precision, report  # noqa: E402
+from mmmobilemamba.deployment.graphs import BackboneGraph  # noqa: E402
+
+from ..conftest import ROOT, load_script, noise_for  # noqa: E402
+from ..test_models.test_deploy import SMALL  # noqa: E402
+from .networks import checkpoint_of, config_of, graph_of  # noqa: E402
+
+tool = load_script('tools/deployment/export_onnx.py')
+
+
+@pytest.fixture(scope='module', autouse=True)
+def _scripts():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(ROOT / 'tools/deployment')
+        yield
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+    """Config and checkpoint of a classifier."""
+    folder = tmp_path_factory.mktemp('classifier')
+    config = folder / 'config.py'
+    config_of('classifier').dump(config)
+    return str(config), str(checkpoint_of('classifier', folder))
+
+
+@pytest.fixture(scope='module')
+def exported(classifier):
+    """The classifier as a file in float32."""
+    graph, _, image = tool.prepare(tool.parse_args([*classifier, 'out.onnx']))
+    return onnx_file.to_onnx(graph, image, False)
+
+
+def once_exported(proto, monkeypatch):
+    """Take ``proto`` for what the tool exports, which takes seconds."""
+
+    def to_onnx(graph, image, dynamic_sizes):
+        copy = onnx.ModelProto()
+        copy.CopyFrom(proto)
+        return copy
+
+    monkeypatch.setattr(onnx_file, 'to_onnx', to_onnx)
+
+
+@pytest.fixture(scope='module')
+def images():
+    """Eight of noise, as batches of one."""
+    return [noise_for((1, 3, 64, 64), salt).numpy() for salt in range(8)]
+
+
+@pytest.fixture(scope='module')
+def backbone(images):
+    """A backbone in float32, whose norms know the images, so that its maps depend on these."""
+    torch.manual_seed(0)
+    model = MobileMamba(SMALL, out_indices=(0, 1, 2))
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.momentum = None
+    with torch.no_grad():
+        model.train()(torch.from_numpy(np.concatenate(images)))
+    model.eval().switch_to_deploy()
+    for module in model.modules():
+        if hasattr(module, 'backend'):
+            module.backend = 'export'
+    return onnx_file.to_onnx(BackboneGraph(model), noise_for((2, 3, 64, 64), 0), False)
+
+
+def errors(proto, other, images):
+    """Of each map of two files: the norm of their difference over that of what differs between images."""
+    first, second = (
+        zip(*(session.run(None, {'image': image}) for image in images))
+        for session in (onnx_file.open_session(x.SerializeToString()) for x in (proto, other))
+    )
+    maps = [(np.stack(a), np.stack(b)) for a, b in zip(first, second)]
+    return [np.linalg.norm(a - b) / np.linalg.norm(a - a.mean(0)) for a, b in maps]
+
+
+@pytest.fixture(scope='module')
+def pictures(tmp_path_factory):
+    """A folder with one for each of two classes, of many colours."""
+    folder = tmp_path_factory.mktemp('pictures')
+    for index in range(12):
+        pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        path = folder / f'class{index // 6}' / f'{index}.png'
+        path.parent.mkdir(exist_ok=True)
+        Image.fromarray(pixels).resize((64, 64), Image.Resampling.BICUBIC).save(path)
+    return folder
+
+
+def types_of(proto):
+    """How often each type occurs among the constants of a graph, and how many values there are of each."""
+    counts, sizes = Counter(), Counter()
+    for constant in proto.graph.initializer:
+        name = onnx.TensorProto.DataType.Name(constant.data_type)
+        counts[name] += 1
+        sizes[name] += int(np.prod(constant.dims))
+    return counts, sizes
+
+
+def write_identity(path, about):
+    """A file that does nothing."""
+    node = onnx.helper.make_node('Identity', ['image'], ['logits'])
+    values = [onnx.helper.make_tensor_value_info(name, 1, None) for name in ('image', 'logits')]
+    graph = onnx.helper.make_graph([node], 'graph', values[:1], values[1:])
+    opset = [onnx.helper.make_opsetid('', onnx_file.OPSET)]
+    onnx_file.write(onnx.helper.make_model(graph, opset_imports=opset, ir_version=10), path, about)
+
+
+def metadata(path):
+    return onnx_file.read_about(onnx_file.open_session(path))
+
+
+def test_float16(classifier, exported, tmp_path, monkeypatch, capsys):
+    """Weights are float16, what is around the scan is float32, and so are inputs and outputs."""
+    once_exported(exported, monkeypatch)
+    out = tmp_path / 'network.onnx'
+    tool.main([*classifier, str(out), '--fp16'])
+    assert [path.name for path in tmp_path.iterdir()] == ['network.onnx']
+    text = capsys.readouterr().out
+    assert re.search(r'images of the proof: error \d\.\de-0[345], \S+% of \d best classes the same', text)
+    assert re.search(r'MiB -> .* MiB; 1 thread, batch 1: \S+ -> \S+ ms, ratio \d', text)
+    assert metadata(out)['precision'] == 'float16'
+    found = onnx.load(out)
+    onnx.checker.check_model(found)
+    assert {entry.domain for entry in found.opset_import} == {''}
+    _, sizes = types_of(found)
+    assert sizes['FLOAT16'] > 5 * sizes['FLOAT'] > 0
+    weights = {x.name: x.data_type for x in found.graph.initializer}
+    for node in found.graph.node:
+        if node.op_type == 'Conv':
+            assert weights[node.input[1]] == onnx.TensorProto.FLOAT16
+        if node.op_type == 'MatMul':  # what the scan is computed from
+            assert weights[node.input[1]] == onnx.TensorProto.FLOAT
+    # Two casts for each scan, before and behind, and those at the ends.
+    counts = onnx_file.operators(found)
+    assert counts['Scan'] == 4 and counts['Cast'] <= 2 * counts['Scan'] + 4
+    types = {value.type.tensor_type.elem_type for value in [*found.graph.input, *found.graph.output]}
+    assert types == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
+
+
+def test_int8(classifier, exported, pictures, tmp_path, monkeypatch, capsys):
+    """Weights of convolutions are 8 bits, by channel; what is around the scan is float32."""
+    once_exported(exported, monkeypatch)
+    out = tmp_path / 'network.onnx'
+    tool.main([*classifier, str(out), '--int8', str(pictures), '--calibration-images', '8'])
+    assert [path.name for path in tmp_path.iterdir()] == ['network.onnx']
+    text = capsys.readouterr().out
+    assert re.search(rf'8 images of {pictures}: error \d\.\de-0[2-4], \S+% of 8 best classes the same', text)
+    assert re.search(r'MiB -> .* MiB; 1 thread, batch 1: \S+ -> \S+ ms, ratio \d', text)
+    assert metadata(out)['precision'] == 'int8'
+    found = onnx.load(out)
+    onnx.checker.check_model(found)
+    assert {entry.domain for entry in found.opset_import} == {''}
+    assert next(entry.version for entry in found.opset_import) == 18
+    weights = {x.name: x for x in found.graph.initializer}
+    makers = {name: node for node in found.graph.node for name in node.output}
+    slow = precision.faster_in_float32(found.graph)
+    assert len(slow) == 1 + 2 * 4  # the stem's first, and two of each wavelet's branch
+    convolutions = [node for node in found.graph.node if node.op_type == 'Conv' and node.name not in slow]
+    for node in convolutions:
+        weight, scale = makers[node.input[1]].input[:2]
+        assert makers[node.input[1]].op_type == makers[node.input[0]].op_type == 'DequantizeLinear'
+        assert weights[weight].data_type == onnx.TensorProto.INT8
+        assert list(weights[scale].dims) == weights[weight].dims[:1]
+    counts = onnx_file.operators(found)
+    assert len(convolutions) == 69 and counts['Conv'] == 78 and counts['Scan'] == 4
+    around_scan = [node for node in found.graph.node if node.op_type in ('MatMul', 'LayerNormalization')]
+    assert all(weights[node.input[1]].data_type == onnx.TensorProto.FLOAT for node in around_scan)
+    _, sizes = types_of(found)
+    assert sizes['INT8'] > 2 * sizes['FLOAT']
+
+
+def test_near_to_float32(backbone, images):
+    """The maps of three stages: float16 to a hundredth or two of what they say of an image, int8 roughly."""
+    found = errors(backbone, precision.to_float16(backbone), images)
+    assert all(1e-4 < error < bound for error, bound in zip(found, (0.003, 0.006, 0.02)))
+    found = errors(backbone, precision.to_int8(backbone, images), images)
+    assert all(1e-2 < error < bound for error, bound in zip(found, (0.08, 0.2, 0.5)))
+
+
+def test_calibrated_on_the_images(backbone, images):
+    """With others, the ranges are theirs."""
+    dark = precision.to_int8(backbone, [0.01 * image for image in images])
+    assert min(errors(backbone, dark, images)) > 1
+    name = next(node.output[0] for node in backbone.graph.node if node.op_type == 'Relu')
+    probe = onnx.ModelProto()
+    probe.CopyFrom(backbone)
+    probe.graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
+    session = onnx_file.open_session(probe.SerializeToString())
+    largest = max(session.run([name], {'image': np.float32(0.01) * image})[0].max() for image in images)
+    scale = next(onnx.numpy_helper.to_array(x) for x in dark.graph.initializer if x.name == f'{name}_scale')
+    assert scale == pytest.approx(largest / 255, rel=1e-4)
+
+
+def test_float16_that_overflows_is_not_written(classifier, tmp_path):
+    """And what was there stays."""
+    content = torch.load(classifier[1], weights_only=True)
+    content['state_dict']['backbone.stem.0.bn.weight'] *= 1e6  # beyond 65504
+    torch.save(content, tmp_path / 'large.pth')
+    out = tmp_path / 'network.onnx'
+    out.write_text('of the user')
+    with pytest.raises(SystemExit, match=r'network.onnx was not written. What it gives in float16 is no'):
+        tool.main([classifier[0], str(tmp_path / 'large.pth'), str(out), '--fp16'])
+    assert sorted(path.name for path in tmp_path.iterdir()) == ['large.pth', 'network.onnx']
+    assert out.read_text() == 'of the user'
+
+
+def test_what_is_refused():
+    """What is no number, and float16 that is too far; 8 bits have no bound."""
+    tool.check_difference(report.Difference(1e-2), 'float16')
+    tool.check_difference(report.Difference(0.5), 'int8')
+    with pytest.raises(
+        build.DeploymentError, match=r'would differ from float32 by 1.1e-02, and at most 1e-02'
+    ):
+        tool.check_difference(report.Difference(1.1e-2), 'float16')
+    for kind in ('float16', 'int8'):
+        with pytest.raises(build.DeploymentError, match=f'What it gives in {kind} is not finite'):
+            tool.check_difference(report.Difference(float('inf')), kind)
+
+
+def test_float32_nodes():
+    """From the convolution before a scan to the norm behind it, and no further."""
+
+    def node(kind, inputs, output):
+        return onnx.helper.make_node(kind, inputs, [output], name=output)
+
+    nodes = [
+        node('Conv', ['image', 'w'], 'conv'),
+        node('Relu', ['conv'], 'relu'),
+        node('Exp', ['relu'], 'decay'),
+        node('Scan', ['decay'], 'states'),
+        node('Mul', ['relu', 'd'], 'skip'),
+        node('Add', ['states', 'skip'], 'sum'),
+        node('LayerNormalization', ['sum', 's'], 'norm'),
+        node('Mul', ['norm', 'gate'], 'gated'),
+        node('Sigmoid', ['image'], 'gate'),
+        node('Conv', ['gated', 'w2'], 'out'),
+    ]
+    found = precision.float32_nodes(onnx.helper.make_graph(nodes, 'graph', [], []))
+    assert set(found) == {'relu', 'decay', 'states', 'skip', 'sum', 'norm'}
+    # Of a detector also the layer before, in 8 bits; that before a scan is none of these.
+    nodes += [
+        node('Conv', ['out', 'w3'], 'tower'),
+        node('Conv', ['tower', 'w4'], 'scores'),
+        node('Sigmoid', ['scores'], 'probabilities'),
+        node('TopK', ['probabilities', 'k'], 'best'),
+    ]
+    assert precision.last_layers(onnx.helper.make_graph(nodes, 'graph', [], [])) == ['scores']
+
+
+def test_agreement_of_objects():
+    """An object is the same one with its label, near in place and in score."""
+    boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60]])
+    scores, labels = torch.tensor([0.9, 0.5, 0.1]), torch.tensor([1, 2, 3])
+    same = report.objects(boxes, scores, labels, boxes.flip(0) + 1, scores.flip(0) - 0.05, labels.flip(0))
+    assert (same.same, same.count) == (2, 2)  # the third is none that is shown
+    for change in (
+        dict(boxes=boxes + torch.tensor([[0.0], [11.0], [0.0]])),
+        dict(scores=scores - torch.tensor([0.0, 0.2, 0.0])),
+        dict(labels=labels + torch.tensor([0, 1, 0])),
+    ):
+        other = dict(dict(boxes=boxes, scores=scores, labels=labels), **change)
+        found = report.objects(boxes, scores, labels, *other.values())
+        assert (found.same, found.count, found.agreement) == (1, 2, 0.5)
+
+
+def test_images_are_spread_over_the_folder(pictures, tmp_path, capsys):
+    """And of those that are chosen the ones that cannot be read are named."""
+    names = [path.name for path in calibration.find_images(pictures, ('.png',), 4)[0]]
+    assert names == ['0.png', '3.png', '10.png', '7.png']  # of 0 to 5, and 10, 11, 6 to 9
+    assert len(calibration.find_images(pictures, ('.png',), 100)[0]) == 12
+    (tmp_path / 'a.png').write_bytes((pictures / 'class0' / '0.png').read_bytes())
+    (tmp_path / 'b.png').write_text('no picture')
+    args = tool.parse_args(['c.py', 'c.pth', str(tmp_path / 'out.onnx'), '--int8', str(tmp_path)])
+    assert tool.find_images(args) == [tmp_path / 'a.png']
+    assert capsys.readouterr().err == f'{tmp_path / "b.png"} was skipped. It cannot be read.\n'
+
+
+def test_images_are_prepared_as_for_inference(pictures, tmp_path, capsys):
+    """By what the file says of itself; those that are too large for it are named."""
+    about = dict(task='classification', mean=[10.0] * 3, std=[2.0] * 3, channels='BGR', pad_divisor=1)
+    about.update(labels=[], resize=[], size=[80, 96], preprocessed=False)
+    write_identity(tmp_path / 'network.onnx', about)
+    args = tool.parse_args(['c.py', 'c.pth', str(tmp_path / 'out.onnx'), '--int8', str(pictures)])
+    paths = tool.find_images(args)
+    images = tool.prepare_images(tmp_path / 'network.onnx', args, paths)
+    assert len(images) == len(list(images)) == 12
+    pixels = np.asarray(Image.open(paths[3]), np.float32)
+    batch = list(images)[3]
+    assert batch.shape == (1, 3, 80, 96) and not batch[:, :, 64:].any()
+    np.testing.assert_allclose(batch[0, :, :64, :64], (pixels[..., ::-1] - 10).transpose(2, 0, 1) / 2)
+    write_identity(tmp_path / 'network.onnx', dict(about, size=[32, 32]))
+    with pytest.raises(build.DeploymentError, match=f'None of the images of {pictures} can be used'):
+        tool.prepare_images(tmp_path / 'network.onnx', args, paths)
+    assert capsys.readouterr().err.count('was skipped. network.onnx takes images of 32 x 32 px') == 12
+
+
+@pytest.mark.parametrize(
+    ('files', 'message'),
+    [
+        (None, r'There is no folder \S+; it must have images for the calibration'),
+        ([], r'The folder \S+ has no images, nor have the folders in it; they must end in .bmp, .jpeg'),
+        (['notes.txt'], r'The folder \S+ has no images'),
+        (['a.png', 'b.png'], r'None of 2 images of \S+ can be read, such as \S+a.png'),
+    ],
+)
+def test_folder_without_images(files, message, tmp_path):
+    """An error before the checkpoint is looked at."""
+    folder = tmp_path / 'pictures'
+    if files is not None:
+        folder.mkdir()
+    for name in files or ():
+        (folder / name).write_text('no picture')
+    with pytest.raises(SystemExit, match=message):
+        tool.main(['c.py', 'c.pth', str(tmp_path / 'out.onnx'), '--int8', str(folder)])
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['out.onnx', '--fp16', '--int8', '.'], '--fp16 and --int8 are two files: run the tool for each'),
+        (['out.pt2', '--fp16'], '--fp16 and --int8 are for files of ONNX: OUT must end in .onnx'),
+        (['out.pt2', '--int8', '.'], '--fp16 and --int8 are for files of ONNX: OUT must end in .onnx'),
+        (['out.onnx', '--int8', '.', '--calibration-images', '0'], '--calibration-images must be 1 or more'),
+        (['out.onnx', '--calibration-images', '9'], '--calibration-images goes with --int8'),
+    ],
+)
+def test_conflicts(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(['c.py', 'c.pth', *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_evaluation_names_the_precision(tmp_path, monkeypatch, capsys):
+    evaluation = load_script('tools/deployment/evaluate_onnx.py')
+    monkeypatch.setattr(evaluation, 'evaluate', lambda config, work_dir, **kwargs: {'accuracy/top1': 95.0})
+    config = tmp_path / 'config.py'
+    config.write_text('model = dict(data_preprocessor=dict(mean=[0.0]))')
+    for about, engine in (
+        ({}, 'ONNX Runtime'),
+        (dict(precision='float32'), 'ONNX Runtime'),
+        (dict(precision='int8'), 'ONNX Runtime, int8'),
+    ):
+        write_identity(tmp_path / 'network.onnx', about)
+        evaluation.main([str(config), str(tmp_path / 'network.onnx')])
+        assert f'| {engine} | 95.0000 |' in capsys.readouterr().out
+
+
+@pytest.mark.deploy
+@pytest.mark.parametrize('name', ['retinanet', 'mask_rcnn', 'sem_fpn'])
+def test_detectors_and_segmentors(name, tmp_path):
+    """What is behind the heads stays in float32, and scores and pixels stay near."""
+    pytest.importorskip('mmdet')
+    pytest.importorskip('mmseg')
+    _, graph, about = graph_of(name, tmp_path)
+    proto = onnx_file.to_onnx(graph, noise_for((2, 3, 128, 160), 0), False)
+    images = [noise_for((1, 3, 128, 160), salt).numpy() for salt in range(4)]
+    for kind in ('float16', 'int8'):
+        found = precision.to_float16(proto) if kind == 'float16' else precision.to_int8(proto, images)
+        onnx.checker.check_model(found)
+        kept = set(precision.float32_nodes(found.graph))
+        quantised = [node for node in found.graph.node if node.op_type.endswith('zeLinear')]
+        assert len(quantised) > 100 if kind == 'int8' else not quantised
+        behind = [node.name for node in found.graph.node if node.op_type in precision.SENSITIVE]
+        assert len(behind) >= 4 and kept.issuperset(behind)
+        difference = report.Pair(about['task'], proto, found).difference(images)
+        # RetinaNet's random scores are near 0 and 1, and steep between.
+        assert 0 < difference.error < (1e-2 if kind == 'float16' else 0.6 if name == 'retinanet' else 0.1)
+        assert difference.count > 100 and difference.agreement > (0.97 if kind == 'float16' else 0.7)
