@@ -34,7 +34,7 @@ NAMES = dict(
     mask_rcnn=rf'mask-rcnn_{ARCH}_fpn_((?P<times>1)x_coco|(?P<epochs>\d+)e_digits)',
     ssd=rf'ssdlite_{ARCH}_({GPUS}-)?(?P<size>\d+)-(?P<epochs>\d+)e_(coco|digits)',
     **{
-        folder: rf'{ARCH}_{method}_{GPUS}-(?P<thousands>\d+)k_(ade20k|digits)-(?P<size>\d+)x(?P=size)'
+        folder: rf'{ARCH}_{method}_{GPUS}-(?P<iterations>\d+k?)_(ade20k|digits)-(?P<size>\d+)x(?P=size)'
         for folder, method in dict(deeplabv3='deeplabv3', sem_fpn='fpn', pspnet='pspnet').items()
     },
 )
@@ -139,8 +139,8 @@ def test_name_says_what_it_is(path):
         assert config.train_dataloader.batch_size == int(said['batch'])
     if said.get('gpus') and 'auto_scale_lr' in config:
         assert config.auto_scale_lr.base_batch_size == int(said['batch']) * int(said['gpus'])
-    if said.get('thousands'):
-        assert config.train_cfg.max_iters == 1000 * int(said['thousands'])
+    if said.get('iterations'):
+        assert config.train_cfg.max_iters == int(said['iterations'].replace('k', '000'))
     elif path.parent.name == 'ssd' and 'coco' in path.stem:
         assert config.train_cfg.max_epochs * config.train_dataloader.dataset.times == int(said['epochs'])
     else:

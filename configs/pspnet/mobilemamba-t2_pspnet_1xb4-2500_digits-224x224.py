@@ -4,7 +4,7 @@ _base_ = [
     './mobilemamba-b4_pspnet_4xb8-80k_ade20k-512x512.py',
     '../_base_/models/digits_segmentor.py',
     '../_base_/datasets/digits_ade20k.py',
-    '../_base_/schedules/digits_3k.py',
+    '../_base_/schedules/digits_2500.py',
 ]
 custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.models.necks', 'mmmobilemamba.visualization'])
 
