@@ -4,7 +4,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
 
-from ..models.checkpoint import fetch_checkpoint, is_fused
+from ..models.checkpoint import entries_below, fetch_checkpoint, fitting_weights, is_fused, is_ours
 from .detectors import DenseDetector, TwoStageDetector
 from .graphs import BackboneGraph, ClassifierGraph, Preprocessed, SegmentorGraph
 
@@ -33,6 +33,8 @@ def load_model(config, checkpoint):
     model = MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model})
     if is_fused({key.removeprefix('backbone.'): value for key, value in state_dict.items()}):
         fold(model)  # which gives the modules that such a checkpoint is of
+    if is_ours(entries_below(state_dict, 'backbone.')):  # else the backbone says what does not fit
+        fitting_weights(model.backbone, state_dict)
     load_state_dict(model, state_dict, strict=True)
     fold(model)
     for module in model.modules():
@@ -68,8 +70,46 @@ def task_of(model):
     )
 
 
+def check_supported(model, task):
+    """Make sure that a graph gives what the model's own ``predict`` does.
+
+    Raises:
+        DeploymentError: If the model has a setting, or a head, that the graphs have not.
+    """
+    problem = None
+    if task == 'classification' and is_a(model.head, 'MultiLabelClsHead'):
+        problem = 'it may find several classes in an image, and the graph has one'
+    if task == 'segmentation' and model.test_cfg.get('mode', 'whole') != 'whole':
+        problem = f'test_cfg.mode is {model.test_cfg.mode!r}, and the graph takes whole images'
+    if task == 'segmentation' and model.decode_head.out_channels == 1:
+        problem = 'it has one output for two classes, and the graph takes the largest of several'
+    if task == 'detection':
+        two_stages = hasattr(model, 'roi_head')
+        head = model.rpn_head if two_stages else model.bbox_head
+        stages = [model.test_cfg.rpn, model.test_cfg.rcnn] if two_stages else [model.test_cfg]
+        kinds = {stage.nms.get('type', 'nms') for stage in stages}
+        if not is_a(head, 'AnchorHead'):
+            problem = f'{type(head).__name__} is no head with anchors'
+        elif two_stages and not is_a(model.roi_head, 'StandardRoIHead'):
+            problem = f'{type(model.roi_head).__name__} is no StandardRoIHead'
+        elif kinds != {'nms'}:
+            problem = f'test_cfg asks for {sorted(kinds)}, and the graph suppresses boxes by plain nms'
+    if problem:
+        raise DeploymentError(f'{type(model).__name__} cannot be exported: {problem}.')
+
+
+def is_a(module, name):
+    """Whether a module is of a class of that name, or of one that is made from it."""
+    return any(kind.__name__ == name for kind in type(module).__mro__)
+
+
 def make_graph(model, task, topk=5, with_logits=False):
-    """The network as a function of a normalised image (nn.Module with ``output_names``)."""
+    """The network as a function of a normalised image (nn.Module with ``output_names``).
+
+    Raises:
+        DeploymentError: If the graph would give something else than the model.
+    """
+    check_supported(model, task)
     if task == 'backbone':
         return BackboneGraph(model)
     if task == 'classification':
@@ -79,20 +119,19 @@ def make_graph(model, task, topk=5, with_logits=False):
     return (TwoStageDetector if hasattr(model, 'roi_head') else DenseDetector)(model)
 
 
-def input_size(about, sides=None):
+def input_size(about, sides=None, dynamic=False):
     """Height and width of the network's images (tuple[int, int]).
 
     Args:
         about (dict): See :func:`describe`.
         sides (Sequence[int], optional): Height and width, or one for both; the config's if not given.
+        dynamic (bool): Whether it takes others, too. Defaults to False.
 
     Raises:
         DeploymentError: If they are too small, or the config has none.
     """
     if sides is None:
-        sides = next((size_of(step) for step in reversed(about['resize']) if size_of(step)), None)
-    if sides is None:
-        raise DeploymentError("The config's test pipeline has no size: give --size HEIGHT WIDTH.")
+        sides = default_size(about, dynamic)
     size = (sides[0], sides[-1])
     smallest = SMALLEST if about['task'] == 'detection' else 1
     if min(size) < smallest:
@@ -100,6 +139,24 @@ def input_size(about, sides=None):
             f'Images of {size[0]} x {size[1]} are too small: {smallest} px a side at least.'
         )
     return size
+
+
+def default_size(about, dynamic):
+    """Height and width that the config's test pipeline gives every picture, or may give (tuple[int, int]).
+
+    Raises:
+        DeploymentError: If there is none.
+    """
+    step = next((step for step in reversed(about['resize']) if size_of(step)), None)
+    if step is None:
+        raise DeploymentError("The config's test pipeline has no size: give --size HEIGHT WIDTH.")
+    size = size_of(step)
+    if step.get('keep_ratio') and size[0] != size[1] and not dynamic:
+        raise DeploymentError(
+            f"The config's test pipeline gives pictures of several sizes, up to {size[0]} x {size[1]} or "
+            f'{size[1]} x {size[0]}: choose --dynamic, or one size for all with --size HEIGHT WIDTH.'
+        )
+    return tuple(-(-side // about['pad_divisor']) * about['pad_divisor'] for side in size)
 
 
 def size_of(step):
@@ -112,23 +169,38 @@ def size_of(step):
 
 def describe(config, task):
     """What a program that runs the network has to know (dict of what JSON can hold)."""
-    preprocessor = dict(config.get('data_preprocessor') or config.model.get('data_preprocessor') or {})
+    preprocessor = dict(config.model.get('data_preprocessor') or config.get('data_preprocessor') or {})
     swaps = preprocessor.get('to_rgb', preprocessor.get('bgr_to_rgb', False))
     pipeline = config.get('test_dataloader', {}).get('dataset', {}).get('pipeline', [])
+    head = config.model.get('decode_head', {})
+    head = head[-1] if isinstance(head, list) else head
     return dict(
         task=task,
+        align_corners=head.get('align_corners', False),
         mean=list(preprocessor.get('mean', (0.0, 0.0, 0.0))),
         std=list(preprocessor.get('std', (1.0, 1.0, 1.0))),
         channels='RGB' if swaps else 'BGR',
         pad_divisor=preprocessor.get('pad_size_divisor', 1),
         labels=labels_of(config),
-        resize=[plain(step) for step in pipeline if step['type'] in RESIZES],
+        resize=resizes_of(pipeline),
     )
 
 
-def plain(step):
-    """A step of a pipeline as JSON holds it."""
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in step.items()}
+def resizes_of(pipeline):
+    """The steps of a pipeline that change the size (list[dict]), as JSON holds them.
+
+    Raises:
+        DeploymentError: If there is one that infer_onnx.py does not know.
+    """
+    steps = []
+    for step in pipeline:
+        kind = step['type'].rpartition('.')[2]  # without the scope
+        if kind not in RESIZES and any(word in kind for word in ('Resize', 'Crop')):
+            raise DeploymentError(f"The config's test pipeline has {kind}; known are {', '.join(RESIZES)}.")
+        if kind in RESIZES:
+            values = {key: list(value) if isinstance(value, tuple) else value for key, value in step.items()}
+            steps.append({**values, 'type': kind})
+    return steps
 
 
 def labels_of(config):

@@ -50,7 +50,7 @@ def largest_error(task, expected, found):
     """
     if [x.shape for x in expected] != [x.shape for x in found]:
         return float('inf')
-    if not all(x.isfinite().all() for x in found):
+    if not all(x.isfinite().all() for x in (*expected, *found)):
         return float('inf')
     compare = dict(classification=_classes, detection=_boxes, segmentation=_pixels).get(task, _values)
     return compare(expected, found)
@@ -122,6 +122,10 @@ def candidates_error(expected, found):
     Args:
         expected, found (list[Tensor]): As in :class:`Candidates`.
     """
+    if [x.shape for x in expected] != [x.shape for x in found]:
+        return float('inf')
+    if not all(x.isfinite().all() for x in (*expected, *found)):
+        return float('inf')
     error = 0.0
     for boxes, scores, others, other_scores in zip(expected[::2], expected[1::2], found[::2], found[1::2]):
         order, other_order = (x.argsort(dim=1, descending=True, stable=True) for x in (scores, other_scores))

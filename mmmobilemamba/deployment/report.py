@@ -73,7 +73,7 @@ class Pair:
 
     def compare(self, expected, found):
         """The :class:`Difference` of one batch, from all outputs (list[Tensor])."""
-        if not all(value.isfinite().all() for value in found):
+        if not all(value.isfinite().all() for value in (*expected, *found)):
             return Difference(float('inf'))
         if self.task == 'backbone':
             return Difference(max(map(relative, expected, found)))
@@ -84,12 +84,10 @@ class Pair:
             same = expected[0] == found[0]
             error = relative(expected[1], found[1]) if len(found) > 1 else 1 - same.double().mean().item()
             return Difference(error, int(same.sum()), same.numel())
-        scores = self.count + 1  # behind the outputs, and the boxes of the first suppression
-        ranked = [values[scores].flatten(1).sort().values for values in (expected, found)]
+        probes = zip(*(values[self.count + 1 :: 2] for values in (expected, found)))  # without the boxes
+        errors = [relative(*(x.flatten(1).sort().values for x in scores), scale=1.0) for scores in probes]
         pairs = zip(zip(*expected[:3]), zip(*found[:3]))
-        return sum(
-            (objects(*image, *other) for image, other in pairs), Difference(relative(*ranked, scale=1.0))
-        )
+        return sum((objects(*image, *other) for image, other in pairs), Difference(max(errors)))
 
     def milliseconds(self, batch, seconds=1.0):
         """Median times of both (two float), which take turns.

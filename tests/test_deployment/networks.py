@@ -18,7 +18,7 @@ CONFIGS = dict(
     mask_rcnn='mask_rcnn/mask-rcnn_mobilemamba-t2_fpn_3e_digits.py',
     deeplabv3='deeplabv3/mobilemamba-t2_deeplabv3_1xb4-2k_digits-224x224.py',
     sem_fpn='sem_fpn/mobilemamba-t2_fpn_1xb4-2k_digits-224x224.py',
-    pspnet='pspnet/mobilemamba-t2_pspnet_1xb4-3k_digits-224x224.py',
+    pspnet='pspnet/mobilemamba-t2_pspnet_1xb4-2500_digits-224x224.py',
 )
 
 

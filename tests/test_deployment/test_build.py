@@ -4,8 +4,16 @@ import subprocess
 import sys
 
 import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmmobilemamba.deployment import build
+from mmmobilemamba.deployment.build import DeploymentError
+from mmmobilemamba.models.checkpoint import CheckpointError
 
 from ..conftest import ROOT
+from .networks import checkpoint_of, config_of
 
 SAY = 'from mmmobilemamba.deployment import build; print(build.labels_of(build.read_config({!r}))[:2])'
 
@@ -24,3 +32,70 @@ def test_labels_of_datasets(codebase, config, labels):
     command = [sys.executable, '-W', 'ignore', '-c', SAY.format(str(ROOT / 'configs' / config))]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     assert all(label in said for label in labels)
+
+
+def test_normalisation_is_that_of_the_model():
+    """Which the Runner takes, too, where the config has another beside it."""
+    config = Config(
+        dict(model=dict(data_preprocessor=dict(mean=[9.0] * 3)), data_preprocessor=dict(mean=[1.0] * 3))
+    )
+    assert build.describe(config, 'classification')['mean'] == [9.0] * 3
+    del config.model['data_preprocessor']
+    assert build.describe(config, 'classification')['mean'] == [1.0] * 3
+
+
+def test_size_of_recipes_whose_pictures_differ():
+    """A file of one size would not take portraits."""
+    step = dict(type='mmdet.Resize', scale=(1333, 800), keep_ratio=True)
+    about = dict(resize=build.resizes_of([step]), pad_divisor=32, task='detection')
+    with pytest.raises(DeploymentError, match=r'up to 800 x 1333 or 1333 x 800: choose --dynamic'):
+        build.input_size(about)
+    assert build.input_size(about, dynamic=True) == (800, 1344)
+    assert build.input_size(about, [640]) == (640, 640)
+    about['resize'] = build.resizes_of([dict(step, scale=(500, 500))])
+    assert build.input_size(about) == (512, 512)
+    with pytest.raises(DeploymentError, match='31 x 31 are too small: 32 px'):
+        build.input_size(about, [31])
+    with pytest.raises(DeploymentError, match=r'has ResizeShortestEdge; known are Resize, ResizeEdge'):
+        build.resizes_of([dict(type='ResizeShortestEdge')])
+
+
+@pytest.mark.parametrize(
+    ('name', 'options', 'message'),
+    [
+        ('retinanet', {'test_cfg.nms.type': 'soft_nms'}, r"asks for \['soft_nms'\], .* plain nms"),
+        ('mask_rcnn', {'test_cfg.rcnn.nms.type': 'soft_nms'}, r'plain nms'),
+        ('sem_fpn', {'test_cfg.mode': 'slide'}, "test_cfg.mode is 'slide'"),
+        ('classifier', {'head': dict(type='MultiLabelLinearClsHead')}, 'several classes in an image'),
+    ],
+)
+def test_what_a_graph_would_do_otherwise(name, options, message):
+    config = config_of(name)
+    if name == 'classifier':
+        options['head'] = dict(_delete_=True, type='MultiLabelLinearClsHead', num_classes=10, in_channels=80)
+    config.merge_from_dict({f'model.{key}': value for key, value in options.items()})
+    init_default_scope(config.default_scope)
+    model = MODELS.build(config.model)
+    with pytest.raises(DeploymentError, match=message):
+        build.make_graph(model, build.task_of(model))
+
+
+def test_checkpoint_of_another_arch(tmp_path):
+    """The message says which it looks like."""
+    checkpoint = checkpoint_of('classifier', tmp_path)
+    config = config_of('classifier')
+    config.model.backbone.arch = 't2'
+    with pytest.raises(CheckpointError, match=r'(?s)does not fit this MobileMamba .*It looks like a Mob'):
+        build.load_model(config, checkpoint)
+
+
+def test_proof_does_not_pass_what_is_no_number():
+    from mmmobilemamba.deployment import proof
+
+    values = [torch.rand(1, 3, 4), torch.rand(1, 3)]
+    assert proof.candidates_error(values, values) == 0
+    broken = [values[0], torch.full((1, 3), float('nan'))]
+    assert proof.candidates_error(values, broken) == float('inf')
+    assert proof.candidates_error(broken, values) == float('inf')
+    assert proof.candidates_error(values, []) == float('inf')
+    assert proof.largest_error('backbone', broken, values) == float('inf')

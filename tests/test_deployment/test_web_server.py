@@ -85,6 +85,7 @@ def test_npm_fails(tmp_path, monkeypatch):
         (['none.onnx'], 'there is no file none.onnx'),
         (['a.onnx', 'b/a.onnx'], 'two models have the same name; rename one'),
         (['--port', 'x'], 'invalid int value'),
+        (['--port', '65536'], '--port must be 0 to 65535'),
     ],
 )
 def test_arguments(tmp_path, monkeypatch, capsys, arguments, message):

@@ -48,10 +48,24 @@ def test_unknown_variants(benchmark, text):
         benchmark.benchmark_models.parse_variant(text)
 
 
+@torch.no_grad()
+@pytest.mark.slow
+@pytest.mark.parametrize(('option', 'bound'), [('onnx', 1e-5), ('onnx_fp16', 1e-2), ('onnx_int8', 0.2)])
+def test_every_precision_is_the_network(benchmark, option, bound):
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    backbone = MobileMamba('t2').eval()
+    backbone.load_state_dict(authors_checkpoint('t2'))
+    image = image_for((2, 3, 96, 128))
+    out = benchmark.benchmark_models.make_variant(backbone, f'deploy+{option}', image)(image)
+    assert relative_error(torch.from_numpy(out[-1]), golden('t2')['feat3']) < bound
+
+
 def test_variants(benchmark):
     parse = benchmark.benchmark_models.parse_variant
     assert parse('plain') == ('plain', None, [])
     assert parse('deploy+compile+cpp') == ('deploy', 'cpp', ['compile'])
+    assert parse('deploy+onnx_int8') == ('deploy', None, ['onnx_int8'])
 
 
 @torch.no_grad()
@@ -106,7 +120,7 @@ def test_memory_of_a_step(benchmark, monkeypatch):
     steps = dict(plain=lambda: torch.ones(2**24).sum())
     monkeypatch.setattr(benchmark, 'make_steps', lambda *case: steps)
     found = []
-    args = SimpleNamespace(device='cpu')
+    args = SimpleNamespace(device='cpu', tf32=False)
     before = torch.get_num_threads()
     benchmark.peak_memory(SimpleNamespace(put=found.append), ('b1', (64, 64), 1), before, 'plain', args)
     assert 56 < found[0] < 90
@@ -122,6 +136,15 @@ def test_memory_of_a_step(benchmark, monkeypatch):
         (['scan:b1@64', '--variants', 'plain'], "backend 'plain' is not one of"),
         (['scan:x@64', '--variants', 'cpp'], 'scan:x is not scan: and one of'),
         (['b1@64', '--train', '--variants', 'deploy'], 'deploy is for inference'),
+        (['b1@64', '--train', '--variants', 'plain+onnx_int8'], r'plain\+onnx_int8 is for inference'),
+        (['b1@64', '--dtype', 'bfloat16', '--variants', 'deploy+onnx'], 'is for float32 on a CPU'),
+        (['b1@64', '--device', 'cuda', '--variants', 'deploy+prepare'], 'is for float32 on a CPU'),
+        (['b1@64', '--variants', 'deploy+onnx+onnx_fp16'], 'one form of ONNX at a time'),
+        (['b1@64', '--variants', 'deploy+torch+onnx'], 'one form of ONNX at a time'),
+        (['b1@64', '--variants', 'deploy+cuda_graph'], r'deploy\+cuda_graph needs a GPU'),
+        (['scan:b1@64', '--variants', 'cpp+cuda_graph'], r'cpp\+cuda_graph needs a GPU'),
+        (['scan:b1@64', '--device', 'cuda', '--variants', 'triton+compile'], 'is not a backend of the scan'),
+        (['b1@64', '--json', 'nowhere/out.json'], 'there is no folder nowhere'),
     ],
 )
 def test_what_cannot_be_compared(benchmark, words, message, capsys):

@@ -110,6 +110,7 @@ def scan_step(backend, inputs, train):
 def peak_memory(queue, case, threads, variant, args):
     """Put what a step takes at its peak, in MiB, above what is held before it; in a process of its own."""
     torch.set_num_threads(threads)
+    set_device(args)
     step = make_steps(*case, [variant], args)[variant]
     if torch.device(args.device).type == 'cuda':
         step()  # what the first one sets up stays
@@ -129,6 +130,13 @@ def resident_memory(field):
     """A field of Linux' ``/proc/self/status``, in KiB."""
     lines = Path('/proc/self/status').read_text().splitlines()
     return int(next(line.split()[1] for line in lines if line.startswith(field)))
+
+
+def set_device(args):
+    """Use the wanted GPU, if it is one, as is wanted, in this process."""
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
+    if torch.device(args.device).type == 'cuda':
+        torch.cuda.set_device(torch.device(args.device).index or 0)
 
 
 def measure_memory(case, threads, variant, args):
@@ -189,6 +197,8 @@ def parse_args(argv):
     parser.add_argument('--seconds', type=float, default=2.0, help='to spend on each timing (default: 2)')
     parser.add_argument('--json', type=Path, help='where to write the results, the machine and the settings')
     args = parser.parse_args(argv)
+    if args.json and not args.json.parent.is_dir():
+        parser.error(f'there is no folder {args.json.parent}; make it first')
     try:
         check_variants(args)
     except ValueError as error:
@@ -204,8 +214,8 @@ def check_variants(args):
     """
     on_gpu = torch.device(args.device).type == 'cuda'
     for (name, _, _), variant in itertools.product(args.models, args.variants):
-        if CUDA_GRAPH in variant.split('+') and not on_gpu:
-            raise ValueError(f'{variant} needs a GPU, such as --device cuda')
+        if CUDA_GRAPH in variant.split('+') and (not on_gpu or args.memory):
+            raise ValueError(f'{variant} needs a GPU, such as --device cuda, and does without --memory')
         if name.startswith('scan:'):
             if name[len('scan:') :] not in ARCHS:
                 raise ValueError(f'{name} is not scan: and one of {sorted(ARCHS)}')
@@ -217,13 +227,18 @@ def check_variants(args):
         form, backend, options = benchmark_models.parse_variant(variant)
         if name not in ARCHS and (form == 'baseline' or (backend and name.startswith('timm/'))):
             raise ValueError(f'{variant} is for MobileMamba; {name} has no such variant')
-        if args.train and (form == 'deploy' or {'prepare', *benchmark_models.ONNX} & set(options)):
+        exported = set(benchmark_models.ONNX) & set(options)
+        if args.train and (form == 'deploy' or exported or 'prepare' in options):
             raise ValueError(f'{variant} is for inference, and not to be had with --train')
+        if (exported or 'prepare' in options) and (on_gpu or args.dtype != 'float32'):
+            raise ValueError(f'{variant} is for float32 on a CPU')
+        if exported and (backend or len(exported) > 1):
+            raise ValueError(f'{variant}: one form of ONNX at a time, whose scan is that for export')
 
 
 def main(argv=None):
     args = parse_args(argv)
-    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
+    set_device(args)
     machine = describe_machine(args.device)
     print(', '.join(f'{key} {value}' for key, value in machine.items()))
     head = ['model', 'size', 'batch', 'threads', 'variant', 'ms', 'quartiles', 'ratio']

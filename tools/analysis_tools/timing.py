@@ -84,7 +84,11 @@ def capture(function):
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         function()
-    return graph.replay
+
+    def replay(held=function):  # which holds what the graph reads and writes
+        graph.replay()
+
+    return replay
 
 
 def summarise(durations):

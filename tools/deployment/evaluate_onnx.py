@@ -14,7 +14,9 @@ import sys
 from pathlib import Path
 
 try:
+    import onnx  # noqa: F401
     import onnxruntime  # noqa: F401
+    import onnxscript  # noqa: F401
 except ImportError as missing:
     raise SystemExit(
         f'evaluate_onnx.py: error: {missing}. It needs: python -m pip install onnx onnxruntime onnxscript'
@@ -28,7 +30,8 @@ from mmengine.registry import MODELS
 from mmengine.runner import Runner
 from mmengine.structures import InstanceData, PixelData
 
-from mmmobilemamba.deployment import onnx_file
+from mmmobilemamba.deployment import build, onnx_file
+from mmmobilemamba.models.checkpoint import CheckpointError, backbone_part, fetch_checkpoint, is_fused
 
 
 @MODELS.register_module(force=True)  # which a config names
@@ -41,12 +44,15 @@ class OnnxModel(BaseModel):
         threads (int, optional): Of ONNX Runtime.
 
     Raises:
-        ValueError: If the file has no description, or normalises inside.
+        ValueError: If the file cannot be opened, has no description, or cannot be evaluated.
     """
 
     def __init__(self, path, data_preprocessor, threads=None):
         super().__init__(data_preprocessor)
-        self.session = onnx_file.open_session(Path(path), threads)
+        try:
+            self.session = onnx_file.open_session(Path(path), threads)
+        except Exception as error:  # those of ONNX Runtime have no class of their own in common
+            raise ValueError(f'ONNX Runtime cannot open {path}: {error}') from error
         self.about = onnx_file.read_about(self.session)
         if self.about.get('task') not in PREDICT:
             raise ValueError(f'{path} is no classifier, detector or segmentor of export_onnx.py.')
@@ -65,7 +71,9 @@ class OnnxModel(BaseModel):
         names = [output.name for output in self.session.get_outputs()]
         found = {name: torch.from_numpy(value) for name, value in zip(names, outputs)}
         for index, sample in enumerate(data_samples):
-            PREDICT[self.about['task']](sample, {name: value[index] for name, value in found.items()}, inputs)
+            PREDICT[self.about['task']](
+                sample, {name: value[index] for name, value in found.items()}, self.about
+            )
         return data_samples
 
     def pad(self, images):
@@ -108,11 +116,12 @@ def paste(masks, boxes, shape):
     return _do_paste_mask(masks[:, None], boxes, *shape[:2], skip_empty=False)[0] >= 0.5
 
 
-def predict_pixels(sample, found, _):
+def predict_pixels(sample, found, about):
     """Of a segmentor: classes of the picture before it was resized, from the logits."""
     height, width = sample.img_shape[:2]
     logits = found['logits'][None, :, :height, :width]
-    logits = F.interpolate(logits, sample.ori_shape[:2], mode='bilinear', align_corners=False)
+    align_corners = about.get('align_corners', False)
+    logits = F.interpolate(logits, sample.ori_shape[:2], mode='bilinear', align_corners=align_corners)
     sample.pred_sem_seg = PixelData(data=logits.argmax(1))
 
 
@@ -144,21 +153,38 @@ def main(argv=None):
         parser.error(f'there is no file {args.model}')
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options)
-    preprocessor = config.get('data_preprocessor') or config.model.get('data_preprocessor')
+    preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor')
     preprocessor = {'type': 'ClsDataPreprocessor', **preprocessor}  # which mmpretrain takes unless told
     model = dict(type='OnnxModel', path=str(args.model), data_preprocessor=preprocessor)
-    precision = onnx_file.read_about(onnx_file.open_session(args.model)).get('precision', 'float32')
-    engine = 'ONNX Runtime' if precision == 'float32' else f'ONNX Runtime, {precision}'
     try:
-        rows = {engine: evaluate(config, args.work_dir, model=model)}
-    except ValueError as error:
+        precision = OnnxModel(args.model, None).about.get('precision', 'float32')
+        if args.checkpoint:
+            check_checkpoint(config, args.checkpoint)
+        engine = 'ONNX Runtime' if precision == 'float32' else f'ONNX Runtime, {precision}'
+        scores = {engine: evaluate(config, args.work_dir, model=model)}
+    except (CheckpointError, ValueError, OSError, RuntimeError) as error:
         sys.exit(f'{args.model} was not evaluated. {error}')
-    names = list(rows[engine])
+    names = list(scores[engine])
+    print(f'\n| engine | {" | ".join(names)} |\n{"|---" * (1 + len(names))}|\n{row(engine, scores[engine])}')
     if args.checkpoint:
-        rows['PyTorch'] = evaluate(config, args.work_dir, checkpoint=args.checkpoint)
-    print(f'\n| engine | {" | ".join(names)} |\n{"|---" * (1 + len(names))}|')
-    for engine, scores in rows.items():
-        print(f'| {engine} | {" | ".join(f"{value:.4f}" for value in scores.values())} |')
+        print(row('PyTorch', evaluate(config, args.work_dir, checkpoint=args.checkpoint)))
+
+
+def check_checkpoint(config, path):
+    """Make sure that PyTorch can load a checkpoint completely, before the file is scored.
+
+    Raises:
+        CheckpointError, RuntimeError, OSError: If it cannot.
+    """
+    content = fetch_checkpoint(path)
+    if is_fused(backbone_part(content.get('state_dict', content))):
+        raise CheckpointError(f'{path} is folded for inference; give the one that it was made from.')
+    build.load_model(config, path)
+
+
+def row(engine, scores):
+    """One line of the table."""
+    return f'| {engine} | {" | ".join(f"{value:.4f}" for value in scores.values())} |'
 
 
 if __name__ == '__main__':

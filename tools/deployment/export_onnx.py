@@ -31,9 +31,13 @@ except ImportError as missing:
 import torch
 from mmengine.config import DictAction
 
+if not hasattr(torch.export, 'Dim') or not hasattr(torch.export.Dim, 'DYNAMIC'):
+    raise SystemExit(f'export_onnx.py: error: it needs torch 2.6 or newer, and this is {torch.__version__}.')
+
 from mmmobilemamba.deployment import build, calibration, onnx_file, precision, proof, report
 from mmmobilemamba.models.checkpoint import CheckpointError
 
+TOPK = 5
 FLOAT16_TOLERANCE = 1e-2  # see report.Difference
 IMAGES = 128  # of a folder, for the calibration
 LEAST_AGREEMENT = 0.95  # of 8 bits with float32 on the images of the calibration, before there is a warning
@@ -56,7 +60,7 @@ def parse_args(argv):
     )
     parser.add_argument('--dynamic', action='store_true', help='height and width are free')
     parser.add_argument('--backbone', action='store_true', help='the maps of the backbone, nothing more')
-    parser.add_argument('--topk', type=int, default=5, help='classes that a classifier names (default: 5)')
+    parser.add_argument('--topk', type=int, help=f'classes that a classifier names (default: {TOPK})')
     parser.add_argument('--logits', action='store_true', help='of a segmentor, too')
     parser.add_argument(
         '--preprocess', action='store_true', help='normalise inside: images are uint8, RGB, (N, H, W, 3)'
@@ -87,7 +91,7 @@ def check_args(parser, args):
         parser.error(f'there is no folder {args.out.parent}; make it first')
     if args.size and len(args.size) > 2:
         parser.error('--size takes one or two numbers')
-    if args.topk < 1:
+    if args.topk is not None and args.topk < 1:
         parser.error('--topk must be 1 or more')
     if args.fp16 and args.int8:
         parser.error('--fp16 and --int8 are two files: run the tool for each')
@@ -111,9 +115,11 @@ def prepare(args):
         model = model.backbone
     task = build.task_of(model)
     about = build.describe(config, task)
-    size = build.input_size(about, args.size)
+    size = build.input_size(about, args.size, args.dynamic)
     about.update(size=None if args.dynamic else size, preprocessed=args.preprocess, precision='float32')
-    graph = build.make_graph(model, task, args.topk, args.logits)
+    if (args.logits and task != 'segmentation') or (args.topk and task != 'classification'):
+        raise build.DeploymentError(f'--logits is for segmentors and --topk for classifiers; this is {task}.')
+    graph = build.make_graph(model, task, args.topk or TOPK, args.logits)
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     if args.preprocess:
         graph, image = build.with_preprocessing(graph, about), proof.to_pixels(image)
@@ -135,7 +141,7 @@ def compare(graph, run, about, size):
         found = run(image)
         count = min(len(expected), len(found))
         error = proof.largest_error(about['task'], expected[:count], found[:count])
-        if len(found) > count:
+        if candidates.found or len(found) > count:
             error = max(error, proof.candidates_error(candidates.found, found[count:]))
         print(f'  {name}, {"x".join(map(str, image.shape))}: {error:.1e}')
         worst = max(worst, error)
@@ -168,7 +174,11 @@ def make_onnx(graph, about, image, path):
 
     def run(image):
         outputs = [torch.from_numpy(x) for x in onnx_file.run(session, image)]
-        return [x.flatten(1) if x.ndim == 3 and x.shape[1] == 1 and x.shape[2] != 4 else x for x in outputs]
+        if about['task'] != 'detection':
+            return outputs
+        count = len(proto.graph.output)
+        scores = [x.flatten(1) for x in outputs[count + 1 :: 2]]  # (N, 1, B) as the suppression takes them
+        return [*outputs[:count], *(x for pair in zip(outputs[count::2], scores) for x in pair)]
 
     return run
 
@@ -268,7 +278,7 @@ def main(argv=None):
     try:
         paths = find_images(args)
         graph, about, image = prepare(args)
-    except (CheckpointError, build.DeploymentError, OSError, RuntimeError) as error:
+    except (CheckpointError, build.DeploymentError, ImportError, OSError, RuntimeError) as error:
         sys.exit(f'{args.checkpoint} was not exported. {error}')
     size = tuple(image.shape[1:3] if args.preprocess else image.shape[2:])
     partial = args.out.with_name(f'.{args.out.stem}.part{args.out.suffix}')

@@ -8,6 +8,8 @@ chunks, the states that enter each are computed first. All arithmetic is float32
 :func:`~.naive.selective_scan_naive`.
 """
 
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -99,7 +101,7 @@ def _softplus(v):
 
 
 @triton.jit
-def _program(L, chunks, SIZE: tl.constexpr, W: tl.constexpr):
+def _program(chunks, SIZE: tl.constexpr, W: tl.constexpr):
     """Image, chunk and its first position, and the channels."""
     chunk = tl.program_id(0) % chunks
     n = (tl.program_id(0) // chunks).to(tl.int64)
@@ -205,7 +207,7 @@ def _forward(
     R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
     EVEN: tl.constexpr, PRECISION: tl.constexpr, CARRY: tl.constexpr,
 ):  # fmt: skip
-    n, chunk, start, e = _program(L, chunks, S * T, W)
+    n, chunk, start, e = _program(chunks, S * T, W)
     count = L - start
     u += n * u_batch + start * u_step
     y += (n * L + start) * E
@@ -241,7 +243,7 @@ def _summaries(
 
     With ``ADJOINT``, x is the gradient of y, and what enters is the state's gradient, from the other end.
     """
-    n, chunk, start, e = _program(L, chunks, S * T, W)
+    n, chunk, start, e = _program(chunks, S * T, W)
     count = L - start
     x += n * x_batch + start * x_step
     for k in tl.static_range(2):
@@ -286,7 +288,7 @@ def _backward(
     E: tl.constexpr, u_step: tl.constexpr, R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr,
     W: tl.constexpr, BITS: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, CARRY: tl.constexpr,
 ):  # fmt: skip
-    n, chunk, start, e = _program(L, chunks, S * T, W)
+    n, chunk, start, e = _program(chunks, S * T, W)
     count = L - start
     u += n * u_batch + start * u_step
     grad_y += (n * L + start) * E
@@ -374,6 +376,10 @@ class _Launch:
         self.constants.update(S=segments, T=steps, W=CHANNELS, PRECISION=PRECISION, num_warps=segments)
         self.constants['EVEN'] = length % (steps * segments) == 0 and channels % CHANNELS == 0
 
+    def device(self):
+        """Triton launches on the current device, which need not be that of the tensors."""
+        return torch.cuda.device(self.u.device) if self.u.is_cuda else nullcontext()
+
     def empty(self, *shape):
         """A tensor in float32."""
         return self.u.new_empty(shape, dtype=torch.float32)
@@ -403,8 +409,10 @@ def forward(u, *parameters):
     u = launch.u
     y = launch.empty(*u.shape)
     sizes = (u.shape[1], launch.chunks, u.stride(0))
-    tensors = (u, *launch.parameters, launch.carries(u, adjoint=False), y)
-    _forward[launch.grid](*tensors, *sizes, u_step=u.stride(1), CARRY=launch.chunks > 1, **launch.constants)
+    with launch.device():
+        tensors = (u, *launch.parameters, launch.carries(u, adjoint=False), y)
+        constants = dict(launch.constants, CARRY=launch.chunks > 1)
+        _forward[launch.grid](*tensors, *sizes, u_step=u.stride(1), **constants)
     return y
 
 
@@ -418,11 +426,12 @@ def backward(grad_y, u, *parameters):
     grad_weight = launch.empty(programs, *launch.parameters[1].shape)
     grad_A, grad_bias = (launch.empty(programs, 2, channels) for _ in range(2))
     grad_D = launch.empty(programs, channels)
-    carries = (launch.carries(u, adjoint=False), launch.carries(grad_y, adjoint=True))
     grads = (grad_u, grad_rows, grad_weight, grad_A, grad_D, grad_bias)
     sizes = (batch, length, launch.chunks, u.stride(0))
-    tensors = (grad_y, u, *launch.parameters, *carries, *grads)
     constants = dict(launch.constants, CARRY=launch.chunks > 1, BITS=launch.constants['T'].bit_length() - 1)
-    _backward[launch.grid](*tensors, *sizes, u_step=u.stride(1), **constants)
+    with launch.device():
+        carries = (launch.carries(u, adjoint=False), launch.carries(grad_y, adjoint=True))
+        tensors = (grad_y, u, *launch.parameters, *carries, *grads)
+        _backward[launch.grid](*tensors, *sizes, u_step=u.stride(1), **constants)
     grad_D = grad_D.sum(0).expand(2, -1).contiguous()
     return grad_u, grad_rows.sum(0), grad_weight.sum(0), grad_A.sum(0), grad_D, grad_bias.sum(0)

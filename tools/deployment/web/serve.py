@@ -135,6 +135,8 @@ def parse_args(argv):
     parser.add_argument('--port', type=int, default=8000, help='of the server (8000)')
     parser.add_argument('--fetch', action='store_true', help=f'fetch {PACKAGE} and serve nothing')
     args = parser.parse_args(argv)
+    if not 0 <= args.port < 2**16:
+        parser.error('--port must be 0 to 65535; 0 takes one that is free')
     for path in args.models:
         if not path.is_file():
             parser.error(f'there is no file {path}')
