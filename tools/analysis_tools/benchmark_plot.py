@@ -45,14 +45,30 @@ def fastest(results, batch):
 def draw(axis, points, label):
     """Scatter ``points`` (dict of model to x) with their names."""
     for key, x in points.items():
-        accuracy, name = TOP1[key]
         ours = not key[0].startswith('timm/')
-        axis.plot(x, accuracy, 'o', color='tab:red' if ours else 'tab:gray')
-        axis.annotate(name, (x, accuracy), xytext=(5, 4), textcoords='offset points', fontsize=8)
+        axis.plot(x, TOP1[key][0], 'o', color='tab:red' if ours else 'tab:gray')
     axis.set_xlabel(label)
     axis.set_ylabel('published top-1, %')
     axis.margins(x=0.25, y=0.1)
     axis.grid(alpha=0.3)
+    axis.figure.draw_without_rendering()  # the places of labels are known behind it
+    taken = []
+    for key, x in points.items():
+        taken.append(annotate(axis, x, *TOP1[key], taken))
+
+
+def annotate(axis, x, accuracy, name, taken):
+    """Name a point where no label is yet, if there is such a place; the label's box."""
+    for offset, side in (((5, 4), 'left'), ((5, -11), 'left'), ((-5, 4), 'right'), ((-5, -11), 'right')):
+        label = axis.annotate(
+            name, (x, accuracy), xytext=offset, textcoords='offset points', fontsize=8, ha=side
+        )
+        box = label.get_window_extent()
+        if not any(box.overlaps(other) for other in taken):
+            break
+        label.set_visible(False)
+    label.set_visible(True)
+    return box
 
 
 def main(argv=None):
@@ -83,7 +99,7 @@ def main(argv=None):
     draw(left, latency, f'ms for a batch of {small}')
     draw(right, throughput, f'images a second, batch {large}')
     machine, dtype = contents[0]['machine'], contents[0]['settings']['dtype']
-    title = f'{machine["processor"]}, {results[0]["threads"]} threads, {dtype}, torch {machine["torch"]}'
+    title = f'{machine["processor"]}, threads: {results[0]["threads"]}, {dtype}, torch {machine["torch"]}'
     figure.suptitle(title, fontsize=9)
     figure.savefig(args.out, dpi=120)
 
