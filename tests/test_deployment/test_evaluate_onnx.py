@@ -52,7 +52,7 @@ def test_same_scores_as_pytorch(name, root, key, scenes, tmp_path, capsys):
     )
     work_dir = ['--work-dir', str(tmp_path / 'work')]
     tool.main([str(tmp_path / 'config.py'), str(path), '--checkpoint', str(checkpoint), *work_dir])
-    table = capsys.readouterr().out.split('| engine |')[1].splitlines()
+    table = capsys.readouterr().out.split('| engine |')[2].splitlines()  # the second has both
     column = [cell.strip() for cell in table[0].split('|')].index(key)
     rows = {row.split('|')[1].strip(): float(row.split('|')[column + 2]) for row in table[2:4]}
     assert rows['ONNX Runtime'] == pytest.approx(rows['PyTorch'], abs=0.1)

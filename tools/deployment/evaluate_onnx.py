@@ -164,10 +164,10 @@ def main(argv=None):
         scores = {engine: evaluate(config, args.work_dir, model=model)}
     except (CheckpointError, ValueError, OSError, RuntimeError) as error:
         sys.exit(f'{args.model} was not evaluated. {error}')
-    names = list(scores[engine])
-    print(f'\n| engine | {" | ".join(names)} |\n{"|---" * (1 + len(names))}|\n{row(engine, scores[engine])}')
+    print(table(scores))
     if args.checkpoint:
-        print(row('PyTorch', evaluate(config, args.work_dir, checkpoint=args.checkpoint)))
+        scores['PyTorch'] = evaluate(config, args.work_dir, checkpoint=args.checkpoint)
+        print(table(scores))
 
 
 def check_checkpoint(config, path):
@@ -182,9 +182,13 @@ def check_checkpoint(config, path):
     build.load_model(config, path)
 
 
-def row(engine, scores):
-    """One line of the table."""
-    return f'| {engine} | {" | ".join(f"{value:.4f}" for value in scores.values())} |'
+def table(scores):
+    """Scores (dict) by the engine, one line each."""
+    names = list(next(iter(scores.values())))
+    lines = [f'| engine | {" | ".join(names)} |', '|---' * (1 + len(names)) + '|']
+    for engine, values in scores.items():
+        lines.append(f'| {engine} | {" | ".join(f"{value:.4f}" for value in values.values())} |')
+    return '\n'.join(['', *lines])
 
 
 if __name__ == '__main__':
