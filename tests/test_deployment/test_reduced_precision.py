@@ -213,7 +213,7 @@ def test_calibrated_on_the_images(backbone, images):
 def test_float16_that_overflows_is_not_written(classifier, tmp_path):
     """And what was there stays."""
     content = torch.load(classifier[1], weights_only=True)
-    content['state_dict']['backbone.stem.0.bn.weight'] *= 1e6  # beyond 65504
+    content['state_dict']['backbone.stem.0.bn.weight'] *= 1e5  # beyond 65504
     torch.save(content, tmp_path / 'large.pth')
     out = tmp_path / 'network.onnx'
     out.write_text('of the user')
@@ -359,6 +359,7 @@ def test_evaluation_names_the_precision(tmp_path, monkeypatch, capsys):
         (dict(precision='float32'), 'ONNX Runtime'),
         (dict(precision='int8'), 'ONNX Runtime, int8'),
     ):
+        about = dict(about, task='classification', preprocessed=False)
         write_identity(tmp_path / 'network.onnx', about)
         evaluation.main([str(config), str(tmp_path / 'network.onnx')])
         assert f'| {engine} | 95.0000 |' in capsys.readouterr().out
