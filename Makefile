@@ -17,7 +17,7 @@ help:
 	@echo "              (TASKS='retinanet sem_fpn' runs some of them, with what they need)"
 	@echo "make data    make the data alone (OVERWRITE=--overwrite replaces what an older version has made)"
 	@echo "make test    set up and run the test suite"
-	@echo "make test-deploy  export everything there is and run it in ONNX Runtime and a browser (about 30 min)"
+	@echo "make test-deploy  export everything there is and run it in ONNX Runtime and a browser (about 15 min)"
 	@echo "make env     the set-up alone (VENV=$(VENV))"
 	@echo "make lint    ruff check and ruff format --check"
 
