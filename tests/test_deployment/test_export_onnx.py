@@ -14,18 +14,9 @@ pytest.importorskip('mmpretrain')
 from mmmobilemamba.deployment import build, onnx_file, proof  # noqa: E402
 
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
-from .networks import checkpoint_of, config_of, graph_of  # noqa: E402
+from .networks import graph_of  # noqa: E402
 
 tool = load_script('tools/deployment/export_onnx.py')
-
-
-@pytest.fixture(scope='module')
-def classifier(tmp_path_factory):
-    """Config and checkpoint of a classifier."""
-    folder = tmp_path_factory.mktemp('classifier')
-    config = folder / 'config.py'
-    config_of('classifier').dump(config)
-    return str(config), str(checkpoint_of('classifier', folder))
 
 
 def metadata(path):

@@ -21,7 +21,7 @@ from mmmobilemamba.deployment.graphs import BackboneGraph  # noqa: E402
 
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
 from ..test_models.test_deploy import SMALL  # noqa: E402
-from .networks import checkpoint_of, config_of, graph_of  # noqa: E402
+from .networks import graph_of  # noqa: E402
 
 tool = load_script('tools/deployment/export_onnx.py')
 
@@ -31,15 +31,6 @@ def _scripts():
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(ROOT / 'tools/deployment')
         yield
-
-
-@pytest.fixture(scope='module')
-def classifier(tmp_path_factory):
-    """Config and checkpoint of a classifier."""
-    folder = tmp_path_factory.mktemp('classifier')
-    config = folder / 'config.py'
-    config_of('classifier').dump(config)
-    return str(config), str(checkpoint_of('classifier', folder))
 
 
 @pytest.fixture(scope='module')

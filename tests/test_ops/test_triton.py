@@ -14,7 +14,10 @@ from .test_selective_scan import NAMES, arguments
 
 # Lengths around segments of 16 and 32 and chunks of 64 and 256, channels around blocks of 32, odd ranks.
 SHAPES = [(1, 1, 1, 1), (2, 7, 33, 3), (1, 32, 32, 2), (1, 33, 40, 5), (2, 100, 31, 1), (2, 517, 64, 17)]
-HALVES = [torch.float16, torch.bfloat16]
+# Each shape and type is compiled on its own, and types differ in what is loaded alone: two shapes have all.
+LONG = [(4, 1050, 544, 17), (1, 4200, 320, 10)]
+ON_A_GPU = [(shape, torch.float32) for shape in SHAPES + LONG]
+ON_A_GPU += [(shape, dtype) for shape in SHAPES[-2:] for dtype in (torch.float16, torch.bfloat16)]
 
 INTERPRETED = """
 import torch
@@ -59,12 +62,9 @@ def test_interpreted():
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
-@pytest.mark.parametrize('dtype', [torch.float32, *HALVES])
-@pytest.mark.parametrize('shape', [*SHAPES, (4, 1050, 544, 17), (1, 4200, 320, 10)])
+@pytest.mark.parametrize(('shape', 'dtype'), ON_A_GPU)
 def test_on_a_gpu(shape, dtype):
     from mmmobilemamba.ops.selective_scan import triton_scan
 
-    if dtype in HALVES and shape not in SHAPES[-2:]:
-        pytest.skip('each shape and type is compiled on its own, and these differ in what is loaded only')
     assert select_backend(device='cuda').backend == 'triton'
     check(triton_scan, shape, dtype, 'cuda', 1e-5)

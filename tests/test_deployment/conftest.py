@@ -1,0 +1,15 @@
+"""What several of these tests export."""
+
+import pytest
+
+
+@pytest.fixture(scope='module')
+def classifier(tmp_path_factory):
+    """Config and checkpoint of a classifier (two str)."""
+    pytest.importorskip('mmpretrain')
+    from .networks import checkpoint_of, config_of
+
+    folder = tmp_path_factory.mktemp('classifier')
+    config = folder / 'config.py'
+    config_of('classifier').dump(config)
+    return str(config), str(checkpoint_of('classifier', folder))
