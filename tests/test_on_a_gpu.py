@@ -1,0 +1,96 @@
+"""The network on a GPU, with the scan in Triton; nothing of it runs where there is none."""
+
+import copy
+
+import pytest
+import torch
+
+from mmmobilemamba import MobileMamba
+from mmmobilemamba.ops import select_backend
+
+from .conftest import authors_checkpoint, golden, image_for, relative_error
+from .test_ops.test_selective_scan import arguments
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+
+
+@pytest.fixture
+def network():
+    """T2 with the golden weights, in evaluation, in full float32."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    backbone = MobileMamba('t2', out_indices=(0, 1, 2)).eval()
+    backbone.load_state_dict(authors_checkpoint('t2'))
+    return backbone.cuda()
+
+
+@pytest.fixture
+def image():
+    return image_for((2, 3, 96, 128)).cuda()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('deploy', [False, True])
+def test_golden_features(network, image, deploy):
+    assert select_backend(device='cuda').backend == 'triton'
+    if deploy:
+        network.switch_to_deploy()
+    for index, feature in enumerate(network(image)):
+        assert relative_error(feature.cpu(), golden('t2')[f'feat{index + 1}']) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(('dtype', 'bound'), [(torch.float16, 0.01), (torch.bfloat16, 0.05)])
+def test_autocast(network, image, dtype, bound):
+    expected = network(image)
+    with torch.autocast('cuda', dtype):
+        found = network(image)
+    assert found[-1].dtype == dtype
+    for one, exact in zip(found, expected):
+        assert relative_error(one.cpu(), exact.cpu()) < bound
+
+
+@pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
+def test_opcheck(dtype):
+    u, rows, *parameters = (x.cuda() for x in arguments(2, 40, 33, torch.float32))
+    args = [x.requires_grad_() for x in (u.to(dtype).detach(), rows.to(dtype).detach(), *parameters)]
+    torch.library.opcheck(torch.ops.mmmobilemamba.selective_scan.default, args)
+
+
+def test_training_steps_repeat(network, image):
+    """Gradients of the same step, twice, are equal to the bit, and near those of a CPU."""
+    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+    grads = []
+    on_cpu = copy.deepcopy(network).cpu()
+    for model, x in ((network, image), (network, image), (on_cpu, image.cpu())):
+        model.zero_grad()
+        model(x)[-1].square().mean().backward()
+        grads.append([p.grad.cpu().clone() for p in model.parameters()])
+        if len(grads) == 2:
+            assert all(torch.equal(x, y) for x, y in zip(*grads))
+    ours, cpu = (torch.cat([x.flatten() for x in one]) for one in grads[1:])
+    assert relative_error(ours, cpu) < 1e-3
+
+
+@torch.no_grad()
+def test_compiled_as_one_graph(network, image):
+    compiled = torch.compile(network, fullgraph=True, backend='aot_eager')
+    for found, exact in zip(compiled(image), network(image)):
+        assert relative_error(found.cpu(), exact.cpu()) < 1e-5
+
+
+@torch.no_grad()
+def test_cuda_graph(network, image):
+    """A step that was captured answers for other images, too."""
+    other = image.flip(3)
+    expected = network(other)
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        network(image)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = network(image)
+    image.copy_(other)
+    graph.replay()
+    for one, exact in zip(found, expected):
+        assert relative_error(one.cpu(), exact.cpu()) < 1e-5
