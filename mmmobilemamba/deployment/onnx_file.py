@@ -13,6 +13,7 @@ import torch
 from onnxscript import opset18 as op
 
 from . import suppress  # noqa: F401  (registers the operator)
+from .rewrite import rewrite
 
 OPSET = 18
 NO_LIMIT = 2**63 - 1
@@ -45,7 +46,7 @@ def sides_of(image):
 
 
 def to_program(graph, image, dynamic_sizes):
-    """The graph as a program of ``torch.export``, for any batch.
+    """The graph, rewritten by :func:`~.rewrite.rewrite`, as a program of ``torch.export``, for any batch.
 
     Args:
         graph (nn.Module): Of one image, such as those of :mod:`.graphs`.
@@ -58,7 +59,7 @@ def to_program(graph, image, dynamic_sizes):
         sides = dict(zip(sides_of(image), LARGE_SIDES))
         image = image.new_zeros([sides.get(axis, size) for axis, size in enumerate(image.shape)])
     with quietly(), torch.no_grad():
-        return torch.export.export(graph, (image,), dynamic_shapes=shapes, strict=False)
+        return torch.export.export(rewrite(graph), (image,), dynamic_shapes=shapes, strict=False)
 
 
 def to_onnx(graph, image, dynamic_sizes):

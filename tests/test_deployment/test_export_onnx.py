@@ -115,6 +115,7 @@ def test_cannot_be_exported(classifier, tmp_path, options, message):
         (['c.py', 'c.pth', 'out.txt'], 'OUT must end in .onnx or .pt2, not out.txt'),
         (['c.py', 'c.pth', 'nowhere/out.onnx'], 'there is no folder nowhere'),
         (['c.py', 'c.pth', 'out.onnx', '--size', '1', '2', '3'], '--size takes one or two numbers'),
+        (['c.py', 'c.pth', 'out.pt2', '--dynamic'], '--dynamic is for files of ONNX'),
         (['c.py', 'c.pth', 'out.onnx', '--topk', '0'], '--topk must be 1 or more'),
     ],
 )

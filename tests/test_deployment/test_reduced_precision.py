@@ -172,7 +172,7 @@ def test_int8(classifier, exported, pictures, tmp_path, monkeypatch, capsys):
         assert weights[weight].data_type == onnx.TensorProto.INT8
         assert list(weights[scale].dims) == weights[weight].dims[:1]
     counts = onnx_file.operators(found)
-    assert len(convolutions) == 69 and counts['Conv'] == 78 and counts['Scan'] == 4
+    assert len(convolutions) == 73 and counts['Conv'] == 82 and counts['Scan'] == 4
     around_scan = [node for node in found.graph.node if node.op_type in ('MatMul', 'LayerNormalization')]
     assert all(weights[node.input[1]].data_type == onnx.TensorProto.FLOAT for node in around_scan)
     _, sizes = types_of(found)
@@ -289,18 +289,16 @@ def test_images_are_prepared_as_for_inference(pictures, tmp_path, capsys):
     """By what the file says of itself; those that are too large for it are named."""
     about = dict(task='classification', mean=[10.0] * 3, std=[2.0] * 3, channels='BGR', pad_divisor=1)
     about.update(labels=[], resize=[], size=[80, 96], preprocessed=False)
-    write_identity(tmp_path / 'network.onnx', about)
-    args = tool.parse_args(['c.py', 'c.pth', str(tmp_path / 'out.onnx'), '--int8', str(pictures)])
+    args = tool.parse_args(['c.py', 'c.pth', str(tmp_path / 'network.onnx'), '--int8', str(pictures)])
     paths = tool.find_images(args)
-    images = tool.prepare_images(tmp_path / 'network.onnx', args, paths)
+    images = tool.prepare_images(about, args, paths)
     assert len(images) == len(list(images)) == 12
     pixels = np.asarray(Image.open(paths[3]), np.float32)
     batch = list(images)[3]
     assert batch.shape == (1, 3, 80, 96) and not batch[:, :, 64:].any()
     np.testing.assert_allclose(batch[0, :, :64, :64], (pixels[..., ::-1] - 10).transpose(2, 0, 1) / 2)
-    write_identity(tmp_path / 'network.onnx', dict(about, size=[32, 32]))
     with pytest.raises(build.DeploymentError, match=f'None of the images of {pictures} can be used'):
-        tool.prepare_images(tmp_path / 'network.onnx', args, paths)
+        tool.prepare_images(dict(about, size=[32, 32]), args, paths)
     assert capsys.readouterr().err.count('was skipped. network.onnx takes images of 32 x 32 px') == 12
 
 

@@ -11,7 +11,7 @@ far), ``plain`` or ``deploy``, with parts added by +: a backend of the scan, ``c
 ``prepare`` (``prepare_for_cpu``), ``onnx`` (in ONNX Runtime), ``onnx_fp16`` and ``onnx_int8``, and on GPUs
 ``cuda_graph``. A variant of a scan is a backend, and ``cuda_graph``. All variants of a model take turns in
 one process, and ratios are those of the medians to the first one's. Weights are random, which does not
-change the time.
+change the time. With ``--together``, all models of one batch take turns, too.
 """
 
 import argparse
@@ -46,9 +46,9 @@ def cases(models):
     """The models, with a scan as one case for each of its three stages."""
     for name, *size in models:
         if name.startswith('scan:'):
-            yield from ((f'{name} stage {stage}', size) for stage in range(3))
+            yield from ((f'{name} stage {stage}', tuple(size)) for stage in range(3))
         else:
-            yield name, size
+            yield name, tuple(size)
 
 
 def make_steps(name, size, batch, variants, args):
@@ -155,13 +155,17 @@ def measure_memory(case, threads, variant, args):
     return queue.get()
 
 
-def run_case(case, threads, args):
-    """Time all variants of a case; one result (dict) each."""
+def run_cases(cases, threads, args):
+    """Time all variants of some cases in turn; one result (dict) each."""
     torch.set_num_threads(threads)
-    timings = measure(make_steps(*case, args.variants, args), args.seconds, args.device)
-    first = timings[args.variants[0]].median
-    name, size, batch = case
-    for variant, timing in timings.items():
+    steps = {}
+    for case in cases:
+        for variant, step in make_steps(*case, args.variants, args).items():
+            steps[case, variant] = step
+    timings = measure(steps, args.seconds, args.device)
+    first = next(iter(timings.values())).median
+    for (case, variant), timing in timings.items():
+        name, size, batch = case
         result = dict(model=name, size=size, batch=batch, threads=threads, variant=variant)
         result.update(timing._asdict(), ratio=first / timing.median)
         if args.memory:
@@ -194,6 +198,9 @@ def parse_args(argv):
     parser.add_argument('--tf32', action='store_true', help='let GPUs multiply float32 in TF32')
     parser.add_argument('--train', action='store_true', help='forward and backward, in training mode')
     parser.add_argument('--memory', action='store_true', help='also measure the peak memory of a step')
+    parser.add_argument(
+        '--together', action='store_true', help='all models take turns, and ratios are to the first one'
+    )
     parser.add_argument('--seconds', type=float, default=2.0, help='to spend on each timing (default: 2)')
     parser.add_argument('--json', type=Path, help='where to write the results, the machine and the settings')
     args = parser.parse_args(argv)
@@ -245,10 +252,12 @@ def main(argv=None):
     head += ['MiB'] if args.memory else []
     print(f'| {" | ".join(head)} |\n{"|---" * len(head)}|')
     results = []
-    for (name, size), batch, threads in itertools.product(cases(args.models), args.batch, args.threads):
-        for result in run_case((name, size, batch), threads, args):
-            results.append(result)
-            print(table_row(result), flush=True)
+    for batch, threads in itertools.product(args.batch, args.threads):
+        found = [(*case, batch) for case in cases(args.models)]
+        for together in [found] if args.together else [[case] for case in found]:
+            for result in run_cases(together, threads, args):
+                results.append(result)
+                print(table_row(result), flush=True)
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key != 'json'}
         content = dict(machine=machine, settings=settings, results=results)

@@ -7,7 +7,7 @@ takes classifiers (logits, and the best classes), detectors (boxes, scores, labe
 are suppressed inside), segmentors (the class of each pixel) and, with ``--backbone``, the backbone alone.
 The batch is free, and with ``--dynamic`` the size, too. The file is run in ONNX Runtime and compared with
 PyTorch for several images, and only if they agree to 1e-4 does it take the place of OUT. A name that ends
-in .pt2 asks for a program of torch.export instead, which needs mmmobilemamba for detectors.
+in .pt2 asks for a program of torch.export instead, for one size, which needs mmmobilemamba for detectors.
 
 ``--fp16`` and ``--int8 FOLDER`` make a file of float16, or with convolutions in 8 bits, of the proven one in
 float32, and print what that loses and how fast both are.
@@ -97,6 +97,8 @@ def check_args(parser, args):
         parser.error('--fp16 and --int8 are two files: run the tool for each')
     if (args.fp16 or args.int8) and args.out.suffix == '.pt2':
         parser.error('--fp16 and --int8 are for files of ONNX: OUT must end in .onnx')
+    if args.dynamic and args.out.suffix == '.pt2':
+        parser.error('--dynamic is for files of ONNX: a program of torch.export takes one size')
     if args.calibration_images is not None and not args.int8:
         parser.error('--calibration-images goes with --int8 FOLDER')
     if args.calibration_images is not None and args.calibration_images < 1:
@@ -129,7 +131,7 @@ def prepare(args):
 def compare(graph, run, about, size):
     """Print how far PyTorch and ``run`` are apart for several images; the largest error.
 
-    Of a segmentor, the logits are compared, too, where ``run`` gives them: classes say little.
+    Of a segmentor, the logits are compared, too, as classes say little.
     """
     worst = 0.0
     if about['task'] == 'segmentation':
@@ -150,13 +152,20 @@ def compare(graph, run, about, size):
 
 def make_program(graph, about, image, path):
     """Write a program of torch.export, read it again, and return what runs it."""
-    program = onnx_file.to_program(graph, image, about['size'] is None)
-    torch.export.save(program, path, extra_files={'mmmobilemamba.json': json.dumps(about)})
-    loaded = torch.export.load(path).module()
+    program = onnx_file.to_program(graph, image, dynamic_sizes=False)
+    with onnx_file.quietly():
+        torch.export.save(program, path, extra_files={'mmmobilemamba.json': json.dumps(about)})
+        programs = [torch.export.load(path).module()]
+    if about['task'] == 'segmentation' and not onnx_file.graph_of(graph).with_logits:
+        # Classes say little: another one of the same network, for the proof alone, gives the logits.
+        onnx_file.graph_of(graph).with_logits = True
+        programs.append(onnx_file.to_program(graph, image, dynamic_sizes=False).module())
 
     def run(image):
         with torch.no_grad(), proof.Candidates() as candidates:
-            return [*loaded(image), *candidates.found]
+            outputs = [output for program in programs for output in program(image)]
+        del outputs[1 : len(programs)]  # the classes of the second one
+        return [*outputs, *candidates.found]
 
     return run
 
@@ -199,18 +208,20 @@ def find_images(args):
     return paths
 
 
-def prepare_images(path, args, paths):
-    """Images as batches for the file at ``path``, prepared as infer_onnx.py does it (calibration.Images).
+def prepare_images(about, args, paths):
+    """Images as batches for the network, prepared as infer_onnx.py does it (calibration.Images), or None.
 
     Raises:
         DeploymentError: If none is of a size that the file takes.
     """
-    from infer_onnx import Network, NetworkError  # see above
+    if not args.int8:
+        return None
+    from infer_onnx import NetworkError, Preparation  # see above
 
-    network, usable = Network(path, threads=1), []
+    preparation, usable = Preparation(about, args.out.name), []
 
     def prepare(picture):
-        return network.prepare(picture)[0]
+        return preparation.prepare(picture)[0]
 
     for image in paths:
         try:
@@ -218,22 +229,21 @@ def prepare_images(path, args, paths):
             usable.append(image)
         except NetworkError as error:
             print(f'{image} was skipped. {error}', file=sys.stderr)
-    if paths and not usable:
+    if not usable:
         raise build.DeploymentError(f'None of the images of {args.int8} can be used, see above.')
     return calibration.Images(usable, prepare)
 
 
-def lower_precision(path, about, size, args, paths):
+def lower_precision(path, about, size, args, images):
     """Put a file of float16 or int8 in place of the one at ``path``, and print what that loses and gains.
 
     Raises:
-        DeploymentError: If it loses too much, or no image can be used for the calibration.
+        DeploymentError: If it loses too much.
     """
     full = onnx.load(str(path))
     proofs = proof.test_images(size, about['size'] is None, about['preprocessed'], extreme=False)
     sets = {'images of the proof': [image.numpy() for _, image in proofs]}
-    if args.int8:
-        images = prepare_images(path, args, paths)
+    if images:
         sets[f'{len(images)} images of {args.int8}'] = images
         kind, reduced = 'int8', precision.to_int8(full, images)
     else:
@@ -278,6 +288,7 @@ def main(argv=None):
     try:
         paths = find_images(args)
         graph, about, image = prepare(args)
+        images = prepare_images(about, args, paths)
     except (CheckpointError, build.DeploymentError, ImportError, OSError, RuntimeError) as error:
         sys.exit(f'{args.checkpoint} was not exported. {error}')
     size = tuple(image.shape[1:3] if args.preprocess else image.shape[2:])
@@ -291,7 +302,7 @@ def main(argv=None):
         if not error <= proof.TOLERANCE:
             sys.exit(f'{args.out} was not written: it would differ from PyTorch by {error:.1e}.')
         if args.fp16 or args.int8:
-            lower_precision(partial, about, size, args, paths)
+            lower_precision(partial, about, size, args, images)
         onnx_file.move(partial, args.out)
     except build.DeploymentError as failure:
         sys.exit(f'{args.out} was not written. {failure}')

@@ -58,36 +58,16 @@ class Placement(NamedTuple):
         return classes[rows[:, None], columns]
 
 
-class Network:
-    """A network in the file at ``path``, on so many ``threads`` of the CPU (default: one a core)."""
+class Preparation:
+    """From pictures to a network's input, by what its file says of itself.
 
-    def __init__(self, path, threads=None):
-        self.path = Path(path)
-        if not self.path.is_file():
-            raise NetworkError(f'There is no file {path}.')
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
-        if threads is not None:
-            options.intra_op_num_threads = threads
-        providers = ['CPUExecutionProvider']
-        try:
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
-        except Exception as error:  # those of ONNX Runtime have no class of their own in common
-            raise NetworkError(f'ONNX Runtime cannot open {path}: {error}') from error
-        about = json.loads(self.session.get_modelmeta().custom_metadata_map.get(KEY, '{}'))
-        missing = ', '.join(field for field in FIELDS if field not in about)
-        if missing:
-            raise NetworkError(
-                f'The metadata {KEY} of {self.path} lacks {missing}. Export the network with '
-                f'tools/deployment/export_onnx.py, which writes it.'
-            )
-        if about['task'] not in DRAW:
-            raise NetworkError(f'{self.path} has the task {about["task"]}; it must be {" or ".join(DRAW)}.')
-        self.about, self.task, self.labels = about, about['task'], about['labels']
+    Args:
+        about (dict): What the file says.
+        name (str): Of the file, for messages.
+    """
 
-    def name_of(self, label):
-        """Name of a class, or its number if the file has no names."""
-        return self.labels[label] if label < len(self.labels) else str(label)
+    def __init__(self, about, name):
+        self.about, self.name = about, name
 
     def prepare(self, picture):
         """A picture (PIL.Image) as a batch of one, and its :class:`Placement` in it.
@@ -120,11 +100,44 @@ class Network:
         size = tuple(self.about['size'])
         if height > size[0] or width > size[1]:
             raise NetworkError(
-                f'{self.path.name} takes images of {size[0]} x {size[1]} px (height x width), but the '
+                f'{self.name} takes images of {size[0]} x {size[1]} px (height x width), but the '
                 f"picture is {height} x {width} px after the test pipeline's resizing. Export the network "
                 f'with --dynamic or --size {height} {width}, or give it another picture.'
             )
         return size
+
+
+class Network(Preparation):
+    """A network in the file at ``path``, on so many ``threads`` of the CPU (default: one a core)."""
+
+    def __init__(self, path, threads=None):
+        self.path = Path(path)
+        if not self.path.is_file():
+            raise NetworkError(f'There is no file {path}.')
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        providers = ['CPUExecutionProvider']
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=providers)
+        except Exception as error:  # those of ONNX Runtime have no class of their own in common
+            raise NetworkError(f'ONNX Runtime cannot open {path}: {error}') from error
+        about = json.loads(self.session.get_modelmeta().custom_metadata_map.get(KEY, '{}'))
+        missing = ', '.join(field for field in FIELDS if field not in about)
+        if missing:
+            raise NetworkError(
+                f'The metadata {KEY} of {self.path} lacks {missing}. Export the network with '
+                f'tools/deployment/export_onnx.py, which writes it.'
+            )
+        if about['task'] not in DRAW:
+            raise NetworkError(f'{self.path} has the task {about["task"]}; it must be {" or ".join(DRAW)}.')
+        super().__init__(about, self.path.name)
+        self.task, self.labels = about['task'], about['labels']
+
+    def name_of(self, label):
+        """Name of a class, or its number if the file has no names."""
+        return self.labels[label] if label < len(self.labels) else str(label)
 
     def run(self, batch):
         """Outputs (dict[str, ndarray]) for a batch, see :meth:`prepare`; the first axis is the image."""

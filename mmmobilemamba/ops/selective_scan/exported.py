@@ -1,8 +1,8 @@
 """The bidirectional selective scan for graphs that leave PyTorch: standard operators and a loop.
 
 The loop is PyTorch's ``scan``, which ``torch.export`` keeps as one node and ``torch.onnx.export`` writes as
-an ONNX ``Scan``, so that the length of the sequence can stay free. A step of it costs more than its
-arithmetic, so where the length is known and long, two halvings leave a quarter of the steps. Source:
+an ONNX ``Scan``, so that the length of the sequence can stay free. Forms with fewer steps, of halvings or of
+rows side by side, read and write more, and are no faster. Source:
 https://onnx.ai/onnx/operators/onnx__Scan.html.
 """
 
@@ -15,7 +15,6 @@ from torch import Tensor
 
 from .chunked import selective_scan_chunked
 
-HALVINGS, LONG = 2, 32  # of a length from which on they pay
 SCAN = 'torch._higher_order_ops.scan'  # imported at first use, as it brings PyTorch's compiler with it
 
 
@@ -35,47 +34,48 @@ def selective_scan_exported(
     """
     if not torch.compiler.is_compiling():
         return selective_scan_chunked(u, rows, dt_weight, A, D, dt_bias)
-    # Both directions in the order in which each is walked, (2, N, L, ...).
-    both = torch.stack([u, u.flip(1)])
     rows = rows.permute(2, 0, 1, 3)
     rows = torch.cat([rows[:1], rows[1:].flip(2)])
+    return merge_directions(scan_as_walked(both_directions(u), rows, dt_weight, A, dt_bias), u, D)
+
+
+def both_directions(u: Tensor) -> Tensor:
+    """A sequence in the orders in which it is walked: (N, L, E) -> (2, N, L, E)."""
+    u = u[None]
+    return torch.cat([u, u.flip(2)])
+
+
+def scan_as_walked(both: Tensor, rows: Tensor, dt_weight: Tensor, A: Tensor, dt_bias: Tensor) -> Tensor:
+    """The scans without their direct paths, of what :func:`both_directions` gives.
+
+    Args:
+        both (Tensor): (2, N, L, E).
+        rows (Tensor): Step sizes, B and C in the same orders, (2, N, L, R + 2).
+        dt_weight, A, dt_bias (Tensor): As in :func:`~.interface.selective_scan`.
+
+    Returns:
+        Tensor: (2, N, L, E), in these orders, too.
+    """
     step, B, C = rows.split([dt_weight.shape[2], 1, 1], dim=3)
-    delta = softplus(step @ dt_weight.transpose(1, 2)[:, None] + dt_bias[:, None, None])
+    # The bias is the weight of a 1, as adding it would go once more over all channels of all steps.
+    weight = torch.cat([dt_weight, dt_bias[..., None]], dim=2).transpose(1, 2)
+    delta = softplus(F.pad(step, (0, 1), value=1.0) @ weight[:, None])
     decay = torch.exp(delta * A[:, None, None])
-    halvings = HALVINGS if isinstance(u.shape[1], int) and u.shape[1] >= LONG else 0
-    y = C * linear_recurrence(decay, delta * B * both, halvings)
+    return C * linear_recurrence(decay, delta * B * both)
+
+
+def merge_directions(y: Tensor, u: Tensor, D: Tensor) -> Tensor:
+    """The sum of both directions and their direct paths: (2, N, L, E), (N, L, E), (2, E) -> (N, L, E)."""
     return D.sum(0) * u + y[0] + y[1].flip(1)
 
 
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), in the operators that ONNX Runtime is fastest at."""
-    return torch.relu(x) + torch.log(1 + torch.exp(-x.abs()))
+    return torch.relu(x) - torch.log(torch.sigmoid(x.abs()))
 
 
-def linear_recurrence(a: Tensor, b: Tensor, halvings: int) -> Tensor:
-    """h_t = a_t * h_{t-1} + b_t along dimension 2 of (2, N, L, E).
-
-    A halving joins pairs of neighbours into one step: the loop has half the steps, and from the state after
-    each pair follows the state within.
-    """
-    if halvings == 0:
-        return loop(a, b)
-    length, channels = b.shape[2:]
-    if length % 2:
-        a, b = F.pad(a, (0, 0, 0, 1)), F.pad(b, (0, 0, 0, 1))
-    (a_first, a_second), (b_first, b_second) = (pairs(a), pairs(b))
-    second = linear_recurrence(a_first * a_second, a_second * b_first + b_second, halvings - 1)
-    first = a_first * F.pad(second, (0, 0, 1, -1)) + b_first
-    return torch.cat([first, second], dim=3).unflatten(3, (2, channels)).flatten(2, 3)[:, :, :length]
-
-
-def pairs(x: Tensor) -> tuple[Tensor, Tensor]:
-    """The first and the second of every two steps: (2, N, L, E) -> two of (2, N, L / 2, E)."""
-    return x.unflatten(2, (-1, 2)).flatten(3).chunk(2, dim=3)
-
-
-def loop(a: Tensor, b: Tensor) -> Tensor:
-    """:func:`linear_recurrence` step by step."""
+def linear_recurrence(a: Tensor, b: Tensor) -> Tensor:
+    """h_t = a_t * h_{t-1} + b_t along dimension 2 of (2, N, L, E), from h = 0 on."""
 
     def step(h, inputs):
         kept = inputs[0] * h  # handed out in place of the state, of which a copy would be needed

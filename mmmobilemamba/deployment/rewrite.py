@@ -1,0 +1,106 @@
+"""A folded MobileMamba in the form that ONNX Runtime is fastest at: other layers, the same numbers.
+
+ONNX Runtime convolves in blocks of channels, and leaves convolutions out whose input channels are 16 or more
+and no multiple of 4: those take twice as long. Source: nchwc_transformer.cc of
+https://github.com/microsoft/onnxruntime. What is left besides convolutions is bound by the number and the
+size of the maps that are read and written. Figures are in docs/performance.md.
+"""
+
+import copy
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ..models.backbones.mobilemamba import Mixer, MobileMamba
+from ..models.layers import SS2D
+from ..models.layers.mk_deconv import FoldedMKDeConv
+from ..ops.selective_scan.exported import both_directions, merge_directions, scan_as_walked
+
+MULTIPLE = 4  # of channels
+
+
+@torch.no_grad()
+def rewrite(network):
+    """A copy of a network that gives the same, to rounding, with what is folded in it rewritten."""
+    network = copy.deepcopy(network)
+    for module in list(network.modules()):
+        if isinstance(module, MobileMamba):
+            pad_stem(module.stem)
+        if isinstance(module, Mixer) and isinstance(module.local_op, FoldedMKDeConv):
+            widen_local_part(module)
+        for name, child in module.named_children():
+            if isinstance(child, SS2D) and isinstance(child.in_proj, nn.Conv2d):
+                setattr(module, name, ExportedSS2D(child))
+    return network
+
+
+def pad_stem(stem):
+    """Add channels that are 0 up to a multiple between the convolutions of a stem, in place."""
+    if not all(isinstance(layer, (nn.Conv2d, nn.ReLU)) for layer in stem):
+        return  # batch norm that is not folded, or another norm
+    convs = [layer for layer in stem if isinstance(layer, nn.Conv2d)]
+    for conv, following in zip(convs, convs[1:]):
+        extra = -conv.out_channels % MULTIPLE
+        set_weights(conv, F.pad(conv.weight, (0, 0, 0, 0, 0, 0, 0, extra)), F.pad(conv.bias, (0, extra)))
+        set_weights(following, F.pad(following.weight, (0, 0, 0, 0, 0, extra)), following.bias)
+
+
+def widen_local_part(mixer):
+    """Let the local part of a mixer have the channels that pass unchanged, in place.
+
+    Its convolution hands them on, and a ReLU, which the local part has and the others do not, follows all
+    parts anyway.
+    """
+    global_part, local_part, identity = mixer.splits
+    conv, op = mixer.local_op.dwconv, mixer.local_op
+    side = conv.kernel_size[0]
+    as_is = conv.weight.new_zeros(identity, 1, side, side)
+    as_is[:, :, side // 2, side // 2] = 1
+    set_weights(conv, torch.cat([conv.weight, as_is]), F.pad(conv.bias, (0, identity)))
+    op.scale = nn.Parameter(F.pad(op.scale, (0, 0, 0, 0, 0, identity), value=1.0))
+    op.shift = nn.Parameter(F.pad(op.shift, (0, 0, 0, 0, 0, identity)))
+    mixer.splits = (global_part, local_part + identity, 0)
+
+
+def set_weights(conv, weight, bias):
+    """Give a convolution other weights, and with them other numbers of channels, in place."""
+    conv.weight, conv.bias = nn.Parameter(weight.contiguous()), nn.Parameter(bias.contiguous())
+    if conv.groups > 1:  # depthwise
+        conv.groups = len(weight)
+    conv.out_channels, conv.in_channels = len(weight), weight.shape[1] * conv.groups
+
+
+class ExportedSS2D(nn.Module):
+    """SS2D of a folded network: nothing is computed from parameters alone, or split after it was computed.
+
+    Args:
+        source (SS2D): Folded.
+    """
+
+    def __init__(self, source):
+        super().__init__()
+        self.backend = source.backend
+        self.u_proj, self.z_proj = (copy.deepcopy(source.in_proj) for _ in range(2))
+        halves = zip(source.in_proj.weight.chunk(2), source.in_proj.bias.chunk(2))
+        for conv, half in zip((self.u_proj, self.z_proj), halves):
+            set_weights(conv, *half)
+        self.dwconv, self.out_norm, self.out_proj = source.dwconv, source.out_norm, source.out_proj
+        self.x_proj_weight = nn.Parameter(source.x_proj_weight.transpose(1, 2)[:, None])
+        self.dt_proj_weight, self.dt_proj_bias = source.dt_proj_weight, source.dt_proj_bias
+        self.A = nn.Parameter(-source.A_log.exp().view(source.dt_proj_bias.shape))
+        self.D = nn.Parameter(source.D.view(source.dt_proj_bias.shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        u, z = self.dwconv(self.u_proj(x)), self.z_proj(x)
+        u, gate = (F.silu(part.permute(0, 2, 3, 1).flatten(1, 2)) for part in (u, z))
+        y = self.out_norm(self.scan(u)) * gate
+        return self.out_proj(y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2))
+
+    def scan(self, u: Tensor) -> Tensor:
+        """(N, L, E) -> (N, L, E)."""
+        both = both_directions(u)
+        rows = both @ self.x_proj_weight
+        y = scan_as_walked(both, rows, self.dt_proj_weight, self.A, self.dt_proj_bias)
+        return merge_directions(y, u, self.D)
