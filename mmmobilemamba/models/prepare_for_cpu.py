@@ -1,11 +1,12 @@
-"""Preparation of a network for inference on a CPU, where oneDNN keeps the weights packed."""
+"""Preparation of a network for inference on a CPU, with what does not depend on the image done beforehand."""
 
 import copy
 
 import torch
 from torch import Tensor, nn
 
-from mmmobilemamba.ops.conv import follow
+from mmmobilemamba.ops.conv import Call, follow
+from mmmobilemamba.ops.cpu import can_run
 
 from .layers import Conv2d
 
@@ -16,11 +17,11 @@ REMEDY = 'Do that with the network that it was made from, and prepare it again.'
 def prepare_for_cpu(model, image):
     """A copy of a network for inference on this CPU, with images of one size.
 
-    The copy is folded (``switch_to_deploy``), in evaluation and without gradients. Those of its plain
-    convolutions for which this package has no kernel here keep their weights packed for the size that they
-    meet with ``image``, which oneDNN would else do at every call. Other sizes work, but may be slower. It
-    cannot be moved, converted or saved: do that with the network that it was made from. How much it gains:
-    docs/performance.md.
+    The copy is folded (``switch_to_deploy``), in evaluation and without gradients. Its plain convolutions
+    remember how their kernel of this package is called for the sizes that they meet; those for which there is
+    none here keep their weights packed for the size that they meet with ``image``, which oneDNN would else do
+    at every call. Other sizes work, but may be slower. It cannot be moved, converted or saved: do that with
+    the network that it was made from. How much it gains: docs/performance.md.
 
     Args:
         model (nn.Module): In float32 on the CPU, called with an image alone, such as a backbone. It stays as
@@ -57,6 +58,8 @@ def prepare_for_cpu(model, image):
         for name, child in parent.named_children():
             if child in sizes:
                 setattr(parent, name, PackedConv2d(child, sizes[child]))
+            elif type(child) is Conv2d:
+                setattr(parent, name, RememberingConv2d(child))
     return model[0]
 
 
@@ -76,7 +79,47 @@ def input_sizes(model, image):
     return sizes
 
 
-class PackedConv2d(nn.Module):
+class PreparedConv2d(nn.Module):
+    """What depends on this machine and its memory stays there."""
+
+    def _apply(self, *args, **kwargs):
+        raise RuntimeError(f'A network from prepare_for_cpu cannot be moved or converted. {REMEDY}')
+
+    def _save_to_state_dict(self, *args, **kwargs):
+        raise RuntimeError(f'A network from prepare_for_cpu cannot be saved. {REMEDY}')
+
+
+class RememberingConv2d(PreparedConv2d):
+    """A convolution that remembers how its kernel is called for maps of a shape and layout that it has met.
+
+    Args:
+        conv (Conv2d): In float32 on the CPU.
+    """
+
+    def __init__(self, conv):
+        super().__init__()
+        self.conv, self.calls = conv, {}
+
+    def __getstate__(self):
+        """A copy has weights of its own."""
+        return {**self.__dict__, 'calls': {}}
+
+    def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H', W'), as :class:`~.layers.Conv2d`."""
+        if not can_run(x) or (shortcut is not None and not can_run(shortcut, x)):
+            return self.conv(x, activation, shortcut)
+        key = x.shape, x.stride(), x.dtype, activation
+        call = self.calls.get(key)
+        if call is None:
+            kernel = self.conv.find_kernel(x)
+            if kernel is None:
+                return self.conv(x, activation, shortcut)
+            rest = self.conv.weight, self.conv.bias, self.conv.stride[0], activation
+            call = self.calls[key] = Call(kernel, x, *rest)
+        return call(x, shortcut)
+
+
+class PackedConv2d(PreparedConv2d):
     """A convolution whose weights are packed for one size of its input.
 
     Args:
@@ -90,12 +133,6 @@ class PackedConv2d(nn.Module):
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         weight = conv.weight.detach().to_mkldnn()
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, size)
-
-    def _apply(self, *args, **kwargs):
-        raise RuntimeError(f'A network from prepare_for_cpu cannot be moved or converted. {REMEDY}')
-
-    def _save_to_state_dict(self, *args, **kwargs):
-        raise RuntimeError(f'A network from prepare_for_cpu cannot be saved. {REMEDY}')
 
     def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H', W'), as :class:`~.layers.Conv2d`."""

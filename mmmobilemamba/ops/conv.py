@@ -173,6 +173,41 @@ class Conv(ctypes.Structure):
     ]
 
 
+class Call:
+    """A call of a kernel, made for maps of one shape and memory layout and ready for any of them.
+
+    Args:
+        kernel (str): What :func:`find_kernel` gives for these tensors.
+        x, weight, bias, stride, activation: As in :func:`conv2d`.
+    """
+
+    def __init__(self, kernel, x, weight, bias, stride, activation):
+        batch, _, height, width = x.shape
+        channels, _, side, _ = weight.shape
+        height, width = -(-height // stride), -(-width // stride)
+        self.kernel = kernel
+        self.size = (batch, channels, height, width)
+        self.strides = (height * width * channels, 1, width * channels, channels)
+        self.weight = weight.permute(2, 3, 1, 0).contiguous()
+        self.bias = bias if bias is None else bias.contiguous()
+        source = as_map(x, evenly_spaced(x))
+        pointers = self.weight.data_ptr(), None if bias is None else self.bias.data_ptr()
+        self.conv = Conv(source, channels, side, stride, NUMBERS[activation], *pointers)
+
+    def __call__(self, x, shortcut=None, instruction_set=None):
+        """The output, (N, O, H', W'), in channels-last. ``shortcut`` is of the same shape, or None."""
+        conv = Conv.from_buffer_copy(self.conv)  # one for each thread that is here
+        conv.map.data = x.data_ptr()
+        if shortcut is not None:
+            check_shortcut(shortcut, self.size)
+            if shortcut.stride() != self.strides:
+                shortcut = shortcut.permute(0, 2, 3, 1).contiguous()
+            conv.shortcut = shortcut.data_ptr()
+        out = x.new_empty_strided(self.size, self.strides)
+        run(self.kernel, ctypes.byref(conv), out.data_ptr(), dtype=x.dtype, instruction_set=instruction_set)
+        return out
+
+
 def conv2d_cpp(kernel, x, weight, bias, stride, activation, shortcut, instruction_set=None):
     """:func:`conv2d` in C++, without gradients.
 
@@ -181,17 +216,4 @@ def conv2d_cpp(kernel, x, weight, bias, stride, activation, shortcut, instructio
         instruction_set (str, optional): One of ``INSTRUCTION_SETS`` up to the best of this machine, for
             tests. Defaults to the best.
     """
-    batch, _, height, width = x.shape
-    outputs, _, side, _ = weight.shape
-    sides = -(-height // stride), -(-width // stride)
-    out = x.new_empty(batch, *sides, outputs)
-    if shortcut is not None:
-        check_shortcut(shortcut, (batch, outputs, *sides))
-        shortcut = shortcut.permute(0, 2, 3, 1).contiguous()
-    bias = bias if bias is None else bias.contiguous()
-    weight = weight.permute(2, 3, 1, 0).contiguous()
-    pointers = (tensor if tensor is None else tensor.data_ptr() for tensor in (weight, bias, shortcut))
-    source = as_map(x, evenly_spaced(x))
-    conv = Conv(source, outputs, side, stride, NUMBERS[activation], *pointers)
-    run(kernel, ctypes.byref(conv), out.data_ptr(), dtype=x.dtype, instruction_set=instruction_set)
-    return out.permute(0, 3, 1, 2)
+    return Call(kernel, x, weight, bias, stride, activation)(x, shortcut, instruction_set)

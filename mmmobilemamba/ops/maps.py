@@ -2,6 +2,8 @@
 
 import ctypes
 
+import torch
+
 
 class Map(ctypes.Structure):
     """As in cpu/csrc/maps.h."""
@@ -30,6 +32,8 @@ def evenly_spaced(x):
 
     The strides of sides of 1 say nothing.
     """
+    if x.is_contiguous(memory_format=torch.channels_last):
+        return x.shape[1]
     spacing, steps = None, 1
     for axis in (3, 2, 0):
         if x.shape[axis] > 1:

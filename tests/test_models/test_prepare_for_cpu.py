@@ -9,7 +9,7 @@ from torch import nn
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models import prepare_for_cpu
 from mmmobilemamba.models.layers import Conv2d
-from mmmobilemamba.models.prepare_for_cpu import PackedConv2d
+from mmmobilemamba.models.prepare_for_cpu import PackedConv2d, RememberingConv2d
 from mmmobilemamba.ops import cpu
 
 from ..conftest import authors_checkpoint, golden, image_for, relative_error
@@ -32,6 +32,8 @@ def test_authors_features():
     assert all(isinstance(conv, Conv2d) and conv.laid_out for conv in convs)
     assert bool(convs) == cpu.has_vectors()
     assert all(isinstance(layer, PackedConv2d) for layer in prepared.stem[::2])
+    calls = [len(m.calls) for m in prepared.modules() if isinstance(m, RememberingConv2d)]
+    assert len(calls) == len(convs) and all(count == 1 for count in calls)
     assert backbone.training and not backbone.deploy and not prepared.training
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
 
@@ -104,3 +106,59 @@ def test_all_is_packed_where_the_kernels_are_not_wanted():
     prepared = prepare_for_cpu(backbone, image)
     assert not [m for m in prepared.modules() if isinstance(m, nn.Conv2d)]
     assert relative_error(prepared(image)[0], backbone(image)[0]) < 1e-5
+
+
+needs_kernels = pytest.mark.skipif(not cpu.has_vectors(), reason='no kernels with vectors here')
+
+
+def remembering(channels=8):
+    """A prepared pointwise convolution and PyTorch's with the same weights."""
+    conv = Conv2d(channels, channels, 1).requires_grad_(False)
+    conv.lay_out()
+    plain = nn.Conv2d(channels, channels, 1)
+    plain.load_state_dict(conv.state_dict())
+    return RememberingConv2d(conv), plain
+
+
+@needs_kernels
+@torch.no_grad()
+def test_remembered_calls():
+    """One for each shape, layout and activation; images and shortcuts are new ones each time."""
+    prepared, plain = remembering()
+    for size in ((1, 8, 4, 6), (2, 8, 5, 3)):
+        for _ in range(3):
+            x, shortcut = (torch.randn(size).contiguous(memory_format=torch.channels_last) for _ in range(2))
+            assert relative_error(prepared(x, 'relu', shortcut), plain(x).relu() + shortcut) < 1e-6
+            assert relative_error(prepared(x, 'relu'), plain(x).relu()) < 1e-6
+            assert relative_error(prepared(x), plain(x)) < 1e-6
+            narrow = torch.randn(size[0], 16, *size[2:]).contiguous(memory_format=torch.channels_last)[:, 8:]
+            assert relative_error(prepared(narrow, None, narrow), plain(narrow) + narrow) < 1e-6
+    assert len(prepared.calls) == 2 * 3
+    with pytest.raises(ValueError, match='shortcut must have the shape'):
+        prepared(x, None, shortcut[:, :, 1:])
+
+
+@needs_kernels
+def test_what_is_not_remembered():
+    """Maps in another format, and those that need gradients."""
+    prepared, plain = remembering()
+    x = torch.randn(2, 8, 4, 6)
+    assert relative_error(prepared(x), plain(x).detach()) < 1e-6
+    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
+    prepared(x).sum().backward()
+    assert x.grad.abs().max() > 0
+    assert not prepared.calls
+
+
+@needs_kernels
+@torch.no_grad()
+def test_a_copy_forgets():
+    """A call has the addresses of the weights."""
+    prepared, plain = remembering()
+    x = torch.randn(1, 8, 4, 6).contiguous(memory_format=torch.channels_last)
+    prepared(x)
+    copied = copy.deepcopy(prepared)
+    copied.conv.weight.mul_(2)
+    assert len(prepared.calls) == 1 and not copied.calls
+    assert relative_error(prepared(x), plain(x)) < 1e-6
+    assert relative_error(copied(x), 2 * plain(x) - plain.bias[:, None, None]) < 1e-6

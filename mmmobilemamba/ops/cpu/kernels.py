@@ -72,15 +72,19 @@ def can_run(*tensors, differentiable=False):
     if is_watched() or why_not() is not None:
         return False
     learns, dtype = torch.is_grad_enabled() and not differentiable, tensors[0].dtype
-    return dtype in DTYPES and all(
-        x.dtype == dtype
-        and x.is_cpu
-        and type(x) in (torch.Tensor, torch.nn.Parameter)
-        and not (learns and x.requires_grad)
-        and not x.is_neg()  # which is in no other memory than the negative's
-        and torch._C._has_storage(x)  # a batch of gradients has none of its own
-        for x in tensors
-    )
+    if dtype not in DTYPES:
+        return False
+    for x in tensors:  # which `all` would take twice as long for
+        if not (
+            x.dtype == dtype
+            and x.is_cpu
+            and type(x) in (torch.Tensor, torch.nn.Parameter)
+            and not (learns and x.requires_grad)
+            and not x.is_neg()  # which is in no other memory than the negative's
+            and torch._C._has_storage(x)  # a batch of gradients has none of its own
+        ):
+            return False
+    return True
 
 
 def is_watched():
