@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 # Top-1 on ImageNet-1k in percent, at these sizes in pixels, without distillation unless that is said.
 # Sources: MobileMamba https://arxiv.org/abs/2411.15941, MobileNetV4 2404.10518, RepViT 2307.09283,
@@ -52,19 +53,22 @@ def draw(axis, points, label):
     axis.margins(x=0.25, y=0.1)
     axis.grid(alpha=0.3)
     axis.figure.draw_without_rendering()  # the places of labels are known behind it
-    taken = []
+    centers = (axis.transData.transform((x, TOP1[key][0])) for key, x in points.items())
+    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centers]
     for key, x in points.items():
         taken.append(annotate(axis, x, *TOP1[key], taken))
 
 
 def annotate(axis, x, accuracy, name, taken):
-    """Name a point where no label is yet, if there is such a place; the label's box."""
-    for offset, side in (((5, 4), 'left'), ((5, -11), 'left'), ((-5, 4), 'right'), ((-5, -11), 'right')):
+    """Name a point where neither a point nor a label is yet, if there is such a place; the label's box."""
+    right, left = ((5, y) for y in (4, -11, -21)), ((-5, y) for y in (4, -11, -21))
+    for offset, side in (*((place, 'left') for place in right), *((place, 'right') for place in left)):
         label = axis.annotate(
             name, (x, accuracy), xytext=offset, textcoords='offset points', fontsize=8, ha=side
         )
         box = label.get_window_extent()
-        if not any(box.overlaps(other) for other in taken):
+        inside = box.x0 > axis.bbox.x0 and box.x1 < axis.bbox.x1
+        if inside and not any(box.overlaps(other) for other in taken):
             break
         label.set_visible(False)
     label.set_visible(True)
