@@ -15,9 +15,10 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a G
 
 
 @pytest.fixture
-def network():
+def network(monkeypatch):
     """T2 with the golden weights, in evaluation, in full float32."""
-    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
+    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
+    monkeypatch.setattr(torch.backends.cuda.matmul, 'allow_tf32', False)
     backbone = MobileMamba('t2', out_indices=(0, 1, 2)).eval()
     backbone.load_state_dict(authors_checkpoint('t2'))
     return backbone.cuda()
@@ -56,19 +57,23 @@ def test_opcheck(dtype):
     torch.library.opcheck(torch.ops.mmmobilemamba.selective_scan.default, args)
 
 
-def test_training_steps_repeat(network, image):
-    """Gradients of the same step, twice, are equal to the bit, and near those of a CPU."""
-    torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = True, False
+def test_gradients_repeat(network, image, monkeypatch):
+    """Twice the same, they are equal to the bit, and near those of a CPU, parameter by parameter."""
+    monkeypatch.setattr(torch.backends.cudnn, 'deterministic', True)
+    monkeypatch.setattr(torch.backends.cudnn, 'benchmark', False)
     grads = []
     on_cpu = copy.deepcopy(network).cpu()
     for model, x in ((network, image), (network, image), (on_cpu, image.cpu())):
         model.zero_grad()
         model(x)[-1].square().mean().backward()
         grads.append([p.grad.cpu().clone() for p in model.parameters()])
-        if len(grads) == 2:
-            assert all(torch.equal(x, y) for x, y in zip(*grads))
-    ours, cpu = (torch.cat([x.flatten() for x in one]) for one in grads[1:])
-    assert relative_error(ours, cpu) < 1e-3
+    first, second, cpu = grads
+    assert all(torch.equal(x, y) for x, y in zip(first, second))
+    largest = max(x.abs().max() for x in cpu)
+    for x, exact in zip(
+        second, cpu
+    ):  # the rounding of a ReLU's input may flip it, and so a gradient a little
+        assert (x - exact).abs().max() < 0.02 * exact.abs().max() + 1e-5 * largest
 
 
 @torch.no_grad()
@@ -84,6 +89,7 @@ def test_cuda_graph(network, image):
     other = image.flip(3)
     expected = network(other)
     stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         network(image)
     torch.cuda.synchronize()

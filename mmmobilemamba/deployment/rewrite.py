@@ -1,9 +1,9 @@
 """A folded MobileMamba in the form that ONNX Runtime is fastest at: other layers, the same numbers.
 
-ONNX Runtime convolves in blocks of channels, and leaves convolutions out whose input channels are 16 or more
-and no multiple of 4: those take twice as long. Source: nchwc_transformer.cc of
-https://github.com/microsoft/onnxruntime. What is left besides convolutions is bound by the number and the
-size of the maps that are read and written. Figures are in docs/performance.md.
+ONNX Runtime convolves in blocks of channels. Convolutions are left out of that, and take twice as long, whose
+input channels are no multiple of 4: dense ones that have at least a block of them, and all depthwise ones.
+Source: nchwc_transformer.cc of https://github.com/microsoft/onnxruntime. What is left besides convolutions is
+bound by the number and the size of the maps that are read and written. Figures are in docs/performance.md.
 """
 
 import copy
@@ -15,14 +15,17 @@ from torch import Tensor, nn
 from ..models.backbones.mobilemamba import Mixer, MobileMamba
 from ..models.layers import SS2D
 from ..models.layers.mk_deconv import FoldedMKDeConv
-from ..ops.selective_scan.exported import both_directions, merge_directions, scan_as_walked
+from ..ops.selective_scan.exported import both_directions, join_bias, merge_directions, scan_as_walked
 
 MULTIPLE = 4  # of channels
 
 
 @torch.no_grad()
 def rewrite(network):
-    """A copy of a network that gives the same, to rounding, with what is folded in it rewritten."""
+    """A copy of a network that gives the same, to rounding, with what is folded in it rewritten.
+
+    Scans take the form for export, whatever ``scan_backend`` says, in the type of the network.
+    """
     network = copy.deepcopy(network)
     for module in list(network.modules()):
         if isinstance(module, MobileMamba):
@@ -31,15 +34,19 @@ def rewrite(network):
             widen_local_part(module)
         for name, child in module.named_children():
             if isinstance(child, SS2D) and isinstance(child.in_proj, nn.Conv2d):
-                setattr(module, name, ExportedSS2D(child))
+                setattr(module, name, ExportedSS2D(child).train(child.training))
     return network
 
 
 def pad_stem(stem):
-    """Add channels that are 0 up to a multiple between the convolutions of a stem, in place."""
-    if not all(isinstance(layer, (nn.Conv2d, nn.ReLU)) for layer in stem):
-        return  # batch norm that is not folded, or another norm
+    """Add channels that are 0 up to a multiple between the convolutions of a stem, in place.
+
+    Only if it is one of convolutions and ReLU: another norm than batch norm may change what is 0.
+    """
     convs = [layer for layer in stem if isinstance(layer, nn.Conv2d)]
+    others = [layer for layer in stem if not isinstance(layer, (nn.Conv2d, nn.ReLU))]
+    if others or any(conv.bias is None or conv.groups > 1 for conv in convs):
+        return
     for conv, following in zip(convs, convs[1:]):
         extra = -conv.out_channels % MULTIPLE
         set_weights(conv, F.pad(conv.weight, (0, 0, 0, 0, 0, 0, 0, extra)), F.pad(conv.bias, (0, extra)))
@@ -50,25 +57,24 @@ def widen_local_part(mixer):
     """Let the local part of a mixer have the channels that pass unchanged, in place.
 
     Its convolution hands them on, and a ReLU, which the local part has and the others do not, follows all
-    parts anyway.
+    parts anyway. In all archs of the paper both together are a multiple, where the local part alone is none.
     """
     global_part, local_part, identity = mixer.splits
     conv, op = mixer.local_op.dwconv, mixer.local_op
     side = conv.kernel_size[0]
     as_is = conv.weight.new_zeros(identity, 1, side, side)
     as_is[:, :, side // 2, side // 2] = 1
-    set_weights(conv, torch.cat([conv.weight, as_is]), F.pad(conv.bias, (0, identity)))
+    weight, bias = torch.cat([conv.weight, as_is]), F.pad(conv.bias, (0, identity))
+    set_weights(conv, weight, bias, groups=local_part + identity)
     op.scale = nn.Parameter(F.pad(op.scale, (0, 0, 0, 0, 0, identity), value=1.0))
     op.shift = nn.Parameter(F.pad(op.shift, (0, 0, 0, 0, 0, identity)))
     mixer.splits = (global_part, local_part + identity, 0)
 
 
-def set_weights(conv, weight, bias):
+def set_weights(conv, weight, bias, groups=1):
     """Give a convolution other weights, and with them other numbers of channels, in place."""
-    conv.weight, conv.bias = nn.Parameter(weight.contiguous()), nn.Parameter(bias.contiguous())
-    if conv.groups > 1:  # depthwise
-        conv.groups = len(weight)
-    conv.out_channels, conv.in_channels = len(weight), weight.shape[1] * conv.groups
+    conv.weight, conv.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
+    conv.out_channels, conv.in_channels, conv.groups = len(weight), weight.shape[1] * groups, groups
 
 
 class ExportedSS2D(nn.Module):
@@ -86,10 +92,10 @@ class ExportedSS2D(nn.Module):
         for conv, half in zip((self.u_proj, self.z_proj), halves):
             set_weights(conv, *half)
         self.dwconv, self.out_norm, self.out_proj = source.dwconv, source.out_norm, source.out_proj
-        self.x_proj_weight = nn.Parameter(source.x_proj_weight.transpose(1, 2)[:, None])
-        self.dt_proj_weight, self.dt_proj_bias = source.dt_proj_weight, source.dt_proj_bias
+        self.x_proj_weight = nn.Parameter(source.x_proj_weight.transpose(1, 2)[:, None].clone())
+        self.dt_proj_weight = nn.Parameter(join_bias(source.dt_proj_weight, source.dt_proj_bias))
         self.A = nn.Parameter(-source.A_log.exp().view(source.dt_proj_bias.shape))
-        self.D = nn.Parameter(source.D.view(source.dt_proj_bias.shape))
+        self.D = nn.Parameter(source.D.view(source.dt_proj_bias.shape).sum(0))
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
@@ -102,5 +108,4 @@ class ExportedSS2D(nn.Module):
         """(N, L, E) -> (N, L, E)."""
         both = both_directions(u)
         rows = both @ self.x_proj_weight
-        y = scan_as_walked(both, rows, self.dt_proj_weight, self.A, self.dt_proj_bias)
-        return merge_directions(y, u, self.D)
+        return merge_directions(scan_as_walked(both, rows, self.dt_proj_weight, self.A), u, self.D)

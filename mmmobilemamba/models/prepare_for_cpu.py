@@ -5,11 +5,12 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from mmmobilemamba.ops.conv import Call, follow
+from mmmobilemamba.ops.conv import Call, autocasts, follow
 from mmmobilemamba.ops.cpu import can_run
 
 from .layers import Conv2d
 
+CALLS = 64  # that a convolution remembers; those of a detector meet hundreds of sizes
 REMEDY = 'Do that with the network that it was made from, and prepare it again.'
 
 
@@ -20,8 +21,8 @@ def prepare_for_cpu(model, image):
     The copy is folded (``switch_to_deploy``), in evaluation and without gradients. Its plain convolutions
     remember how their kernel of this package is called for the sizes that they meet; those for which there is
     none here keep their weights packed for the size that they meet with ``image``, which oneDNN would else do
-    at every call. Other sizes work, but may be slower. It cannot be moved, converted or saved: do that with
-    the network that it was made from. How much it gains: docs/performance.md.
+    at every call. Other sizes work, but may be slower. It cannot be moved, converted, saved or loaded into:
+    do that with the network that it was made from. How much it gains: docs/performance.md.
 
     Args:
         model (nn.Module): In float32 on the CPU, called with an image alone, such as a backbone. It stays as
@@ -58,7 +59,7 @@ def prepare_for_cpu(model, image):
         for name, child in parent.named_children():
             if child in sizes:
                 setattr(parent, name, PackedConv2d(child, sizes[child]))
-            elif type(child) is Conv2d:
+            elif type(child) is Conv2d and not (child._forward_hooks or child._forward_pre_hooks):
                 setattr(parent, name, RememberingConv2d(child))
     return model[0]
 
@@ -80,7 +81,11 @@ def input_sizes(model, image):
 
 
 class PreparedConv2d(nn.Module):
-    """What depends on this machine and its memory stays there."""
+    """Base of convolutions that hold what is of this process alone, such as addresses.
+
+    Raises:
+        RuntimeError: When it is to be moved, converted, saved or loaded into.
+    """
 
     def _apply(self, *args, **kwargs):
         raise RuntimeError(f'A network from prepare_for_cpu cannot be moved or converted. {REMEDY}')
@@ -88,35 +93,45 @@ class PreparedConv2d(nn.Module):
     def _save_to_state_dict(self, *args, **kwargs):
         raise RuntimeError(f'A network from prepare_for_cpu cannot be saved. {REMEDY}')
 
+    def _load_from_state_dict(self, *args, **kwargs):
+        raise RuntimeError(f'A network from prepare_for_cpu cannot be loaded into. {REMEDY}')
+
 
 class RememberingConv2d(PreparedConv2d):
     """A convolution that remembers how its kernel is called for maps of a shape and layout that it has met.
 
     Args:
-        conv (Conv2d): In float32 on the CPU.
+        conv (Conv2d): In float32 on the CPU, without gradients. Its weights get the layout of the kernels,
+            and have to stay as they are from then on.
     """
 
     def __init__(self, conv):
         super().__init__()
         self.conv, self.calls = conv, {}
+        conv.lay_out()
 
     def __getstate__(self):
-        """A copy has weights of its own."""
+        """Without the calls, in which a copy would have the addresses of the original's weights."""
         return {**self.__dict__, 'calls': {}}
 
     def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, H', W'), as :class:`~.layers.Conv2d`."""
-        if not can_run(x) or (shortcut is not None and not can_run(shortcut, x)):
+        if autocasts() or not can_run(x) or (shortcut is not None and not can_run(shortcut, x)):
             return self.conv(x, activation, shortcut)
         key = x.shape, x.stride(), x.dtype, activation
-        call = self.calls.get(key)
-        if call is None:
-            kernel = self.conv.find_kernel(x)
-            if kernel is None:
-                return self.conv(x, activation, shortcut)
-            rest = self.conv.weight, self.conv.bias, self.conv.stride[0], activation
-            call = self.calls[key] = Call(kernel, x, *rest)
-        return call(x, shortcut)
+        call = self.calls.get(key) or self.remember(key, x, activation)
+        return call(x, shortcut) if call else self.conv(x, activation, shortcut)
+
+    def remember(self, key, x, activation):
+        """The call of the kernel for such maps, or None if there is none."""
+        conv = self.conv
+        kernel = conv.find_kernel(x)
+        if kernel is None or (conv.bias is not None and not can_run(x, conv.bias)):
+            return None
+        if len(self.calls) >= CALLS:
+            self.calls.clear()
+        self.calls[key] = Call(kernel, x, conv.weight, conv.bias, conv.stride[0], activation)
+        return self.calls[key]
 
 
 class PackedConv2d(PreparedConv2d):

@@ -178,16 +178,16 @@ class Call:
 
     Args:
         kernel (str): What :func:`find_kernel` gives for these tensors.
-        x, weight, bias, stride, activation: As in :func:`conv2d`.
+        x, weight, bias, stride, activation: As in :func:`conv2d`. The call holds the weights.
     """
 
     def __init__(self, kernel, x, weight, bias, stride, activation):
         batch, _, height, width = x.shape
         channels, _, side, _ = weight.shape
-        height, width = -(-height // stride), -(-width // stride)
+        rows, columns = -(-height // stride), -(-width // stride)
         self.kernel = kernel
-        self.size = (batch, channels, height, width)
-        self.strides = (height * width * channels, 1, width * channels, channels)
+        self.size = (batch, channels, rows, columns)
+        self.strides = (rows * columns * channels, 1, columns * channels, channels)
         self.weight = weight.permute(2, 3, 1, 0).contiguous()
         self.bias = bias if bias is None else bias.contiguous()
         source = as_map(x, evenly_spaced(x))
@@ -195,7 +195,17 @@ class Call:
         self.conv = Conv(source, channels, side, stride, NUMBERS[activation], *pointers)
 
     def __call__(self, x, shortcut=None, instruction_set=None):
-        """The output, (N, O, H', W'), in channels-last. ``shortcut`` is of the same shape, or None."""
+        """The output, (N, O, H', W'), in channels-last.
+
+        Args:
+            x (Tensor): Of the shape, strides and type that the call was made for, which is not checked.
+            shortcut (Tensor, optional): Of the shape of the output.
+            instruction_set (str, optional): See :func:`~.cpu.run`.
+
+        Raises:
+            ValueError: If the shortcut has another shape.
+            MemoryError: If there is none left.
+        """
         conv = Conv.from_buffer_copy(self.conv)  # one for each thread that is here
         conv.map.data = x.data_ptr()
         if shortcut is not None:

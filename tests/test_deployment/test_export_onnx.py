@@ -109,6 +109,30 @@ def test_cannot_be_exported(classifier, tmp_path, options, message):
     assert not list(tmp_path.iterdir())
 
 
+class Classes(torch.nn.Module):
+    """A segmentor of two classes."""
+
+    with_logits = False
+
+    def forward(self, image):
+        logits = torch.stack([image.sum(1), image.prod(1)], dim=1)
+        classes = logits.argmax(1).int()
+        return (classes, logits) if self.with_logits else (classes,)
+
+
+@pytest.mark.parametrize('with_logits', [False, True])
+def test_programs_of_segmentors_are_compared_by_logits(tmp_path, with_logits):
+    """Which a file that gives classes alone has not: one of the same network has."""
+    graph, image = Classes(), torch.randn(2, 3, 8, 8)
+    graph.with_logits = with_logits
+    run = tool.make_program(graph, dict(task='segmentation', size=[8, 8]), image, tmp_path / 'out.pt2')
+    graph.with_logits = True
+    expected, found = graph(image), run(image)
+    assert len(found) == 2 and all(torch.equal(a, b) for a, b in zip(found, expected))
+    outputs = torch.export.load(tmp_path / 'out.pt2').module()(image)
+    assert len(outputs) == 1 + with_logits
+
+
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [

@@ -9,7 +9,7 @@ from torch import nn
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models import prepare_for_cpu
 from mmmobilemamba.models.layers import Conv2d
-from mmmobilemamba.models.prepare_for_cpu import PackedConv2d, RememberingConv2d
+from mmmobilemamba.models.prepare_for_cpu import CALLS, PackedConv2d, RememberingConv2d
 from mmmobilemamba.ops import cpu
 
 from ..conftest import authors_checkpoint, golden, image_for, relative_error
@@ -79,15 +79,22 @@ def test_no_onednn(monkeypatch):
         prepare_for_cpu(nn.Conv2d(3, 8, 1), torch.rand(1, 3, 8, 8))
 
 
-def test_what_the_copy_cannot():
-    network, image = nn.Sequential(nn.Conv2d(3, 8, 1), nn.ReLU()), torch.rand(1, 3, 8, 8)
+@pytest.mark.parametrize('kind', [nn.Conv2d, Conv2d])
+def test_what_the_copy_cannot(kind):
+    """Whether its convolution is packed or remembers."""
+    network, image = nn.Sequential(kind(4, 8, 1), nn.ReLU()), torch.rand(1, 4, 8, 8)
+    image = image.contiguous(memory_format=torch.channels_last)
     prepared = prepare_for_cpu(network, image)
+    remembers = kind is Conv2d and cpu.has_vectors()
+    assert type(prepared[0]) is (RememberingConv2d if remembers else PackedConv2d)
     assert not prepared(image).requires_grad and network(image).requires_grad
     for change in (prepared.half, prepared.double, lambda: prepared.to('meta')):
         with pytest.raises(RuntimeError, match=r'cannot be moved or converted. Do that with the network'):
             change()
     with pytest.raises(RuntimeError, match=r'cannot be saved. Do that with the network'):
         prepared.state_dict()
+    with pytest.raises(RuntimeError, match=r'cannot be loaded into. Do that with the network'):
+        prepared.load_state_dict(network.state_dict(), strict=False)
 
 
 def test_a_convolution_is_a_network():
@@ -111,11 +118,10 @@ def test_all_is_packed_where_the_kernels_are_not_wanted():
 needs_kernels = pytest.mark.skipif(not cpu.has_vectors(), reason='no kernels with vectors here')
 
 
-def remembering(channels=8):
-    """A prepared pointwise convolution and PyTorch's with the same weights."""
-    conv = Conv2d(channels, channels, 1).requires_grad_(False)
-    conv.lay_out()
-    plain = nn.Conv2d(channels, channels, 1)
+def remembering(channels=8, kernel_size=1, **kwargs):
+    """A prepared convolution and PyTorch's with the same weights."""
+    conv = Conv2d(channels, channels, kernel_size, **kwargs).requires_grad_(False)
+    plain = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, **kwargs)
     plain.load_state_dict(conv.state_dict())
     return RememberingConv2d(conv), plain
 
@@ -139,15 +145,66 @@ def test_remembered_calls():
 
 
 @needs_kernels
+@torch.no_grad()
+def test_depthwise_without_bias():
+    prepared, plain = remembering(kernel_size=3, stride=2, groups=8, bias=False)
+    for _ in range(2):
+        x = torch.randn(2, 8, 7, 6).contiguous(memory_format=torch.channels_last)
+        assert relative_error(prepared(x, 'silu'), nn.functional.silu(plain(x))) < 1e-6
+    assert len(prepared.calls) == 1
+
+
+@needs_kernels
+@torch.no_grad()
 def test_what_is_not_remembered():
-    """Maps in another format, and those that need gradients."""
+    """Maps in another format or type, and under autocast; of shapes that are known, too."""
     prepared, plain = remembering()
-    x = torch.randn(2, 8, 4, 6)
-    assert relative_error(prepared(x), plain(x).detach()) < 1e-6
-    x = x.contiguous(memory_format=torch.channels_last).requires_grad_()
-    prepared(x).sum().backward()
-    assert x.grad.abs().max() > 0
-    assert not prepared.calls
+    x = torch.randn(2, 8, 4, 6).contiguous(memory_format=torch.channels_last)
+    prepared(x, 'relu')
+    assert len(prepared.calls) == 1
+    nchw = x.contiguous()
+    assert relative_error(prepared(nchw, 'relu', nchw), plain(x).relu() + x) < 1e-6
+    with torch.autocast('cpu', torch.bfloat16):
+        assert prepared(x, 'relu').dtype == plain(x).dtype == torch.bfloat16
+    with pytest.raises(RuntimeError, match='double'):
+        prepared(x.double(), 'relu')
+    assert prepared(x, 'relu', x.double()).dtype == torch.float64
+    assert len(prepared.calls) == 1
+
+
+@needs_kernels
+def test_gradients_of_the_map_and_the_shortcut():
+    prepared, _ = remembering()
+    x = torch.randn(2, 8, 4, 6).contiguous(memory_format=torch.channels_last)
+    prepared(x)
+    for name in ('x', 'shortcut'):
+        inputs = dict(x=x.clone(), shortcut=x.clone())
+        inputs[name].requires_grad_()
+        prepared(**inputs).sum().backward()
+        assert inputs[name].grad.abs().max() > 0
+
+
+@needs_kernels
+@torch.no_grad()
+def test_it_forgets_in_time():
+    prepared, plain = remembering()
+    for side in range(1, CALLS + 6):
+        x = torch.randn(1, 8, side, 2).contiguous(memory_format=torch.channels_last)
+        assert relative_error(prepared(x), plain(x)) < 1e-6
+        assert len(prepared.calls) <= CALLS
+    assert len(prepared.calls) == 5
+
+
+@needs_kernels
+@torch.no_grad()
+def test_hooks_stay():
+    network, calls = nn.Sequential(Conv2d(8, 8)), []
+    network[0].register_forward_hook(lambda *_: calls.append(1))
+    image = torch.rand(1, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    prepared = prepare_for_cpu(network, image)
+    calls.clear()
+    prepared(image)
+    assert len(calls) == 1
 
 
 @needs_kernels

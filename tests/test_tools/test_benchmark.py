@@ -144,6 +144,7 @@ def test_memory_of_a_step(benchmark, monkeypatch):
         (['b1@64', '--variants', 'deploy+cuda_graph'], r'deploy\+cuda_graph needs a GPU'),
         (['scan:b1@64', '--variants', 'cpp+cuda_graph'], r'cpp\+cuda_graph needs a GPU'),
         (['scan:b1@64', '--device', 'cuda', '--variants', 'triton+compile'], 'is not a backend of the scan'),
+        (['b1@64', 't2@64', 'b1@64', '--together'], 'with --together, each model can be there once'),
         (['b1@64', '--json', 'nowhere/out.json'], 'there is no folder nowhere'),
     ],
 )
@@ -151,6 +152,39 @@ def test_what_cannot_be_compared(benchmark, words, message, capsys):
     with pytest.raises(SystemExit):
         benchmark.parse_args(words)
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize('together', [False, True])
+def test_who_takes_turns(benchmark, together, monkeypatch):
+    """The variants of each model, or those of all; ratios are to the first of them."""
+    words = ['t2@64', 'b1@32x64', '--batch', '1', '2', '--threads', '1', '--variants', 'plain', 'deploy']
+    args = benchmark.parse_args(words + ['--together'] * together)
+    measured = []
+
+    def measure(steps, seconds, device):
+        measured.append(steps)
+        return {
+            key: sys.modules['timing'].summarise([number, number])
+            for number, key in enumerate(steps, start=1)
+        }
+
+    monkeypatch.setattr(benchmark, 'make_steps', lambda *case: dict.fromkeys(args.variants))
+    monkeypatch.setattr(benchmark, 'measure', measure)
+    monkeypatch.setattr(torch, 'set_num_threads', lambda threads: None)
+    found = [
+        result
+        for cases, threads in benchmark.groups(args)
+        for result in benchmark.run_cases(cases, threads, args)
+    ]
+    models = [(result['model'], result['size'], result['batch']) for result in found[::2]]
+    small, large = ('t2', (64, 64)), ('b1', (32, 64))
+    if together:
+        assert models == [(*small, 1), (*large, 1), (*small, 2), (*large, 2)]
+        assert [result['ratio'] for result in found] == pytest.approx([1, 1 / 2, 1 / 3, 1 / 4] * 2)
+    else:
+        assert models == [(*small, 1), (*small, 2), (*large, 1), (*large, 2)]
+        assert [result['ratio'] for result in found] == pytest.approx([1, 1 / 2] * 4)
+    assert len(measured) == (2 if together else 4)
 
 
 def test_scan_inputs(benchmark):

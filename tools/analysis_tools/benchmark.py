@@ -11,7 +11,8 @@ far), ``plain`` or ``deploy``, with parts added by +: a backend of the scan, ``c
 ``prepare`` (``prepare_for_cpu``), ``onnx`` (in ONNX Runtime), ``onnx_fp16`` and ``onnx_int8``, and on GPUs
 ``cuda_graph``. A variant of a scan is a backend, and ``cuda_graph``. All variants of a model take turns in
 one process, and ratios are those of the medians to the first one's. Weights are random, which does not
-change the time. With ``--together``, all models of one batch take turns, too.
+change the time. With ``--together``, all models of one batch and one number of threads take turns, and ratios
+are to the first of them.
 """
 
 import argparse
@@ -49,6 +50,16 @@ def cases(models):
             yield from ((f'{name} stage {stage}', tuple(size)) for stage in range(3))
         else:
             yield name, tuple(size)
+
+
+def groups(args):
+    """Cases that take turns (list), and on how many threads."""
+    if args.together:
+        for batch, threads in itertools.product(args.batch, args.threads):
+            yield [(*case, batch) for case in cases(args.models)], threads
+    else:
+        for case, batch, threads in itertools.product(cases(args.models), args.batch, args.threads):
+            yield [(*case, batch)], threads
 
 
 def make_steps(name, size, batch, variants, args):
@@ -220,6 +231,8 @@ def check_variants(args):
         ValueError: If one has not.
     """
     on_gpu = torch.device(args.device).type == 'cuda'
+    if args.together and len(set(args.models)) < len(args.models):
+        raise ValueError('with --together, each model can be there once')
     for (name, _, _), variant in itertools.product(args.models, args.variants):
         if CUDA_GRAPH in variant.split('+') and (not on_gpu or args.memory):
             raise ValueError(f'{variant} needs a GPU, such as --device cuda, and does without --memory')
@@ -252,12 +265,10 @@ def main(argv=None):
     head += ['MiB'] if args.memory else []
     print(f'| {" | ".join(head)} |\n{"|---" * len(head)}|')
     results = []
-    for batch, threads in itertools.product(args.batch, args.threads):
-        found = [(*case, batch) for case in cases(args.models)]
-        for together in [found] if args.together else [[case] for case in found]:
-            for result in run_cases(together, threads, args):
-                results.append(result)
-                print(table_row(result), flush=True)
+    for together, threads in groups(args):
+        for result in run_cases(together, threads, args):
+            results.append(result)
+            print(table_row(result), flush=True)
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key != 'json'}
         content = dict(machine=machine, settings=settings, results=results)

@@ -98,7 +98,8 @@ def check_args(parser, args):
     if (args.fp16 or args.int8) and args.out.suffix == '.pt2':
         parser.error('--fp16 and --int8 are for files of ONNX: OUT must end in .onnx')
     if args.dynamic and args.out.suffix == '.pt2':
-        parser.error('--dynamic is for files of ONNX: a program of torch.export takes one size')
+        # Such a program exists, but guards of PyTorch's make it refuse most sizes.
+        parser.error('--dynamic is for files of ONNX: choose an OUT that ends in .onnx, or one size')
     if args.calibration_images is not None and not args.int8:
         parser.error('--calibration-images goes with --int8 FOLDER')
     if args.calibration_images is not None and args.calibration_images < 1:
@@ -157,7 +158,7 @@ def make_program(graph, about, image, path):
         torch.export.save(program, path, extra_files={'mmmobilemamba.json': json.dumps(about)})
         programs = [torch.export.load(path).module()]
     if about['task'] == 'segmentation' and not onnx_file.graph_of(graph).with_logits:
-        # Classes say little: another one of the same network, for the proof alone, gives the logits.
+        # Classes say little: a second program of the same network, for the proof alone, gives the logits.
         onnx_file.graph_of(graph).with_logits = True
         programs.append(onnx_file.to_program(graph, image, dynamic_sizes=False).module())
 

@@ -59,10 +59,10 @@ class Placement(NamedTuple):
 
 
 class Preparation:
-    """From pictures to a network's input, by what its file says of itself.
+    """From pictures to a network's input.
 
     Args:
-        about (dict): What the file says.
+        about (dict): What the network's file says of itself, or will.
         name (str): Of the file, for messages.
     """
 

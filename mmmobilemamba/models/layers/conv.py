@@ -36,7 +36,7 @@ class Conv2d(nn.Conv2d):
         return made != (self.stride, self.padding, self.dilation, self.padding_mode)
 
     def find_kernel(self, x: Tensor):
-        """Name of the kernel in C++ that :meth:`forward` takes for a map without gradients, or None."""
+        """Name of the kernel in C++ that :meth:`forward` takes for a map outside of autocast, or None."""
         if self.backend not in WITH_CPP or self.is_changed() or not can_run(x, self.weight):
             return None
         return find_kernel(x, self.weight, self.stride[0], self.groups)

@@ -36,7 +36,8 @@ def selective_scan_exported(
         return selective_scan_chunked(u, rows, dt_weight, A, D, dt_bias)
     rows = rows.permute(2, 0, 1, 3)
     rows = torch.cat([rows[:1], rows[1:].flip(2)])
-    return merge_directions(scan_as_walked(both_directions(u), rows, dt_weight, A, dt_bias), u, D)
+    y = scan_as_walked(both_directions(u), rows, join_bias(dt_weight, dt_bias), A)
+    return merge_directions(y, u, D.sum(0))
 
 
 def both_directions(u: Tensor) -> Tensor:
@@ -45,33 +46,40 @@ def both_directions(u: Tensor) -> Tensor:
     return torch.cat([u, u.flip(2)])
 
 
-def scan_as_walked(both: Tensor, rows: Tensor, dt_weight: Tensor, A: Tensor, dt_bias: Tensor) -> Tensor:
+def join_bias(dt_weight: Tensor, dt_bias: Tensor) -> Tensor:
+    """The bias of the step sizes as the weight of a 1: (2, E, R), (2, E) -> (2, 1, R + 1, E).
+
+    To add it would take one more pass over all channels of all steps.
+    """
+    return torch.cat([dt_weight, dt_bias[..., None]], dim=2).transpose(1, 2)[:, None].contiguous()
+
+
+def scan_as_walked(both: Tensor, rows: Tensor, weight: Tensor, A: Tensor) -> Tensor:
     """The scans without their direct paths, of what :func:`both_directions` gives.
 
     Args:
         both (Tensor): (2, N, L, E).
         rows (Tensor): Step sizes, B and C in the same orders, (2, N, L, R + 2).
-        dt_weight, A, dt_bias (Tensor): As in :func:`~.interface.selective_scan`.
+        weight (Tensor): What :func:`join_bias` gives.
+        A (Tensor): As in :func:`~.interface.selective_scan`, (2, E).
 
     Returns:
         Tensor: (2, N, L, E), in these orders, too.
     """
-    step, B, C = rows.split([dt_weight.shape[2], 1, 1], dim=3)
-    # The bias is the weight of a 1, as adding it would go once more over all channels of all steps.
-    weight = torch.cat([dt_weight, dt_bias[..., None]], dim=2).transpose(1, 2)
-    delta = softplus(F.pad(step, (0, 1), value=1.0) @ weight[:, None])
+    step, B, C = rows.split([weight.shape[2] - 1, 1, 1], dim=3)
+    delta = softplus(F.pad(step, (0, 1), value=1.0) @ weight)
     decay = torch.exp(delta * A[:, None, None])
     return C * linear_recurrence(decay, delta * B * both)
 
 
 def merge_directions(y: Tensor, u: Tensor, D: Tensor) -> Tensor:
-    """The sum of both directions and their direct paths: (2, N, L, E), (N, L, E), (2, E) -> (N, L, E)."""
-    return D.sum(0) * u + y[0] + y[1].flip(1)
+    """The sum of both directions and the direct path: (2, N, L, E), (N, L, E), (E) -> (N, L, E)."""
+    return D * u + y[0] + y[1].flip(1)
 
 
 def softplus(x: Tensor) -> Tensor:
     """log(1 + exp(x)), in the operators that ONNX Runtime is fastest at."""
-    return torch.relu(x) - torch.log(torch.sigmoid(x.abs()))
+    return torch.relu(x) + torch.log(1 + torch.exp(-x.abs()))
 
 
 def linear_recurrence(a: Tensor, b: Tensor) -> Tensor:
