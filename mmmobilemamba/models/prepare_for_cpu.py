@@ -130,8 +130,8 @@ class RememberingConv2d(PreparedConv2d):
             return None
         if len(self.calls) >= CALLS:
             self.calls.clear()
-        self.calls[key] = Call(kernel, x, conv.weight, conv.bias, conv.stride[0], activation)
-        return self.calls[key]
+        call = self.calls[key] = Call(kernel, x, conv.weight, conv.bias, conv.stride[0], activation)
+        return call  # which another thread may have cleared from the calls already
 
 
 class PackedConv2d(PreparedConv2d):
