@@ -57,7 +57,7 @@ def widen_local_part(mixer):
     """Let the local part of a mixer have the channels that pass unchanged, in place.
 
     Its convolution hands them on, and a ReLU, which the local part has and the others do not, follows all
-    parts anyway. In all archs of the paper both together are a multiple; the local part alone need not be one.
+    parts anyway. In all archs of the paper both together are a multiple, the local part alone may not be.
     """
     global_part, local_part, identity = mixer.splits
     conv, op = mixer.local_op.dwconv, mixer.local_op
