@@ -15,13 +15,18 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a G
 
 
 @pytest.fixture
-def network(monkeypatch):
+def network():
     """T2 with the golden weights, in evaluation, in full float32."""
-    monkeypatch.setattr(torch.backends.cudnn, 'allow_tf32', False)
-    monkeypatch.setattr(torch.backends.cuda.matmul, 'allow_tf32', False)
     backbone = MobileMamba('t2', out_indices=(0, 1, 2)).eval()
     backbone.load_state_dict(authors_checkpoint('t2'))
-    return backbone.cuda()
+    # By hand: monkeypatch would delete afterwards what these modules compute when asked.
+    switches = torch.backends.cudnn, torch.backends.cuda.matmul
+    before = [switch.allow_tf32 for switch in switches]
+    for switch in switches:
+        switch.allow_tf32 = False
+    yield backbone.cuda()
+    for switch, value in zip(switches, before):
+        switch.allow_tf32 = value
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """2D convolution with what follows it: an activation and a shortcut.
 
-On a CPU, where no gradient is needed, pointwise and small depthwise convolutions of channels-last maps run in
+On a CPU, where no gradient is needed, pointwise and depthwise convolutions of channels-last maps run in
 C++: PyTorch leaves those of few images to slower code, and oneDNN puts the weights in another order at every
 call, which on maps as small as these takes as long as the convolution.
 """
@@ -20,7 +20,8 @@ from .selective_scan import WITH_CPP, check_backend
 ACTIVATIONS = dict(relu=partial(F.relu, inplace=True), silu=F.silu)
 NUMBERS = {name: number for number, name in enumerate((None, *ACTIVATIONS))}  # as in cpu/csrc/conv.h
 DEPTHWISE_SIDES = (3, 5, 7)
-LARGE = 2**18  # numbers in the maps of a batch, from which on oneDNN's depthwise convolution is faster
+DEPTHWISE_STRIDES = (1, 2)
+FEWEST_CHANNELS = 16  # of the output: the numbers of a vector
 FEW_IMAGES, FEW_PIXELS = 16, 4  # for PyTorch's pointwise convolution
 
 
@@ -46,7 +47,8 @@ def conv2d(
         shortcut (Tensor, optional): (N, O, ceil(H / stride), ceil(W / stride)).
         backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
             is taken where no gradient is needed, on a CPU with AVX2, in channels-last, in float32 and not
-            under autocast, for pointwise convolutions and for depthwise ones of not too large maps.
+            under autocast, for pointwise convolutions and for depthwise ones of common sides and strides,
+            to 16 channels or more.
 
     Returns:
         Tensor: (N, O, ceil(H / stride), ceil(W / stride)).
@@ -134,12 +136,13 @@ def lay_out(weight):
 
 def kernel_of(weight, stride, groups):
     """The kernel for convolutions with such a weight, (O, C / groups, k, k): a name, or None."""
-    if weight.ndim != 4 or weight.shape[2] != weight.shape[3]:
+    if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[0] < FEWEST_CHANNELS:
         return None
     outputs, inputs, side = weight.shape[:3]
     if groups == 1 and side == 1 and stride == 1:
         return 'pointwise'
-    return 'depthwise' if groups == outputs and inputs == 1 and side in DEPTHWISE_SIDES else None
+    fits = side in DEPTHWISE_SIDES and stride in DEPTHWISE_STRIDES
+    return 'depthwise' if groups == outputs and inputs == 1 and fits else None
 
 
 def find_kernel(x, weight, stride, groups):
@@ -149,8 +152,7 @@ def find_kernel(x, weight, stride, groups):
         return None
     if x.ndim != 4 or x.shape[1] != weight.shape[1] * groups or x.stride(1) != 1 or x.numel() == 0:
         return None
-    suits = evenly_spaced(x) is not None if kernel == 'pointwise' else x.numel() < LARGE
-    return kernel if suits else None
+    return kernel if kernel == 'depthwise' or evenly_spaced(x) is not None else None
 
 
 if hasattr(torch.amp, 'is_autocast_available'):  # since PyTorch 2.4, as is the argument

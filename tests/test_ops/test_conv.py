@@ -11,13 +11,22 @@ from ..conftest import noise_for
 SETS = cpu.INSTRUCTION_SETS[: 1 + (0 if cpu.why_not() else cpu.load()[1])]
 needs_cpp = pytest.mark.skipif(not cpu.has_vectors(), reason='no kernels with vectors here')
 POINTWISE = [
-    (1, 1, 1, (1, 1)),
-    (2, 7, 5, (3, 4)),
+    (1, 1, 16, (1, 1)),
+    (2, 7, 17, (3, 4)),
     (1, 33, 70, (13, 15)),
     (3, 64, 32, (9, 11)),
     (1, 200, 49, (4, 4)),
+    (2, 24, 33, (1, 27)),
 ]
-DEPTHWISE = [(1, 1, (1, 1)), (2, 7, (3, 5)), (1, 33, (8, 7)), (2, 16, (17, 9)), (1, 20, (35, 12))]
+DEPTHWISE = [
+    (1, 16, (1, 1)),
+    (2, 23, (3, 5)),
+    (1, 33, (8, 7)),
+    (2, 16, (17, 9)),
+    (1, 20, (35, 12)),
+    (1, 150, (1, 19)),
+    (2, 40, (18, 2)),
+]
 
 
 def channels_last(*maps):
@@ -89,6 +98,23 @@ def test_repeatable_whatever_the_threads(kernel, shape):
 
 
 @needs_cpp
+@pytest.mark.parametrize(('kernel', 'shape'), [('pointwise', (75, 75, 1, 1)), ('depthwise', (75, 1, 3, 3))])
+@pytest.mark.parametrize('name', SETS)
+def test_repeatable_whatever_the_batch_and_the_place(name, kernel, shape):
+    """In tiles of other sizes, too, and next to other borders."""
+    (x,), weight = channels_last(noise_for((3, 75, 11, 13), 0)), noise_for(shape, 1)
+
+    def run(x):
+        return conv.conv2d_cpp(kernel, x, weight, noise_for((75,), 2), 1, 'silu', None, name)
+
+    out = run(x)
+    for image in range(3):
+        assert torch.equal(run(x[image : image + 1])[0], out[image])
+    (part,) = channels_last(x[:, :, 2:9, 3:8])
+    assert torch.equal(run(part)[:, :, 1:-1, 1:-1], out[:, :, 3:8, 4:7])
+
+
+@needs_cpp
 @pytest.mark.parametrize(('shape', 'groups'), [((40, 24, 1, 1), 1), ((24, 1, 5, 5), 24)])
 def test_layout_changes_nothing(shape, groups):
     """That of weights, biases and shortcuts in memory."""
@@ -113,13 +139,13 @@ def test_layout_changes_nothing(shape, groups):
 
 @needs_cpp
 @pytest.mark.parametrize(
-    ('kernel', 'shape', 'groups'), [('pointwise', (8, 4, 1, 1), 1), ('depthwise', (4, 1, 3, 3), 4)]
+    ('kernel', 'shape', 'groups'), [('pointwise', (24, 16, 1, 1), 1), ('depthwise', (16, 1, 3, 3), 16)]
 )
 def test_chosen_where_nothing_is_to_be_learnt(monkeypatch, kernel, shape, groups):
     calls = []
     cpp = conv.conv2d_cpp
     monkeypatch.setattr(conv, 'conv2d_cpp', lambda *args: calls.append(args[0]) or cpp(*args))
-    (x,), weight = channels_last(noise_for((2, 4, 6, 6), 0)), noise_for(shape, 1)
+    (x,), weight = channels_last(noise_for((2, 16, 6, 6), 0)), noise_for(shape, 1)
     expected = F.conv2d(x, weight, padding=shape[2] // 2, groups=groups)
     torch.testing.assert_close(conv2d(x, weight, groups=groups), expected)
     torch.testing.assert_close(conv2d(x, weight, groups=groups, backend='cpp'), expected)
@@ -139,17 +165,22 @@ def test_chosen_where_nothing_is_to_be_learnt(monkeypatch, kernel, shape, groups
 
 @needs_cpp
 def test_other_convolutions_are_left_to_pytorch():
-    (x,) = channels_last(noise_for((1, 6, 8, 8), 0))
-    assert conv.find_kernel(x, noise_for((6, 6, 3, 3), 0), 1, 1) is None
-    assert conv.find_kernel(x, noise_for((6, 6, 1, 1), 0), 2, 1) is None
-    assert conv.find_kernel(x, noise_for((6, 3, 1, 1), 0), 1, 2) is None
-    assert conv.find_kernel(x, noise_for((12, 1, 3, 3), 0), 1, 6) is None
-    assert conv.find_kernel(x, noise_for((6, 1, 9, 9), 0), 1, 6) is None
-    assert conv.find_kernel(x[:0], noise_for((6, 6, 1, 1), 0), 1, 1) is None
-    depthwise = noise_for((64, 1, 3, 3), 0)
-    maps = torch.empty(1, 65, 64, 64).to(memory_format=torch.channels_last)[:, 1:]
-    assert conv.find_kernel(maps, depthwise, 1, 64) is None  # 2^18 numbers
-    assert conv.find_kernel(maps[:, :, 1:], depthwise, 1, 64) == 'depthwise'
+    (x,) = channels_last(noise_for((1, 32, 8, 8), 0))
+    for shape, stride, groups in (
+        ((32, 32, 3, 3), 1, 1),
+        ((32, 32, 1, 1), 2, 1),
+        ((32, 16, 1, 1), 1, 2),
+        ((64, 1, 3, 3), 1, 32),
+        ((32, 1, 9, 9), 1, 32),
+        ((32, 1, 3, 3), 3, 32),
+        ((15, 32, 1, 1), 1, 1),  # fewer numbers than a vector has
+    ):
+        assert conv.find_kernel(x, noise_for(shape, 0), stride, groups) is None
+    weight = noise_for((16, 32, 1, 1), 0)
+    assert conv.find_kernel(x, weight, 1, 1) == 'pointwise'
+    assert conv.find_kernel(x[:0], weight, 1, 1) is None
+    for channels, kernel in ((15, None), (16, 'depthwise')):
+        assert conv.find_kernel(x[:, :channels], noise_for((channels, 1, 3, 3), 0), 2, channels) == kernel
 
 
 @pytest.mark.parametrize(
@@ -194,11 +225,14 @@ def test_single_image_without_a_batch():
 
 @needs_cpp
 def test_nan_and_infinity_stay():
-    (x,), weight = channels_last(noise_for((1, 4, 2, 2), 0)), torch.eye(4).view(4, 4, 1, 1)
+    (x,), weight = channels_last(noise_for((1, 16, 2, 2), 0)), torch.eye(16).view(16, 16, 1, 1)
     x[0, 0, 0, 0], x[0, 1, 1, 1] = float('nan'), float('inf')
     out = conv2d(x, weight, activation='relu')
     assert out[0, :, 0, 0].isnan().all() and out[0, 1, 1, 1] == float('inf')
     assert conv2d(x, weight, activation='silu')[0, 0, 0, 0].isnan()
+    for activation in ('relu', 'silu'):
+        out = conv2d(x, noise_for((16, 1, 3, 3), 1).abs(), groups=16, activation=activation)
+        assert out[0, 0].isnan().all() and out[0, 1, 1, 1] == float('inf') and out[0, 2:].isfinite().all()
 
 
 @pytest.mark.parametrize('batch', [1, 3, 16])

@@ -25,10 +25,12 @@ from mmmobilemamba.ops.selective_scan import triton_scan
 from tests.test_ops.test_triton import check
 # The interpreter takes a second for a hundred steps: the same kernels on smaller chunks.
 triton_scan.MIN_SIDE, triton_scan.FORWARD, triton_scan.BACKWARD = 2, (4, 2), (2, 2)
-for shape in [(1, 1, 1, 1), (2, 7, 33, 3), (1, 8, 32, 2), (1, 9, 40, 5), (2, 21, 31, 1)]:
+for shape in [(1, 1, 1, 1), (2, 7, 33, 3), (1, 8, 32, 2), (1, 9, 40, 5), (2, 29, 31, 1)]:
     check(triton_scan, shape, torch.float32, 'cpu', 1e-5)
 check(triton_scan, (2, 10, 20, 3), torch.bfloat16, 'cpu', 1e-5)
 check(triton_scan, (2, 10, 20, 3), torch.float16, 'cpu', 1e-5)
+triton_scan.ENOUGH = 1  # then a program walks through any number of chunks
+check(triton_scan, (1, 27, 40, 5), torch.float32, 'cpu', 1e-5)
 """
 
 
@@ -68,3 +70,13 @@ def test_on_a_gpu(shape, dtype):
 
     assert select_backend(device='cuda').backend == 'triton'
     check(triton_scan, shape, dtype, 'cuda', 1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+@pytest.mark.parametrize('length', [384, 500])
+def test_walk_on_a_gpu(length, monkeypatch):
+    """Of one program through all chunks, as with many images."""
+    from mmmobilemamba.ops.selective_scan import triton_scan
+
+    monkeypatch.setattr(triton_scan, 'ENOUGH', 1)
+    check(triton_scan, (2, length, 64, 7), torch.float32, 'cuda', 1e-5)

@@ -115,8 +115,10 @@ class Mixer(nn.Module):
     def forward(self, x: Tensor, shortcut=None) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         global_part, local_part, identity = x.split(self.splits, dim=1)
-        x = torch.cat([self.global_op(global_part), self.local_op(local_part), identity], dim=1)
-        return self.proj(F.relu(x, inplace=True), shortcut=shortcut)
+        parts = [self.global_op(global_part), self.local_op(local_part)]
+        if self.splits[2]:  # an empty part would turn the map to channels first
+            parts.append(identity)
+        return self.proj(F.relu(torch.cat(parts, dim=1), inplace=True), shortcut=shortcut)
 
 
 class Block(nn.Module):

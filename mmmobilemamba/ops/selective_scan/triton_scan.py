@@ -4,8 +4,9 @@ A program has one image, one chunk of the sequence and a block of channels, in b
 alone writes its part of the output. The chunk is a tensor (segments, steps, channels): channels are the
 lanes of a warp, and each warp has a segment, whose steps are in its registers. The linear recurrence is an
 associative scan over the steps, and one over the segments for what enters each. Of a sequence of several
-chunks, the states that enter each are computed first. All arithmetic is float32. Names are those of
-:func:`~.naive.selective_scan_naive`.
+chunks, the states that enter each are computed first; where they are few, or there are programs enough
+without, the forward pass has one program walk through all of them. All arithmetic is float32. Names are
+those of :func:`~.naive.selective_scan_naive`.
 """
 
 from contextlib import nullcontext
@@ -16,8 +17,10 @@ import triton.language as tl
 
 # Steps of a segment and segments of a chunk, at most, as measured best on an H200: with more, a chunk of the
 # backward pass, which has more to keep, does not fit into the registers.
-FORWARD = (32, 8)
+FORWARD = (32, 4)
 BACKWARD = (16, 4)
+FEW = 2  # chunks up to which a program of the forward pass walks through its sequence in any case
+ENOUGH = 512  # programs from which on it does so however long the sequence
 CHANNELS = 32  # of a program: the lanes of a warp
 MIN_SIDE = 16  # of matrices that tensor cores multiply
 
@@ -62,15 +65,17 @@ def _scan_segments(left, state, T: tl.constexpr, reverse: tl.constexpr):
 
 
 @triton.jit
-def _states(decay, entering, h, T: tl.constexpr, reverse: tl.constexpr):
-    """States after each step, (S, T, W), from the state ``h`` (W) on that enters the chunk.
+def _states(decay, entering, h, S: tl.constexpr, T: tl.constexpr, reverse: tl.constexpr):
+    """States after each step, (S, T, W), from the state ``h`` (W) on that enters the chunk, and the last (W).
 
     With ``reverse``, the sequence is walked from its end: the last segment comes first, and the steps of each
     are in this order already.
     """
     left, state = tl.associative_scan((decay, entering), 1, _combine)
-    _, _, left_before, before = _scan_segments(left, state, T, reverse)
-    return state + left * (before + left_before * h[None, :])[:, None, :]
+    left_after, after, left_before, before = _scan_segments(left, state, T, reverse)
+    is_last = tl.arange(0, S)[:, None] == (0 if reverse else S - 1)
+    last = tl.sum(tl.where(is_last, after + left_after * h[None, :], 0.0), 0)
+    return state + left * (before + left_before * h[None, :])[:, None, :], last
 
 
 @triton.jit
@@ -101,11 +106,42 @@ def _softplus(v):
 
 
 @triton.jit
-def _program(chunks, SIZE: tl.constexpr, W: tl.constexpr):
-    """Image, chunk and its first position, and the channels."""
-    chunk = tl.program_id(0) % chunks
-    n = (tl.program_id(0) // chunks).to(tl.int64)
-    return n, chunk, chunk * SIZE, tl.program_id(1) * W + tl.arange(0, W)
+def _product(a, b, PRECISION: tl.constexpr):
+    """Matrix product; with 'tf32x3' of tensor cores, three times, for the precision of float32.
+
+    Triton has its own such form, which takes two instructions for each number of the output to be infinite
+    where this one is NaN.
+    """
+    if PRECISION == 'tf32x3':
+        a_high, b_high = _round_to_tf32(a), _round_to_tf32(b)
+        product = tl.dot(a - a_high, b_high, input_precision='tf32')
+        product = tl.dot(a_high, b - b_high, product, input_precision='tf32')
+        return tl.dot(a_high, b_high, product, input_precision='tf32')
+    else:
+        return tl.dot(a, b, input_precision=PRECISION)
+
+
+@triton.jit
+def _round_to_tf32(x):
+    return ((x.to(tl.int32, bitcast=True) + 0x1000) & -0x2000).to(tl.float32, bitcast=True)
+
+
+@triton.jit
+def _program(chunks, E: tl.constexpr, SIZE: tl.constexpr, W: tl.constexpr):
+    """Image, chunk, its first position, and the channels.
+
+    The blocks of channels of an image, which share the cache lines of its rows, are neighbours.
+    """
+    block, number = _block(E, W)
+    chunk = number % chunks
+    return (number // chunks).to(tl.int64), chunk, chunk * SIZE, block * W + tl.arange(0, W)
+
+
+@triton.jit
+def _block(E: tl.constexpr, W: tl.constexpr):
+    """Number of the program's block of channels, and of the program among those of the block."""
+    blocks: tl.constexpr = (E + W - 1) // W
+    return tl.program_id(0) % blocks, tl.program_id(0) // blocks
 
 
 @triton.jit
@@ -148,6 +184,15 @@ def _load_weights(row, i, count, EVEN: tl.constexpr, R: tl.constexpr):
 
 
 @triton.jit
+def _load_B_and_C(row, i, count, EVEN: tl.constexpr, R: tl.constexpr):
+    """Both, (S, T) each, in one load, whose numbers threads share out among themselves."""
+    pair = tl.arange(0, 2)[None, None, :]
+    there = _below(i, count, EVEN)[:, :, None] & (pair < 2)
+    place = row + R + i[:, :, None] * (2 * (R + 2)) + pair
+    return tl.split(tl.load(place, there, 0.0).to(tl.float32))
+
+
+@triton.jit
 def _load_channels(x, e, E: tl.constexpr, k):
     return tl.load(x + k * E + e, e < E, 0.0).to(tl.float32)
 
@@ -178,7 +223,7 @@ def _project(
     i = i // T * T + T - 1 - i % T if reverse else i
     steps = _load_steps(row, i, count, EVEN, R, K)
     weight = _load_weight(dt_weight, e, E, k, R, K)
-    v = tl.dot(steps, weight, input_precision=PRECISION) + _load_channels(dt_bias, e, E, k)[None, :]
+    v = _product(steps, weight, PRECISION) + _load_channels(dt_bias, e, E, k)[None, :]
     return tl.reshape(v, [S, T, e.shape[0]])
 
 
@@ -200,37 +245,43 @@ def _load_carry(carries, n, k, chunk, chunks, e, E: tl.constexpr, CARRY: tl.cons
         return tl.zeros([e.shape[0]], tl.float32)
 
 
-# The bases of sequences are not specialized: it would give each lane four neighbouring channels.
-@triton.jit(do_not_specialize=['u', 'y'])
+# The bases of sequences are not specialized: it would give each lane four neighbouring channels. Nor is the
+# number of turns: without a loop the compiler starts all loads at once, for which it takes registers.
+@triton.jit(do_not_specialize=['u', 'y', 'turns'])
 def _forward(
-    u, rows, dt_weight, A, D, dt_bias, carries, y, L, chunks, u_batch, E: tl.constexpr, u_step: tl.constexpr,
-    R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
-    EVEN: tl.constexpr, PRECISION: tl.constexpr, CARRY: tl.constexpr,
+    u, rows, dt_weight, A, D, dt_bias, carries, y, L, chunks, turns, u_batch, E: tl.constexpr,
+    u_step: tl.constexpr, R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr,
+    W: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, CARRY: tl.constexpr,
 ):  # fmt: skip
-    n, chunk, start, e = _program(chunks, S * T, W)
-    count = L - start
-    u += n * u_batch + start * u_step
-    y += (n * L + start) * E
+    n, chunk, start, e = _program(chunks, E, S * T, W)
+    u += n * u_batch
+    y += n * L * E
+    rows += n * L * (2 * (R + 2))
     skip = _load_channels(D, e, E, 0) + _load_channels(D, e, E, 1)
     for k in tl.static_range(2):
         i = _positions(S, T, k == 1)
-        row = rows + ((n * L + start) * 2 + k) * (R + 2)
-        v = _project(row, count, dt_weight, dt_bias, e, E, EVEN, k, R, K, S, T, PRECISION, k == 1)
-        x = _load(u, i, count, e, E, EVEN, u_step, 'evict_last' if k == 0 else 'evict_first')
-        delta, _ = _softplus(_laid_out_as(v, x))
-        decay = tl.exp2(delta * (_load_channels(A, e, E, k) * LOG2_E)[None, None, :])
-        B = _load_weights(row + R, i, count, EVEN, R)
+        rate = _load_channels(A, e, E, k) * LOG2_E
         h = _load_carry(carries, n, k, chunk, chunks, e, E, CARRY)
-        state = _states(decay, delta * B[:, :, None] * x, h, T, k == 1)
-        C = _load_weights(row + R + 1, i, count, EVEN, R)
-        # The sum of the directions is kept in memory, as it would take the registers of half of the programs.
+        for turn in range(turns):
+            first = start + (turns - 1 - turn if k == 1 else turn) * (S * T)
+            count = L - first
+            row = rows + (first * 2 + k) * (R + 2)
+            v = _project(row, count, dt_weight, dt_bias, e, E, EVEN, k, R, K, S, T, PRECISION, k == 1)
+            x_at, y_at = u + first * u_step, y + first * E
+            x = _load(x_at, i, count, e, E, EVEN, u_step, 'evict_last' if k == 0 else 'evict_first')
+            delta = _softplus(_laid_out_as(v, x))[0]
+            decay = tl.exp2(delta * rate[None, None, :])
+            B, C = _load_B_and_C(row, i, count, EVEN, R)
+            state, h = _states(decay, delta * B[:, :, None] * x, h, S, T, k == 1)
+            # The sum of the directions is in memory, as it would take the registers of half of the programs.
+            if k == 0:
+                x = _load(x_at, i, count, e, E, EVEN, u_step, '')
+                _store(y_at, i, count, e, E, EVEN, skip[None, None, :] * x + C[:, :, None] * state)
+            else:
+                first_way = _load(y_at, i, count, e, E, EVEN, E, '')
+                _store(y_at, i, count, e, E, EVEN, first_way + C[:, :, None] * state)
         if k == 0:
-            x = _load(u, i, count, e, E, EVEN, u_step, '')
-            _store(y, i, count, e, E, EVEN, skip[None, None, :] * x + C[:, :, None] * state)
             tl.debug_barrier()  # the second direction reads what other threads may have written
-        else:
-            first = _load(y, i, count, e, E, EVEN, E, '')
-            _store(y, i, count, e, E, EVEN, first + C[:, :, None] * state)
 
 
 @triton.jit(do_not_specialize=['x'])
@@ -243,7 +294,7 @@ def _summaries(
 
     With ``ADJOINT``, x is the gradient of y, and what enters is the state's gradient, from the other end.
     """
-    n, chunk, start, e = _program(chunks, S * T, W)
+    n, chunk, start, e = _program(chunks, E, S * T, W)
     count = L - start
     x += n * x_batch + start * x_step
     for k in tl.static_range(2):
@@ -288,13 +339,14 @@ def _backward(
     E: tl.constexpr, u_step: tl.constexpr, R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr,
     W: tl.constexpr, BITS: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, CARRY: tl.constexpr,
 ):  # fmt: skip
-    n, chunk, start, e = _program(chunks, S * T, W)
+    block, number = _block(E, W)
+    n, chunk, start, e = _program(chunks, E, S * T, W)
     count = L - start
     u += n * u_batch + start * u_step
     grad_y += (n * L + start) * E
-    grad_rows += ((tl.program_id(1) * N + n) * L + start) * (2 * (R + 2))  # of a block of channels
+    grad_rows += ((block * N + n) * L + start) * (2 * (R + 2))  # of a block of channels
     grad_u += (n * L + start) * E
-    sums = tl.program_id(0).to(tl.int64) * E  # over a chunk
+    sums = number.to(tl.int64) * E  # over a chunk
     for k in tl.static_range(2):
         # In the order of the gradient of the state, which is that of the state from its end.
         i = _positions(S, T, k == 0)
@@ -352,26 +404,33 @@ def _store_step_gradients(
     i = i // T * T + T - 1 - i % T if reverse else i
     weight = _load_weight(dt_weight, e, E, k, R, K)
     there = _below(i, count, EVEN)[:, None] & (r < R)[None, :]
-    grad_steps = tl.dot(grad_v, tl.trans(weight), input_precision=PRECISION)
+    grad_steps = _product(grad_v, tl.trans(weight), PRECISION)
     tl.store(grad_row + i[:, None] * (2 * (R + 2)) + r[None, :], grad_steps, there)
     steps = _load_steps(row, i, count, EVEN, R, K)
     there = (e < E)[:, None] & (r < R)[None, :]
-    sums = tl.dot(tl.trans(grad_v), steps, input_precision=PRECISION)
+    sums = _product(tl.trans(grad_v), steps, PRECISION)
     tl.store(grad_weight + e[:, None] * R + r[None, :], sums, there)
 
 
 class _Launch:
-    """What all kernels take, for the inputs of the operator."""
+    """What all kernels take, for the inputs of the operator.
 
-    def __init__(self, tile, u, rows, dt_weight, A, D, dt_bias):
+    Args:
+        tile (tuple[int, int]): Steps of a segment and segments of a chunk, at most.
+        walks (bool): Whether a program may walk through all chunks of its sequence. Defaults to False.
+    """
+
+    def __init__(self, tile, u, rows, dt_weight, A, D, dt_bias, walks=False):
         batch, length, channels = u.shape
         self.u = u if u.stride(2) == 1 else u.contiguous()
         self.parameters = [x.contiguous() for x in (rows, dt_weight, A, D, dt_bias)]
-        rank = dt_weight.shape[2]
+        rank, self.blocks = dt_weight.shape[2], triton.cdiv(channels, CHANNELS)
         steps = min(tile[0], max(triton.next_power_of_2(length), MIN_SIDE))
         segments = min(triton.next_power_of_2(triton.cdiv(length, steps)), tile[1])
-        self.chunks, self.blocks = triton.cdiv(length, steps * segments), triton.cdiv(channels, CHANNELS)
-        self.grid = (batch * self.chunks, self.blocks)
+        chunks = triton.cdiv(length, steps * segments)
+        walks = walks and (chunks <= FEW or batch * self.blocks >= ENOUGH)
+        self.turns, self.chunks = (chunks, 1) if walks else (1, chunks)
+        self.grid = (self.blocks * batch * self.chunks,)
         self.constants = dict(E=channels, R=rank, K=max(triton.next_power_of_2(rank), MIN_SIDE))
         self.constants.update(S=segments, T=steps, W=CHANNELS, PRECISION=PRECISION, num_warps=segments)
         self.constants['EVEN'] = length % (steps * segments) == 0 and channels % CHANNELS == 0
@@ -401,18 +460,23 @@ class _Launch:
 
 # Three products of tensor cores have the precision of float32; AMD's have no such form.
 PRECISION = 'ieee' if torch.version.hip else 'tf32x3'
+# Of a thread, so that four programs of the forward pass share a multiprocessor, where Triton can limit them.
+CAN_LIMIT = not torch.version.hip and int(triton.__version__.split('.')[0]) >= 3
+REGISTERS = 128
 
 
 def forward(u, *parameters):
     """Equal to :func:`~.naive.selective_scan_naive` in float32, without gradients."""
-    launch = _Launch(FORWARD, u, *parameters)
+    launch = _Launch(FORWARD, u, *parameters, walks=True)
     u = launch.u
     y = launch.empty(*u.shape)
-    sizes = (u.shape[1], launch.chunks, u.stride(0))
+    sizes = (u.shape[1], launch.chunks, launch.turns, u.stride(0))
     with launch.device():
         tensors = (u, *launch.parameters, launch.carries(u, adjoint=False), y)
         constants = dict(launch.constants, CARRY=launch.chunks > 1)
-        _forward[launch.grid](*tensors, *sizes, u_step=u.stride(1), **constants)
+        if CAN_LIMIT and launch.constants['EVEN']:  # else they would not do
+            constants['maxnreg'] = REGISTERS
+        _forward[launch.grid](*tensors, *sizes, u_step=u.stride(1), num_stages=1, **constants)
     return y
 
 

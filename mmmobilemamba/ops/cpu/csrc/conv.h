@@ -5,7 +5,8 @@
 // activation(convolution + bias) + shortcut, in float. The padding is half the kernel.
 struct Conv {
   Map in;                // pointwise: one stride leads through the pixels of all images
-  int64_t out_channels, kernel, stride;
+  int64_t out_channels;  // as many as a vector has, at least
+  int64_t kernel, stride;  // depthwise: 3, 5 or 7, and 1 or 2
   int64_t activation;    // 0 none, 1 ReLU, 2 SiLU
   const void *weight;    // pointwise: (C, O); depthwise: (kernel, kernel, C)
   const void *bias;      // (O), or null
@@ -14,3 +15,5 @@ struct Conv {
 
 constexpr int64_t kTilePixels = 192;  // pixels of a task of the pointwise convolution
 constexpr int64_t kStrip = 16;       // output rows of a task of the depthwise one
+
+#define UNROLL _Pragma("GCC unroll 16")

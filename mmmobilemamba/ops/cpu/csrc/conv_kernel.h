@@ -1,4 +1,7 @@
 // The kernels of conv.h, for one instruction set: included once for each, inside its namespace, after simd.h.
+//
+// The last vector of channels begins so that it ends with them, and overlaps the one before: there are whole vectors
+// only. Arrays of sums stay in registers as long as all their indices are constants, which takes unrolled loops.
 
 using Floats = Simd<float>::Vec;
 constexpr int64_t kLanes = Simd<float>::lanes;
@@ -6,39 +9,66 @@ constexpr int kColumns = 2;                            // vectors of output chan
 constexpr int kRows = VECTOR_BYTES == 64 ? 12 : 6;     // pixels of a tile: all sums stay in registers
 constexpr int64_t kPanel = kColumns * kLanes;          // output channels of a task
 
-// What follows the sums of one pixel and vector of channels, `count` of them from `channel` on.
-INLINE void finish(const Conv &conv, Floats sum, int64_t pixel, int64_t channel, int64_t count, float *out) {
-  const int64_t at = pixel * conv.out_channels + channel;
-  if (conv.bias) sum += load((const float *)conv.bias + channel, count);
-  if (conv.activation == 1) sum = sum < 0.0f ? Floats{} : sum;  // which NaN passes
-  if (conv.activation == 2) sum = sum / (1.0f + exp(-sum));
-  if (conv.shortcut) sum += load((const float *)conv.shortcut + at, count);
-  store(out + at, sum, count);
+__attribute__((noinline)) inline void silu(Floats *values, int64_t count) {
+  for (int64_t i = 0; i < count; ++i) values[i] = values[i] / (1.0f + exp(-values[i]));
 }
 
-// `rows` pixels from `pixel` on, `columns` vectors of channels from `channel` on. `b` is (C, columns * lanes)
-// with rows of `pitch` elements.
+// What follows the sums of some pixels from `pixel` on and some vectors of channels from `channel` on.
 template <int rows, int columns>
-void pointwise_tile(const Conv &conv, int64_t pixel, int64_t channel, const float *b, int64_t pitch, float *out) {
-  const int64_t stride = conv.in.column_stride, depth = conv.in.channels;
-  const float *a = (const float *)conv.in.data + pixel * stride;
+INLINE void finish(const Conv &conv, Floats (&sums)[rows][columns], int64_t pixel, int64_t channel, float *out) {
+  const int64_t pitch = conv.out_channels, at = pixel * pitch + channel;
+  if (conv.bias)
+    UNROLL for (int column = 0; column < columns; ++column) {
+      const Floats bias = load((const float *)conv.bias + channel + column * kLanes);
+      UNROLL for (int row = 0; row < rows; ++row) sums[row][column] += bias;
+    }
+  if (conv.activation == 1)
+    UNROLL for (int row = 0; row < rows; ++row)
+      UNROLL for (int column = 0; column < columns; ++column)
+        sums[row][column] = sums[row][column] < 0.0f ? Floats{} : sums[row][column];  // which NaN passes
+  if (conv.activation == 2) {
+    Floats values[rows][columns];
+    UNROLL for (int row = 0; row < rows; ++row)
+      UNROLL for (int column = 0; column < columns; ++column) values[row][column] = sums[row][column];
+    silu(values[0], rows * columns);
+    UNROLL for (int row = 0; row < rows; ++row)
+      UNROLL for (int column = 0; column < columns; ++column) sums[row][column] = values[row][column];
+  }
+  if (conv.shortcut)
+    UNROLL for (int row = 0; row < rows; ++row)
+      UNROLL for (int column = 0; column < columns; ++column)
+        sums[row][column] += load((const float *)conv.shortcut + at + row * pitch + column * kLanes);
+  UNROLL for (int row = 0; row < rows; ++row)
+    UNROLL for (int column = 0; column < columns; ++column)
+      store(out + at + row * pitch + column * kLanes, sums[row][column], kLanes);
+}
+
+// `rows` pixels from `pixel` on, `columns` vectors of channels from `channel` on. A column of weights from `ahead` on
+// is fetched meanwhile: most come from memory, and no processor guesses the next from rows so far apart.
+template <int rows, int columns>
+void pointwise_tile(const Conv &conv, int64_t pixel, int64_t channel, const float *ahead, float *out) {
+  const int64_t stride = conv.in.column_stride, depth = conv.in.channels, pitch = conv.out_channels;
+  const float *a = (const float *)conv.in.data + pixel * stride, *b = (const float *)conv.weight + channel;
+  if (conv.shortcut)  // which is far away, unlike the map that all panels read
+    UNROLL for (int row = 0; row < rows; ++row) {
+      const float *line = (const float *)conv.shortcut + (pixel + row) * pitch + channel;
+      UNROLL for (int column = 0; column < columns; ++column) __builtin_prefetch(line + column * kLanes);
+      __builtin_prefetch(line + columns * kLanes - 1);  // vectors may lie across two lines
+    }
   Floats sums[rows][columns] = {};
-  for (int64_t k = 0; k < depth; ++k, b += pitch) {
+  for (int64_t k = 0; k < depth; ++k, b += pitch, ahead += pitch) {
+    __builtin_prefetch(ahead, 0, 2);
     Floats weights[columns];
-    for (int column = 0; column < columns; ++column) weights[column] = load(b + column * kLanes);
-    for (int row = 0; row < rows; ++row) {
+    UNROLL for (int column = 0; column < columns; ++column) weights[column] = load(b + column * kLanes);
+    UNROLL for (int row = 0; row < rows; ++row) {
       const float value = a[row * stride + k];
-      for (int column = 0; column < columns; ++column) sums[row][column] += value * weights[column];
+      UNROLL for (int column = 0; column < columns; ++column) sums[row][column] += value * weights[column];
     }
   }
-  for (int row = 0; row < rows; ++row)
-    for (int column = 0; column < columns; ++column) {
-      const int64_t first = channel + column * kLanes;
-      finish(conv, sums[row][column], pixel + row, first, conv.out_channels - first, out);
-    }
+  finish(conv, sums, pixel, channel, out);
 }
 
-using Tile = void (*)(const Conv &, int64_t, int64_t, const float *, int64_t, float *);
+using Tile = void (*)(const Conv &, int64_t, int64_t, const float *, float *);
 template <int columns>
 Tile pointwise_tile_of(int64_t rows) {
   constexpr Tile tiles[] = {
@@ -52,72 +82,110 @@ Tile pointwise_tile_of(int64_t rows) {
   return tiles[rows - 1];
 }
 
-// Some pixels, up to `end`, of one panel of output channels; tiles of about one size.
-inline void pointwise(const Conv &conv, int64_t pixel, int64_t end, int64_t panel, void *out) {
-  const int64_t channel = panel * kPanel, left = conv.out_channels - channel;
-  const bool narrow = left <= kLanes;
-  const float *b = (const float *)conv.weight + channel;
-  int64_t pitch = conv.out_channels;
-  const int64_t width = narrow ? kLanes : kPanel;
-  Scratch<float> padded(left < width ? conv.in.channels * width : 0);
-  if (left < width) {  // whole vectors would reach beyond the last weight
-    for (int64_t k = 0; k < conv.in.channels; ++k)
-      for (int64_t lane = 0; lane < width; ++lane)
-        padded.data[k * width + lane] = lane < left ? b[k * pitch + lane] : 0.0f;
-    b = padded.data;
-    pitch = width;
-  }
-  for (int64_t tiles = (end - pixel + kRows - 1) / kRows; tiles; --tiles) {
-    const int64_t rows = (end - pixel + tiles - 1) / tiles;
-    const Tile tile = narrow ? pointwise_tile_of<1>(rows) : pointwise_tile_of<kColumns>(rows);
-    tile(conv, pixel, channel, b, pitch, (float *)out);
-    pixel += rows;
+// Some pixels, up to `end`, of one panel of output channels, the last of which has the rest of them, too; tiles of
+// about one size. Panel `next` comes afterwards.
+inline void pointwise(const Conv &conv, int64_t first, int64_t end, int64_t panel, int64_t panels, int64_t next,
+                      void *out) {
+  const int64_t channel_end = panel + 1 < panels ? (panel + 1) * kPanel : conv.out_channels;
+  const float *ahead = (const float *)conv.weight + next * kPanel;
+  int64_t width;
+  for (int64_t channel = panel * kPanel; channel < channel_end; channel += width) {
+    const bool narrow = channel_end - channel <= kLanes || channel_end < kPanel;
+    width = narrow ? kLanes : kPanel;
+    if (channel > channel_end - width) channel = channel_end - width;
+    int64_t pixel = first, line = 0;
+    for (int64_t tiles = (end - pixel + kRows - 1) / kRows; tiles; --tiles) {
+      const int64_t rows = (end - pixel + tiles - 1) / tiles;
+      const Tile tile = narrow ? pointwise_tile_of<1>(rows) : pointwise_tile_of<kColumns>(rows);
+      tile(conv, pixel, channel, ahead + line, (float *)out);
+      pixel += rows;
+      line = line + kLanes < kPanel ? line + kLanes : kPanel - 1;  // which may be in yet another line
+    }
   }
 }
 
-constexpr int kAcross = 8;  // output pixels side by side that are summed at once
+constexpr int kAcross = 8;  // most output pixels side by side that are summed at once
 
-// Rows from `row` to `end` of one vector of channels of one image.
-template <int kernel>
-void depthwise_strip(const Conv &conv, int64_t image, int64_t row, int64_t end, int64_t channel, float *out) {
-  const int64_t stride = conv.stride, half = kernel / 2;
-  const int64_t height = (conv.in.height + stride - 1) / stride, width = (conv.in.width + stride - 1) / stride;
-  const int64_t count = conv.in.channels - channel;
-  // The rows that are needed, with zeros around, and on the right what a last tile reads in vain.
-  const int64_t tiles = (width + kAcross - 1) / kAcross, pitch = (tiles * kAcross - 1) * stride + kernel;
-  const int64_t rows = (end - row - 1) * stride + kernel, top = row * stride - half;
-  Scratch<Floats> padded(rows * pitch);
-  const float *in = (const float *)conv.in.data + image * conv.in.batch_stride + channel;
-  for (int64_t y = 0; y < rows; ++y) {
-    const bool inside = top + y >= 0 && top + y < conv.in.height;
-    const float *line = in + (top + y) * conv.in.row_stride;
-    for (int64_t x = 0; x < pitch; ++x) {
-      const int64_t column = x - half;
-      const bool known = inside && column >= 0 && column < conv.in.width;
-      padded.data[y * pitch + x] = known ? load(line + column * conv.in.column_stride, count) : Floats{};
-      if (known) __builtin_prefetch(line + column * conv.in.column_stride + kLanes);
-    }
+// Input rows of some channels, as pointers to the pixels of each, with zeros on the left and the right.
+struct Strip {
+  int64_t top, rows, pitch;  // the first row, how many there are, and the pointers of each
+  int64_t channel, width;    // the first channel, and how many there are
+  const float *const *pixels;
+};
+
+// `across` pixels from column `x` of row `y` on, the first of which is `pixel` in the output.
+template <int kernel, int stride, int across>
+void depthwise_tile(const Conv &conv, const Strip &strip, int64_t y, int64_t x, int64_t pixel, float *out) {
+  const int64_t top = y * stride - kernel / 2, channels = conv.in.channels;
+  const int64_t first = top < 0 ? -top : 0, end = top + kernel < conv.in.height ? kernel : conv.in.height - top;
+  const float *const *corner = strip.pixels + (top - strip.top) * strip.pitch + x * stride;
+  for (int64_t vector = 0; vector < strip.width; vector += kLanes) {
+    const int64_t at = vector + kLanes < strip.width ? vector : strip.width - kLanes;
+    // What the row below reads and this one does not.
+    for (int64_t row = top + kernel; row < top + kernel + stride && row < strip.top + strip.rows; ++row)
+      for (int i = 0; i < across * stride; ++i)
+        __builtin_prefetch(corner[(row - top) * strip.pitch + kernel / 2 + i] + at);
+    const float *weight = (const float *)conv.weight + first * kernel * channels + strip.channel + at;
+    Floats sums[across][1] = {};
+    for (int64_t down = first; down < end; ++down)
+      UNROLL for (int tap = 0; tap < kernel; ++tap, weight += channels) {
+        const Floats value = load(weight);
+        UNROLL for (int i = 0; i < across; ++i)
+          sums[i][0] += value * load(corner[down * strip.pitch + i * stride + tap] + at);
+      }
+    finish(conv, sums, pixel, strip.channel + at, out);
   }
-  Floats weights[kernel * kernel];
-  for (int tap = 0; tap < kernel * kernel; ++tap)
-    weights[tap] = load((const float *)conv.weight + tap * conv.in.channels + channel, count);
-  for (int64_t y = row; y < end; ++y)
-    for (int64_t x = 0; x < width; x += kAcross) {
-      const Floats *corner = padded.data + (y - row) * stride * pitch + x * stride;
-      Floats sums[kAcross] = {};
-      for (int down = 0; down < kernel; ++down)
-        for (int across = 0; across < kernel; ++across)
-          for (int i = 0; i < kAcross; ++i)
-            sums[i] += weights[down * kernel + across] * corner[down * pitch + i * stride + across];
-      const int64_t pixel = (image * height + y) * width + x;
-      for (int i = 0; i < kAcross && x + i < width; ++i) finish(conv, sums[i], pixel + i, channel, count, out);
-    }
 }
 
-// One strip of one vector of channels.
-inline void depthwise(const Conv &conv, int64_t image, int64_t strip, int64_t vector, void *out) {
+using DepthwiseTile = void (*)(const Conv &, const Strip &, int64_t, int64_t, int64_t, float *);
+template <int kernel, int stride>
+DepthwiseTile depthwise_tile_of(int64_t across) {
+  constexpr DepthwiseTile tiles[] = {
+      depthwise_tile<kernel, stride, 1>, depthwise_tile<kernel, stride, 2>, depthwise_tile<kernel, stride, 3>,
+      depthwise_tile<kernel, stride, 4>, depthwise_tile<kernel, stride, 5>, depthwise_tile<kernel, stride, 6>,
+      depthwise_tile<kernel, stride, 7>, depthwise_tile<kernel, stride, 8>,
+  };
+  return tiles[across - 1];
+}
+
+// Rows from `row` to `end` of `width` channels from `channel` on of one image.
+template <int kernel, int stride>
+void depthwise_strip(const Conv &conv, int64_t image, int64_t row, int64_t end, int64_t channel, int64_t width,
+                     float *out) {
+  const Map &in = conv.in;
+  const int64_t height = (in.height + stride - 1) / stride, columns = (in.width + stride - 1) / stride;
+  const int64_t half = kernel / 2, top = row * stride < half ? 0 : row * stride - half;
+  const int64_t below = (end - 1) * stride + half + 1, bottom = below < in.height ? below : in.height;
+  const int64_t pitch = columns * stride + kernel - 1;
+  Scratch<float> zeros(width);
+  for (int64_t i = 0; i < width; ++i) zeros.data[i] = 0.0f;
+  Scratch<const float *> pixels((bottom - top) * pitch);
+  const float *start = (const float *)in.data + image * in.batch_stride + channel, **next = pixels.data;
+  for (int64_t y = top; y < bottom; ++y)
+    for (int64_t x = -half; x < pitch - half; ++x) {
+      const bool inside = x >= 0 && x < in.width;
+      *next++ = inside ? start + y * in.row_stride + x * in.column_stride : zeros.data;
+    }
+  const Strip strip{top, bottom - top, pitch, channel, width, pixels.data};
+  for (int64_t y = row; y < end; ++y) {
+    int64_t x = 0;
+    for (int64_t tiles = (columns + kAcross - 1) / kAcross; tiles; --tiles) {
+      const int64_t across = (columns - x + tiles - 1) / tiles;
+      depthwise_tile_of<kernel, stride>(across)(conv, strip, y, x, (image * height + y) * columns + x, out);
+      x += across;
+    }
+  }
+}
+
+// One strip of one panel of channels, at most as many as there are vectors of them.
+inline void depthwise(const Conv &conv, int64_t image, int64_t strip, int64_t panel, int64_t panels, void *out) {
   const int64_t height = (conv.in.height + conv.stride - 1) / conv.stride, row = strip * kStrip;
-  const int64_t end = row + kStrip < height ? row + kStrip : height;
-  const auto kernel = conv.kernel == 3 ? depthwise_strip<3> : conv.kernel == 5 ? depthwise_strip<5> : depthwise_strip<7>;
-  kernel(conv, image, row, end, vector * kLanes, (float *)out);
+  const int64_t end = row + kStrip < height ? row + kStrip : height, vectors = conv.in.channels / kLanes;
+  const int64_t channel = vectors * panel / panels * kLanes;
+  const int64_t channel_end = panel + 1 < panels ? vectors * (panel + 1) / panels * kLanes : conv.in.channels;
+  using Kernel = void (*)(const Conv &, int64_t, int64_t, int64_t, int64_t, int64_t, float *);
+  constexpr Kernel kernels[][2] = {{depthwise_strip<3, 1>, depthwise_strip<3, 2>},
+                                   {depthwise_strip<5, 1>, depthwise_strip<5, 2>},
+                                   {depthwise_strip<7, 1>, depthwise_strip<7, 2>}};
+  kernels[conv.kernel / 2 - 1][conv.stride - 1](conv, image, row, end, channel, channel_end - channel, (float *)out);
 }

@@ -103,8 +103,8 @@ constexpr Kernels kKernels[] = {
 // Of one instruction set, in float.
 struct Convs {
   int64_t lanes, panel;
-  void (*pointwise)(const Conv &, int64_t, int64_t, int64_t, void *);
-  void (*depthwise)(const Conv &, int64_t, int64_t, int64_t, void *);
+  void (*pointwise)(const Conv &, int64_t, int64_t, int64_t, int64_t, int64_t, void *);
+  void (*depthwise)(const Conv &, int64_t, int64_t, int64_t, int64_t, void *);
 };
 
 #define CONVS(set) {set::kLanes, set::kPanel, set::pointwise, set::depthwise}
@@ -223,20 +223,22 @@ int norm_gate(const Gate *gate, void *out, int is_double, int set, int threads, 
 int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t pixels = conv->in.batch * conv->in.height * conv->in.width;
-  return run(parts(pixels, kTilePixels), parts(conv->out_channels, kernels.panel), threads, parallel,
-             [&](int64_t block, int64_t panel) {
-               const int64_t first = block * kTilePixels, end = first + kTilePixels;
-               kernels.pointwise(*conv, first, end < pixels ? end : pixels, panel, out);
-             });
+  const int64_t panels = conv->out_channels < kernels.panel ? 1 : conv->out_channels / kernels.panel;
+  return run(parts(pixels, kTilePixels), panels, threads, parallel, [&](int64_t block, int64_t panel) {
+    const int64_t first = block * kTilePixels, end = first + kTilePixels;
+    const int64_t next = (panel + threads) % panels;  // of this thread, most likely
+    kernels.pointwise(*conv, first, end < pixels ? end : pixels, panel, panels, next, out);
+  });
 }
 
-// out (N, ceil(H / stride), ceil(W / stride), C) is written.
+// out (N, ceil(H / stride), ceil(W / stride), C) is written. Memory is read in order if a task has all channels.
 int depthwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t strips = parts(parts(conv->in.height, conv->stride), kStrip);
-  return run(conv->in.batch * strips, parts(conv->in.channels, kernels.lanes), threads, parallel,
-             [&](int64_t strip, int64_t vector) {
-               kernels.depthwise(*conv, strip / strips, strip % strips, vector, out);
-             });
+  const int64_t wanted = parts(2 * threads, conv->in.batch * strips), most = conv->in.channels / kernels.lanes;
+  const int64_t panels = wanted < most ? wanted : most;
+  return run(conv->in.batch * strips, panels, threads, parallel, [&](int64_t strip, int64_t panel) {
+    kernels.depthwise(*conv, strip / strips, strip % strips, panel, panels, out);
+  });
 }
 }
