@@ -15,5 +15,3 @@ struct Conv {
 
 constexpr int64_t kTilePixels = 192;  // pixels of a task of the pointwise convolution
 constexpr int64_t kStrip = 16;       // output rows of a task of the depthwise one
-
-#define UNROLL _Pragma("GCC unroll 16")

@@ -9,8 +9,15 @@ constexpr int kColumns = 2;                            // vectors of output chan
 constexpr int kRows = VECTOR_BYTES == 64 ? 12 : 6;     // pixels of a tile: all sums stay in registers
 constexpr int64_t kPanel = kColumns * kLanes;          // output channels of a task
 
+// Some vectors, which are room for whole groups.
+constexpr int kSilus = 4;
 __attribute__((noinline)) inline void silu(Floats *values, int64_t count) {
-  for (int64_t i = 0; i < count; ++i) values[i] = values[i] / (1.0f + exp(-values[i]));
+  for (int64_t i = 0; i < count; i += kSilus) {
+    Floats group[kSilus];
+    UNROLL for (int j = 0; j < kSilus; ++j) group[j] = values[i + j];
+    silu(group);
+    UNROLL for (int j = 0; j < kSilus; ++j) values[i + j] = group[j];
+  }
 }
 
 // What follows the sums of some pixels from `pixel` on and some vectors of channels from `channel` on.
@@ -27,12 +34,12 @@ INLINE void finish(const Conv &conv, Floats (&sums)[rows][columns], int64_t pixe
       UNROLL for (int column = 0; column < columns; ++column)
         sums[row][column] = sums[row][column] < 0.0f ? Floats{} : sums[row][column];  // which NaN passes
   if (conv.activation == 2) {
-    Floats values[rows][columns];
+    Floats values[(rows * columns + kSilus - 1) / kSilus * kSilus] = {};
     UNROLL for (int row = 0; row < rows; ++row)
-      UNROLL for (int column = 0; column < columns; ++column) values[row][column] = sums[row][column];
-    silu(values[0], rows * columns);
+      UNROLL for (int column = 0; column < columns; ++column) values[row * columns + column] = sums[row][column];
+    silu(values, rows * columns);
     UNROLL for (int row = 0; row < rows; ++row)
-      UNROLL for (int column = 0; column < columns; ++column) sums[row][column] = values[row][column];
+      UNROLL for (int column = 0; column < columns; ++column) sums[row][column] = values[row * columns + column];
   }
   if (conv.shortcut)
     UNROLL for (int row = 0; row < rows; ++row)

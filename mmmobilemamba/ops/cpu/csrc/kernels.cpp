@@ -82,7 +82,7 @@ namespace {
 
 // Of one type and instruction set.
 struct Kernels {
-  void (*forward)(const ScanTensors &, int64_t, int64_t, void *);
+  void (*forward)(const ScanTensors &, int64_t, int64_t, int64_t, void *);
   void (*backward)(const ScanTensors &, const ScanGradients &, int64_t, int64_t);
   void (*haar_forward)(const Map &, int64_t, int64_t, void *);
   void (*haar_inverse)(const Map &, const void *, int64_t, int64_t, void *);
@@ -182,11 +182,14 @@ int instruction_set() {
   return 0;
 }
 
-// y (N, L, E) is written.
+// y (N, L, E) is written. A task has several images, for which it transposes its weights once.
 int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).forward;
-  return run(tensors->batch, blocks(*tensors), threads, parallel,
-             [&](int64_t image, int64_t block) { kernel(*tensors, image, block, y); });
+  const int64_t images = tensors->batch, wanted = parts(4 * threads, blocks(*tensors));
+  const int64_t groups = wanted < images ? wanted : images;
+  return run(groups, blocks(*tensors), threads, parallel, [&](int64_t group, int64_t block) {
+    kernel(*tensors, images * group / groups, images * (group + 1) / groups, block, y);
+  });
 }
 
 // All of `gradients` but y is written.

@@ -55,9 +55,22 @@ void haar_inverse(const Map &base, const void *bands, int64_t image, int64_t row
   }
 }
 
-template <typename T>
-INLINE typename Simd<T>::Vec silu(typename Simd<T>::Vec x) {
-  return x / (T(1) + exp(-x));
+constexpr int kAtOnce = 2;  // vectors of channels whose sums do not wait for each other
+
+// The sum over the channels of a pixel of `term(e)`, a vector, from which lanes beyond the end are left out.
+template <typename T, typename Term>
+INLINE T sum_channels(int64_t channels, const Term &term) {
+  constexpr int width = Simd<T>::lanes;
+  typename Simd<T>::Vec totals[kAtOnce] = {};
+  int64_t e = 0;
+  for (; e + kAtOnce * width <= channels; e += kAtOnce * width)
+    UNROLL for (int i = 0; i < kAtOnce; ++i) totals[i] += term(e + i * width);
+  for (; e < channels; e += width) {
+    auto last = term(e);
+    for (int64_t lane = channels - e; lane < width; ++lane) last[lane] = 0;
+    totals[0] += last;
+  }
+  return sum<T>(totals[0] + totals[1]);
 }
 
 // The pixels of one task.
@@ -71,20 +84,27 @@ void norm_gate(const Gate &gate, int64_t task, void *out) {
   for (int64_t pixel = task * kPixels; pixel < end; ++pixel) {
     const T *y = (const T *)gate.y + pixel * E;
     const T *z = (const T *)gate.z + pixel * gate.z_stride;
-    Vec total = {};
-    for (int64_t e = 0; e < E; e += width) total += load(y + e, E - e);
-    const T mean = sum<T>(total) / T(E);
-    Vec squares = {};
-    for (int64_t e = 0; e < E; e += width) {
-      Vec deviation = load(y + e, E - e) - mean;
-      if (E - e < width)  // what is loaded beyond the end is zero, not the mean
-        for (int64_t lane = E - e; lane < width; ++lane) deviation[lane] = 0;
-      squares += deviation * deviation;
-    }
-    const T scale = T(1) / (T)__builtin_sqrt(double(sum<T>(squares) / T(E)) + gate.eps);
-    for (int64_t e = 0; e < E; e += width) {
+    const T mean = sum_channels<T>(E, [&](int64_t e) { return load(y + e, E - e); }) / T(E);
+    const T squares = sum_channels<T>(E, [&](int64_t e) {
+      const Vec deviation = load(y + e, E - e) - mean;
+      return deviation * deviation;
+    });
+    const T scale = T(1) / (T)__builtin_sqrt(double(squares / T(E)) + gate.eps);
+    const auto write = [&](int64_t e, Vec gate) {
       const Vec normed = (load(y + e, E - e) - mean) * scale * load(weight + e, E - e) + load(bias + e, E - e);
-      store((T *)out + pixel * E + e, normed * silu<T>(load(z + e, E - e)), E - e);
+      store((T *)out + pixel * E + e, normed * gate, E - e);
+    };
+    int64_t e = 0;
+    for (; e + kAtOnce * width <= E; e += kAtOnce * width) {
+      Vec gates[kAtOnce];
+      UNROLL for (int i = 0; i < kAtOnce; ++i) gates[i] = load(z + e + i * width);
+      silu(gates);
+      UNROLL for (int i = 0; i < kAtOnce; ++i) write(e + i * width, gates[i]);
+    }
+    for (; e < E; e += width) {
+      Vec gates[1] = {load(z + e, E - e)};
+      silu(gates);
+      write(e, gates[0]);
     }
   }
 }

@@ -11,58 +11,44 @@ constexpr int kChunk = 64;  // steps whose states backward keeps at a time
 template <typename T>
 struct Walk {
   using Vec = typename Simd<T>::Vec;
-  const T *rows;  // of this image and direction; one step is `row_stride` on
+  const T *rows;  // of this direction, from its first step on; one step is `row_stride` on
   int64_t row_stride, rank, length;
   bool reverse;
   const T *weight;  // (R, kBlock), transposed; shifted to this vector
   Vec A, bias;
 
   int64_t position(int64_t step) const { return reverse ? length - 1 - step : step; }
-  const T *row(int64_t step) const { return rows + position(step) * row_stride; }
+  const T *row(int64_t step) const { return rows + step * row_stride; }
   T B(int64_t step) const { return row(step)[rank]; }
   T C(int64_t step) const { return row(step)[rank + 1]; }
 };
 
-// Step sizes before the softplus of `count` (at most kGroup) steps from `first` on.
-template <typename T, int count>
-INLINE void project(const Walk<T> &walk, int64_t first, typename Simd<T>::Vec *v) {
-  const T *rows[count];
-  for (int i = 0; i < count; ++i) {
-    rows[i] = walk.row(first + i);
-    v[i] = walk.bias;
+// Of the steps of a group: step sizes before the softplus, exp(-abs(v)), and what the scan takes.
+template <typename T>
+struct Group {
+  typename Simd<T>::Vec v[kGroup], tail[kGroup], delta[kGroup], decay[kGroup];
+};
+
+// `size` steps, at most a group, from `first` on; the last one stands for those that a whole group has more.
+template <typename T>
+INLINE void discretise(const Walk<T> &walk, int64_t first, int64_t size, Group<T> &group) {
+  using Vec = typename Simd<T>::Vec;
+  const T *rows[kGroup];
+  UNROLL for (int i = 0; i < kGroup; ++i) {
+    rows[i] = walk.row(first + (i < size ? i : size - 1));
+    group.v[i] = walk.bias;
   }
   for (int64_t r = 0; r < walk.rank; ++r) {
     const auto weight = load(walk.weight + r * kBlock);
-    for (int i = 0; i < count; ++i) v[i] += weight * rows[i][r];
+    UNROLL for (int i = 0; i < kGroup; ++i) group.v[i] += weight * rows[i][r];
   }
-}
-
-// delta and decay of `count` steps.
-template <typename T, int count>
-INLINE void discretise(const Walk<T> &walk, int64_t first, typename Simd<T>::Vec *delta,
-                       typename Simd<T>::Vec *decay) {
-  project<T, count>(walk, first, delta);
-  for (int i = 0; i < count; ++i) {
-    const auto v = delta[i];
-    const auto tail = exp(v < 0 ? v : -v);
-    delta[i] = (v > 0 ? v : typename Simd<T>::Vec{}) + log1p(tail);
-    decay[i] = exp(delta[i] * walk.A);
-  }
-}
-
-// As above, with the derivative of delta, which is the logistic function.
-template <typename T, int count>
-INLINE void discretise(const Walk<T> &walk, int64_t first, typename Simd<T>::Vec *delta,
-                       typename Simd<T>::Vec *decay, typename Simd<T>::Vec *slope) {
-  project<T, count>(walk, first, delta);
-  for (int i = 0; i < count; ++i) {
-    const auto v = delta[i];
-    const auto tail = exp(v < 0 ? v : -v);
-    const auto inverse = T(1) / (tail + T(1));
-    slope[i] = v < 0 ? tail * inverse : inverse;
-    delta[i] = (v > 0 ? v : typename Simd<T>::Vec{}) + log1p(tail);
-    decay[i] = exp(delta[i] * walk.A);
-  }
+  UNROLL for (int i = 0; i < kGroup; ++i) group.tail[i] = group.v[i] < 0 ? group.v[i] : -group.v[i];
+  exp(group.tail);
+  UNROLL for (int i = 0; i < kGroup; ++i) group.delta[i] = group.tail[i];
+  log1p(group.delta);
+  UNROLL for (int i = 0; i < kGroup; ++i) group.delta[i] += group.v[i] > 0 ? group.v[i] : Vec{};
+  UNROLL for (int i = 0; i < kGroup; ++i) group.decay[i] = group.delta[i] * walk.A;
+  exp(group.decay);
 }
 
 template <typename T>
@@ -93,8 +79,8 @@ struct Problem {
   // The walk of `count` channels from `first` on; `weight` is the transposed weight of these.
   Walk<T> walk(int64_t image, int direction, int64_t first, int64_t count, const T *weight) const {
     Walk<T> walk;
-    walk.rows = rows + image * length * row_stride() + direction * (rank + 2);
-    walk.row_stride = row_stride();
+    walk.rows = rows + image * length * row_stride() + direction * ((length - 1) * row_stride() + rank + 2);
+    walk.row_stride = direction ? -row_stride() : row_stride();
     walk.rank = rank;
     walk.length = length;
     walk.reverse = direction == 1;
@@ -107,49 +93,58 @@ struct Problem {
 
 // ------------------------------------------------------------------------------------------------ forward
 
-template <typename T, int count>
-INLINE typename Simd<T>::Vec forward_steps(const Walk<T> &walk, int64_t first, typename Simd<T>::Vec h,
-                                           const T *u, int64_t u_stride, typename Simd<T>::Vec D, T *y,
-                                           int64_t y_stride, int64_t lanes) {
-  typename Simd<T>::Vec delta[count], decay[count];
-  discretise<T, count>(walk, first, delta, decay);
-  for (int i = 0; i < count; ++i) {
-    const int64_t t = walk.position(first + i);
-    const auto input = load(u + t * u_stride, lanes);
-    T *out = y + t * y_stride;
-    h = decay[i] * h + delta[i] * (input * walk.B(first + i));
+// `size` steps, at most a group, from `first` on, after the state `h`, which is updated.
+template <typename T>
+INLINE void forward_steps(const Walk<T> &walk, int64_t first, int64_t size, typename Simd<T>::Vec &h, const T *u,
+                          int64_t u_stride, typename Simd<T>::Vec D, T *y, int64_t y_stride, int64_t lanes) {
+  Group<T> group;
+  discretise(walk, first, size, group);
+  for (int i = 0; i < size; ++i) {
+    const auto input = load(u + (first + i) * u_stride, lanes);
+    T *out = y + (first + i) * y_stride;
+    h = group.decay[i] * h + group.delta[i] * (input * walk.B(first + i));
     const auto before = walk.reverse ? load(out, lanes) : D * input;
     store(out, before + h * walk.C(first + i), lanes);
   }
-  return h;
 }
 
-// One image and block of channels.
+// One direction of one image, for one vector of channels, of which `lanes` are there.
 template <typename T>
-void forward(const ScanTensors &tensors, int64_t image, int64_t block, void *y) {
+INLINE void forward_walk(const Walk<T> &walk, const T *u, int64_t u_stride, typename Simd<T>::Vec D, T *y,
+                         int64_t y_stride, int64_t lanes) {
+  if (walk.reverse) {
+    u += (walk.length - 1) * u_stride, y += (walk.length - 1) * y_stride;
+    u_stride = -u_stride, y_stride = -y_stride;
+  }
+  typename Simd<T>::Vec h = {};
+  int64_t first = 0;
+  for (; first + kGroup <= walk.length; first += kGroup)
+    forward_steps<T>(walk, first, kGroup, h, u, u_stride, D, y, y_stride, lanes);
+  if (first < walk.length)
+    forward_steps<T>(walk, first, walk.length - first, h, u, u_stride, D, y, y_stride, lanes);
+}
+
+// One block of channels of the images from `image` to `end`.
+template <typename T>
+void forward(const ScanTensors &tensors, int64_t image, int64_t end, int64_t block, void *y) {
   const Problem<T> p(tensors);
   const int64_t first = block * kBlock, count = p.block_channels(block);
-  using Vec = typename Simd<T>::Vec;
   constexpr int width = Simd<T>::lanes;
   Scratch<T> weight(2 * p.rank * kBlock);
   for (int direction = 0; direction < 2; ++direction)
     p.transpose_weight(direction, first, count, weight.data + direction * p.rank * kBlock);
-  for (int64_t e = 0; e < count; e += width) {
-    const int64_t lanes = count - e < width ? count - e : width;
-    const T *u = p.u + image * p.u_batch_stride + first + e;
-    T *out = (T *)y + image * p.length * p.channels + first + e;
-    const Vec D = load(p.D + first + e, lanes) + load(p.D + p.channels + first + e, lanes);
-    for (int direction = 0; direction < 2; ++direction) {
-      const T *own = weight.data + direction * p.rank * kBlock + e;
-      const Walk<T> walk = p.walk(image, direction, first + e, lanes, own);
-      Vec h = {};
-      int64_t step = 0;
-      for (; step + kGroup <= p.length; step += kGroup)
-        h = forward_steps<T, kGroup>(walk, step, h, u, p.u_step_stride, D, out, p.channels, lanes);
-      for (; step < p.length; ++step)
-        h = forward_steps<T, 1>(walk, step, h, u, p.u_step_stride, D, out, p.channels, lanes);
+  for (; image < end; ++image)
+    for (int64_t e = 0; e < count; e += width) {
+      const int64_t lanes = count - e < width ? count - e : width;
+      const T *u = p.u + image * p.u_batch_stride + first + e;
+      T *out = (T *)y + image * p.length * p.channels + first + e;
+      const auto D = load(p.D + first + e, lanes) + load(p.D + p.channels + first + e, lanes);
+      for (int direction = 0; direction < 2; ++direction) {
+        const T *own = weight.data + direction * p.rank * kBlock + e;
+        const Walk<T> walk = p.walk(image, direction, first + e, lanes, own);
+        forward_walk(walk, u, p.u_step_stride, D, out, p.channels, lanes);
+      }
     }
-  }
 }
 
 // ----------------------------------------------------------------------------------------------- backward
@@ -160,13 +155,20 @@ struct Chunk {
   typename Simd<T>::Vec delta[kChunk], decay[kChunk], slope[kChunk], before[kChunk + 1];
 };
 
-template <typename T, int count>
-INLINE void recompute_steps(const Walk<T> &walk, int64_t start, int64_t i, const T *u, int64_t u_stride,
-                            int64_t lanes, Chunk<T> &chunk) {
-  discretise<T, count>(walk, start + i, chunk.delta + i, chunk.decay + i, chunk.slope + i);
-  for (int64_t j = i; j < i + count; ++j) {
-    const auto input = load(u + walk.position(start + j) * u_stride, lanes);
-    chunk.before[j + 1] = chunk.decay[j] * chunk.before[j] + chunk.delta[j] * (input * walk.B(start + j));
+// Fill `size` steps of a chunk, at most a group, from `first` on; the chunk begins at step `start`.
+template <typename T>
+INLINE void recompute_steps(const Walk<T> &walk, int64_t start, int64_t first, int64_t size, const T *u,
+                            int64_t u_stride, int64_t lanes, Chunk<T> &chunk) {
+  Group<T> group;
+  discretise(walk, start + first, size, group);
+  for (int i = 0; i < size; ++i) {
+    const int64_t at = first + i;
+    const auto inverse = T(1) / (group.tail[i] + T(1));
+    const auto input = load(u + walk.position(start + at) * u_stride, lanes);
+    chunk.slope[at] = group.v[i] < 0 ? group.tail[i] * inverse : inverse;  // the derivative of the softplus
+    chunk.delta[at] = group.delta[i];
+    chunk.decay[at] = group.decay[i];
+    chunk.before[at + 1] = group.decay[i] * chunk.before[at] + group.delta[i] * (input * walk.B(start + at));
   }
 }
 
@@ -176,9 +178,10 @@ INLINE typename Simd<T>::Vec recompute(const Walk<T> &walk, int64_t start, int64
                                        int64_t u_stride, int64_t lanes, typename Simd<T>::Vec state,
                                        Chunk<T> &chunk) {
   chunk.before[0] = state;
-  int64_t i = 0;
-  for (; i + kGroup <= size; i += kGroup) recompute_steps<T, kGroup>(walk, start, i, u, u_stride, lanes, chunk);
-  for (; i < size; ++i) recompute_steps<T, 1>(walk, start, i, u, u_stride, lanes, chunk);
+  int64_t first = 0;
+  for (; first + kGroup <= size; first += kGroup)
+    recompute_steps<T>(walk, start, first, kGroup, u, u_stride, lanes, chunk);
+  if (first < size) recompute_steps<T>(walk, start, first, size - first, u, u_stride, lanes, chunk);
   return chunk.before[size];
 }
 

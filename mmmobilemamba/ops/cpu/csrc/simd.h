@@ -19,6 +19,7 @@ struct Simd<double> {
 
 #ifndef INLINE
 #define INLINE static inline __attribute__((always_inline))
+#define UNROLL _Pragma("GCC unroll 16")
 #endif
 
 template <typename T>
@@ -48,49 +49,67 @@ INLINE void store(T *target, typename Simd<T>::Vec vector, int64_t count) {
 
 template <typename T>
 INLINE T sum(typename Simd<T>::Vec vector) {
-  T total = 0;
-  for (int lane = 0; lane < Simd<T>::lanes; ++lane) total += vector[lane];
-  return total;
+  T parts[Simd<T>::lanes];
+  __builtin_memcpy(parts, &vector, sizeof vector);
+  UNROLL for (int half = Simd<T>::lanes / 2; half; half /= 2)
+    UNROLL for (int lane = 0; lane < half; ++lane) parts[lane] += parts[lane + half];
+  return parts[0];
 }
 
+// The functions take several vectors, whose steps alternate: each waits for the one before.
+
 // exp(x) for x from -87 to 88; what lies outside is taken as the nearer of them. Relative error 1e-7.
-INLINE Simd<float>::Vec exp(Simd<float>::Vec x) {
+template <int count>
+INLINE void exp(Simd<float>::Vec (&x)[count]) {
   using Vec = Simd<float>::Vec;
   using Int = Simd<float>::Int;
-  x = x < -87.0f ? Vec{} - 87.0f : x;
-  x = x > 88.0f ? Vec{} + 88.0f : x;
+  Vec shifted[count], p[count];
+  UNROLL for (int i = 0; i < count; ++i) x[i] = x[i] < -87.0f ? Vec{} - 87.0f : x[i];
+  UNROLL for (int i = 0; i < count; ++i) x[i] = x[i] > 88.0f ? Vec{} + 88.0f : x[i];
   // Adding 1.5 * 2^23 rounds to a whole number, which then is in the lowest bits.
-  const Vec shifted = x * 1.44269504088896341f + 12582912.0f;
-  const Vec whole = shifted - 12582912.0f;
-  const Vec r = (x - whole * 0.693145751953125f) - whole * 1.42860682030941723e-6f;
-  Vec p = r * 0.00139013098f + 0.00836320006f;
-  p = p * r + 0.0416668541f;
-  p = p * r + 0.16666577f;
-  p = p * r + 0.499999996f;
-  p = p * (r * r) + r + 1.0f;
-  const Int power = ((Int)shifted << 23) + 0x3f800000;
-  return p * (Vec)power;
+  UNROLL for (int i = 0; i < count; ++i) shifted[i] = x[i] * 1.44269504088896341f + 12582912.0f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = shifted[i] - 12582912.0f;
+  UNROLL for (int i = 0; i < count; ++i) x[i] = x[i] - p[i] * 0.693145751953125f;
+  UNROLL for (int i = 0; i < count; ++i) x[i] = x[i] - p[i] * 1.42860682030941723e-6f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = x[i] * 0.00139013098f + 0.00836320006f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = p[i] * x[i] + 0.0416668541f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = p[i] * x[i] + 0.16666577f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = p[i] * x[i] + 0.499999996f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = p[i] * (x[i] * x[i]) + x[i] + 1.0f;
+  UNROLL for (int i = 0; i < count; ++i) x[i] = p[i] * (Vec)(((Int)shifted[i] << 23) + 0x3f800000);
 }
 
 // log(1 + x) for x from 0 to 1. Relative error 1e-7.
-INLINE Simd<float>::Vec log1p(Simd<float>::Vec x) {
-  Simd<float>::Vec p = x * 0.00523269003f + -0.0295052199f;
-  p = p * x + 0.0782259175f;
-  p = p * x + -0.136632425f;
-  p = p * x + 0.19106005f;
-  p = p * x + -0.248429817f;
-  p = p * x + 0.333190967f;
-  p = p * x + -0.499994931f;
-  p = p * x + 0.99999997f;
-  return p * x;
+template <int count>
+INLINE void log1p(Simd<float>::Vec (&x)[count]) {
+  Simd<float>::Vec p[count];
+  UNROLL for (int i = 0; i < count; ++i) p[i] = x[i] * 0.00523269003f + -0.0295052199f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = p[i] * x[i] + 0.0782259175f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = p[i] * x[i] + -0.136632425f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = p[i] * x[i] + 0.19106005f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = p[i] * x[i] + -0.248429817f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = p[i] * x[i] + 0.333190967f;
+  UNROLL for (int i = 0; i < count; ++i) p[i] = p[i] * x[i] + -0.499994931f;
+  UNROLL for (int i = 0; i < count; ++i) x[i] = (p[i] * x[i] + 0.99999997f) * x[i];
 }
 
-INLINE Simd<double>::Vec exp(Simd<double>::Vec x) {
-  for (int lane = 0; lane < Simd<double>::lanes; ++lane) x[lane] = __builtin_exp(x[lane]);
-  return x;
+template <int count>
+INLINE void exp(Simd<double>::Vec (&x)[count]) {
+  for (int i = 0; i < count; ++i)
+    for (int lane = 0; lane < Simd<double>::lanes; ++lane) x[i][lane] = __builtin_exp(x[i][lane]);
 }
 
-INLINE Simd<double>::Vec log1p(Simd<double>::Vec x) {
-  for (int lane = 0; lane < Simd<double>::lanes; ++lane) x[lane] = __builtin_log1p(x[lane]);
-  return x;
+template <int count>
+INLINE void log1p(Simd<double>::Vec (&x)[count]) {
+  for (int i = 0; i < count; ++i)
+    for (int lane = 0; lane < Simd<double>::lanes; ++lane) x[i][lane] = __builtin_log1p(x[i][lane]);
+}
+
+// x / (1 + exp(-x)).
+template <typename Vec, int count>
+INLINE void silu(Vec (&x)[count]) {
+  Vec power[count];
+  UNROLL for (int i = 0; i < count; ++i) power[i] = -x[i];
+  exp(power);
+  UNROLL for (int i = 0; i < count; ++i) x[i] = x[i] / (power[i] + 1);
 }
