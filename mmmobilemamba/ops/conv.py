@@ -1,8 +1,8 @@
 """2D convolution with what follows it: an activation and a shortcut.
 
-On a CPU, where no gradient is needed, pointwise and depthwise convolutions of channels-last maps run in
-C++: PyTorch leaves those of few images to slower code, and oneDNN puts the weights in another order at every
-call, which on maps as small as these takes as long as the convolution.
+On a CPU, where no gradient is needed, pointwise, 3 x 3 and depthwise convolutions of channels-last maps run
+in C++: PyTorch leaves those of few images to slower code, and oneDNN puts the weights in another order at
+every call, which on maps as small as these takes as long as the convolution.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from .selective_scan import WITH_CPP, check_backend
 ACTIVATIONS = dict(relu=partial(F.relu, inplace=True), silu=F.silu)
 NUMBERS = {name: number for number, name in enumerate((None, *ACTIVATIONS))}  # as in cpu/csrc/conv.h
 DEPTHWISE_SIDES = (3, 5, 7)
-DEPTHWISE_STRIDES = (1, 2)
+STRIDES = (1, 2)
 FEWEST_CHANNELS = 16  # of the output: the numbers of a vector
 FEW_IMAGES, FEW_PIXELS = 16, 4  # for PyTorch's pointwise convolution
 
@@ -47,8 +47,8 @@ def conv2d(
         shortcut (Tensor, optional): (N, O, ceil(H / stride), ceil(W / stride)).
         backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
             is taken where no gradient is needed, on a CPU with AVX2, in channels-last, in float32 and not
-            under autocast, for pointwise convolutions and for depthwise ones of common sides and strides,
-            to 16 channels or more.
+            under autocast, to 16 channels or more: for pointwise convolutions, for those of 3 x 3 pixels
+            whose weights are laid out already, and for depthwise ones of common sides and strides.
 
     Returns:
         Tensor: (N, O, ceil(H / stride), ceil(W / stride)).
@@ -141,7 +141,9 @@ def kernel_of(weight, stride, groups):
     outputs, inputs, side = weight.shape[:3]
     if groups == 1 and side == 1 and stride == 1:
         return 'pointwise'
-    fits = side in DEPTHWISE_SIDES and stride in DEPTHWISE_STRIDES
+    if groups == 1 and side == 3 and stride in STRIDES:
+        return 'spatial'
+    fits = side in DEPTHWISE_SIDES and stride in STRIDES
     return 'depthwise' if groups == outputs and inputs == 1 and fits else None
 
 
@@ -152,7 +154,11 @@ def find_kernel(x, weight, stride, groups):
         return None
     if x.ndim != 4 or x.shape[1] != weight.shape[1] * groups or x.stride(1) != 1 or x.numel() == 0:
         return None
-    return kernel if kernel == 'depthwise' or evenly_spaced(x) is not None else None
+    if kernel == 'spatial':  # whose weight takes longer to lay out than is gained
+        suits = weight.permute(2, 3, 1, 0).is_contiguous() and evenly_spaced(x) == x.shape[1]
+    else:
+        suits = kernel == 'depthwise' or evenly_spaced(x) is not None
+    return kernel if suits else None
 
 
 if hasattr(torch.amp, 'is_autocast_available'):  # since PyTorch 2.4, as is the argument

@@ -31,7 +31,8 @@ def test_authors_features():
     convs = [m for m in prepared.modules() if isinstance(m, nn.Conv2d)]
     assert all(isinstance(conv, Conv2d) and conv.laid_out for conv in convs)
     assert bool(convs) == cpu.has_vectors()
-    assert all(isinstance(layer, PackedConv2d) for layer in prepared.stem[::2])
+    stem = RememberingConv2d if cpu.has_vectors() else PackedConv2d
+    assert len(prepared.stem) == 4 and all(isinstance(layer, stem) for layer in prepared.stem)
     calls = [len(m.calls) for m in prepared.modules() if isinstance(m, RememberingConv2d)]
     assert len(calls) == len(convs) and all(count == 1 for count in calls)
     assert backbone.training and not backbone.deploy and not prepared.training
@@ -82,7 +83,7 @@ def test_no_onednn(monkeypatch):
 @pytest.mark.parametrize('kind', [nn.Conv2d, Conv2d])
 def test_what_the_copy_cannot(kind):
     """Whether its convolution is packed or remembers."""
-    network, image = nn.Sequential(kind(4, 8, 1), nn.ReLU()), torch.rand(1, 4, 8, 8)
+    network, image = nn.Sequential(kind(4, 16, 1), nn.ReLU()), torch.rand(1, 4, 8, 8)
     image = image.contiguous(memory_format=torch.channels_last)
     prepared = prepare_for_cpu(network, image)
     remembers = kind is Conv2d and cpu.has_vectors()
@@ -118,7 +119,7 @@ def test_all_is_packed_where_the_kernels_are_not_wanted():
 needs_kernels = pytest.mark.skipif(not cpu.has_vectors(), reason='no kernels with vectors here')
 
 
-def remembering(channels=8, kernel_size=1, **kwargs):
+def remembering(channels=16, kernel_size=1, **kwargs):
     """A prepared convolution and PyTorch's with the same weights."""
     conv = Conv2d(channels, channels, kernel_size, **kwargs).requires_grad_(False)
     plain = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, **kwargs)
@@ -131,13 +132,13 @@ def remembering(channels=8, kernel_size=1, **kwargs):
 def test_remembered_calls():
     """One for each shape, layout and activation; images and shortcuts are new ones each time."""
     prepared, plain = remembering()
-    for size in ((1, 8, 4, 6), (2, 8, 5, 3)):
+    for size in ((1, 16, 4, 6), (2, 16, 5, 3)):
         for _ in range(3):
             x, shortcut = (torch.randn(size).contiguous(memory_format=torch.channels_last) for _ in range(2))
             assert relative_error(prepared(x, 'relu', shortcut), plain(x).relu() + shortcut) < 1e-6
             assert relative_error(prepared(x, 'relu'), plain(x).relu()) < 1e-6
             assert relative_error(prepared(x), plain(x)) < 1e-6
-            narrow = torch.randn(size[0], 16, *size[2:]).contiguous(memory_format=torch.channels_last)[:, 8:]
+            narrow = torch.randn(size[0], 32, *size[2:]).contiguous(memory_format=torch.channels_last)[:, 16:]
             assert relative_error(prepared(narrow, None, narrow), plain(narrow) + narrow) < 1e-6
     assert len(prepared.calls) == 2 * 3
     with pytest.raises(ValueError, match='shortcut must have the shape'):
@@ -147,9 +148,9 @@ def test_remembered_calls():
 @needs_kernels
 @torch.no_grad()
 def test_depthwise_without_bias():
-    prepared, plain = remembering(kernel_size=3, stride=2, groups=8, bias=False)
+    prepared, plain = remembering(kernel_size=3, stride=2, groups=16, bias=False)
     for _ in range(2):
-        x = torch.randn(2, 8, 7, 6).contiguous(memory_format=torch.channels_last)
+        x = torch.randn(2, 16, 7, 6).contiguous(memory_format=torch.channels_last)
         assert relative_error(prepared(x, 'silu'), nn.functional.silu(plain(x))) < 1e-6
     assert len(prepared.calls) == 1
 
@@ -159,7 +160,7 @@ def test_depthwise_without_bias():
 def test_what_is_not_remembered():
     """Maps in another format or type, and under autocast; of shapes that are known, too."""
     prepared, plain = remembering()
-    x = torch.randn(2, 8, 4, 6).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(2, 16, 4, 6).contiguous(memory_format=torch.channels_last)
     prepared(x, 'relu')
     assert len(prepared.calls) == 1
     nchw = x.contiguous()
@@ -175,7 +176,7 @@ def test_what_is_not_remembered():
 @needs_kernels
 def test_gradients_of_the_map_and_the_shortcut():
     prepared, _ = remembering()
-    x = torch.randn(2, 8, 4, 6).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(2, 16, 4, 6).contiguous(memory_format=torch.channels_last)
     prepared(x)
     for name in ('x', 'shortcut'):
         inputs = dict(x=x.clone(), shortcut=x.clone())
@@ -189,7 +190,7 @@ def test_gradients_of_the_map_and_the_shortcut():
 def test_it_forgets_in_time():
     prepared, plain = remembering()
     for side in range(1, CALLS + 6):
-        x = torch.randn(1, 8, side, 2).contiguous(memory_format=torch.channels_last)
+        x = torch.randn(1, 16, side, 2).contiguous(memory_format=torch.channels_last)
         assert relative_error(prepared(x), plain(x)) < 1e-6
         assert len(prepared.calls) <= CALLS
     assert len(prepared.calls) == 5
@@ -198,9 +199,9 @@ def test_it_forgets_in_time():
 @needs_kernels
 @torch.no_grad()
 def test_hooks_stay():
-    network, calls = nn.Sequential(Conv2d(8, 8)), []
+    network, calls = nn.Sequential(Conv2d(16, 16)), []
     network[0].register_forward_hook(lambda *_: calls.append(1))
-    image = torch.rand(1, 8, 4, 4).contiguous(memory_format=torch.channels_last)
+    image = torch.rand(1, 16, 4, 4).contiguous(memory_format=torch.channels_last)
     prepared = prepare_for_cpu(network, image)
     calls.clear()
     prepared(image)
@@ -212,7 +213,7 @@ def test_hooks_stay():
 def test_a_copy_forgets():
     """A call has the addresses of the weights."""
     prepared, plain = remembering()
-    x = torch.randn(1, 8, 4, 6).contiguous(memory_format=torch.channels_last)
+    x = torch.randn(1, 16, 4, 6).contiguous(memory_format=torch.channels_last)
     prepared(x)
     copied = copy.deepcopy(prepared)
     copied.conv.weight.mul_(2)

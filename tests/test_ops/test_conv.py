@@ -18,6 +18,13 @@ POINTWISE = [
     (1, 200, 49, (4, 4)),
     (2, 24, 33, (1, 27)),
 ]
+SPATIAL = [
+    (1, 3, 16, (1, 1)),
+    (2, 5, 25, (7, 10)),
+    (1, 25, 50, (16, 12)),
+    (3, 16, 33, (2, 31)),
+    (1, 7, 100, (35, 6)),
+]
 DEPTHWISE = [
     (1, 16, (1, 1)),
     (2, 23, (3, 5)),
@@ -71,6 +78,18 @@ def test_pointwise(name, batch, channels, outputs, size, rich, activation):
 
 @needs_cpp
 @pytest.mark.parametrize('stride', [1, 2])
+@pytest.mark.parametrize(('batch', 'channels', 'outputs', 'size'), SPATIAL)
+@pytest.mark.parametrize('name', SETS)
+def test_spatial(name, batch, channels, outputs, size, stride):
+    for rich, activation in ((True, 'silu'), (True, 'relu'), (False, None)):
+        (x,) = channels_last(noise_for((batch, channels, *size), 0))
+        weight, bias, shortcut = arguments(x, (outputs, channels, 3, 3), stride, rich)
+        found = conv.conv2d_cpp('spatial', x, weight, bias, stride, activation, shortcut, name)
+        assert_close(found, reference(x, weight, bias, stride, 1, activation, shortcut))
+
+
+@needs_cpp
+@pytest.mark.parametrize('stride', [1, 2])
 @pytest.mark.parametrize('side', conv.DEPTHWISE_SIDES)
 @pytest.mark.parametrize(('batch', 'channels', 'size'), DEPTHWISE)
 @pytest.mark.parametrize('name', SETS)
@@ -84,7 +103,10 @@ def test_depthwise(name, batch, channels, size, side, stride):
 
 
 @needs_cpp
-@pytest.mark.parametrize(('kernel', 'shape'), [('pointwise', (80, 48, 1, 1)), ('depthwise', (48, 1, 5, 5))])
+@pytest.mark.parametrize(
+    ('kernel', 'shape'),
+    [('pointwise', (80, 48, 1, 1)), ('spatial', (80, 48, 3, 3)), ('depthwise', (48, 1, 5, 5))],
+)
 def test_repeatable_whatever_the_threads(kernel, shape):
     (x,), weight = channels_last(noise_for((2, 48, 20, 20), 0)), noise_for(shape, 1)
     before, found = torch.get_num_threads(), []
@@ -98,7 +120,10 @@ def test_repeatable_whatever_the_threads(kernel, shape):
 
 
 @needs_cpp
-@pytest.mark.parametrize(('kernel', 'shape'), [('pointwise', (75, 75, 1, 1)), ('depthwise', (75, 1, 3, 3))])
+@pytest.mark.parametrize(
+    ('kernel', 'shape'),
+    [('pointwise', (75, 75, 1, 1)), ('spatial', (75, 75, 3, 3)), ('depthwise', (75, 1, 3, 3))],
+)
 @pytest.mark.parametrize('name', SETS)
 def test_repeatable_whatever_the_batch_and_the_place(name, kernel, shape):
     """In tiles of other sizes, too, and next to other borders."""
@@ -139,13 +164,18 @@ def test_layout_changes_nothing(shape, groups):
 
 @needs_cpp
 @pytest.mark.parametrize(
-    ('kernel', 'shape', 'groups'), [('pointwise', (24, 16, 1, 1), 1), ('depthwise', (16, 1, 3, 3), 16)]
+    ('kernel', 'shape', 'groups'),
+    [
+        ('pointwise', (24, 16, 1, 1), 1),
+        ('spatial', (24, 16, 3, 3), 1),
+        ('depthwise', (16, 1, 3, 3), 16),
+    ],
 )
 def test_chosen_where_nothing_is_to_be_learnt(monkeypatch, kernel, shape, groups):
     calls = []
     cpp = conv.conv2d_cpp
     monkeypatch.setattr(conv, 'conv2d_cpp', lambda *args: calls.append(args[0]) or cpp(*args))
-    (x,), weight = channels_last(noise_for((2, 16, 6, 6), 0)), noise_for(shape, 1)
+    (x,), weight = channels_last(noise_for((2, 16, 6, 6), 0)), conv.lay_out(noise_for(shape, 1))
     expected = F.conv2d(x, weight, padding=shape[2] // 2, groups=groups)
     torch.testing.assert_close(conv2d(x, weight, groups=groups), expected)
     torch.testing.assert_close(conv2d(x, weight, groups=groups, backend='cpp'), expected)
@@ -160,14 +190,15 @@ def test_chosen_where_nothing_is_to_be_learnt(monkeypatch, kernel, shape, groups
     with torch.autocast('cpu', torch.bfloat16):
         assert conv2d(x, weight, groups=groups).dtype == torch.bfloat16
     torch.testing.assert_close(conv2d(by_column, weight, groups=groups), expected)
-    assert calls == [kernel] * (3 if kernel == 'pointwise' else 4)
+    assert calls == [kernel] * (4 if kernel == 'depthwise' else 3)
 
 
 @needs_cpp
 def test_other_convolutions_are_left_to_pytorch():
     (x,) = channels_last(noise_for((1, 32, 8, 8), 0))
     for shape, stride, groups in (
-        ((32, 32, 3, 3), 1, 1),
+        ((32, 32, 5, 5), 1, 1),
+        ((32, 32, 3, 3), 3, 1),
         ((32, 32, 1, 1), 2, 1),
         ((32, 16, 1, 1), 1, 2),
         ((64, 1, 3, 3), 1, 32),
@@ -175,10 +206,15 @@ def test_other_convolutions_are_left_to_pytorch():
         ((32, 1, 3, 3), 3, 32),
         ((15, 32, 1, 1), 1, 1),  # fewer numbers than a vector has
     ):
-        assert conv.find_kernel(x, noise_for(shape, 0), stride, groups) is None
+        assert conv.find_kernel(x, conv.lay_out(noise_for(shape, 0)), stride, groups) is None
     weight = noise_for((16, 32, 1, 1), 0)
     assert conv.find_kernel(x, weight, 1, 1) == 'pointwise'
     assert conv.find_kernel(x[:0], weight, 1, 1) is None
+    weight, (wide,) = noise_for((32, 32, 3, 3), 0), channels_last(noise_for((1, 40, 8, 8), 0))
+    assert conv.find_kernel(x, weight, 1, 1) is None  # it would be laid out at every call
+    weight = conv.lay_out(weight)
+    assert conv.find_kernel(x, weight, 2, 1) == 'spatial'
+    assert conv.find_kernel(wide[:, :32], weight, 2, 1) is None
     for channels, kernel in ((15, None), (16, 'depthwise')):
         assert conv.find_kernel(x[:, :channels], noise_for((channels, 1, 3, 3), 0), 2, channels) == kernel
 
@@ -186,17 +222,19 @@ def test_other_convolutions_are_left_to_pytorch():
 @pytest.mark.parametrize(
     ('shape', 'groups', 'bias'),
     [
-        ((8, 4, 1, 1), 1, None),  # for fewer channels than the map has
-        ((8, 96, 1, 1), 1, None),
+        ((24, 4, 1, 1), 1, None),  # for fewer channels than the map has
+        ((24, 96, 1, 1), 1, None),
+        ((24, 96, 3, 3), 1, None),
         ((64, 1, 5, 3), 64, None),
         ((64, 2, 3, 3), 64, None),
-        ((8, 64, 1, 1), 1, 4),
+        ((24, 64, 1, 1), 1, 4),
+        ((24, 64, 3, 3), 1, 4),
         ((64, 1, 3, 3), 64, 1),
     ],
 )
 def test_what_does_not_fit_is_as_in_pytorch(shape, groups, bias):
     """An error, or the convolution that it is; nothing is read beyond its end."""
-    (x,), weight = channels_last(noise_for((1, 64, 8, 8), 0)), noise_for(shape, 1)
+    (x,), weight = channels_last(noise_for((1, 64, 8, 8), 0)), conv.lay_out(noise_for(shape, 1))
     bias = bias and noise_for((bias,), 2)
     try:
         expected = F.conv2d(x, weight, bias, padding=shape[2] // 2, groups=groups)

@@ -19,7 +19,14 @@ TELLS = (
 )
 # How many pointers each function takes, before the type, the instruction set, the threads and OpenMP.
 FUNCTIONS = dict(
-    scan_forward=2, scan_backward=2, haar_forward=2, haar_inverse=3, norm_gate=2, pointwise=2, depthwise=2
+    scan_forward=2,
+    scan_backward=2,
+    haar_forward=2,
+    haar_inverse=3,
+    norm_gate=2,
+    pointwise=2,
+    spatial=2,
+    depthwise=2,
 )
 
 

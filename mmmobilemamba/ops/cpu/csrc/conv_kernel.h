@@ -1,7 +1,6 @@
 // The kernels of conv.h, for one instruction set: included once for each, inside its namespace, after simd.h.
 //
-// The last vector of channels begins so that it ends with them, and overlaps the one before: there are whole vectors
-// only. Arrays of sums stay in registers as long as all their indices are constants, which takes unrolled loops.
+// The last vector of channels ends with them, and overlaps the one before: there are whole vectors only. Arrays of sums stay in registers as long as all their indices are constants, which takes unrolled loops.
 
 using Floats = Simd<float>::Vec;
 constexpr int64_t kLanes = Simd<float>::lanes;
@@ -20,13 +19,14 @@ __attribute__((noinline)) inline void silu(Floats *values, int64_t count) {
   }
 }
 
-// What follows the sums of some pixels from `pixel` on and some vectors of channels from `channel` on.
+// What follows the sums of some pixels from `pixel` on and some vectors of channels from `channel` on, `gap` apart.
 template <int rows, int columns>
-INLINE void finish(const Conv &conv, Floats (&sums)[rows][columns], int64_t pixel, int64_t channel, float *out) {
+INLINE void finish(const Conv &conv, Floats (&sums)[rows][columns], int64_t pixel, int64_t channel, int64_t gap,
+                   float *out) {
   const int64_t pitch = conv.out_channels, at = pixel * pitch + channel;
   if (conv.bias)
     UNROLL for (int column = 0; column < columns; ++column) {
-      const Floats bias = load((const float *)conv.bias + channel + column * kLanes);
+      const Floats bias = load((const float *)conv.bias + channel + column * gap);
       UNROLL for (int row = 0; row < rows; ++row) sums[row][column] += bias;
     }
   if (conv.activation == 1)
@@ -44,71 +44,113 @@ INLINE void finish(const Conv &conv, Floats (&sums)[rows][columns], int64_t pixe
   if (conv.shortcut)
     UNROLL for (int row = 0; row < rows; ++row)
       UNROLL for (int column = 0; column < columns; ++column)
-        sums[row][column] += load((const float *)conv.shortcut + at + row * pitch + column * kLanes);
+        sums[row][column] += load((const float *)conv.shortcut + at + row * pitch + column * gap);
   UNROLL for (int row = 0; row < rows; ++row)
     UNROLL for (int column = 0; column < columns; ++column)
-      store(out + at + row * pitch + column * kLanes, sums[row][column], kLanes);
+      store(out + at + row * pitch + column * gap, sums[row][column], kLanes);
 }
 
-// `rows` pixels from `pixel` on, `columns` vectors of channels from `channel` on. A column of weights from `ahead` on
-// is fetched meanwhile: most come from memory, and no processor guesses the next from rows so far apart.
+// What output pixels side by side are summed of: for the first `lines` times `depth` numbers, `pitch` from line to
+// line, and for each of the others as many, `stride` on.
+struct Source {
+  const float *data;
+  int64_t stride, lines, pitch, depth;
+};
+
+// `rows` pixels from `pixel` on, `columns` vectors of channels from `channel` on, `gap` apart. A column of weights from
+// `ahead` on is fetched meanwhile: most come from memory, and no processor guesses the next from rows so far apart.
 template <int rows, int columns>
-void pointwise_tile(const Conv &conv, int64_t pixel, int64_t channel, const float *ahead, float *out) {
-  const int64_t stride = conv.in.column_stride, depth = conv.in.channels, pitch = conv.out_channels;
-  const float *a = (const float *)conv.in.data + pixel * stride, *b = (const float *)conv.weight + channel;
+void dense_tile(const Conv &conv, const Source &source, int64_t pixel, int64_t channel, int64_t gap, const float *ahead,
+                float *out) {
+  const int64_t stride = source.stride, depth = source.depth, pitch = conv.out_channels;
+  const float *a = source.data, *b = (const float *)conv.weight + channel;
   if (conv.shortcut)  // which is far away, unlike the map that all panels read
     UNROLL for (int row = 0; row < rows; ++row) {
       const float *line = (const float *)conv.shortcut + (pixel + row) * pitch + channel;
-      UNROLL for (int column = 0; column < columns; ++column) __builtin_prefetch(line + column * kLanes);
-      __builtin_prefetch(line + columns * kLanes - 1);  // vectors may lie across two lines
+      UNROLL for (int column = 0; column < columns; ++column) __builtin_prefetch(line + column * gap);
+      __builtin_prefetch(line + (columns - 1) * gap + kLanes - 1);  // vectors may lie across two lines
     }
   Floats sums[rows][columns] = {};
-  for (int64_t k = 0; k < depth; ++k, b += pitch, ahead += pitch) {
-    __builtin_prefetch(ahead, 0, 2);
-    Floats weights[columns];
-    UNROLL for (int column = 0; column < columns; ++column) weights[column] = load(b + column * kLanes);
-    UNROLL for (int row = 0; row < rows; ++row) {
-      const float value = a[row * stride + k];
-      UNROLL for (int column = 0; column < columns; ++column) sums[row][column] += value * weights[column];
+  for (int64_t line = 0; line < source.lines; ++line, a += source.pitch)
+    for (int64_t k = 0; k < depth; ++k, b += pitch, ahead += pitch) {
+      __builtin_prefetch(ahead, 0, 2);
+      Floats weights[columns];
+      UNROLL for (int column = 0; column < columns; ++column) weights[column] = load(b + column * gap);
+      UNROLL for (int row = 0; row < rows; ++row) {
+        const float value = a[row * stride + k];
+        UNROLL for (int column = 0; column < columns; ++column) sums[row][column] += value * weights[column];
+      }
     }
-  }
-  finish(conv, sums, pixel, channel, out);
+  finish(conv, sums, pixel, channel, gap, out);
 }
 
-using Tile = void (*)(const Conv &, int64_t, int64_t, const float *, float *);
+using Tile = void (*)(const Conv &, const Source &, int64_t, int64_t, int64_t, const float *, float *);
 template <int columns>
-Tile pointwise_tile_of(int64_t rows) {
+Tile dense_tile_of(int64_t rows) {
   constexpr Tile tiles[] = {
-      pointwise_tile<1, columns>, pointwise_tile<2, columns>, pointwise_tile<3, columns>,
-      pointwise_tile<4, columns>, pointwise_tile<5, columns>, pointwise_tile<6, columns>,
+      dense_tile<1, columns>, dense_tile<2, columns>, dense_tile<3, columns>,
+      dense_tile<4, columns>, dense_tile<5, columns>, dense_tile<6, columns>,
 #if VECTOR_BYTES == 64
-      pointwise_tile<7, columns>, pointwise_tile<8, columns>, pointwise_tile<9, columns>,
-      pointwise_tile<10, columns>, pointwise_tile<11, columns>, pointwise_tile<12, columns>,
+      dense_tile<7, columns>, dense_tile<8, columns>, dense_tile<9, columns>,
+      dense_tile<10, columns>, dense_tile<11, columns>, dense_tile<12, columns>,
 #endif
   };
   return tiles[rows - 1];
 }
 
-// Some pixels, up to `end`, of one panel of output channels, the last of which has the rest of them, too; tiles of
-// about one size. Panel `next` comes afterwards.
-inline void pointwise(const Conv &conv, int64_t first, int64_t end, int64_t panel, int64_t panels, int64_t next,
-                      void *out) {
+// Pixels side by side, from `first` to `end`, of one panel of output channels, the last of which has the rest of them,
+// too; tiles of about one size. Panel `next` comes afterwards.
+inline void dense_panel(const Conv &conv, const Source &source, int64_t first, int64_t end, int64_t panel,
+                        int64_t panels, int64_t next, void *out) {
   const int64_t channel_end = panel + 1 < panels ? (panel + 1) * kPanel : conv.out_channels;
   const float *ahead = (const float *)conv.weight + next * kPanel;
   int64_t width;
   for (int64_t channel = panel * kPanel; channel < channel_end; channel += width) {
-    const bool narrow = channel_end - channel <= kLanes || channel_end < kPanel;
-    width = narrow ? kLanes : kPanel;
-    if (channel > channel_end - width) channel = channel_end - width;
+    const int64_t left = channel_end - channel;
+    const bool narrow = left <= kLanes;
+    width = narrow ? kLanes : left < kPanel ? left : kPanel;
+    if (left < width) channel = channel_end - width;
     int64_t pixel = first, line = 0;
+    Source rest = source;
     for (int64_t tiles = (end - pixel + kRows - 1) / kRows; tiles; --tiles) {
       const int64_t rows = (end - pixel + tiles - 1) / tiles;
-      const Tile tile = narrow ? pointwise_tile_of<1>(rows) : pointwise_tile_of<kColumns>(rows);
-      tile(conv, pixel, channel, ahead + line, (float *)out);
+      const Tile tile = narrow ? dense_tile_of<1>(rows) : dense_tile_of<kColumns>(rows);
+      tile(conv, rest, pixel, channel, width - kLanes, ahead + line, (float *)out);
       pixel += rows;
+      rest.data += rows * rest.stride;
       line = line + kLanes < kPanel ? line + kLanes : kPanel - 1;  // which may be in yet another line
     }
   }
+}
+
+// Some pixels, up to `end`, of one panel.
+inline void pointwise(const Conv &conv, int64_t first, int64_t end, int64_t panel, int64_t panels, int64_t next,
+                      void *out) {
+  const int64_t stride = conv.in.column_stride;
+  const Source source{(const float *)conv.in.data + first * stride, stride, 1, 0, conv.in.channels};
+  dense_panel(conv, source, first, end, panel, panels, next, out);
+}
+
+// Rows from `row` to `end` of one image. What they are summed of is copied, with zeros around the map.
+inline void spatial(const Conv &conv, int64_t image, int64_t row, int64_t end, int64_t panels, void *out) {
+  const Map &in = conv.in;
+  const int64_t stride = conv.stride, kernel = conv.kernel, half = kernel / 2, top = row * stride - half;
+  const int64_t height = (in.height + stride - 1) / stride, columns = (in.width + stride - 1) / stride;
+  const int64_t lines = (end - row - 1) * stride + kernel, width = (columns - 1) * stride + kernel;
+  const int64_t pitch = width * in.channels, left = half * in.channels;
+  const int64_t there = (in.width < width - half ? in.width : width - half) * in.channels;
+  Scratch<float> padded(lines * pitch);
+  __builtin_memset(padded.data, 0, lines * pitch * sizeof(float));
+  for (int64_t y = top < 0 ? 0 : top; y < top + lines && y < in.height; ++y)
+    __builtin_memcpy(padded.data + (y - top) * pitch + left,
+                     (const float *)in.data + image * in.batch_stride + y * in.row_stride, there * sizeof(float));
+  for (int64_t panel = 0; panel < panels; ++panel)
+    for (int64_t y = row; y < end; ++y) {
+      const float *corner = padded.data + (y - row) * stride * pitch;
+      const Source source{corner, stride * in.channels, kernel, pitch, kernel * in.channels};
+      const int64_t pixel = (image * height + y) * columns;
+      dense_panel(conv, source, pixel, pixel + columns, panel, panels, (panel + 1) % panels, out);
+    }
 }
 
 constexpr int kAcross = 8;  // most output pixels side by side that are summed at once
@@ -140,7 +182,7 @@ void depthwise_tile(const Conv &conv, const Strip &strip, int64_t y, int64_t x, 
         UNROLL for (int i = 0; i < across; ++i)
           sums[i][0] += value * load(corner[down * strip.pitch + i * stride + tap] + at);
       }
-    finish(conv, sums, pixel, strip.channel + at, out);
+    finish(conv, sums, pixel, strip.channel + at, 0, out);
   }
 }
 

@@ -104,10 +104,11 @@ constexpr Kernels kKernels[] = {
 struct Convs {
   int64_t lanes, panel;
   void (*pointwise)(const Conv &, int64_t, int64_t, int64_t, int64_t, int64_t, void *);
+  void (*spatial)(const Conv &, int64_t, int64_t, int64_t, int64_t, void *);
   void (*depthwise)(const Conv &, int64_t, int64_t, int64_t, int64_t, void *);
 };
 
-#define CONVS(set) {set::kLanes, set::kPanel, set::pointwise, set::depthwise}
+#define CONVS(set) {set::kLanes, set::kPanel, set::pointwise, set::spatial, set::depthwise}
 constexpr Convs kConvs[] = {
     CONVS(plain),
 #if defined(__x86_64__)
@@ -161,6 +162,10 @@ int run(int64_t images, int64_t blocks, int threads, Parallel parallel, const Wo
 }
 
 int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
+int64_t count_panels(const Conv &conv, const Convs &kernels) {
+  return conv.out_channels < kernels.panel ? 1 : conv.out_channels / kernels.panel;
+}
 
 int64_t blocks(const ScanTensors &tensors) { return parts(tensors.channels, kBlock); }
 
@@ -226,11 +231,24 @@ int norm_gate(const Gate *gate, void *out, int is_double, int set, int threads, 
 int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t pixels = conv->in.batch * conv->in.height * conv->in.width;
-  const int64_t panels = conv->out_channels < kernels.panel ? 1 : conv->out_channels / kernels.panel;
+  const int64_t panels = count_panels(*conv, kernels);
   return run(parts(pixels, kTilePixels), panels, threads, parallel, [&](int64_t block, int64_t panel) {
     const int64_t first = block * kTilePixels, end = first + kTilePixels;
     const int64_t next = (panel + threads) % panels;  // of this thread, most likely
     kernels.pointwise(*conv, first, end < pixels ? end : pixels, panel, panels, next, out);
+  });
+}
+
+// out (N, ceil(H / stride), ceil(W / stride), O) is written. A task has rows enough to make use of the weights.
+int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
+  const Convs &kernels = kConvs[set];
+  const int64_t height = parts(conv->in.height, conv->stride), width = parts(conv->in.width, conv->stride);
+  const int64_t rows = width * kFewRows < kTilePixels ? kTilePixels / width : kFewRows;
+  const int64_t enough = parts(height, rows), wanted = parts(threads, conv->in.batch);
+  const int64_t strips = enough > wanted ? enough : wanted < height ? wanted : height;
+  const int64_t panels = count_panels(*conv, kernels);
+  return run(conv->in.batch, strips, threads, parallel, [&](int64_t image, int64_t strip) {
+    kernels.spatial(*conv, image, height * strip / strips, height * (strip + 1) / strips, panels, out);
   });
 }
 
