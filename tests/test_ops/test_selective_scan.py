@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from mmmobilemamba.ops import available_backends, select_backend, selective_scan
-from mmmobilemamba.ops.selective_scan import interface
+from mmmobilemamba.ops.selective_scan import chunked, interface
 
 from ..conftest import relative_error
 
@@ -65,6 +65,18 @@ def test_fast_backends_equal_naive(length, batch):
     exact = selective_scan(*(x.double() for x in args), backend='naive')
     for backend in FAST:
         assert relative_error(selective_scan(*args, backend=backend), exact) < 1e-5
+
+
+@torch.no_grad()
+@pytest.mark.parametrize('length', [9, 40])
+def test_torch_without_gradients(monkeypatch, length):
+    """It computes in place, and some images at a time; inputs stay as they are."""
+    monkeypatch.setattr(chunked, 'AT_ONCE', 2 * length * 6)
+    args = arguments(5, length, 6)
+    before = [x.clone() for x in args]
+    found = selective_scan(*args, backend='torch')
+    assert relative_error(found, selective_scan(*args, backend='naive')) < 1e-12
+    assert all(torch.equal(x, y) for x, y in zip(args, before))
 
 
 @pytest.mark.parametrize('length', LENGTHS)

@@ -13,20 +13,27 @@ from torch import Tensor
 from .naive import split_rows
 
 CHUNK = 16
+AT_ONCE = 2**18  # numbers of u: of more, a CPU's caches do not hold what is made of them
 
 
 def selective_scan_chunked(
     u: Tensor, rows: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
 ) -> Tensor:
     """Equal to :func:`~.naive.selective_scan_naive`, with a loop over at most 16 steps a level."""
+    images = max(AT_ONCE // (u.shape[1] * u.shape[2]), 1)
+    if u.is_cpu and u.shape[0] > images and not torch.is_grad_enabled():
+        parts = zip(u.split(images), rows.split(images))
+        return torch.cat([selective_scan_chunked(*part, dt_weight, A, D, dt_bias) for part in parts])
     step, B, C = split_rows(rows)
     delta = F.softplus(step @ dt_weight.transpose(1, 2) + dt_bias[:, None])
-    decay = torch.exp(delta * A[:, None])
-    inputs = delta * B * u[:, None]
+    decay, inputs = delta * A[:, None], delta * u[:, None]
     y = D.sum(0) * u
+    if torch.is_grad_enabled():
+        decay, inputs, recurrence = decay.exp(), inputs * B, LinearRecurrence.apply
+    else:  # in place: fresh memory takes longer than what is done in it
+        decay, inputs, recurrence = decay.exp_(), inputs.mul_(B), _recurrence
     for k, reverse in enumerate((False, True)):
-        h = LinearRecurrence.apply(decay[:, k], inputs[:, k], reverse)
-        y = torch.addcmul(y, C[:, k], h)
+        y = torch.addcmul(y, C[:, k], recurrence(decay[:, k], inputs[:, k], reverse))
     return y
 
 
@@ -84,14 +91,16 @@ def _steps(length: int, reverse: bool):
 def _walk(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
     """The recurrence itself along dimension -2, from a zero state."""
     h = b.clone()
+    states, decays = h.unbind(-2), a.unbind(-2)
     for step, before in _steps(b.shape[-2], reverse):
-        h[..., step, :].addcmul_(a[..., step, :], h[..., before, :])
+        states[step].addcmul_(decays[step], states[before])
     return h
 
 
 def _running_product(a: Tensor, reverse: bool) -> Tensor:
     """Products of ``a`` from the first step of the walk up to each, along dimension -2."""
     product = a.clone()
+    steps = product.unbind(-2)
     for step, before in _steps(a.shape[-2], reverse):
-        product[..., step, :].mul_(product[..., before, :])
+        steps[step].mul_(steps[before])
     return product
