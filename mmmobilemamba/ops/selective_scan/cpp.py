@@ -67,7 +67,9 @@ def _contiguous(u, *others):
     u = u.to(dtype)
     if u.stride(2) != 1:
         u = u.contiguous()
-    return u, *(x.to(dtype).contiguous() for x in others)
+    # Asking is faster than calling what has nothing to do.
+    fits = [x if x.dtype == dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in others]
+    return u, *fits
 
 
 def _problem(u, *others):

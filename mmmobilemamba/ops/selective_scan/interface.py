@@ -153,7 +153,7 @@ def _check_shapes(u, rows, dt_weight, **others):
     expected = dict(rows=(batch, length, 2, rank + 2), dt_weight=(2, channels, rank))
     for name, tensor in dict(rows=rows, dt_weight=dt_weight, **others).items():
         shape = expected.get(name, (2, channels))
-        if tuple(tensor.shape) != shape:
+        if tensor.shape != shape:
             raise ValueError(
                 f'{name} must have shape {shape} beside u of shape {tuple(u.shape)} and R of {rank}, '
                 f'but has {tuple(tensor.shape)}.'

@@ -72,8 +72,10 @@ struct Problem {
   // The weights of a direction for `count` channels from `first` on, as (R, kBlock).
   void transpose_weight(int direction, int64_t first, int64_t count, T *out) const {
     const T *source = dt_weight + (direction * channels + first) * rank;
+    for (int64_t e = 0; e < count; ++e)
+      for (int64_t r = 0; r < rank; ++r) out[r * kBlock + e] = source[e * rank + r];
     for (int64_t r = 0; r < rank; ++r)
-      for (int64_t e = 0; e < kBlock; ++e) out[r * kBlock + e] = e < count ? source[e * rank + r] : T(0);
+      for (int64_t e = count; e < kBlock; ++e) out[r * kBlock + e] = T(0);
   }
 
   // The walk of `count` channels from `first` on; `weight` is the transposed weight of these.
