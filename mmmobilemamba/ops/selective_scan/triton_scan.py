@@ -460,9 +460,8 @@ class _Launch:
 
 # Three products of tensor cores have the precision of float32; AMD's have no such form.
 PRECISION = 'ieee' if torch.version.hip else 'tf32x3'
-# Of a thread, so that four programs of the forward pass share a multiprocessor, where Triton can limit them.
-CAN_LIMIT = not torch.version.hip and int(triton.__version__.split('.')[0]) >= 3
-REGISTERS = 128
+# So few registers a thread that four programs of the forward pass share a multiprocessor of NVIDIA's.
+REGISTERS = {} if torch.version.hip else dict(maxnreg=128)
 
 
 def forward(u, *parameters):
@@ -474,8 +473,8 @@ def forward(u, *parameters):
     with launch.device():
         tensors = (u, *launch.parameters, launch.carries(u, adjoint=False), y)
         constants = dict(launch.constants, CARRY=launch.chunks > 1)
-        if CAN_LIMIT and launch.constants['EVEN']:  # else they would not do
-            constants['maxnreg'] = REGISTERS
+        if launch.constants['EVEN']:  # else they would not do
+            constants.update(REGISTERS)
         _forward[launch.grid](*tensors, *sizes, u_step=u.stride(1), num_stages=1, **constants)
     return y
 
