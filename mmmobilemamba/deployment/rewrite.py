@@ -41,11 +41,13 @@ def rewrite(network):
 def pad_stem(stem):
     """Add channels that are 0 up to a multiple between the convolutions of a stem, in place.
 
-    Only if it is folded: another norm than batch norm may change what is 0.
+    Only if it is one of convolutions and ReLU: another norm than batch norm may change what is 0.
     """
-    if not all(isinstance(conv, nn.Conv2d) for conv in stem):
+    convs = [layer for layer in stem if isinstance(layer, nn.Conv2d)]
+    others = [layer for layer in stem if not isinstance(layer, (nn.Conv2d, nn.ReLU))]
+    if others or any(conv.bias is None or conv.groups > 1 for conv in convs):
         return
-    for conv, following in zip(stem, stem[1:]):
+    for conv, following in zip(convs, convs[1:]):
         extra = -conv.out_channels % MULTIPLE
         set_weights(conv, F.pad(conv.weight, (0, 0, 0, 0, 0, 0, 0, extra)), F.pad(conv.bias, (0, extra)))
         set_weights(following, F.pad(following.weight, (0, 0, 0, 0, 0, extra)), following.bias)

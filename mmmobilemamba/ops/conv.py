@@ -47,8 +47,9 @@ def conv2d(
         shortcut (Tensor, optional): (N, O, ceil(H / stride), ceil(W / stride)).
         backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
             is taken where no gradient is needed, on a CPU with AVX2, in channels-last, in float32 and not
-            under autocast, to 16 channels or more: for pointwise convolutions, for those of 3 x 3 pixels
-            whose weights are laid out already, and for depthwise ones of common sides and strides.
+            under autocast, to 16 channels or more: for pointwise convolutions, for those of 3 x 3 pixels of
+            whole maps (no slices of channels) whose weights are laid out already, and for depthwise ones of
+            common sides and strides.
 
     Returns:
         Tensor: (N, O, ceil(H / stride), ceil(W / stride)).

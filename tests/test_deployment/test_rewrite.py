@@ -4,12 +4,13 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.deployment import onnx_file
 from mmmobilemamba.deployment.rewrite import ExportedSS2D, pad_stem, rewrite, widen_local_part
-from mmmobilemamba.models.backbones.mobilemamba import Mixer, Stem, build_stem
-from mmmobilemamba.models.layers import SS2D, Conv2d
+from mmmobilemamba.models.backbones.mobilemamba import Mixer
+from mmmobilemamba.models.layers import SS2D
 
 from ..conftest import image_for, relative_error
 from ..test_models.test_deploy import SMALL, randomise
@@ -29,8 +30,8 @@ def count(network, kind):
 
 def test_padded_stem():
     """Convolutions in the middle get more inputs and outputs."""
-    convs = [Conv2d(c, d, 3, stride=2) for c, d in ((3, 5), (5, 10), (10, 16))]
-    stem = Stem(*convs).double().requires_grad_(False)
+    convs = [nn.Conv2d(c, d, 3, stride=2, padding=1) for c, d in ((3, 5), (5, 10), (10, 16))]
+    stem = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2]).double().requires_grad_(False)
     image = image_for((2, 3, 64, 96)).double()
     expected = stem(image)
     pad_stem(stem)
@@ -39,10 +40,13 @@ def test_padded_stem():
     assert relative_error(stem(image), expected) < 1e-12
 
 
-def test_other_stems_stay():
-    stem = build_stem(3, 40, dict(type='GN', num_groups=5))
+@pytest.mark.parametrize(
+    'between', [nn.BatchNorm2d(5), nn.Conv2d(5, 5, 3, groups=5), nn.Conv2d(5, 5, 1, bias=False)]
+)
+def test_other_stems_stay(between):
+    stem = nn.Sequential(nn.Conv2d(3, 5, 3), between, nn.Conv2d(5, 8, 3))
     pad_stem(stem)
-    assert stem[0].conv.out_channels == 5 and stem[1].conv.in_channels == 5
+    assert stem[0].out_channels == 5 and stem[2].in_channels == 5
 
 
 # With one channel, the convolution of the local part has one group, as if it were dense.

@@ -364,3 +364,16 @@ def test_registered_for_every_codebase():
     for scope in ('mmengine', 'mmdet', 'mmseg', 'mmpretrain', 'mmpose'):
         backbone = MODELS.build(dict(type='MobileMamba', arch='t2', _scope_=scope))
         assert type(backbone) is MobileMamba
+
+
+@torch.no_grad()
+def test_mixers_without_identity_stay_in_channels_last():
+    """As that of B1's first stage: an empty map among those that are concatenated would turn them."""
+    backbone, formats = MobileMamba('b1', out_indices=0).eval(), []
+    for block in backbone.stages[0].blocks:
+        assert block.mixer.fn.splits[2] == 0
+        block.mixer.fn.proj.register_forward_pre_hook(
+            lambda _, args: formats.append(args[0].is_contiguous(memory_format=torch.channels_last))
+        )
+    backbone(torch.rand(2, 3, 64, 64))
+    assert formats == [True, True]

@@ -99,6 +99,7 @@ def test_built_at_first_use(tmp_path, monkeypatch):
     path = build.find_library()
     assert path.parent == tmp_path / 'mmmobilemamba'
     assert [file.name for file in path.parent.iterdir()] == [path.name]
+    assert build.fingerprint().encode() in path.read_bytes()  # by which an installed one is known
     made = path.stat().st_mtime_ns
     assert build.find_library() == path
     assert path.stat().st_mtime_ns == made

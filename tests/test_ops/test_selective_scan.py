@@ -68,6 +68,20 @@ def test_fast_backends_equal_naive(length, batch):
 
 
 @torch.no_grad()
+def test_torch_is_recorded_for_any_batch(monkeypatch):
+    """Parts of a batch are of no concern to a graph, which would keep their number."""
+    monkeypatch.setattr(chunked, 'AT_ONCE', 1)
+    args, more = arguments(2, 20, 6), arguments(5, 20, 6, seed=1)
+
+    def scan(*args):
+        return selective_scan(*args, backend='torch')
+
+    traced = torch.jit.trace(scan, args, check_trace=False)
+    assert relative_error(traced(*more), scan(*more)) < 1e-12
+    assert scan(*(x[:, :, :0] if x is args[0] else x[:, :0] if x.ndim < 4 else x for x in args)).numel() == 0
+
+
+@torch.no_grad()
 @pytest.mark.parametrize('length', [9, 40])
 def test_torch_without_gradients(monkeypatch, length):
     """It computes in place, and some images at a time; inputs stay as they are."""

@@ -4,7 +4,6 @@ Paper: https://arxiv.org/abs/2411.15941 (CVPR 2025)
 Checkpoints and recipes of the authors: https://github.com/lewandofskee/MobileMamba
 """
 
-from collections import OrderedDict
 from functools import partial
 from numbers import Integral
 
@@ -28,11 +27,15 @@ STRIDES = (16, 32, 64)
 
 
 class Stem(nn.Sequential):
-    """Convolutions with ReLU between them."""
+    """Convolutions with ReLU between them.
+
+    A ReLU is computed by the convolution before it, which can do it on the way; it keeps its place, as
+    checkpoints count it, but is not called.
+    """
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, C, H / 16, W / 16) with the four of :func:`build_stem`."""
-        *first, last = self
+        """(N, in_channels, H, W) -> (N, C, ceil(H / 16), ceil(W / 16)), where there are four."""
+        *first, last = list(self)[::2]
         for conv in first:
             x = conv(x, 'relu')
         return last(x)
@@ -392,9 +395,10 @@ def residual_dwconv(channels, norm_cfg):
 def build_stem(in_channels, channels, norm_cfg):
     """Four 3 x 3 convolutions of stride 2: (N, in_channels, H, W) -> (N, channels, H / 16, W / 16)."""
     widths = (in_channels, channels // 8, channels // 4, channels // 2, channels)
-    convs = [ConvBN(*pair, 3, stride=2, norm_cfg=norm_cfg) for pair in zip(widths, widths[1:])]
-    # In the authors' checkpoints, the ReLUs count.
-    return Stem(OrderedDict((str(2 * number), conv) for number, conv in enumerate(convs)))
+    layers = []
+    for before, after in zip(widths, widths[1:]):
+        layers += [ConvBN(before, after, 3, stride=2, norm_cfg=norm_cfg), nn.ReLU(inplace=True)]
+    return Stem(*layers[:-1])
 
 
 def build_stage(arch, index, with_cp, norm_cfg):

@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..cpu import is_watched
 from .naive import split_rows
 
 CHUNK = 16
@@ -20,8 +21,8 @@ def selective_scan_chunked(
     u: Tensor, rows: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
 ) -> Tensor:
     """Equal to :func:`~.naive.selective_scan_naive`, with a loop over at most 16 steps a level."""
-    images = max(AT_ONCE // (u.shape[1] * u.shape[2]), 1)
-    if u.is_cpu and u.shape[0] > images and not torch.is_grad_enabled():
+    if not (torch.is_grad_enabled() or is_watched()) and u.is_cpu and u.numel() > AT_ONCE and len(u) > 1:
+        images = max(AT_ONCE // (u.shape[1] * u.shape[2]), 1)
         parts = zip(u.split(images), rows.split(images))
         return torch.cat([selective_scan_chunked(*part, dt_weight, A, D, dt_bias) for part in parts])
     step, B, C = split_rows(rows)
@@ -88,10 +89,16 @@ def _steps(length: int, reverse: bool):
     return zip(order[1:], order)
 
 
+def _views(x: Tensor):
+    """Each step of (..., L, E), to be written to."""
+    # Faster all at once, except to record: every write to one would record them all again.
+    return [x.select(-2, step) for step in range(x.shape[-2])] if is_watched() else x.unbind(-2)
+
+
 def _walk(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
     """The recurrence itself along dimension -2, from a zero state."""
     h = b.clone()
-    states, decays = h.unbind(-2), a.unbind(-2)
+    states, decays = _views(h), _views(a)
     for step, before in _steps(b.shape[-2], reverse):
         states[step].addcmul_(decays[step], states[before])
     return h
@@ -100,7 +107,7 @@ def _walk(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
 def _running_product(a: Tensor, reverse: bool) -> Tensor:
     """Products of ``a`` from the first step of the walk up to each, along dimension -2."""
     product = a.clone()
-    steps = product.unbind(-2)
+    steps = _views(product)
     for step, before in _steps(a.shape[-2], reverse):
         steps[step].mul_(steps[before])
     return product

@@ -6,7 +6,7 @@ lanes of a warp, and each warp has a segment, whose steps are in its registers. 
 associative scan over the steps, and one over the segments for what enters each. Of a sequence of several
 chunks, the states that enter each are computed first; where they are few, or there are programs enough
 without, the forward pass has one program walk through all of them. All arithmetic is float32. Names are
-those of :func:`~.naive.selective_scan_naive`.
+those of :func:`~.naive.selective_scan_naive`. Which of both it is may change the last bits of an output.
 """
 
 from contextlib import nullcontext
@@ -263,8 +263,8 @@ def _forward(
         rate = _load_channels(A, e, E, k) * LOG2_E
         h = _load_carry(carries, n, k, chunk, chunks, e, E, CARRY)
         for turn in range(turns):
-            first = start + (turns - 1 - turn if k == 1 else turn) * (S * T)
-            count = L - first
+            first = (start + (turns - 1 - turn if k == 1 else turn) * (S * T)).to(tl.int64)
+            count = (L - first).to(tl.int32)
             row = rows + (first * 2 + k) * (R + 2)
             v = _project(row, count, dt_weight, dt_bias, e, E, EVEN, k, R, K, S, T, PRECISION, k == 1)
             x_at, y_at = u + first * u_step, y + first * E

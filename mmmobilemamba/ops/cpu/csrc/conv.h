@@ -1,18 +1,19 @@
-// Pointwise, other dense and depthwise convolutions of feature maps, with what follows them. Maps are (N, H, W, C), C contiguous.
+// Dense (pointwise and spatial) and depthwise convolutions of feature maps, with what follows them. Maps are
+// (N, H, W, C), C contiguous.
 #pragma once
 #include "maps.h"
 
 // activation(convolution + bias) + shortcut, in float. The padding is half the kernel.
 struct Conv {
-  Map in;                // pointwise: one stride leads through the pixels of all images; spatial: contiguous rows
-  int64_t out_channels;  // as many as a vector has, at least
-  int64_t kernel, stride;  // depthwise: 3, 5 or 7, and 1 or 2
-  int64_t activation;    // 0 none, 1 ReLU, 2 SiLU
-  const void *weight;    // pointwise: (C, O); spatial: (kernel, kernel, C, O); depthwise: (kernel, kernel, C)
-  const void *bias;      // (O), or null
-  const void *shortcut;  // like the output, (N, H', W', O), or null
+  Map in;                  // pointwise: one stride leads through the pixels of all images; spatial: contiguous rows
+  int64_t out_channels;    // as many as a vector has, at least
+  int64_t kernel, stride;  // pointwise: 1 and 1; spatial: an odd one and any; depthwise: 3, 5 or 7, and 1 or 2
+  int64_t activation;      // 0 none, 1 ReLU, 2 SiLU
+  const void *weight;      // pointwise: (C, O); spatial: (kernel, kernel, C, O); depthwise: (kernel, kernel, C)
+  const void *bias;        // (O), or null
+  const void *shortcut;    // like the output, (N, H', W', O), or null
 };
 
-constexpr int64_t kTilePixels = 192;  // pixels of a task of the pointwise convolution
-constexpr int64_t kFewRows = 4;      // output rows of a task of the spatial one, at least, if there are
-constexpr int64_t kStrip = 16;       // output rows of a task of the depthwise one
+constexpr int64_t kTilePixels = 192;  // pixels of a task of a dense convolution
+constexpr int64_t kFewRows = 4;       // output rows of a task of the spatial one, at least, if there are
+constexpr int64_t kStrip = 16;        // output rows of a task of the depthwise one

@@ -1,12 +1,13 @@
 // The kernels of conv.h, for one instruction set: included once for each, inside its namespace, after simd.h.
 //
-// The last vector of channels ends with them, and overlaps the one before: there are whole vectors only. Arrays of sums stay in registers as long as all their indices are constants, which takes unrolled loops.
+// The last vector of channels ends with them, and overlaps the one before: there are whole vectors only. Arrays of
+// sums stay in registers as long as all their indices are constants, which takes unrolled loops.
 
 using Floats = Simd<float>::Vec;
 constexpr int64_t kLanes = Simd<float>::lanes;
 constexpr int kColumns = 2;                            // vectors of output channels of a tile
 constexpr int kRows = VECTOR_BYTES == 64 ? 12 : 6;     // pixels of a tile: all sums stay in registers
-constexpr int64_t kPanel = kColumns * kLanes;          // output channels of a task
+constexpr int64_t kPanel = kColumns * kLanes;          // output channels of a panel; the last has the rest, too
 
 // Some vectors, which are room for whole groups.
 constexpr int kSilus = 4;

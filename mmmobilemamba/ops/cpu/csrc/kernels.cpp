@@ -83,7 +83,7 @@ namespace {
 // Of one type and instruction set.
 struct Kernels {
   void (*forward)(const ScanTensors &, int64_t, int64_t, int64_t, void *);
-  void (*backward)(const ScanTensors &, const ScanGradients &, int64_t, int64_t);
+  void (*backward)(const ScanTensors &, const ScanGradients &, int64_t, int64_t, int64_t);
   void (*haar_forward)(const Map &, int64_t, int64_t, void *);
   void (*haar_inverse)(const Map &, const void *, int64_t, int64_t, void *);
   void (*norm_gate)(const Gate &, int64_t, void *);
@@ -167,7 +167,16 @@ int64_t count_panels(const Conv &conv, const Convs &kernels) {
   return conv.out_channels < kernels.panel ? 1 : conv.out_channels / kernels.panel;
 }
 
-int64_t blocks(const ScanTensors &tensors) { return parts(tensors.channels, kBlock); }
+// Runs `work(image, end, block)` for several images at a time, for which weights are transposed once, as long as there
+// are tasks enough for the threads.
+template <typename Work>
+int run_scan(const ScanTensors &tensors, int threads, Parallel parallel, const Work &work) {
+  const int64_t images = tensors.batch, blocks = parts(tensors.channels, kBlock), wanted = parts(4 * threads, blocks);
+  const int64_t groups = wanted < images ? wanted : images;
+  return run(groups, blocks, threads, parallel, [&](int64_t group, int64_t block) {
+    work(images * group / groups, images * (group + 1) / groups, block);
+  });
+}
 
 }  // namespace
 
@@ -175,6 +184,7 @@ int64_t blocks(const ScanTensors &tensors) { return parts(tensors.channels, kBlo
 extern "C" {
 
 // Of the sources, by which they are told from later ones.
+extern const char kernels_fingerprint[];  // else it would be of this file alone, and left out
 const char kernels_fingerprint[] = FINGERPRINT;
 
 // The best instruction set that this machine has: 0 plain, 1 AVX2, 2 AVX-512.
@@ -187,13 +197,11 @@ int instruction_set() {
   return 0;
 }
 
-// y (N, L, E) is written. A task has several images, for which it transposes its weights once.
+// y (N, L, E) is written.
 int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).forward;
-  const int64_t images = tensors->batch, wanted = parts(4 * threads, blocks(*tensors));
-  const int64_t groups = wanted < images ? wanted : images;
-  return run(groups, blocks(*tensors), threads, parallel, [&](int64_t group, int64_t block) {
-    kernel(*tensors, images * group / groups, images * (group + 1) / groups, block, y);
+  return run_scan(*tensors, threads, parallel, [&](int64_t image, int64_t end, int64_t block) {
+    kernel(*tensors, image, end, block, y);
   });
 }
 
@@ -201,8 +209,9 @@ int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, in
 int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, int is_double, int set,
                   int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).backward;
-  return run(tensors->batch, blocks(*tensors), threads, parallel,
-             [&](int64_t image, int64_t block) { kernel(*tensors, *gradients, image, block); });
+  return run_scan(*tensors, threads, parallel, [&](int64_t image, int64_t end, int64_t block) {
+    kernel(*tensors, *gradients, image, end, block);
+  });
 }
 
 // bands (N, ceil(H / 2), ceil(W / 2), 4C) is written.
@@ -239,7 +248,8 @@ int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel p
   });
 }
 
-// out (N, ceil(H / stride), ceil(W / stride), O) is written. A task has rows enough to make use of the weights.
+// out (N, ceil(H / stride), ceil(W / stride), O) of one image or more is written. A task has rows enough to make use of
+// the weights.
 int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t height = parts(conv->in.height, conv->stride), width = parts(conv->in.width, conv->stride);
@@ -252,7 +262,8 @@ int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel par
   });
 }
 
-// out (N, ceil(H / stride), ceil(W / stride), C) is written. Memory is read in order if a task has all channels.
+// out (N, ceil(H / stride), ceil(W / stride), C) of one image or more is written. Memory is read in order if a task has
+// all channels.
 int depthwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t strips = parts(parts(conv->in.height, conv->stride), kStrip);

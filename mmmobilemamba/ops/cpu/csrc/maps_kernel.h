@@ -70,7 +70,8 @@ INLINE T sum_channels(int64_t channels, const Term &term) {
     for (int64_t lane = channels - e; lane < width; ++lane) last[lane] = 0;
     totals[0] += last;
   }
-  return sum<T>(totals[0] + totals[1]);
+  for (int i = 1; i < kAtOnce; ++i) totals[0] += totals[i];
+  return sum<T>(totals[0]);
 }
 
 // The pixels of one task.

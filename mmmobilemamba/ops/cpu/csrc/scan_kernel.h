@@ -205,8 +205,8 @@ struct Backward {
   int direction;
   const T *grad_y = nullptr, *u = nullptr;  // of this image and block
   T *grad_u = nullptr, *grad_rows = nullptr;
-  T *weight = nullptr;       // (R, kBlock)
-  T *padded = nullptr;       // (kBlock, R and zeros up to padded_rank)
+  const T *weight = nullptr; // (R, kBlock)
+  const T *padded = nullptr; // (kBlock, R and zeros up to padded_rank)
   int64_t padded_rank = 0;
   T *grad_weight = nullptr;  // (R, kBlock)
   T *tile = nullptr;         // (kChunk, kBlock), gradients of the step sizes before the softplus
@@ -328,45 +328,54 @@ struct Backward {
     }
   }
 
+  // What has been summed over the steps.
+  void write_sums(const ScanGradients &g) const {
+    const int64_t at = (image * 2 + direction) * p.channels + first;
+    T *weights = (T *)g.dt_weight + at * p.rank;
+    for (int64_t e = 0; e < count; ++e)
+      for (int64_t r = 0; r < p.rank; ++r) weights[e * p.rank + r] = grad_weight[r * kBlock + e];
+    for (int vector = 0; vector < vectors && lanes(vector) > 0; ++vector) {
+      const int64_t offset = vector * width;
+      store((T *)g.A + at + offset, sums[vector].A, lanes(vector));
+      store((T *)g.dt_bias + at + offset, sums[vector].bias, lanes(vector));
+      store((T *)g.D + image * p.channels + first + offset, sums[vector].D, lanes(vector));
+    }
+  }
+
   T *grad_row(int64_t step) const { return grad_rows + (row(step) - p.rows) - image * p.length * p.row_stride(); }
 };
 
+// Of one block of channels of the images from `image` to `end`, which share what is made of the weights.
 template <typename T>
-void backward(const ScanTensors &tensors, const ScanGradients &g, int64_t image, int64_t block) {
+void backward(const ScanTensors &tensors, const ScanGradients &g, int64_t image, int64_t end, int64_t block) {
   const Problem<T> p(tensors);
   const int64_t first = block * kBlock, count = p.block_channels(block);
-  const int64_t chunks = (p.length + kChunk - 1) / kChunk, channels = p.channels;
+  const int64_t chunks = (p.length + kChunk - 1) / kChunk;
   const int64_t padded_rank = (p.rank + Simd<T>::lanes - 1) / Simd<T>::lanes * Simd<T>::lanes;
-  Scratch<T> scratch((2 * p.rank + padded_rank + kChunk + chunks) * kBlock);
-  Chunk<T> chunk;
+  Scratch<T> scratch((2 * (p.rank + padded_rank) + p.rank + kChunk + chunks) * kBlock);
+  T *weights = scratch.data, *padded = weights + 2 * p.rank * kBlock;
   for (int direction = 0; direction < 2; ++direction) {
-    Backward<T> task{p, image, first, count, direction};
-    task.grad_y = (const T *)g.y + image * p.length * channels + first;
-    task.u = p.u + image * p.u_batch_stride + first;
-    task.grad_u = (T *)g.u + image * p.length * channels + first;
-    task.grad_rows = (T *)g.rows + (block * p.batch + image) * p.length * p.row_stride();
-    task.weight = scratch.data;
-    task.grad_weight = task.weight + p.rank * kBlock;
-    task.tile = task.grad_weight + p.rank * kBlock;
-    task.carries = task.tile + kChunk * kBlock;
-    task.padded = task.carries + chunks * kBlock;
-    task.padded_rank = padded_rank;
-    p.transpose_weight(direction, first, count, task.weight);
-    for (int64_t i = 0; i < p.rank * kBlock; ++i) task.grad_weight[i] = 0;
-    for (int64_t e = 0; e < kBlock; ++e)
-      for (int64_t r = 0; r < padded_rank; ++r)
-        task.padded[e * padded_rank + r] = r < p.rank ? task.weight[r * kBlock + e] : T(0);
-    task.run(chunk);
-
-    const int64_t at = (image * 2 + direction) * channels + first;
-    for (int64_t e = 0; e < count; ++e)
-      for (int64_t r = 0; r < p.rank; ++r)
-        ((T *)g.dt_weight)[(at + e) * p.rank + r] = task.grad_weight[r * kBlock + e];
-    for (int j = 0; j < Backward<T>::vectors && task.lanes(j) > 0; ++j) {
-      const int64_t offset = j * Simd<T>::lanes;
-      store((T *)g.A + at + offset, task.sums[j].A, task.lanes(j));
-      store((T *)g.dt_bias + at + offset, task.sums[j].bias, task.lanes(j));
-      store((T *)g.D + image * channels + first + offset, task.sums[j].D, task.lanes(j));
-    }
+    T *weight = weights + direction * p.rank * kBlock, *row = padded + direction * padded_rank * kBlock;
+    p.transpose_weight(direction, first, count, weight);
+    for (int64_t e = 0; e < kBlock; ++e, row += padded_rank)
+      for (int64_t r = 0; r < padded_rank; ++r) row[r] = r < p.rank ? weight[r * kBlock + e] : T(0);
   }
+  Chunk<T> chunk;
+  for (; image < end; ++image)
+    for (int direction = 0; direction < 2; ++direction) {
+      Backward<T> task{p, image, first, count, direction};
+      task.grad_y = (const T *)g.y + image * p.length * p.channels + first;
+      task.u = p.u + image * p.u_batch_stride + first;
+      task.grad_u = (T *)g.u + image * p.length * p.channels + first;
+      task.grad_rows = (T *)g.rows + (block * p.batch + image) * p.length * p.row_stride();
+      task.weight = weights + direction * p.rank * kBlock;
+      task.padded = padded + direction * padded_rank * kBlock;
+      task.padded_rank = padded_rank;
+      task.grad_weight = padded + 2 * padded_rank * kBlock;
+      task.tile = task.grad_weight + p.rank * kBlock;
+      task.carries = task.tile + kChunk * kBlock;
+      for (int64_t i = 0; i < p.rank * kBlock; ++i) task.grad_weight[i] = 0;
+      task.run(chunk);
+      task.write_sums(g);
+    }
 }

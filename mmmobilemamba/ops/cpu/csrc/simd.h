@@ -95,13 +95,13 @@ INLINE void log1p(Simd<float>::Vec (&x)[count]) {
 
 template <int count>
 INLINE void exp(Simd<double>::Vec (&x)[count]) {
-  for (int i = 0; i < count; ++i)
+  UNROLL for (int i = 0; i < count; ++i)
     for (int lane = 0; lane < Simd<double>::lanes; ++lane) x[i][lane] = __builtin_exp(x[i][lane]);
 }
 
 template <int count>
 INLINE void log1p(Simd<double>::Vec (&x)[count]) {
-  for (int i = 0; i < count; ++i)
+  UNROLL for (int i = 0; i < count; ++i)
     for (int lane = 0; lane < Simd<double>::lanes; ++lane) x[i][lane] = __builtin_log1p(x[i][lane]);
 }
 
