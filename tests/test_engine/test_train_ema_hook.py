@@ -100,6 +100,10 @@ def test_training_validates_and_saves_both(trained):
     checkpoint = torch.load(folder / 'epoch_2.pth')
     for name, parameter in training.model.named_parameters():
         assert torch.equal(checkpoint['ema_state_dict'][f'module.{name}'], parameter), name
+    changes = [
+        (one - other).abs().max() for one, other in zip(average.parameters(), training.model.parameters())
+    ]
+    assert max(changes) > 1e-4
     assert not torch.allclose(scores_of(average), scores_of(training.model.eval()), rtol=0, atol=1e-5)
 
 

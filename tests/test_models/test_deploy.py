@@ -288,12 +288,13 @@ def test_frozen_stages_stay_frozen():
 
 @torch.no_grad()
 def test_other_norms_stay():
-    backbone = MobileMamba(SMALL, norm_cfg=GN).eval()
+    # Without kernels of ours, which would change the last bits of the stem.
+    backbone = MobileMamba(SMALL, norm_cfg=GN, scan_backend='torch').eval()
     image = image_for((1, 3, 64, 64))
     state_dict, expected = copy.deepcopy(backbone.state_dict()), backbone(image)[0]
     backbone.switch_to_deploy()
     assert backbone.state_dict().keys() == state_dict.keys()
-    assert relative_error(backbone(image)[0], expected) < 1e-6  # the stem has changed to our kernel
+    assert torch.equal(backbone(image)[0], expected)
     MobileMamba(SMALL, norm_cfg=GN, deploy=True).load_state_dict(state_dict)
 
 
