@@ -18,8 +18,10 @@ from .test_selective_scan import NAMES, arguments
 
 needs_cpp = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not()))
 SETS = cpu.INSTRUCTION_SETS[: 1 + (0 if cpu.why_not() else cpu.load()[1])]
-# Steps around groups of 8 and chunks of 64; channels around vectors of 4 to 16 and blocks of 32.
+# Steps around groups of 8 and chunks of 64; channels around vectors of 4 to 16 and blocks of 32; ranks around
+# vectors; more images than have sums of their own in backward, 64 over the blocks.
 SHAPES = [(1, 1, 1, 1), (2, 7, 33, 2), (1, 8, 16, 17), (2, 63, 40, 5), (1, 65, 70, 4), (3, 130, 31, 16)]
+SHAPES += [(50, 9, 70, 18), (2, 20, 32, 19), (3, 5, 20, 10)]
 
 
 def test_a_compiler_is_enough():
@@ -48,9 +50,20 @@ def test_every_instruction_set(name, shape, dtype, bound):
 
 
 @needs_cpp
-def test_threads_do_not_change_a_bit():
-    args = arguments(3, 100, 150, torch.float32)
-    grad_y = torch.randn(3, 100, 150)
+@pytest.mark.parametrize('shape', [(0, 5, 32), (2, 5, 0)])
+def test_nothing_to_do(shape):
+    args = arguments(*shape, torch.float32)
+    assert cpp.forward(*args).shape == shape
+    grads = cpp.backward(torch.randn(shape), *args)
+    assert [x.shape for x in grads] == [x.shape for x in args]
+    assert not any(x.any() for x in grads)  # which are made without being filled
+
+
+@needs_cpp
+@pytest.mark.parametrize('shape', [(3, 100, 150), (50, 10, 70)])
+def test_threads_do_not_change_a_bit(shape):
+    args = arguments(*shape, torch.float32)
+    grad_y = torch.randn(shape)
     before = torch.get_num_threads()
     results = []
     try:

@@ -6,8 +6,6 @@ import torch
 
 from ..cpu import run
 
-BLOCK = 32  # kBlock of scan.h
-
 
 class ScanTensors(ctypes.Structure):
     """As in scan.h."""
@@ -45,20 +43,16 @@ def backward(grad_y, u, rows, dt_weight, A, D, dt_bias, instruction_set=None):
     Sums over images and channels are over parts that do not depend on the number of threads, so
     that the result does not, either.
     """
-    tensors = u, rows, dt_weight, A, D, dt_bias = _contiguous(u, rows, dt_weight, A, D, dt_bias)
-    batch, _, channels = u.shape
-    grad_y = grad_y.to(u.dtype).contiguous()
-    blocks = -(-channels // BLOCK)
-    shapes = [u.shape, (blocks, *rows.shape), (batch, *dt_weight.shape), (batch, 2, channels)]
-    shapes += [(batch, channels), (batch, 2, channels)]
-    grads = [u.new_empty(shape) for shape in shapes]
+    tensors = _contiguous(u, rows, dt_weight, A, D, dt_bias)
+    u = tensors[0]
+    if grad_y.dtype != u.dtype or not grad_y.is_contiguous():
+        grad_y = grad_y.to(u.dtype).contiguous()
+    grads = tuple(x.new_empty(x.shape) for x in tensors)
     gradients = ScanGradients(*(x.data_ptr() for x in (grad_y, *grads)))
     problem = _problem(*tensors)
     pointers = ctypes.byref(problem), ctypes.byref(gradients)
     run('scan_backward', *pointers, dtype=u.dtype, instruction_set=instruction_set)
-    grad_u, *partial = grads
-    grad_rows, grad_weight, grad_A, grad_D, grad_bias = (x.sum(0) if len(x) > 1 else x[0] for x in partial)
-    return grad_u, grad_rows, grad_weight, grad_A, grad_D.expand(2, -1).contiguous(), grad_bias
+    return grads
 
 
 def _contiguous(u, *others):

@@ -58,7 +58,7 @@ class SelectiveScanBackward(torch.autograd.Function):
 
 def restore_dtypes(grads, inputs):
     """Gradients in the types of the inputs (tuple[Tensor])."""
-    return tuple(grad.to(x.dtype) for grad, x in zip(grads, inputs))
+    return tuple(grad if grad.dtype == x.dtype else grad.to(x.dtype) for grad, x in zip(grads, inputs))
 
 
 def _setup_context(ctx, inputs, output):

@@ -2,7 +2,10 @@
 // PyTorch is needed, so one build serves every version of both.
 #include <cstdlib>
 
+#include <algorithm>
 #include <atomic>
+#include <iterator>
+#include <memory>
 #include <new>
 #include <thread>
 #include <vector>
@@ -83,14 +86,16 @@ namespace {
 // Of one type and instruction set.
 struct Kernels {
   void (*forward)(const ScanTensors &, int64_t, int64_t, int64_t, void *);
-  void (*backward)(const ScanTensors &, const ScanGradients &, int64_t, int64_t, int64_t);
+  void (*backward)(const ScanTensors &, const ScanGradients &, int64_t, int64_t, int64_t, int64_t);
+  void (*add_parts)(const void *, int64_t, int64_t, int64_t, int64_t, void *);
   void (*haar_forward)(const Map &, int64_t, int64_t, void *);
   void (*haar_inverse)(const Map &, const void *, int64_t, int64_t, void *);
   void (*norm_gate)(const Gate &, int64_t, void *);
 };
 
 #define OF_TYPE(set, T) \
-  {set::forward<T>, set::backward<T>, set::haar_forward<T>, set::haar_inverse<T>, set::norm_gate<T>}
+  {set::forward<T>,      set::backward<T>,     set::add_parts<T>, \
+   set::haar_forward<T>, set::haar_inverse<T>, set::norm_gate<T>}
 #define KERNELS(set) OF_TYPE(set, float), OF_TYPE(set, double)
 constexpr Kernels kKernels[] = {
     KERNELS(plain),
@@ -167,16 +172,27 @@ int64_t count_panels(const Conv &conv, const Convs &kernels) {
   return conv.out_channels < kernels.panel ? 1 : conv.out_channels / kernels.panel;
 }
 
-// Runs `work(image, end, block)` for several images at a time, for which weights are transposed once, as long as there
-// are tasks enough for the threads.
+// Runs `work(group, image, end, block)` for several images at a time, for which weights are transposed once, as long as
+// there are as many tasks as wanted.
 template <typename Work>
-int run_scan(const ScanTensors &tensors, int threads, Parallel parallel, const Work &work) {
-  const int64_t images = tensors.batch, blocks = parts(tensors.channels, kBlock), wanted = parts(4 * threads, blocks);
-  const int64_t groups = wanted < images ? wanted : images;
-  return run(groups, blocks, threads, parallel, [&](int64_t group, int64_t block) {
-    work(images * group / groups, images * (group + 1) / groups, block);
+int run_scan(const ScanTensors &tensors, int64_t groups, int threads, Parallel parallel, const Work &work) {
+  const int64_t images = tensors.batch;
+  return run(groups, parts(tensors.channels, kBlock), threads, parallel, [&](int64_t group, int64_t block) {
+    work(group, images * group / groups, images * (group + 1) / groups, block);
   });
 }
+
+// Into how many groups images go, so that there are that many tasks, if there are so many images.
+int64_t count_groups(const ScanTensors &tensors, int64_t tasks) {
+  const int64_t blocks = parts(tensors.channels, kBlock);
+  return blocks ? std::min(parts(tasks, blocks), tensors.batch) : 0;
+}
+
+// A gradient of which tasks write parts, `count` of `size` numbers.
+struct Summed {
+  void *ScanGradients::*gradient;
+  int64_t count, size;
+};
 
 }  // namespace
 
@@ -200,17 +216,41 @@ int instruction_set() {
 // y (N, L, E) is written.
 int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).forward;
-  return run_scan(*tensors, threads, parallel, [&](int64_t image, int64_t end, int64_t block) {
+  const int64_t groups = count_groups(*tensors, 4 * threads);
+  return run_scan(*tensors, groups, threads, parallel, [&](int64_t, int64_t image, int64_t end, int64_t block) {
     kernel(*tensors, image, end, block, y);
   });
 }
 
-// All of `gradients` but y is written.
+// All of `gradients` but y is written. What is summed does not depend on the number of threads.
 int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, int is_double, int set,
                   int threads, Parallel parallel) {
-  const auto kernel = kernels(set, is_double).backward;
-  return run_scan(*tensors, threads, parallel, [&](int64_t image, int64_t end, int64_t block) {
-    kernel(*tensors, *gradients, image, end, block);
+  const auto &kernel = kernels(set, is_double);
+  const int64_t blocks = parts(tensors->channels, kBlock), groups = count_groups(*tensors, kSummedTasks);
+  const int64_t rows = tensors->batch * tensors->length * 2 * (tensors->rank + 2), channels = 2 * tensors->channels;
+  const Summed all[] = {{&ScanGradients::rows, blocks, rows},
+                        {&ScanGradients::dt_weight, groups, channels * tensors->rank},
+                        {&ScanGradients::A, groups, channels},
+                        {&ScanGradients::D, groups, channels},
+                        {&ScanGradients::dt_bias, groups, channels}};
+  int64_t bytes = 0, number = is_double ? sizeof(double) : sizeof(float);
+  for (const auto &one : all) bytes += one.count * one.size * number;
+  const std::unique_ptr<char, decltype(&std::free)> memory((char *)std::malloc(bytes + 1), std::free);
+  if (!memory) return 1;
+  ScanGradients part = *gradients;
+  char *next = memory.get();
+  for (const auto &one : all) {
+    part.*one.gradient = next;
+    next += one.count * one.size * number;
+  }
+  const auto walk = [&](int64_t group, int64_t image, int64_t end, int64_t block) {
+    kernel.backward(*tensors, part, group, image, end, block);
+  };
+  if (run_scan(*tensors, groups, threads, parallel, walk)) return 1;
+  return run(std::size(all), kPieces, threads, parallel, [&](int64_t index, int64_t piece) {
+    const Summed &one = all[index];
+    const int64_t first = one.size * piece / kPieces, end = one.size * (piece + 1) / kPieces;
+    kernel.add_parts(part.*one.gradient, one.count, one.size, first, end, gradients->*one.gradient);
   });
 }
 

@@ -15,14 +15,12 @@ struct ScanTensors {
   const void *dt_bias;    // (2, E)
 };
 
+// Each of the shape of its tensor.
 struct ScanGradients {
-  const void *y;     // (N, L, E), given
-  void *u;           // (N, L, E)
-  void *rows;        // (blocks, N, L, 2, R + 2), to be summed over the blocks of channels
-  void *dt_weight;   // (N, 2, E, R), to be summed over N, as are the following
-  void *A;           // (N, 2, E)
-  void *D;           // (N, E), the same for both directions
-  void *dt_bias;     // (N, 2, E)
+  const void *y;  // given
+  void *u, *rows, *dt_weight, *A, *D, *dt_bias;
 };
 
-constexpr int64_t kBlock = 32;  // channels of a task
+constexpr int64_t kBlock = 32;        // channels of a task
+constexpr int64_t kSummedTasks = 64;  // of backward, for each of which there is memory of its own
+constexpr int64_t kPieces = 8;        // of a gradient, in which it is summed

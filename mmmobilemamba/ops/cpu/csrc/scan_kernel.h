@@ -72,10 +72,14 @@ struct Problem {
   // The weights of a direction for `count` channels from `first` on, as (R, kBlock).
   void transpose_weight(int direction, int64_t first, int64_t count, T *out) const {
     const T *source = dt_weight + (direction * channels + first) * rank;
-    for (int64_t e = 0; e < count; ++e)
-      for (int64_t r = 0; r < rank; ++r) out[r * kBlock + e] = source[e * rank + r];
-    for (int64_t r = 0; r < rank; ++r)
-      for (int64_t e = count; e < kBlock; ++e) out[r * kBlock + e] = T(0);
+    for (int64_t r = 0; r < rank; ++r) {
+      T *row = out + r * kBlock;
+      if (count == kBlock) {
+        UNROLL for (int64_t e = 0; e < kBlock; ++e) row[e] = source[e * rank + r];
+      } else {
+        for (int64_t e = 0; e < kBlock; ++e) row[e] = e < count ? source[e * rank + r] : T(0);
+      }
+    }
   }
 
   // The walk of `count` channels from `first` on; `weight` is the transposed weight of these.
@@ -190,10 +194,10 @@ INLINE typename Simd<T>::Vec recompute(const Walk<T> &walk, int64_t start, int64
 // Sums over the steps, for one vector of channels.
 template <typename T>
 struct Sums {
-  typename Simd<T>::Vec grad_h, A, D, bias;  // grad_h is what later steps want of the state
+  typename Simd<T>::Vec A, D, bias;
 };
 
-// Gradients of one image and direction for a block of channels.
+// Gradients of one direction for a block of channels, image by image.
 template <typename T>
 struct Backward {
   using Vec = typename Simd<T>::Vec;
@@ -201,17 +205,21 @@ struct Backward {
   static constexpr int vectors = kBlock / width;
 
   const Problem<T> &p;
-  int64_t image, first, count;  // channels
+  const ScanGradients &g;
+  int64_t block, first, count;  // channels
   int direction;
-  const T *grad_y = nullptr, *u = nullptr;  // of this image and block
+  const T *weight;  // (R, kBlock)
+  const T *padded;  // (kBlock, R and zeros up to padded_rank)
+  int64_t padded_rank;
+  T *grad_weight;  // (R, kBlock), over all images
+  T *tile;         // (kChunk, kBlock), gradients of the step sizes before the softplus
+  T *carries;      // (chunks, kBlock)
+  Sums<T> sums[vectors] = {};  // over all images
+  // Of the image under work and this block:
+  int64_t image = 0;
+  const T *grad_y = nullptr, *u = nullptr;
   T *grad_u = nullptr, *grad_rows = nullptr;
-  const T *weight = nullptr; // (R, kBlock)
-  const T *padded = nullptr; // (kBlock, R and zeros up to padded_rank)
-  int64_t padded_rank = 0;
-  T *grad_weight = nullptr;  // (R, kBlock)
-  T *tile = nullptr;         // (kChunk, kBlock), gradients of the step sizes before the softplus
-  T *carries = nullptr;      // (chunks, kBlock)
-  Sums<T> sums[vectors] = {};
+  Vec grad_h[vectors] = {};  // what later steps want of the state
 
   int64_t lanes(int vector) const {
     const int64_t left = count - vector * width;
@@ -222,10 +230,15 @@ struct Backward {
     return p.walk(image, direction, first + vector * width, lanes(vector), weight + vector * width);
   }
 
-  void run(Chunk<T> &chunk) {
+  void run(int64_t of_image, Chunk<T> &chunk) {
+    image = of_image;
+    grad_y = (const T *)g.y + image * p.length * p.channels + first;
+    u = p.u + image * p.u_batch_stride + first;
+    grad_u = (T *)g.u + image * p.length * p.channels + first;
+    grad_rows = (T *)g.rows + (block * p.batch + image) * p.length * p.row_stride();
     const int64_t chunks = (p.length + kChunk - 1) / kChunk;
     for (int vector = 0; vector < vectors && lanes(vector) > 0; ++vector) {
-      sums[vector] = Sums<T>{};
+      grad_h[vector] = Vec{};
       Vec state = {};
       for (int64_t c = 0; c < chunks; ++c) {
         store(carries + c * kBlock + vector * width, state, width);
@@ -258,28 +271,30 @@ struct Backward {
     const int64_t lanes = this->lanes(vector), offset = vector * width;
     const int64_t channel = first + offset;
     const Vec D = load(p.D + channel, lanes) + load(p.D + p.channels + channel, lanes);
-    Sums<T> s = sums[vector];
+    Sums<T> s = {};
+    Vec later = grad_h[vector];
     for (int64_t i = size - 1; i >= 0; --i) {
       const int64_t t = walk.position(start + i);
       const Vec gy = load(grad_y + t * p.channels + offset, lanes);
       const Vec input = load(u + t * p.u_step_stride + offset, lanes);
       const Vec delta = chunk.delta[i], decayed = chunk.decay[i] * chunk.before[i];
       const T B = walk.B(start + i);
-      const Vec g = s.grad_h + gy * walk.C(start + i);
-      const Vec into = g * delta;
+      const Vec wanted = later + gy * walk.C(start + i);
+      const Vec into = wanted * delta;
       grad_C[i] += gy * chunk.before[i + 1];
       grad_B[i] += into * input;
       T *out = grad_u + t * p.channels + offset;
       const Vec other = walk.reverse ? load(out, lanes) : gy * D;
       store(out, other + into * B, lanes);
-      const Vec grad_v = g * (input * B + walk.A * decayed) * chunk.slope[i];
+      const Vec grad_v = wanted * (input * B + walk.A * decayed) * chunk.slope[i];
       store(tile + i * kBlock + offset, grad_v, width);
       s.A += into * decayed;
       s.D += gy * input;
       s.bias += grad_v;
-      s.grad_h = chunk.decay[i] * g;
+      later = chunk.decay[i] * wanted;
     }
-    sums[vector] = s;
+    grad_h[vector] = later;
+    sums[vector].A += s.A, sums[vector].D += s.D, sums[vector].bias += s.bias;
   }
 
   const T *row(int64_t step) const {
@@ -289,93 +304,109 @@ struct Backward {
 
   // What the tile of `size` steps from `start` on adds to the gradient of the weights.
   void add_grad_weight(int64_t start, int64_t size) {
-    constexpr int at_once = 4;
-    for (int64_t r = 0; r < p.rank; r += at_once) {
-      const int64_t count = p.rank - r < at_once ? p.rank - r : at_once;
-      for (int j = 0; j < kBlock; j += width) {
-        Vec total[at_once] = {};
-        for (int64_t i = 0; i < size; ++i) {
-          const Vec grad_v = load(tile + i * kBlock + j);
-          const T *own = row(start + i) + r;
-          if (count == at_once) {
-            for (int q = 0; q < at_once; ++q) total[q] += grad_v * own[q];
-          } else {
-            for (int q = 0; q < count; ++q) total[q] += grad_v * own[q];
-          }
-        }
-        for (int q = 0; q < count; ++q) {
-          T *sum = grad_weight + (r + q) * kBlock + j;
-          store(sum, load(sum) + total[q], width);
-        }
+    constexpr int at_once = 8;
+    int64_t r = 0;
+    for (; r + at_once <= p.rank; r += at_once) add_ranks<at_once>(start, size, r);
+    for (; r < p.rank; ++r) add_ranks<1>(start, size, r);
+  }
+
+  // The same of `ranks` (a constant) from `r` on.
+  template <int ranks>
+  void add_ranks(int64_t start, int64_t size, int64_t r) {
+    for (int j = 0; j < kBlock; j += width) {
+      Vec total[ranks] = {};
+      for (int64_t i = 0; i < size; ++i) {
+        const Vec grad_v = load(tile + i * kBlock + j);
+        const T *own = row(start + i) + r;
+        UNROLL for (int q = 0; q < ranks; ++q) total[q] += grad_v * own[q];
+      }
+      UNROLL for (int q = 0; q < ranks; ++q) {
+        T *sum = grad_weight + (r + q) * kBlock + j;
+        store(sum, load(sum) + total[q], width);
       }
     }
   }
 
-  // Gradients of the rows of `count` (a constant) steps, in which lanes are ranks.
-  template <int count>
+  // Gradients of the rows of `steps` (a constant) from `i` on.
+  template <int steps>
   void finish_rows(int64_t start, int64_t i, const Vec *grad_B, const Vec *grad_C) {
-    for (int64_t r = 0; r < p.rank; r += width) {
-      Vec total[count] = {};
+    constexpr int few = 2;  // ranks, which are not worth a vector: there, lanes are channels
+    int64_t r = 0;
+    for (; r + few < p.rank; r += width) {  // lanes are ranks
+      Vec total[steps] = {};
       for (int e = 0; e < kBlock; ++e) {
         const Vec own = load(padded + e * padded_rank + r);
-        for (int q = 0; q < count; ++q) total[q] += own * tile[(i + q) * kBlock + e];
+        UNROLL for (int q = 0; q < steps; ++q) total[q] += own * tile[(i + q) * kBlock + e];
       }
-      for (int q = 0; q < count; ++q) store(grad_row(start + i + q) + r, total[q], p.rank - r);
+      UNROLL for (int q = 0; q < steps; ++q) store(grad_row(start + i + q) + r, total[q], p.rank - r);
     }
-    for (int q = 0; q < count; ++q) {
-      grad_row(start + i + q)[p.rank] = sum<T>(grad_B[i + q]);
-      grad_row(start + i + q)[p.rank + 1] = sum<T>(grad_C[i + q]);
+    for (int q = 0; q < steps; ++q) {
+      T *out = grad_row(start + i + q);
+      for (int64_t rest = r; rest < p.rank; ++rest) {
+        Vec total = {};
+        const T *grad_v = tile + (i + q) * kBlock, *own = weight + rest * kBlock;
+        for (int j = 0; j < kBlock; j += width) total += load(grad_v + j) * load(own + j);
+        out[rest] = sum<T>(total);
+      }
+      out[p.rank] = sum<T>(grad_B[i + q]);
+      out[p.rank + 1] = sum<T>(grad_C[i + q]);
     }
   }
 
-  // What has been summed over the steps.
-  void write_sums(const ScanGradients &g) const {
-    const int64_t at = (image * 2 + direction) * p.channels + first;
+  // What has been summed over the steps and images of a group.
+  void write_sums(int64_t group) const {
+    const int64_t at = (group * 2 + direction) * p.channels + first;
     T *weights = (T *)g.dt_weight + at * p.rank;
     for (int64_t e = 0; e < count; ++e)
       for (int64_t r = 0; r < p.rank; ++r) weights[e * p.rank + r] = grad_weight[r * kBlock + e];
     for (int vector = 0; vector < vectors && lanes(vector) > 0; ++vector) {
-      const int64_t offset = vector * width;
-      store((T *)g.A + at + offset, sums[vector].A, lanes(vector));
-      store((T *)g.dt_bias + at + offset, sums[vector].bias, lanes(vector));
-      store((T *)g.D + image * p.channels + first + offset, sums[vector].D, lanes(vector));
+      const int64_t offset = at + vector * width;
+      store((T *)g.A + offset, sums[vector].A, lanes(vector));
+      store((T *)g.D + offset, sums[vector].D, lanes(vector));
+      store((T *)g.dt_bias + offset, sums[vector].bias, lanes(vector));
     }
   }
 
   T *grad_row(int64_t step) const { return grad_rows + (row(step) - p.rows) - image * p.length * p.row_stride(); }
 };
 
-// Of one block of channels of the images from `image` to `end`, which share what is made of the weights.
+// Of one block of channels of a group, the images from `image` to `end`.
 template <typename T>
-void backward(const ScanTensors &tensors, const ScanGradients &g, int64_t image, int64_t end, int64_t block) {
+void backward(const ScanTensors &tensors, const ScanGradients &g, int64_t group, int64_t image, int64_t end,
+              int64_t block) {
   const Problem<T> p(tensors);
   const int64_t first = block * kBlock, count = p.block_channels(block);
   const int64_t chunks = (p.length + kChunk - 1) / kChunk;
   const int64_t padded_rank = (p.rank + Simd<T>::lanes - 1) / Simd<T>::lanes * Simd<T>::lanes;
-  Scratch<T> scratch((2 * (p.rank + padded_rank) + p.rank + kChunk + chunks) * kBlock);
-  T *weights = scratch.data, *padded = weights + 2 * p.rank * kBlock;
+  const int64_t of_weight = p.rank * kBlock, of_padded = padded_rank * kBlock;
+  Scratch<T> scratch(4 * of_weight + 2 * of_padded + (kChunk + chunks) * kBlock);
+  T *weights = scratch.data, *grad_weights = weights + 2 * of_weight, *padded = grad_weights + 2 * of_weight;
+  T *tile = padded + 2 * of_padded, *carries = tile + kChunk * kBlock;
   for (int direction = 0; direction < 2; ++direction) {
-    T *weight = weights + direction * p.rank * kBlock, *row = padded + direction * padded_rank * kBlock;
+    T *weight = weights + direction * of_weight, *row = padded + direction * of_padded;
     p.transpose_weight(direction, first, count, weight);
     for (int64_t e = 0; e < kBlock; ++e, row += padded_rank)
       for (int64_t r = 0; r < padded_rank; ++r) row[r] = r < p.rank ? weight[r * kBlock + e] : T(0);
   }
+  for (int64_t i = 0; i < 2 * of_weight; ++i) grad_weights[i] = 0;
+  const auto of_direction = [&](int k) {
+    return Backward<T>{p,       g,           block, first, count, k, weights + k * of_weight, padded + k * of_padded,
+                       padded_rank, grad_weights + k * of_weight, tile, carries};
+  };
+  Backward<T> directions[] = {of_direction(0), of_direction(1)};
   Chunk<T> chunk;
   for (; image < end; ++image)
-    for (int direction = 0; direction < 2; ++direction) {
-      Backward<T> task{p, image, first, count, direction};
-      task.grad_y = (const T *)g.y + image * p.length * p.channels + first;
-      task.u = p.u + image * p.u_batch_stride + first;
-      task.grad_u = (T *)g.u + image * p.length * p.channels + first;
-      task.grad_rows = (T *)g.rows + (block * p.batch + image) * p.length * p.row_stride();
-      task.weight = weights + direction * p.rank * kBlock;
-      task.padded = padded + direction * padded_rank * kBlock;
-      task.padded_rank = padded_rank;
-      task.grad_weight = padded + 2 * padded_rank * kBlock;
-      task.tile = task.grad_weight + p.rank * kBlock;
-      task.carries = task.tile + kChunk * kBlock;
-      for (int64_t i = 0; i < p.rank * kBlock; ++i) task.grad_weight[i] = 0;
-      task.run(chunk);
-      task.write_sums(g);
-    }
+    for (auto &direction : directions) direction.run(image, chunk);
+  for (const auto &direction : directions) direction.write_sums(group);
+}
+
+// Of `count` parts of `size` numbers each, the sums of those from `first` to `end`.
+template <typename T>
+void add_parts(const void *parts, int64_t count, int64_t size, int64_t first, int64_t end, void *sums) {
+  T *out = (T *)sums;
+  for (int64_t i = first; i < end; ++i) out[i] = 0;
+  for (int64_t part = 0; part < count; ++part) {
+    const T *own = (const T *)parts + part * size;
+    for (int64_t i = first; i < end; ++i) out[i] += own[i];
+  }
 }

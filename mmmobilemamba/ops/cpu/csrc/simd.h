@@ -38,22 +38,37 @@ INLINE typename Simd<T>::Vec load(const T *source, int64_t count) {
   return vector;
 }
 
-template <typename T>
-INLINE void store(T *target, typename Simd<T>::Vec vector, int64_t count) {
-  if (count >= Simd<T>::lanes) {
+template <typename T, int lanes>
+struct Lanes {
+  typedef T Vec __attribute__((vector_size(lanes * sizeof(T))));
+};
+
+// The first `count` lanes.
+template <typename T, int lanes = Simd<T>::lanes>
+INLINE void store(T *target, typename Lanes<T, lanes>::Vec vector, int64_t count) {
+  if (count >= lanes) {
     __builtin_memcpy(target, &vector, sizeof vector);
-    return;
+  } else if constexpr (lanes == 2) {
+    if (count > 0) target[0] = vector[0];
+  } else {
+    typename Lanes<T, lanes / 2>::Vec halves[2];
+    __builtin_memcpy(halves, &vector, sizeof vector);
+    store<T, lanes / 2>(target, halves[0], count);
+    if (count > lanes / 2) store<T, lanes / 2>(target + lanes / 2, halves[1], count - lanes / 2);
   }
-  for (int64_t lane = 0; lane < count; ++lane) target[lane] = vector[lane];
 }
 
-template <typename T>
-INLINE T sum(typename Simd<T>::Vec vector) {
-  T parts[Simd<T>::lanes];
-  __builtin_memcpy(parts, &vector, sizeof vector);
-  UNROLL for (int half = Simd<T>::lanes / 2; half; half /= 2)
-    UNROLL for (int lane = 0; lane < half; ++lane) parts[lane] += parts[lane + half];
-  return parts[0];
+template <typename T, int lanes = Simd<T>::lanes>
+INLINE T sum(typename Lanes<T, lanes>::Vec vector) {
+  if constexpr (lanes == 2) {
+    return vector[0] + vector[1];
+  } else if constexpr (lanes == 4) {
+    return (vector[0] + vector[2]) + (vector[1] + vector[3]);
+  } else {
+    typename Lanes<T, lanes / 2>::Vec halves[2];
+    __builtin_memcpy(halves, &vector, sizeof vector);
+    return sum<T, lanes / 2>(halves[0] + halves[1]);
+  }
 }
 
 // The functions take several vectors, whose steps alternate: each waits for the one before.
