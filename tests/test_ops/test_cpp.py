@@ -47,16 +47,31 @@ def test_every_instruction_set(name, shape, dtype, bound):
     for label, found, x in zip(NAMES, grads, exact_args):
         scale = max(x.grad.abs().max().item(), 1e-3)
         assert (found - x.grad).abs().max().item() < bound * scale, label
+    assert torch.equal(*grads[NAMES.index('D')])  # of which only the sum counts
+
+
+@needs_cpp
+def test_no_rank():
+    """As if the step sizes had nothing but their bias."""
+    u, rows, dt_weight, *others = arguments(2, 9, 40, torch.float32, rank=1)
+    grad_y = torch.randn(u.shape)
+    narrow, wide = (u, rows[..., 1:], dt_weight[..., :0], *others), (u, rows, 0 * dt_weight, *others)
+    assert torch.equal(cpp.forward(*narrow), cpp.forward(*wide))
+    found, expected = (cpp.backward(grad_y, *args) for args in (narrow, wide))
+    expected = expected[0], expected[1][..., 1:], expected[2][..., :0], *expected[3:]
+    assert all(torch.equal(x, y) for x, y in zip(found, expected))
 
 
 @needs_cpp
 @pytest.mark.parametrize('shape', [(0, 5, 32), (2, 5, 0)])
-def test_nothing_to_do(shape):
+def test_nothing_to_do(monkeypatch, shape):
     args = arguments(*shape, torch.float32)
+    empty = torch.Tensor.new_empty
+    monkeypatch.setattr(torch.Tensor, 'new_empty', lambda *args: empty(*args).fill_(torch.nan))
     assert cpp.forward(*args).shape == shape
     grads = cpp.backward(torch.randn(shape), *args)
     assert [x.shape for x in grads] == [x.shape for x in args]
-    assert not any(x.any() for x in grads)  # which are made without being filled
+    assert not any(x.any() for x in grads)
 
 
 @needs_cpp
@@ -79,10 +94,12 @@ def test_threads_do_not_change_a_bit(shape):
 @needs_cpp
 def test_threads_without_openmp(monkeypatch):
     args = arguments(2, 50, 100)
-    expected = cpp.forward(*args)
+    grad_y = torch.randn(2, 50, 100)
+    expected = cpp.forward(*args), *cpp.backward(grad_y, *args)
     library, best, _ = cpu.load()
     monkeypatch.setattr(cpu.kernels, 'load', lambda: (library, best, None))
-    assert torch.equal(cpp.forward(*args), expected)
+    found = cpp.forward(*args), *cpp.backward(grad_y, *args)
+    assert all(torch.equal(x, y) for x, y in zip(found, expected))
 
 
 @needs_cpp

@@ -172,8 +172,7 @@ int64_t count_panels(const Conv &conv, const Convs &kernels) {
   return conv.out_channels < kernels.panel ? 1 : conv.out_channels / kernels.panel;
 }
 
-// Runs `work(group, image, end, block)` for several images at a time, for which weights are transposed once, as long as
-// there are as many tasks as wanted.
+// Runs `work(group, image, end, block)` for the images of each group, for which weights are transposed once.
 template <typename Work>
 int run_scan(const ScanTensors &tensors, int64_t groups, int threads, Parallel parallel, const Work &work) {
   const int64_t images = tensors.batch;
@@ -182,7 +181,7 @@ int run_scan(const ScanTensors &tensors, int64_t groups, int threads, Parallel p
   });
 }
 
-// Into how many groups images go, so that there are that many tasks, if there are so many images.
+// Into how many groups images go, so that there are at least so many tasks, as far as there are images.
 int64_t count_groups(const ScanTensors &tensors, int64_t tasks) {
   const int64_t blocks = parts(tensors.channels, kBlock);
   return blocks ? std::min(parts(tasks, blocks), tensors.batch) : 0;
@@ -247,9 +246,11 @@ int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, in
     kernel.backward(*tensors, part, group, image, end, block);
   };
   if (run_scan(*tensors, groups, threads, parallel, walk)) return 1;
-  return run(std::size(all), kPieces, threads, parallel, [&](int64_t index, int64_t piece) {
+  // As many threads as before: OpenMP ends those that a smaller team leaves over, and starts them again for the next.
+  const int64_t pieces = std::max<int64_t>(1, std::min<int64_t>(threads, groups * blocks));
+  return run(std::size(all), pieces, (int)pieces, parallel, [&](int64_t index, int64_t piece) {
     const Summed &one = all[index];
-    const int64_t first = one.size * piece / kPieces, end = one.size * (piece + 1) / kPieces;
+    const int64_t first = one.size * piece / pieces, end = one.size * (piece + 1) / pieces;
     kernel.add_parts(part.*one.gradient, one.count, one.size, first, end, gradients->*one.gradient);
   });
 }

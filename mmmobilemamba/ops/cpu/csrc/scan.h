@@ -15,12 +15,12 @@ struct ScanTensors {
   const void *dt_bias;    // (2, E)
 };
 
-// Each of the shape of its tensor.
+// Of a call, each of the shape of its tensor. A task writes parts: of rows, (blocks, N, L, 2, R + 2); of the four after it,
+// (groups of images, *shape).
 struct ScanGradients {
   const void *y;  // given
   void *u, *rows, *dt_weight, *A, *D, *dt_bias;
 };
 
 constexpr int64_t kBlock = 32;        // channels of a task
-constexpr int64_t kSummedTasks = 64;  // of backward, for each of which there is memory of its own
-constexpr int64_t kPieces = 8;        // of a gradient, in which it is summed
+constexpr int64_t kSummedTasks = 64;  // of backward, at least, if there are images enough; suits some 16 threads

@@ -289,7 +289,7 @@ struct Backward {
       const Vec grad_v = wanted * (input * B + walk.A * decayed) * chunk.slope[i];
       store(tile + i * kBlock + offset, grad_v, width);
       s.A += into * decayed;
-      s.D += gy * input;
+      if (!walk.reverse) s.D += gy * input;
       s.bias += grad_v;
       later = chunk.decay[i] * wanted;
     }
@@ -362,15 +362,17 @@ struct Backward {
     for (int vector = 0; vector < vectors && lanes(vector) > 0; ++vector) {
       const int64_t offset = at + vector * width;
       store((T *)g.A + offset, sums[vector].A, lanes(vector));
-      store((T *)g.D + offset, sums[vector].D, lanes(vector));
       store((T *)g.dt_bias + offset, sums[vector].bias, lanes(vector));
+      if (direction == 1) continue;  // D has the same for both
+      store((T *)g.D + offset, sums[vector].D, lanes(vector));
+      store((T *)g.D + offset + p.channels, sums[vector].D, lanes(vector));
     }
   }
 
   T *grad_row(int64_t step) const { return grad_rows + (row(step) - p.rows) - image * p.length * p.row_stride(); }
 };
 
-// Of one block of channels of a group, the images from `image` to `end`.
+// Of one block of channels of a group, the images from `image` to `end`. Of `g`, u is written, and parts of the others.
 template <typename T>
 void backward(const ScanTensors &tensors, const ScanGradients &g, int64_t group, int64_t image, int64_t end,
               int64_t block) {
@@ -390,8 +392,9 @@ void backward(const ScanTensors &tensors, const ScanGradients &g, int64_t group,
   }
   for (int64_t i = 0; i < 2 * of_weight; ++i) grad_weights[i] = 0;
   const auto of_direction = [&](int k) {
-    return Backward<T>{p,       g,           block, first, count, k, weights + k * of_weight, padded + k * of_padded,
-                       padded_rank, grad_weights + k * of_weight, tile, carries};
+    const T *weight = weights + k * of_weight, *row = padded + k * of_padded;
+    T *grad_weight = grad_weights + k * of_weight;
+    return Backward<T>{p, g, block, first, count, k, weight, row, padded_rank, grad_weight, tile, carries};
   };
   Backward<T> directions[] = {of_direction(0), of_direction(1)};
   Chunk<T> chunk;
