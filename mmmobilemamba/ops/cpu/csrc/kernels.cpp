@@ -5,7 +5,6 @@
 #include <algorithm>
 #include <atomic>
 #include <iterator>
-#include <memory>
 #include <new>
 #include <thread>
 #include <vector>
@@ -16,7 +15,7 @@
 
 namespace {
 
-// Uninitialised memory of a task, aligned for vectors.
+// Uninitialised memory, aligned for vectors.
 template <typename T>
 struct Scratch {
   void *memory;
@@ -223,7 +222,7 @@ int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, in
 
 // All of `gradients` but y is written. What is summed does not depend on the number of threads.
 int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, int is_double, int set,
-                  int threads, Parallel parallel) {
+                  int threads, Parallel parallel) try {
   const auto &kernel = kernels(set, is_double);
   const int64_t blocks = parts(tensors->channels, kBlock), groups = count_groups(*tensors, kSummedTasks);
   const int64_t rows = tensors->batch * tensors->length * 2 * (tensors->rank + 2), channels = 2 * tensors->channels;
@@ -234,10 +233,9 @@ int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, in
                         {&ScanGradients::dt_bias, groups, channels}};
   int64_t bytes = 0, number = is_double ? sizeof(double) : sizeof(float);
   for (const auto &one : all) bytes += one.count * one.size * number;
-  const std::unique_ptr<char, decltype(&std::free)> memory((char *)std::malloc(bytes + 1), std::free);
-  if (!memory) return 1;
+  const Scratch<char> memory(bytes);
   ScanGradients part = *gradients;
-  char *next = memory.get();
+  char *next = memory.data;
   for (const auto &one : all) {
     part.*one.gradient = next;
     next += one.count * one.size * number;
@@ -253,6 +251,8 @@ int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, in
     const int64_t first = one.size * piece / pieces, end = one.size * (piece + 1) / pieces;
     kernel.add_parts(part.*one.gradient, one.count, one.size, first, end, gradients->*one.gradient);
   });
+} catch (const std::bad_alloc &) {
+  return 1;
 }
 
 // bands (N, ceil(H / 2), ceil(W / 2), 4C) is written.

@@ -15,8 +15,8 @@ struct ScanTensors {
   const void *dt_bias;    // (2, E)
 };
 
-// Of a call, each of the shape of its tensor. A task writes parts: of rows, (blocks, N, L, 2, R + 2); of the four after it,
-// (groups of images, *shape).
+// Of a call, each of the shape of its tensor. A task writes parts: of rows, (blocks, N, L, 2, R + 2); of the four after
+// it, (groups of images, *shape).
 struct ScanGradients {
   const void *y;  // given
   void *u, *rows, *dt_weight, *A, *D, *dt_bias;

@@ -58,6 +58,7 @@ INLINE void store(T *target, typename Lanes<T, lanes>::Vec vector, int64_t count
   }
 }
 
+// Of all lanes. By halves: the compiler would sum up an array of them in memory.
 template <typename T, int lanes = Simd<T>::lanes>
 INLINE T sum(typename Lanes<T, lanes>::Vec vector) {
   if constexpr (lanes == 2) {
