@@ -22,6 +22,7 @@ from ..checkpoint import adapt_classifier, adapt_state_dict, load_pretrained, sp
 from ..layers import SS2D, Conv2d, ConvBN, MKDeConv, Residual, WTEMamba, fold, folding
 from .arch import resolve_arch, resolve_out_indices, stage_splits
 from .recompute import frozen_statistics
+from .region import Region, compilable
 
 STRIDES = (16, 32, 64)
 
@@ -33,6 +34,9 @@ class Stem(nn.Sequential):
     checkpoints count it, but is not called.
     """
 
+    region = None
+
+    @compilable
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, C, ceil(H / 16), ceil(W / 16)), where there are four."""
         *first, last = list(self)[::2]
@@ -93,6 +97,8 @@ class PatchMerging(nn.Module):
 class Downsample(nn.Module):
     """Patch merging between two stages, with a depthwise convolution and an FFN on either side."""
 
+    region = None
+
     def __init__(self, in_channels, out_channels, norm_cfg):
         super().__init__()
         self.dw0 = residual_dwconv(in_channels, norm_cfg)
@@ -101,6 +107,7 @@ class Downsample(nn.Module):
         self.dw1 = residual_dwconv(out_channels, norm_cfg)
         self.ffn1 = Residual(FFN(out_channels, norm_cfg))
 
+    @compilable
     def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2))."""
         x = self.ffn0(self.dw0(x))
@@ -139,6 +146,8 @@ class Mixer(nn.Module):
 class Block(nn.Module):
     """Five residual pieces, and a second shortcut around all of them."""
 
+    region = None
+
     def __init__(self, splits, kernel_size, drop_path_rate, norm_cfg):
         super().__init__()
         channels = sum(splits)
@@ -151,10 +160,14 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
+        return x + self.drop_path(self.branch(x))
+
+    @compilable
+    def branch(self, x: Tensor) -> Tensor:
+        """What is added to the outer shortcut: (N, C, H, W) -> (N, C, H, W)."""
         y = self.ffn0(self.dw0(x))
         y = self.mixer(y)
-        y = self.ffn1(self.dw1(y))
-        return x + self.drop_path(y)
+        return self.ffn1(self.dw1(y))
 
     def zero_init_residuals(self):
         """With that of the FFNs, let every branch start at zero: a new block doubles its input."""
@@ -221,6 +234,8 @@ class MobileMamba(BaseModule):
             ``'auto'``, the fastest that can run. Defaults to ``'auto'``.
         deploy (bool): Build the form for inference, see :meth:`switch_to_deploy`, for checkpoints of that
             form. Defaults to False.
+        compile (bool | dict): Compile the network for training, see :meth:`compile_regions`; a dict has its
+            arguments. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation, as in mmengine. A ``Pretrained``
             checkpoint must fit completely. Defaults to None, the paper's.
 
@@ -249,6 +264,7 @@ class MobileMamba(BaseModule):
         norm_cfg=dict(type='BN'),
         scan_backend='auto',
         deploy=False,
+        compile=False,
         init_cfg=None,
     ):
         super().__init__(init_cfg)
@@ -278,6 +294,8 @@ class MobileMamba(BaseModule):
         if deploy:
             self.switch_to_deploy()
         self._freeze_stages()
+        if compile or isinstance(compile, dict):
+            self.compile_regions(**(compile if isinstance(compile, dict) else {}))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> a tuple with (N, C, ceil(H / stride), ceil(W / stride)) a stage."""
@@ -303,6 +321,33 @@ class MobileMamba(BaseModule):
                 fold(self)
             self.deploy = True
             self.train(self.training)  # new modules, too
+
+    def compile_regions(self, evaluation=False, **options):
+        """Compile the stem, the downsamples and the blocks with ``torch.compile``, at their next use.
+
+        The blocks of a stage share what is compiled: B1 takes six graphs in training. Parameters, buffers,
+        hooks and names stay as they are; hooks have to be there before the first step. Another size of the
+        images compiles each region once more, for any size. SyncBN is not compiled. A trace, an export or a
+        ``torch.compile`` of the whole network takes the plain form.
+
+        Args:
+            evaluation (bool): Run compiled in evaluation, too, where images often have many sizes, and
+                frozen stages. Defaults to False.
+            **options: Of ``torch.compile``, such as ``dynamic`` or ``mode``.
+
+        Raises:
+            RuntimeError: If PyTorch is older than 2.5.
+        """
+        regions = [(self.stem, 'forward', 'stem')]
+        for index, stage in enumerate(self.stages):
+            if index:
+                regions.append((stage.downsample, 'forward', f'stage_{index}'))
+            regions += [(stage.blocks, 'branch', f'stage_{index}')]
+        for module, name, kind in regions:
+            alike = module if isinstance(module, nn.ModuleList) else [module]
+            region = Region(type(alike[0]), name, kind, evaluation, options)
+            for one in alike:
+                one.region = region
 
     def init_weights(self):
         """Initialise as in the paper, unless it is a form for inference, then as ``init_cfg`` says.
