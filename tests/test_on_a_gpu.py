@@ -6,9 +6,11 @@ import pytest
 import torch
 
 from mmmobilemamba import MobileMamba
+from mmmobilemamba.models import compile_regions, graph_training, prepare_for_gpu, prepare_for_inference
 from mmmobilemamba.ops import select_backend
 
 from .conftest import authors_checkpoint, golden, image_for, relative_error
+from .test_models.test_backbone import small
 from .test_ops.test_selective_scan import arguments
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
@@ -105,3 +107,95 @@ def test_cuda_graph(network, image):
     graph.replay()
     for one, exact in zip(found, expected):
         assert relative_error(one.cpu(), exact.cpu()) < 1e-5
+
+
+def train(model, images, steps=2):
+    """Updates by SGD, each with gradients of several images, under autocast."""
+    optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
+    for update in range(steps):
+        for x in images:
+            with torch.autocast('cuda', torch.bfloat16):
+                out = model(x + 0.1 * update)[-1]
+            (out.float().square().mean() / len(images)).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        model.eval()
+        with torch.no_grad():
+            model(images[0])
+        model.train()
+    return {name: value.detach().clone() for name, value in model.state_dict().items()}
+
+
+@pytest.mark.parametrize('compiles', [False, True])
+def test_training_graph(compiles):
+    """Weights and statistics after updates with accumulation and evaluation in between."""
+    torch.manual_seed(0)
+    network = small(out_indices=(0, 2)).cuda().train()
+    images = [torch.rand(8, 3, 64, 96, device='cuda') + number for number in range(2)]
+    graphed = graph_training(copy.deepcopy(network))
+    if compiles:
+        torch.compiler.reset()
+        compile_regions(graphed)
+    start = copy.deepcopy(network.state_dict())
+    expected, found = train(network, images), train(graphed, images)
+    for name, value in expected.items():
+        moved = (value - start[name]).abs().max()
+        assert (found[name] - value).abs().max() <= 0.1 * moved + 1e-4, name
+    assert graphed.training_graph.graphed is not None
+
+
+def test_training_graph_repeats_what_it_captured():
+    """Without autocast, gradients of a replay are those of the network, image by image."""
+    torch.manual_seed(0)
+    network = small().cuda().train()
+    graphed = graph_training(copy.deepcopy(network))
+    for number in range(3):
+        x = torch.rand(4, 3, 64, 96, device='cuda') + number
+        for model in (network, graphed):
+            model.zero_grad()
+            model(x)[-1].square().mean().backward()
+        largest = max(p.grad.abs().max() for p in network.parameters())
+        for p, q in zip(network.parameters(), graphed.parameters()):
+            assert (p.grad - q.grad).abs().max() < 1e-3 * largest
+
+
+@pytest.mark.parametrize(
+    ('dtype', 'bound'), [(torch.float32, 1e-4), (torch.bfloat16, 0.05), (torch.float16, 0.01)]
+)
+def test_prepared(network, image, dtype, bound):
+    prepared = prepare_for_inference(network, image, dtype=dtype, compile=False, max_graphs=2)
+    others = (image.flip(3), image[:1, :, :64], image.flip(2)[:, :, :70], image)
+    with torch.no_grad():
+        for x in others:  # the third size is one too many for a graph
+            for found, exact in zip(prepared(x), network(x)):
+                assert found.dtype == torch.float32
+                assert relative_error(found.cpu(), exact.cpu()) < bound
+    assert len(prepared.graphs) == 2 and not network.deploy
+    first = prepared(image)[-1]
+    kept = first.clone()
+    prepared(others[0])
+    assert torch.equal(first, kept)
+    with pytest.raises(RuntimeError, match='cannot be copied'):
+        copy.deepcopy(prepared)
+    with pytest.raises(RuntimeError, match='cannot be saved'):
+        prepared.state_dict()
+
+
+@torch.no_grad()
+def test_prepared_and_compiled():
+    torch.compiler.reset()
+    network = small(out_indices=(0, 1, 2)).cuda().eval()
+    image = torch.rand(2, 3, 96, 64, device='cuda')
+    prepared = prepare_for_inference(network, image)
+    assert prepared.dtype == torch.bfloat16
+    for found, exact in zip(prepared(image), network(image)):
+        assert relative_error(found.cpu(), exact.cpu()) < 0.05
+    other = torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), torch.nn.BatchNorm2d(8)).cuda().eval()
+    assert relative_error(prepare_for_inference(other, image)(image).cpu(), other(image).cpu()) < 0.05
+
+
+def test_prepared_needs_one_place(network, image):
+    with pytest.raises(ValueError, match=r"on one GPU, not on \['cpu', 'cuda:0'\]"):
+        prepare_for_gpu(network, image.cpu())
+    with pytest.raises(ValueError, match='dtype must be one of'):
+        prepare_for_gpu(network, image, dtype=torch.float64)

@@ -1,5 +1,17 @@
 from .backbones import MobileMamba
+from .compile import compile_regions
+from .graph_training import graph_training
 from .match_widths import match_widths
+from .prepare import prepare_for_inference
 from .prepare_for_cpu import prepare_for_cpu
+from .prepare_for_gpu import prepare_for_gpu
 
-__all__ = ['MobileMamba', 'match_widths', 'prepare_for_cpu']
+__all__ = [
+    'MobileMamba',
+    'compile_regions',
+    'graph_training',
+    'match_widths',
+    'prepare_for_cpu',
+    'prepare_for_gpu',
+    'prepare_for_inference',
+]

@@ -9,9 +9,9 @@ from mmmobilemamba.ops.conv import Call, autocasts, follow
 from mmmobilemamba.ops.cpu import can_run
 
 from .layers import Conv2d
+from .prepared import PreparedModule
 
 CALLS = 64  # that a convolution remembers; those of a detector meet hundreds of sizes
-REMEDY = 'Do that with the network that it was made from, and prepare it again.'
 
 
 @torch.no_grad()
@@ -80,21 +80,10 @@ def input_sizes(model, image):
     return sizes
 
 
-class PreparedConv2d(nn.Module):
-    """Base of convolutions that hold what is of this process alone, such as addresses.
+class PreparedConv2d(PreparedModule):
+    """Base of convolutions that hold what is of this process alone, such as addresses."""
 
-    Raises:
-        RuntimeError: When it is to be moved, converted, saved or loaded into.
-    """
-
-    def _apply(self, *args, **kwargs):
-        raise RuntimeError(f'A network from prepare_for_cpu cannot be moved or converted. {REMEDY}')
-
-    def _save_to_state_dict(self, *args, **kwargs):
-        raise RuntimeError(f'A network from prepare_for_cpu cannot be saved. {REMEDY}')
-
-    def _load_from_state_dict(self, *args, **kwargs):
-        raise RuntimeError(f'A network from prepare_for_cpu cannot be loaded into. {REMEDY}')
+    maker = 'prepare_for_cpu'
 
 
 class RememberingConv2d(PreparedConv2d):

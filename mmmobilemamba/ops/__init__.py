@@ -1,4 +1,4 @@
-from .conv import conv2d
+from .conv import conv2d, depthwise_conv2d
 from .haar import haar_dwt, haar_filter, haar_idwt
 from .norm_gate import norm_gate
 from .selective_scan import (
@@ -16,6 +16,7 @@ __all__ = [
     'available_backends',
     'check_backend',
     'conv2d',
+    'depthwise_conv2d',
     'haar_dwt',
     'haar_filter',
     'haar_idwt',

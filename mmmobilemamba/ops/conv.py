@@ -3,6 +3,9 @@
 On a CPU, where no gradient is needed, pointwise, 3 x 3 and depthwise convolutions of channels-last maps run
 in C++: PyTorch leaves those of few images to slower code, and oneDNN puts the weights in another order at
 every call, which on maps as small as these takes as long as the convolution.
+
+On a GPU, depthwise convolutions of channels-last maps run in Triton, also in training: the kernels of PyTorch
+and cuDNN are slow in this memory format, most of all the gradient of the weight.
 """
 
 import ctypes
@@ -15,7 +18,8 @@ from torch import Tensor
 
 from .cpu import can_run, has_vectors, is_watched, run
 from .maps import Map, as_map, evenly_spaced
-from .selective_scan import WITH_CPP, check_backend
+from .selective_scan import WITH_CPP, check_backend, uses_triton
+from .triton.depthwise_operator import DepthwiseConv, depthwise_conv, depthwise_conv_act
 
 ACTIVATIONS = dict(relu=partial(F.relu, inplace=True), silu=F.silu)
 NUMBERS = {name: number for number, name in enumerate((None, *ACTIVATIONS))}  # as in cpu/csrc/conv.h
@@ -49,7 +53,9 @@ def conv2d(
             is taken where no gradient is needed, on a CPU with AVX2, in channels-last, in float32 and not
             under autocast, to 16 channels or more: for pointwise convolutions, for those of 3 x 3 pixels of
             whole maps (no slices of channels) whose weights are laid out already, and for depthwise ones of
-            common sides and strides.
+            common sides and strides. ``'auto'`` and ``'triton'`` allow Triton, see
+            :func:`depthwise_conv2d`; activation and shortcut are part of its kernel where no gradient is
+            needed.
 
     Returns:
         Tensor: (N, O, ceil(H / stride), ceil(W / stride)).
@@ -61,6 +67,8 @@ def conv2d(
     check_backend(backend)
     if activation not in NUMBERS:
         raise ValueError(f'activation must be None or one of {sorted(ACTIVATIONS)}, not {activation!r}.')
+    if can_use_triton(x, weight, bias, stride, groups, backend):
+        return conv2d_triton(x, weight, bias, stride, activation, shortcut)
     watched = is_watched()  # before sizes are looked at, which whoever watches would take for a condition
     if backend in WITH_CPP and not watched and not autocasts():
         kernel = find_kernel(x, weight, stride, groups)
@@ -73,6 +81,66 @@ def conv2d(
     else:
         x = F.conv2d(x, weight, bias, stride, weight.shape[2] // 2, groups=groups)
     return follow(x, activation, shortcut)
+
+
+def depthwise_conv2d(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: int = 1, backend: str = 'auto'
+) -> Tensor:
+    """Depthwise convolution with the padding that keeps the size at stride 1.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        weight (Tensor): (C, 1, k, k), k odd.
+        bias (Tensor, optional): (C).
+        stride (int): Of rows and columns. Defaults to 1.
+        backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'triton'`` allow Triton,
+            which is taken with and without gradients where the scan can run in it, for two channels or more
+            in channels-last (slices of channels too), for k of 3, 5 or 7, strides of 1 or 2, and float32,
+            float16 and bfloat16. Under autocast it computes in the dtype of autocast, as PyTorch does.
+            Everything else is PyTorch's.
+
+    Returns:
+        Tensor: (N, C, ceil(H / stride), ceil(W / stride)).
+
+    Raises:
+        ValueError: If the backend does not exist.
+        RuntimeError: If map, weight and bias do not fit.
+    """
+    check_backend(backend)
+    groups = weight.shape[0]
+    if can_use_triton(x, weight, bias, stride, groups, backend):
+        return conv2d_triton(x, weight, bias, stride, None, None)
+    return F.conv2d(x, weight, bias, stride, weight.shape[2] // 2, groups=groups)
+
+
+def can_use_triton(x, weight, bias, stride, groups, backend):
+    """Whether :func:`conv2d` of such tensors runs in Triton (bool)."""
+    if not x.is_cuda or x.ndim != 4 or groups == 1 or groups != x.shape[1] or x.stride(1) != 1:
+        return False
+    side = weight.shape[-1]
+    if side not in DEPTHWISE_SIDES or stride not in STRIDES or weight.shape != (groups, 1, side, side):
+        return False
+    if bias is not None and bias.shape != (groups,):
+        return False
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if not uses_triton(backend, *tensors) or (is_watched() and not torch.compiler.is_compiling()):
+        return False  # modes and transforms know PyTorch's convolution; a compiler takes an operator, too
+    return torch.is_autocast_enabled('cuda') or all(tensor.dtype == x.dtype for tensor in tensors)
+
+
+def conv2d_triton(x, weight, bias, stride, activation, shortcut):
+    """:func:`conv2d` in Triton, where :func:`can_use_triton`."""
+    if torch.is_autocast_enabled('cuda'):  # the kernels round weights to the dtype of the map
+        x = x.to(torch.get_autocast_dtype('cuda'))
+    tensors = [tensor for tensor in (x, weight, bias, shortcut) if tensor is not None]
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+    if not learns and (shortcut is None or shortcut.dtype == x.dtype):
+        if shortcut is not None:
+            check_shortcut(shortcut, (*x.shape[:2], *((side - 1) // stride + 1 for side in x.shape[2:])))
+        return depthwise_conv_act(x, weight, bias, stride, activation, shortcut)
+    # Past the library, which takes some 15 us a call, where no compiler has to see an operator.
+    run = depthwise_conv if torch.compiler.is_compiling() else DepthwiseConv.apply
+    return follow(run(x, weight, bias, stride), activation, shortcut)
 
 
 def pointwise_conv(x, weight, bias):
@@ -128,9 +196,10 @@ def check_shortcut(shortcut, shape):
 def lay_out(weight):
     """Weights (O, C / groups, k, k) in the layout that the kernels read: output channels side by side.
 
-    Where there are no kernels, in PyTorch's own.
+    Where there are no kernels, in PyTorch's own. On GPUs those are kernels of depthwise convolutions.
     """
-    if not weight.is_cpu or not has_vectors():
+    has_kernels = (weight.is_cpu and has_vectors()) or (weight.is_cuda and weight.shape[1] == 1)
+    if not has_kernels:
         return weight.contiguous()
     return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 

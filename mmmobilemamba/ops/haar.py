@@ -15,7 +15,10 @@ from torch import Tensor
 
 from .cpu import can_run, run
 from .maps import as_map
-from .selective_scan import WITH_CPP, check_backend
+from .selective_scan import WITH_CPP, check_backend, uses_triton
+from .selective_scan.operator import AS_OPERATOR
+from .triton.common import check_bands, half_size
+from .triton.operators import register_haar
 
 
 def haar_dwt(x: Tensor, backend: str = 'auto') -> Tensor:
@@ -25,9 +28,11 @@ def haar_dwt(x: Tensor, backend: str = 'auto') -> Tensor:
         x (Tensor): (N, C, H, W).
         backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
             is taken where no gradient is needed, on a CPU, in channels-last, in float32 or float64.
+            ``'auto'`` and ``'triton'`` allow Triton, which is taken on a GPU where Triton can run the scan,
+            in float32, bfloat16 or float16; it sums in float32.
 
     Returns:
-        Tensor: (N, 4C, ceil(H / 2), ceil(W / 2)), in channels-last.
+        Tensor: (N, 4C, ceil(H / 2), ceil(W / 2)), in channels-last; from Triton, channels-first if ``x`` is.
 
     Raises:
         ValueError: If the backend does not exist.
@@ -35,6 +40,13 @@ def haar_dwt(x: Tensor, backend: str = 'auto') -> Tensor:
     check_backend(backend)
     if backend in WITH_CPP and can_run(x) and x.stride(1) == 1:
         return haar_dwt_cpp(x)
+    if uses_triton(backend, x):
+        return torch.ops.mmmobilemamba.haar_dwt(x, x.dtype)
+    return haar_dwt_torch(x)
+
+
+def haar_dwt_torch(x):
+    """:func:`haar_dwt` in PyTorch."""
     pixels = pad_to_even(x).permute(0, 2, 3, 1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
     top, bottom = pixels.unbind(2)
     left, right = (top + bottom).unbind(3)
@@ -52,7 +64,8 @@ def haar_idwt(bands: Tensor, base: Tensor, backend: str = 'auto') -> Tensor:
         backend (str): As in :func:`haar_dwt`.
 
     Returns:
-        Tensor: (N, C, H, W), in channels-last. A row or column beyond an odd side is left out.
+        Tensor: (N, C, H, W), of the type that both are promoted to, in channels-last; from Triton,
+        channels-first if ``base`` is. A row or column beyond an odd side is left out.
 
     Raises:
         ValueError: If the shapes do not fit each other or the backend does not exist.
@@ -60,6 +73,14 @@ def haar_idwt(bands: Tensor, base: Tensor, backend: str = 'auto') -> Tensor:
     check_backend(backend)
     if backend in WITH_CPP and can_run(bands, base) and base.stride(1) == 1:
         return haar_idwt_cpp(bands, base)
+    if uses_triton(backend, bands, base):
+        dtype = torch.promote_types(bands.dtype, base.dtype)
+        return torch.ops.mmmobilemamba.haar_idwt(bands, base, *base.shape[2:], dtype)
+    return haar_idwt_torch(bands, base)
+
+
+def haar_idwt_torch(bands, base):
+    """:func:`haar_idwt` in PyTorch."""
     average, rows, columns, diagonal = bands.permute(0, 2, 3, 1).chunk(4, dim=3)
     top, bottom = average + rows, average - rows
     top_step, bottom_step = columns + diagonal, columns - diagonal
@@ -106,7 +127,7 @@ def pad_to_even(x: Tensor) -> Tensor:
 def haar_dwt_cpp(x, instruction_set=None):
     """:func:`haar_dwt` in C++, without gradients, for a map with contiguous channels."""
     batch, channels, height, width = x.shape
-    bands = x.new_empty(batch, (height + 1) // 2, (width + 1) // 2, 4 * channels)
+    bands = x.new_empty(batch, *half_size(height, width), 4 * channels)
     pointers = ctypes.byref(as_map(x)), bands.data_ptr()
     run('haar_forward', *pointers, dtype=x.dtype, instruction_set=instruction_set)
     return bands.permute(0, 3, 1, 2)
@@ -115,14 +136,12 @@ def haar_dwt_cpp(x, instruction_set=None):
 def haar_idwt_cpp(bands, base, instruction_set=None):
     """:func:`haar_idwt` in C++, without gradients, for a base with contiguous channels."""
     batch, channels, height, width = base.shape
-    expected = (batch, 4 * channels, (height + 1) // 2, (width + 1) // 2)
-    if bands.shape != expected:
-        raise ValueError(
-            f'bands must have shape {tuple(expected)} beside base of shape {tuple(base.shape)}, but has '
-            f'{tuple(bands.shape)}.'
-        )
+    check_bands(bands, base.shape)
     bands = bands.contiguous(memory_format=torch.channels_last)
     out = base.new_empty(batch, height, width, channels)
     pointers = ctypes.byref(as_map(base)), bands.data_ptr(), out.data_ptr()
     run('haar_inverse', *pointers, dtype=base.dtype, instruction_set=instruction_set)
     return out.permute(0, 3, 1, 2)
+
+
+LIBRARY = register_haar(haar_dwt_torch, haar_idwt_torch) if AS_OPERATOR else None

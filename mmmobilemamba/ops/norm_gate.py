@@ -5,11 +5,17 @@ Source: MobileMamba, https://arxiv.org/abs/2411.15941, after VMamba, https://arx
 
 import ctypes
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from .cpu import can_run, run
-from .selective_scan import WITH_CPP, check_backend
+from .selective_scan import WITH_CPP, check_backend, uses_triton
+from .selective_scan.operator import AS_OPERATOR
+from .triton.common import check_gate
+from .triton.operators import register_norm_gate
+
+MOST_CHANNELS = 4096  # of a row that a program in Triton has in its registers
 
 
 def norm_gate(
@@ -24,7 +30,9 @@ def norm_gate(
         eps (float): Added to the variance.
         z (Tensor): The gate, (N, L, E).
         backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
-            is taken where no gradient is needed, on a CPU, in float32 or float64.
+            is taken where no gradient is needed, on a CPU, in float32 or float64. ``'auto'`` and ``'triton'``
+            allow Triton, which is taken on a GPU where Triton can run the scan, for up to 4096 channels and
+            where nothing is float64; it computes in float32, rounds once and has no second derivative.
 
     Returns:
         Tensor: (N, L, E), of the type of ``z``.
@@ -35,6 +43,13 @@ def norm_gate(
     check_backend(backend)
     if backend in WITH_CPP and can_run(y, weight, bias, z) and one_stride(z):
         return norm_gate_cpp(y, weight, bias, eps, z)
+    if uses_triton(backend, y, weight, bias, z) and z.shape[2] <= MOST_CHANNELS:
+        return torch.ops.mmmobilemamba.norm_gate(y, weight, bias, eps, z)
+    return norm_gate_torch(y, weight, bias, eps, z)
+
+
+def norm_gate_torch(y, weight, bias, eps, z):
+    """:func:`norm_gate` in PyTorch."""
     y = F.layer_norm(y, weight.shape, weight.to(y.dtype), bias.to(y.dtype), eps)
     return y.to(z.dtype) * F.silu(z)
 
@@ -56,11 +71,7 @@ class Gate(ctypes.Structure):
 
 def norm_gate_cpp(y, weight, bias, eps, z, instruction_set=None):
     """:func:`norm_gate` in C++, without gradients, for a ``z`` that is :func:`one_stride`."""
-    if y.shape != z.shape or weight.shape != y.shape[2:] or bias.shape != y.shape[2:]:
-        raise ValueError(
-            f'y and z must have one shape (N, L, E), weight and bias (E), but have {tuple(y.shape)}, '
-            f'{tuple(z.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}.'
-        )
+    check_gate(y, weight, bias, z)
     y, weight, bias = y.contiguous(), weight.contiguous(), bias.contiguous()
     out = y.new_empty(y.shape)
     sizes = y.shape[0] * y.shape[1], y.shape[2], z.stride(1)
@@ -68,3 +79,6 @@ def norm_gate_cpp(y, weight, bias, eps, z, instruction_set=None):
     pointers = ctypes.byref(gate), out.data_ptr()
     run('norm_gate', *pointers, dtype=y.dtype, instruction_set=instruction_set)
     return out
+
+
+LIBRARY = register_norm_gate(norm_gate_torch) if AS_OPERATOR else None

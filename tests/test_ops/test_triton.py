@@ -1,4 +1,4 @@
-"""The Triton kernels: under Triton's interpreter, in a process of its own, and on a GPU if there is one."""
+"""The scan in Triton: under Triton's interpreter, in a process of its own, and on a GPU if there is one."""
 
 import os
 import subprocess
@@ -21,16 +21,16 @@ ON_A_GPU += [(shape, dtype) for shape in SHAPES[-2:] for dtype in (torch.float16
 
 INTERPRETED = """
 import torch
-from mmmobilemamba.ops.selective_scan import triton_scan
+from mmmobilemamba.ops.triton import scan, scan_backward, scan_common, scan_forward
 from tests.test_ops.test_triton import check
 # The interpreter takes a second for a hundred steps: the same kernels on smaller chunks.
-triton_scan.MIN_SIDE, triton_scan.FORWARD, triton_scan.BACKWARD = 2, (4, 2), (2, 2)
+scan_common.MIN_SIDE, scan_forward.TILE, scan_backward.TILE = 2, (4, 2), (2, 2)
 for shape in [(1, 1, 1, 1), (2, 7, 33, 3), (1, 8, 32, 2), (1, 9, 40, 5), (2, 29, 31, 1)]:
-    check(triton_scan, shape, torch.float32, 'cpu', 1e-5)
-check(triton_scan, (2, 10, 20, 3), torch.bfloat16, 'cpu', 1e-5)
-check(triton_scan, (2, 10, 20, 3), torch.float16, 'cpu', 1e-5)
-triton_scan.ENOUGH = 1  # then a program walks through any number of chunks
-check(triton_scan, (1, 27, 40, 5), torch.float32, 'cpu', 1e-5)
+    check(scan, shape, torch.float32, 'cpu', 1e-5)
+check(scan, (2, 10, 20, 3), torch.bfloat16, 'cpu', 1e-5)
+check(scan, (2, 10, 20, 3), torch.float16, 'cpu', 1e-5)
+scan_common.ENOUGH = 1  # then a program walks through any number of chunks
+check(scan, (1, 27, 40, 5), torch.float32, 'cpu', 1e-5)
 """
 
 
@@ -55,28 +55,33 @@ def check(kernels, shape, dtype, device, bound):
         assert (x - expected.grad).abs().max().item() < bound * scale, (shape, name)
 
 
-def test_interpreted():
+def interpret(program):
+    """Run a program in which Triton interprets kernels, for tensors on the CPU; skip without Triton."""
     pytest.importorskip('triton')
     environment = dict(os.environ, TRITON_INTERPRET='1', CUDA_VISIBLE_DEVICES='')
-    command = [sys.executable, '-W', 'ignore', '-c', INTERPRETED]
+    command = [sys.executable, '-W', 'ignore', '-c', program]
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
+
+
+def test_interpreted():
+    interpret(INTERPRETED)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize(('shape', 'dtype'), ON_A_GPU)
 def test_on_a_gpu(shape, dtype):
-    from mmmobilemamba.ops.selective_scan import triton_scan
+    from mmmobilemamba.ops.triton import scan
 
     assert select_backend(device='cuda').backend == 'triton'
-    check(triton_scan, shape, dtype, 'cuda', 1e-5)
+    check(scan, shape, dtype, 'cuda', 1e-5)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('length', [384, 500])
 def test_walk_on_a_gpu(length, monkeypatch):
     """Of one program through all chunks, as with many images."""
-    from mmmobilemamba.ops.selective_scan import triton_scan
+    from mmmobilemamba.ops.triton import scan, scan_common
 
-    monkeypatch.setattr(triton_scan, 'ENOUGH', 1)
-    check(triton_scan, (2, length, 64, 7), torch.float32, 'cuda', 1e-5)
+    monkeypatch.setattr(scan_common, 'ENOUGH', 1)
+    check(scan, (2, length, 64, 7), torch.float32, 'cuda', 1e-5)

@@ -1,18 +1,21 @@
-"""Time MobileMamba in several forms, and other networks, side by side.
+r"""Time MobileMamba in several forms, and other networks, side by side.
 
     python tools/analysis_tools/benchmark.py t2@192 b1@256 --variants baseline plain deploy --threads 1 2
     python tools/analysis_tools/benchmark.py b1@224 --train --batch 8 --variants baseline plain --memory
     python tools/analysis_tools/benchmark.py scan:b1@256 --variants naive torch cpp --batch 1 16
-    python tools/analysis_tools/benchmark.py b1@256 timm/repvit_m1_1@224 --variants deploy
+    python tools/analysis_tools/benchmark.py b1@256 timm/repvit_m1_1@224 my/net.py:small@224 --variants deploy
+    python tools/analysis_tools/benchmark.py b1@256 --device cuda --train --batch 128 --dtype bfloat16 --amp \
+        --variants plain plain+cuda_graph plain+compile+cuda_graph
 
-A model is an arch, ``timm/NAME`` or the path of a config, with ``@SIDE`` or ``@HEIGHTxWIDTH``; or ``scan:``
-and an arch: the scans of its stages, alone. A variant of a model is ``baseline`` (what users have had so
-far), ``plain`` or ``deploy``, with parts added by +: a backend of the scan, ``channels_last``, ``compile``,
-``prepare`` (``prepare_for_cpu``), ``onnx`` (in ONNX Runtime), ``onnx_fp16`` and ``onnx_int8``, and on GPUs
-``cuda_graph``. A variant of a scan is a backend, and ``cuda_graph``. All variants of a model take turns in
-one process, and ratios are those of the medians to the first one's. Weights are random, which does not
-change the time. With ``--together``, all models of one batch and one number of threads take turns, and ratios
-are to the first of them.
+A model is an arch, ``timm/NAME``, the path of a config or ``PATH.py:FUNCTION``, whose function takes no
+arguments and returns a network that takes images; with ``@SIDE`` or ``@HEIGHTxWIDTH``. Or it is ``scan:`` and
+an arch: the scans of its stages, alone. A variant of a model is ``baseline`` (what users have had so far),
+``plain`` or ``deploy`` (folded), with parts added by +: a backend of the scan, ``channels_last``,
+``compile``, ``prepare`` (``prepare_for_cpu``, on a GPU ``prepare_for_inference``), ``onnx`` (in ONNX
+Runtime), ``onnx_fp16`` and ``onnx_int8``, and on GPUs ``cuda_graph``. A variant of a scan is a backend, and
+``cuda_graph``. All variants of a model take turns in one process, and ratios are those of the medians to the
+first one's. Weights are random, which does not change the time. With ``--together``, all models of one batch
+and one number of threads take turns, and ratios are to the first of them.
 """
 
 import argparse
@@ -20,6 +23,7 @@ import itertools
 import json
 import math
 import multiprocessing
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -31,6 +35,9 @@ from mmmobilemamba.models.backbones.arch import ARCHS, stage_splits
 from mmmobilemamba.ops import check_backend, selective_scan
 
 CUDA_GRAPH = benchmark_models.CUDA_GRAPH
+COMPILED_WARM_UP = (
+    6  # calls of a compiled network before it is captured, after which it compiles nothing more
+)
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16, float64=torch.float64)
 
 
@@ -72,29 +79,57 @@ def make_steps(name, size, batch, variants, args):
         }
         return {variant: captured(variant, step) for variant, step in steps.items()}
     model = benchmark_models.build(name)
-    image = torch.rand(batch, 3, *size, dtype=DTYPES[args.dtype], device=args.device)
-    step = training_step if args.train else inference_step
-    networks = {variant: benchmark_models.make_variant(model, variant, image) for variant in variants}
-    return {
-        variant: captured(variant, partial(step, network, image)) for variant, network in networks.items()
-    }
+    image = random_images(batch, size, args)
+    steps = {}
+    for variant in variants:
+        network = benchmark_models.make_variant(model, variant, image, args.compile_backend)
+        steps[variant] = captured(variant, make_step(network, variant, image, args))
+    return steps
+
+
+def random_images(batch, size, args):
+    """Images, (batch, 3, height, width), in float32 for a network under autocast."""
+    dtype = torch.float32 if args.amp else DTYPES[args.dtype]
+    return torch.rand(batch, 3, *size, dtype=dtype, device=args.device)
+
+
+def make_step(network, variant, image, args):
+    """A step of a network in the form of a variant, not captured yet (Callable)."""
+    parts = variant.split('+')
+    if 'channels_last' in parts:
+        image = image.contiguous(memory_format=torch.channels_last)
+    autocast = nullcontext
+    if args.amp:
+        # A captured step must not read weights that autocast has cast before it, and a compiled one casts
+        # them itself.
+        cache = CUDA_GRAPH not in parts and 'compile' not in parts
+        device = torch.device(args.device).type
+        autocast = partial(torch.autocast, device, DTYPES[args.dtype], cache_enabled=cache)
+    if args.train:
+        return partial(training_step, network.train(), image, autocast)
+    return partial(inference_step, network, image, autocast)
 
 
 def captured(variant, step):
     """A step as the variant says: as it is, or as a CUDA graph."""
-    return capture(step) if CUDA_GRAPH in variant.split('+') else step
+    parts = variant.split('+')
+    if CUDA_GRAPH not in parts:
+        return step
+    return capture(step, COMPILED_WARM_UP) if 'compile' in parts else capture(step)
 
 
 @torch.inference_mode()
-def inference_step(model, image):
+def inference_step(model, image, autocast=nullcontext):
     """Forward."""
-    model(image)
+    with autocast():
+        model(image)
 
 
-def training_step(model, image):
+def training_step(model, image, autocast=nullcontext):
     """Forward in training, and backward from the mean square of the last output."""
-    model.train().zero_grad(set_to_none=True)
-    out = model(image)
+    model.zero_grad(set_to_none=True)
+    with autocast():
+        out = model(image)
     (out if torch.is_tensor(out) else out[-1]).float().square().mean().backward()
 
 
@@ -179,6 +214,7 @@ def run_cases(cases, threads, args):
         name, size, batch = case
         result = dict(model=name, size=size, batch=batch, threads=threads, variant=variant)
         result.update(timing._asdict(), ratio=first / timing.median)
+        result['images_per_second'] = 1e3 * batch / timing.median
         if args.memory:
             result['memory'] = measure_memory(case, threads, variant, args)
         yield result
@@ -189,7 +225,9 @@ def table_row(result):
     name, (height, width) = result['model'], result['size']
     spread = f'{result["low"]:.3g} to {result["high"]:.3g}'
     cells = [name, f'{height}x{width}', result['batch'], result['threads'], result['variant']]
-    cells += [f'{result["median"]:.3g}', spread, f'{result["ratio"]:.2f}']
+    rate = result['images_per_second']
+    cells += [f'{result["median"]:.3g}', spread, f'{rate:.0f}' if rate >= 100 else f'{rate:.1f}']
+    cells.append(f'{result["ratio"]:.2f}')
     if 'memory' in result:
         cells.append(f'{result["memory"]:.0f}')
     return f'| {" | ".join(map(str, cells))} |'
@@ -205,9 +243,15 @@ def parse_args(argv):
     parser.add_argument('--batch', nargs='+', type=int, default=[1])
     parser.add_argument('--threads', nargs='+', type=int, default=[torch.get_num_threads()])
     parser.add_argument('--dtype', choices=DTYPES, default='float32')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='autocast to --dtype, with float32 parameters and images',
+    )
     parser.add_argument('--device', default='cpu')
     parser.add_argument('--tf32', action='store_true', help='let GPUs multiply float32 in TF32')
     parser.add_argument('--train', action='store_true', help='forward and backward, in training mode')
+    parser.add_argument('--compile-backend', default='inductor', help='of torch.compile (default: inductor)')
     parser.add_argument('--memory', action='store_true', help='also measure the peak memory of a step')
     parser.add_argument(
         '--together', action='store_true', help='all models take turns, and ratios are to the first one'
@@ -230,30 +274,62 @@ def check_variants(args):
     Raises:
         ValueError: If one has not.
     """
-    on_gpu = torch.device(args.device).type == 'cuda'
     if args.together and len(set(args.models)) < len(args.models):
         raise ValueError('with --together, each model can be there once')
+    if args.amp and args.dtype not in ('bfloat16', 'float16'):
+        raise ValueError(f'--amp needs --dtype bfloat16 or float16 to cast to, not {args.dtype}')
+    if args.compile_backend != 'inductor':
+        known = torch.compiler.list_backends(exclude_tags=())
+        if args.compile_backend not in known:
+            raise ValueError(f'--compile-backend {args.compile_backend} is not one of {known}')
+    for name, _, _ in args.models:
+        if benchmark_models.is_file(name):
+            benchmark_models.load_function(name)
+    on_gpu = torch.device(args.device).type == 'cuda'
     for (name, _, _), variant in itertools.product(args.models, args.variants):
         if CUDA_GRAPH in variant.split('+') and (not on_gpu or args.memory):
             raise ValueError(f'{variant} needs a GPU, such as --device cuda, and does without --memory')
         if name.startswith('scan:'):
-            if name[len('scan:') :] not in ARCHS:
-                raise ValueError(f'{name} is not scan: and one of {sorted(ARCHS)}')
-            backend, *rest = variant.split('+')
-            check_backend(backend)
-            if rest not in ([], [CUDA_GRAPH]):
-                raise ValueError(f'{variant} is not a backend of the scan, or one and +{CUDA_GRAPH}')
-            continue
-        form, backend, options = benchmark_models.parse_variant(variant)
-        if name not in ARCHS and (form == 'baseline' or (backend and name.startswith('timm/'))):
-            raise ValueError(f'{variant} is for MobileMamba; {name} has no such variant')
-        exported = set(benchmark_models.ONNX) & set(options)
-        if args.train and (form == 'deploy' or exported or 'prepare' in options):
-            raise ValueError(f'{variant} is for inference, and not to be had with --train')
-        if (exported or 'prepare' in options) and (on_gpu or args.dtype != 'float32'):
-            raise ValueError(f'{variant} is for float32 on a CPU')
-        if exported and (backend or len(exported) > 1):
-            raise ValueError(f'{variant}: one form of ONNX at a time, whose scan is that for export')
+            check_scan(name, variant, args)
+        else:
+            check_network(name, variant, args, on_gpu)
+
+
+def check_scan(name, variant, args):
+    """Make sure that a scan has a variant, see :func:`check_variants`."""
+    if name[len('scan:') :] not in ARCHS:
+        raise ValueError(f'{name} is not scan: and one of {sorted(ARCHS)}')
+    backend, *rest = variant.split('+')
+    check_backend(backend)
+    if rest not in ([], [CUDA_GRAPH]):
+        raise ValueError(f'{variant} is not a backend of the scan, or one and +{CUDA_GRAPH}')
+    if args.amp:
+        raise ValueError(f'--amp is for networks; {name} takes its inputs in --dtype')
+
+
+def check_network(name, variant, args, on_gpu):
+    """Make sure that a network has a variant, see :func:`check_variants`."""
+    form, backend, options = benchmark_models.parse_variant(variant)
+    is_other = name.startswith('timm/') or benchmark_models.is_file(name)
+    if (name not in ARCHS and form == 'baseline') or (backend and is_other):
+        raise ValueError(f'{variant} is for MobileMamba; {name} has no such variant')
+    exported = set(benchmark_models.ONNX) & set(options)
+    if args.train and (form == 'deploy' or exported or 'prepare' in options):
+        raise ValueError(f'{variant} is for inference, and not to be had with --train')
+    if (exported and on_gpu) or (
+        (exported or 'prepare' in options) and not on_gpu and args.dtype != 'float32'
+    ):
+        raise ValueError(f'{variant} is for float32 on a CPU')
+    if exported and (backend or len(exported) > 1):
+        raise ValueError(f'{variant}: one form of ONNX at a time, whose scan is that for export')
+    if 'prepare' in options and on_gpu and (args.amp or {'compile', CUDA_GRAPH} & set(options)):
+        raise ValueError(
+            f'{variant}: on a GPU, prepare compiles and captures by itself, and takes --dtype without --amp'
+        )
+    if 'compile' in options and args.memory and not on_gpu:
+        raise ValueError(
+            f'{variant}: on a CPU, --memory would measure the compiler, too; leave one of them out'
+        )
 
 
 def main(argv=None):
@@ -261,7 +337,7 @@ def main(argv=None):
     set_device(args)
     machine = describe_machine(args.device)
     print(', '.join(f'{key} {value}' for key, value in machine.items()))
-    head = ['model', 'size', 'batch', 'threads', 'variant', 'ms', 'quartiles', 'ratio']
+    head = ['model', 'size', 'batch', 'threads', 'variant', 'ms', 'quartiles', 'images/s', 'ratio']
     head += ['MiB'] if args.memory else []
     print(f'| {" | ".join(head)} |\n{"|---" * len(head)}|')
     results = []

@@ -1,7 +1,10 @@
-"""The networks that ``benchmark.py`` compares: MobileMamba in its forms, and timm's mobile models, folded."""
+"""The networks that ``benchmark.py`` compares: MobileMamba in its forms, and any others, folded."""
 
 import copy
+import importlib.util
+import sys
 from functools import partial
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models import prepare_for_cpu
 from mmmobilemamba.models.backbones.arch import ARCHS
-from mmmobilemamba.models.layers import WTEMamba, fold_norm, folding
+from mmmobilemamba.models.layers import WTEMamba, fold_norm, fold_norm_before, folding
 from mmmobilemamba.ops import check_backend
 from mmmobilemamba.ops.haar import pad_to_even
 
@@ -69,6 +72,28 @@ class BaselineWTEMamba(nn.Module):
         return self.base_scale * self.ss2d(x) + wavelet[..., :height, :width]
 
 
+class Classifier(nn.Module):
+    """MobileMamba with a head for 1000 classes, to be compared with networks that have one.
+
+    Args:
+        backbone (MobileMamba): Not folded.
+    """
+
+    def __init__(self, backbone):
+        super().__init__()
+        width = backbone.out_channels[-1]
+        self.backbone, self.norm, self.linear = backbone, nn.BatchNorm1d(width), nn.Linear(width, 1000)
+
+    def forward(self, x):
+        """(N, C, H, W) -> (N, 1000)."""
+        return self.linear(self.norm(self.backbone(x)[-1].mean((2, 3))))
+
+    def switch_to_deploy(self):
+        """Fold the head; the backbone has a method of its own."""
+        with folding(self):
+            self.linear, self.norm = fold_norm_before(self.norm, self.linear), nn.Identity()
+
+
 def randomise(model):
     """Give batch norms statistics as after a training, so that folding has something to fold."""
     generator = torch.Generator().manual_seed(0)
@@ -81,11 +106,41 @@ def randomise(model):
     return model
 
 
+def is_file(name):
+    """Whether a model is the function of a Python file, ``PATH.py:FUNCTION``."""
+    return '.py:' in name
+
+
+def load_function(name):
+    """The function that ``PATH.py:FUNCTION`` names; its file may import its neighbours.
+
+    Raises:
+        ValueError: If there is no such file, or no such function in it.
+    """
+    path, _, function = name.rpartition(':')
+    path = Path(path).resolve()
+    if not path.is_file():
+        raise ValueError(f'{name}: there is no file {path}')
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules.setdefault(path.stem, module)
+    spec.loader.exec_module(module)
+    if not callable(getattr(module, function, None)):
+        raise ValueError(f'{name}: there is no function {function!r} in {path}')
+    return getattr(module, function)
+
+
 def build(name):
     """A network in evaluation, with random weights, that takes images.
 
     Args:
-        name (str): An arch, ``timm/NAME``, or the path of a config of mmpretrain, mmdet or mmseg.
+        name (str): An arch, ``timm/NAME``, ``PATH.py:FUNCTION``, or the path of a config of mmpretrain,
+            mmdet or mmseg.
+
+    Raises:
+        ValueError: If a function does not exist or does not return a network.
     """
     torch.manual_seed(0)
     if name in ARCHS:
@@ -94,12 +149,22 @@ def build(name):
         import timm  # only needed for comparisons
 
         return randomise(timm.create_model(name[len('timm/') :])).eval()
+    if is_file(name):
+        model = load_function(name)()
+        if not isinstance(model, nn.Module):
+            raise ValueError(f'{name} must return a torch.nn.Module, not {type(model).__name__}')
+        return randomise(model).eval()
     config = Config.fromfile(name)
     init_default_scope(config.default_scope)
     config.model.backbone.init_cfg = None
     model = MODELS.build(config.model)
     model.forward = partial(model.forward, mode='tensor') if hasattr(model, 'head') else model.extract_feat
     return randomise(model).eval()
+
+
+def is_ours(model):
+    """Whether MobileMamba is in a network."""
+    return any(isinstance(module, MobileMamba) for module in model.modules())
 
 
 def parse_variant(text):
@@ -122,24 +187,56 @@ def parse_variant(text):
     return form, backends[0] if backends else None, [part for part in rest if part in OPTIONS]
 
 
-def make_variant(model, text, image):
-    """A copy of a network in the form that a variant names, see :func:`parse_variant`, for such images."""
+def make_variant(model, text, image, compile_backend='inductor'):
+    """A copy of a network in the form that a variant names.
+
+    Args:
+        model (nn.Module): From :func:`build`.
+        text (str): See :func:`parse_variant`.
+        image (Tensor): Input of the wanted size; the network gets its type and device.
+        compile_backend (str): Of ``torch.compile``, for ``compile``.
+
+    Returns:
+        nn.Module: In evaluation.
+    """
     form, backend, options = parse_variant(text)
-    model = copy.deepcopy(model).to(image)
+    model = copy.deepcopy(model)
+    if form == 'deploy' and not is_ours(model):  # on the CPU in float32, where the fold can be checked
+        model = fold_model(model, torch.rand(1, *image.shape[1:]))
+    model = model.to(image)
     for module in model.modules():
         if hasattr(module, 'backend') and backend is not None:
             module.backend = backend
     if form == 'baseline':
         model = Baseline(model)
-    if form == 'deploy':
-        model = fold_model(model)
+    if form == 'deploy' and is_ours(model):
+        model = fold_model(model, image)
     if 'channels_last' in options:
         model = model.to(memory_format=torch.channels_last)
     if 'prepare' in options:
-        model = prepare_for_cpu(model, image)
+        model = prepare(model, image)
     for option in set(ONNX).intersection(options):
         model = OnnxNetwork(model, image, option)
-    return torch.compile(model) if 'compile' in options else model
+    return compiled(model, compile_backend) if 'compile' in options else model
+
+
+def prepare(model, image):
+    """A network prepared for inference with images of one size, on their device."""
+    if image.device.type == 'cpu':
+        return prepare_for_cpu(model, image)
+    from mmmobilemamba.models import prepare_for_inference
+
+    return prepare_for_inference(model, image, dtype=image.dtype)
+
+
+def compiled(model, backend='inductor'):
+    """A network compiled for fixed shapes: MobileMamba by its regions, others whole."""
+    if not is_ours(model):
+        return torch.compile(model, dynamic=False, backend=backend)
+    from mmmobilemamba.models import compile_regions
+
+    compile_regions(model, evaluation=True, dynamic=False, backend=backend)
+    return model
 
 
 class OnnxNetwork(nn.Module):
@@ -170,26 +267,46 @@ class OnnxNetwork(nn.Module):
         return self.session.run(None, {'image': image.numpy()})
 
 
-def fold_model(model):
-    """Fold what can be folded: our parts by their methods; timm's by its own, and its batch norms."""
-    parts = [module for module in model.modules() if hasattr(module, 'switch_to_deploy')]
-    for part in parts:
-        part.switch_to_deploy()
-    if parts:
-        return model
-    from timm.utils import reparameterize_model
+def fold_model(model, image):
+    """Fold what can be folded: MobileMamba by its method; others by theirs, and their batch norms.
 
-    return fold_batch_norms(reparameterize_model(model))
+    Args:
+        model (nn.Module): Changed.
+        image (Tensor): On whose output the fold of batch norms is found and checked, (1, 3, H, W).
+
+    Returns:
+        nn.Module: To be used from now on.
+    """
+    if is_ours(model):
+        for part in [module for module in model.modules() if hasattr(module, 'switch_to_deploy')]:
+            part.switch_to_deploy()
+        return model
+    if type(model).__module__.startswith('timm.'):
+        from timm.utils import reparameterize_model
+
+        model = reparameterize_model(model)
+    else:
+        reparameterize(model)
+    return fold_batch_norms(model, image)
+
+
+def reparameterize(module):
+    """Call ``switch_to_deploy`` or ``reparameterize`` of a network, or of its outermost parts with one."""
+    for name in ('switch_to_deploy', 'reparameterize'):
+        if hasattr(module, name):
+            getattr(module, name)()
+            return
+    for child in module.children():
+        reparameterize(child)
 
 
 @torch.no_grad()
-def fold_batch_norms(model):
+def fold_batch_norms(model, image):
     """Fold every batch norm into the convolution whose output it takes, found by running the model once.
 
     Raises:
         RuntimeError: If the outputs change.
     """
-    image = torch.rand(1, 3, 256, 256)
     made_by, pairs, hooks = {}, {}, []
 
     def after_conv(conv, _, output):

@@ -2,16 +2,19 @@
 
 import os
 import platform
+import shutil
 import statistics
+import subprocess
 import time
 from importlib.metadata import PackageNotFoundError, version
 from typing import NamedTuple
 
 import torch
 
-PACKAGES = ('mmmobilemamba', 'torch', 'mmengine', 'mmcv', 'timm')
+PACKAGES = ('mmmobilemamba', 'torch', 'mmengine', 'mmcv', 'mmcv-lite', 'timm')
 BLOCK = 0.15  # s of calls in a row, after one that is not counted and brings the data back into the caches
 MIN_ROUNDS = 5
+WARM_UP = 3  # calls before a capture
 
 
 class Timing(NamedTuple):
@@ -35,13 +38,14 @@ def measure(functions, seconds=2.0, device='cpu'):
         dict[str, Timing]: By the same names.
     """
     time_block = _time_on_gpu if torch.device(device).type == 'cuda' else _time_on_cpu
+    block = min(BLOCK, seconds / MIN_ROUNDS)
     calls = {}
     for name, function in functions.items():
         for _ in range(2):
             last = time_block(function, 1)
-        calls[name] = max(1, int(BLOCK / last[0]))
+        calls[name] = max(1, int(block / last[0]))
     durations = {name: [] for name in functions}
-    rounds = max(MIN_ROUNDS, int(seconds / BLOCK))
+    rounds = max(MIN_ROUNDS, int(seconds / block))
     start = time.perf_counter()
     for number in range(rounds):
         if number >= MIN_ROUNDS and time.perf_counter() - start > seconds * len(functions):
@@ -73,12 +77,20 @@ def _time_on_gpu(function, calls):
     return [1e-3 * start.elapsed_time(end) / calls]
 
 
-def capture(function):
-    """A function of a GPU as a CUDA graph, which is launched at once (Callable)."""
+def capture(function, warm_up=WARM_UP):
+    """Capture a function of a GPU as a CUDA graph.
+
+    Args:
+        function (Callable): Called without arguments.
+        warm_up (int): Calls before the capture, for what a first call sets up or compiles.
+
+    Returns:
+        Callable: Launches the graph, which replaces all calls from Python.
+    """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
-        for _ in range(3):  # what the first calls set up does not belong to it
+        for _ in range(warm_up):
             function()
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
@@ -107,13 +119,32 @@ def describe_machine(device='cpu'):
         system=platform.platform(),
         python=platform.python_version(),
     )
+    packages = PACKAGES
     if torch.device(device).type == 'cuda':
-        found['gpu'] = torch.cuda.get_device_name(device)
-    for name in PACKAGES:
+        found.update(_gpu(device))
+        packages += ('triton',)
+    for name in packages:
         try:
             found[name] = version(name)
         except PackageNotFoundError:
             continue
+    return found
+
+
+def _gpu(device):
+    """Name, memory, driver and libraries of a GPU (dict[str, str])."""
+    properties = torch.cuda.get_device_properties(device)
+    found = dict(
+        gpu=properties.name,
+        gpu_memory=f'{properties.total_memory / 2**30:.0f} GiB',
+        cuda=str(torch.version.cuda or torch.version.hip),
+        cudnn=str(torch.backends.cudnn.version()),
+    )
+    if shutil.which('nvidia-smi'):
+        query = ['nvidia-smi', '--query-gpu=driver_version', '--format=csv,noheader']
+        answer = subprocess.run(query, capture_output=True, text=True, check=False)
+        if answer.returncode == 0:
+            found['driver'] = answer.stdout.split()[0]
     return found
 
 

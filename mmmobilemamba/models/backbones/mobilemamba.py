@@ -290,6 +290,7 @@ class MobileMamba(BaseModule):
         for module in self.modules():
             if isinstance(module, (SS2D, Conv2d)):
                 module.backend = scan_backend
+        self.training_graph = None  # see graph_training
         self.deploy = False
         if deploy:
             self.switch_to_deploy()
@@ -299,6 +300,12 @@ class MobileMamba(BaseModule):
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, in_channels, H, W) -> a tuple with (N, C, ceil(H / stride), ceil(W / stride)) a stage."""
+        if self.training_graph is not None and self.training and torch.is_grad_enabled():
+            return self.training_graph(self, x)
+        return self.extract(x)
+
+    def extract(self, x: Tensor) -> tuple[Tensor, ...]:
+        """:meth:`forward`, without CUDA graphs."""
         x = self.stem(channels_last(x))
         x = channels_last(x)  # which an image of one channel is not
         outs = []

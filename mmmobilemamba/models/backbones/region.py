@@ -79,6 +79,6 @@ def check_version():
     version = tuple(int(part) for part in torch.__version__.split('.')[:2])
     if version < FIRST_VERSION:
         raise RuntimeError(
-            f'Compilation by region needs PyTorch {FIRST_VERSION[0]}.{FIRST_VERSION[1]} or newer, and this is '
+            f'Compilation by region needs PyTorch {FIRST_VERSION[0]}.{FIRST_VERSION[1]} or newer, not '
             f'{torch.__version__}. Leave `compile` out, or update PyTorch.'
         )

@@ -16,7 +16,7 @@ class MKDeConv(nn.Module):
         super().__init__()
         self.dwconv = Conv2d(channels, channels, kernel_size, groups=channels, bias=False)
         self.bn1 = build_norm_layer(norm_cfg, channels)[1]
-        self.scale = nn.Conv2d(channels, channels, 1, groups=channels, bias=False)
+        self.scale = ChannelScale(channels)
         self.bn2 = build_norm_layer(norm_cfg, channels)[1]
 
     def forward(self, x: Tensor) -> Tensor:
@@ -27,6 +27,20 @@ class MKDeConv(nn.Module):
     def folded(self):
         """The form for inference; as it is where a norm layer is none that folds."""
         return FoldedMKDeConv(self) if can_fold(self.bn1) and can_fold(self.bn2) else self
+
+
+class ChannelScale(nn.Conv2d):
+    """Depthwise convolution of one pixel, computed as the product that it is.
+
+    Kernels for convolutions are slow at it, above all in backward.
+    """
+
+    def __init__(self, channels):
+        super().__init__(channels, channels, 1, groups=channels, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W), in the type of ``x``."""
+        return x * self.weight.view(1, -1, 1, 1).to(x.dtype)
 
 
 class FoldedMKDeConv(nn.Module):

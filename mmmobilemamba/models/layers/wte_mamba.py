@@ -1,10 +1,9 @@
 """WTE-Mamba: wavelet transform-enhanced Mamba."""
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from mmmobilemamba.ops import haar_dwt, haar_filter, haar_idwt
+from mmmobilemamba.ops import depthwise_conv2d, haar_dwt, haar_filter, haar_idwt
 
 from .conv import Conv2d
 from .fold import fold_affine
@@ -38,7 +37,7 @@ class WTEMamba(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         backend = self.ss2d.backend
-        bands = self.wavelet_conv(haar_dwt(x, backend), self.wavelet_scale)
+        bands = self.wavelet_conv(haar_dwt(x, backend), self.wavelet_scale, backend)
         return haar_idwt(bands, self.base_scale * self.ss2d(x), backend)
 
     def folded(self):
@@ -55,10 +54,9 @@ class BandConv(nn.Conv2d):
     def __init__(self, bands, kernel_size):
         super().__init__(bands, bands, kernel_size, padding=kernel_size // 2, groups=bands, bias=False)
 
-    def forward(self, bands: Tensor, scale: Tensor) -> Tensor:
+    def forward(self, bands: Tensor, scale: Tensor, backend='auto') -> Tensor:
         """(N, 4C, H, W), scale (1, 4C, 1, 1) -> (N, 4C, H, W)."""
-        weight = band_weight(self.weight, scale)
-        return F.conv2d(bands, weight, None, self.stride, self.padding, self.dilation, self.groups)
+        return depthwise_conv2d(bands, band_weight(self.weight, scale), backend=backend)
 
 
 def band_weight(weight: Tensor, scale: Tensor) -> Tensor:

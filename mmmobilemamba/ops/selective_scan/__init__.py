@@ -6,6 +6,7 @@ from .interface import (
     check_backend,
     select_backend,
     selective_scan,
+    uses_triton,
 )
 
 __all__ = [
@@ -16,4 +17,5 @@ __all__ = [
     'check_backend',
     'select_backend',
     'selective_scan',
+    'uses_triton',
 ]

@@ -23,6 +23,8 @@ _BACKENDS = {
 }
 BACKENDS = tuple(_BACKENDS)
 WITH_CPP = ('auto', 'cpp')  # what allows kernels in C++ where they can run
+WITH_TRITON = ('auto', 'triton')  # and in Triton
+TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 
 
 class Choice(NamedTuple):
@@ -52,8 +54,9 @@ def check_backend(backend):
 def select_backend(backend: str = 'auto', device='cpu', dtype=torch.float32) -> Choice:
     """The backend that a call with ``backend`` uses for tensors on ``device`` whose ``u`` is of ``dtype``.
 
-    What else of a network is in C++ for CPUs goes with it: where ``'cpp'`` is chosen, Haar transforms, gates,
-    and convolutions in float32 run there as far as no gradient is needed; elsewhere they are PyTorch's.
+    Other parts of a network follow this choice. Where ``'cpp'`` is chosen, Haar transforms, gates, and
+    convolutions in float32 run in C++ as far as no gradient is needed; where ``'triton'`` is chosen, Haar
+    transforms and gates run in Triton. Elsewhere they are PyTorch's.
 
     Raises:
         ValueError: If there is no such backend.
@@ -90,6 +93,16 @@ def _why_not(name, device, dtype):
 @torch.compiler.assume_constant_result  # a compiled graph has the choice, not the way to it
 def _resolve(backend, device_type, dtype):
     return select_backend(backend, device_type, dtype).backend
+
+
+def uses_triton(backend: str, *tensors: Tensor) -> bool:
+    """Whether what surrounds the scan runs in Triton for these tensors; False where it cannot."""
+    if backend not in WITH_TRITON:
+        return False
+    for x in tensors:
+        if not x.is_cuda or x.dtype not in TRITON_DTYPES:
+            return False
+    return _resolve('auto', 'cuda', tensors[0].dtype) == 'triton'
 
 
 def selective_scan(

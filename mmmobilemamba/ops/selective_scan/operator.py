@@ -24,7 +24,7 @@ def output_dtype(u: Tensor):
 
 def kernels_for(tensor):
     """The module with ``forward`` and ``backward`` for a tensor's device; Triton is imported at first use."""
-    return importlib.import_module('.triton_scan', __package__) if tensor.is_cuda else cpp
+    return importlib.import_module('mmmobilemamba.ops.triton.scan') if tensor.is_cuda else cpp
 
 
 class SelectiveScan(torch.autograd.Function):

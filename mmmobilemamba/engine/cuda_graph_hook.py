@@ -1,0 +1,65 @@
+"""CUDA graphs for the training steps of a Runner."""
+
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import Hook
+from mmengine.model import is_model_wrapper
+from mmengine.registry import HOOKS
+
+from mmmobilemamba.models import graph_training
+from mmmobilemamba.models.compile import find_backbones
+from mmmobilemamba.models.graph_training import HINT
+
+
+@HOOKS.register_module()
+class CUDAGraphHook(Hook):
+    """Run the backbone's training steps as CUDA graphs, for images of one size.
+
+    For classification and segmentation, whose training images have one size; see
+    :func:`~mmmobilemamba.models.graph_training`. Works with AMP, DDP, EMA, ``compile``, gradient accumulation
+    and validation in between.
+
+    Args:
+        warmup (int): Steps before the capture, which change nothing. Defaults to 3.
+
+    Raises:
+        ValueError: Before training, if the last batch of an epoch would be smaller than the others, or the
+            backbone cannot be captured.
+        RuntimeError: Before training, if there is no GPU; at the first image of another size.
+
+    Example:
+        >>> custom_hooks = [dict(type='CUDAGraphHook')]
+    """
+
+    def __init__(self, warmup=3):
+        self.warmup = warmup
+
+    def before_train(self, runner):
+        """Check what can be checked, and let the first step be captured."""
+        check_batches(runner.train_dataloader)
+        graph_training(unwrap(runner.model), self.warmup)
+
+    def after_train(self, runner):
+        """Free the memory of the graphs."""
+        for backbone in find_backbones(unwrap(runner.model)):
+            backbone.training_graph = None
+
+
+def unwrap(model):
+    """The model inside of DDP and its kind."""
+    return model.module if is_model_wrapper(model) else model
+
+
+def check_batches(loader):
+    """Make sure that all batches of a data loader have as many images.
+
+    Raises:
+        ValueError: If the last one of an epoch has fewer.
+    """
+    sampler, size = loader.sampler, loader.batch_size
+    if size is None or loader.drop_last or isinstance(sampler, InfiniteSampler):
+        return
+    if len(sampler) % size:
+        raise ValueError(
+            f'The last batch of an epoch has {len(sampler) % size} of {size} images, and CUDA graphs need '
+            f'batches of one size. Set train_dataloader.drop_last=True. {HINT}'
+        )

@@ -1,0 +1,42 @@
+"""``torch.compile`` that pays, for any model that holds the backbone."""
+
+from .backbones import MobileMamba
+
+
+def compile_regions(model, evaluation=False, **options):
+    """Compile every MobileMamba in a model by region, in place.
+
+    The rest of the model, such as heads and losses, runs as it is. Parameters, buffers and their names stay:
+    checkpoints, EMA, DDP and AMP work as before. The same as ``compile=True`` in a config of the backbone.
+
+    Args:
+        model (nn.Module): A backbone, or anything that has one inside.
+        evaluation (bool): Run compiled in evaluation, too. Defaults to False, as compilation for each size
+            of test images costs more than it gains.
+        **options: Of ``torch.compile``.
+
+    Returns:
+        nn.Module: The model.
+
+    Raises:
+        ValueError: If there is no MobileMamba in the model.
+        RuntimeError: If PyTorch is older than 2.5.
+
+    Example:
+        >>> detector = compile_regions(MODELS.build(config.model))
+    """
+    for backbone in find_backbones(model):
+        backbone.compile_regions(evaluation, **options)
+    return model
+
+
+def find_backbones(model):
+    """Every MobileMamba in a model (list).
+
+    Raises:
+        ValueError: If there is none.
+    """
+    backbones = [module for module in model.modules() if isinstance(module, MobileMamba)]
+    if not backbones:
+        raise ValueError(f'There is no MobileMamba in this {type(model).__name__}.')
+    return backbones

@@ -1,0 +1,1 @@
+"""Kernels in Triton, for GPUs. Triton is imported with the modules of kernels, at their first use."""

@@ -1,0 +1,93 @@
+"""What the launchers of all kernels share; nothing here needs Triton."""
+
+import math
+from contextlib import nullcontext
+
+import torch
+
+MOST_ALIGNED = 16  # elements that an alignment tells about, at most
+
+
+def on_device(x):
+    """A context in which Triton launches on the device of a tensor, which need not be the current one."""
+    return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
+
+
+def alignment(shape, strides, axis):
+    """The power of two that divides the strides of all axes but one; sides of 1 do not count.
+
+    Triton knows whether 16 divides an integer, and no smaller power of two. Kernels therefore take strides
+    divided by this number, which they know when they are compiled: as many elements can be loaded at once.
+    """
+    others = (s for i, (size, s) in enumerate(zip(shape, strides)) if i != axis and size > 1)
+    return math.gcd(MOST_ALIGNED, *others)
+
+
+def half_size(height, width):
+    """Lines and columns (int, int) of the bands of a Haar transform."""
+    return (height + 1) // 2, (width + 1) // 2
+
+
+def check_bands(bands, shape):
+    """Make sure that bands are those of a map of ``shape``, (N, C, H, W).
+
+    Raises:
+        ValueError: If they are not.
+    """
+    batch, channels, height, width = shape
+    expected = (batch, 4 * channels, *half_size(height, width))
+    if bands.shape != expected:
+        raise ValueError(
+            f'bands must have shape {tuple(expected)} beside base of shape {tuple(shape)}, but has '
+            f'{tuple(bands.shape)}.'
+        )
+
+
+def empty_bands(x, dtype):
+    """Bands of a map, in its memory format."""
+    batch, channels, height, width = x.shape
+    return _empty_map(x, (batch, 4 * channels, *half_size(height, width)), dtype)
+
+
+def empty_inverse(bands, base, size, dtype):
+    """A map of ``size`` (H, W) in the memory format of ``base``; if that is None, in that of ``bands``.
+
+    Raises:
+        ValueError: If the shapes do not fit each other.
+    """
+    shape = (bands.shape[0], bands.shape[1] // 4, *size) if base is None else base.shape
+    check_bands(bands, shape)
+    return _empty_map(bands if base is None else base, shape, dtype)
+
+
+def _empty_map(like, shape, dtype):
+    batch, channels, height, width = shape
+    if like.stride(1) == 1:
+        return like.new_empty(batch, height, width, channels, dtype=dtype).permute(0, 3, 1, 2)
+    return like.new_empty(shape, dtype=dtype)
+
+
+def check_gate(y, weight, bias, z):
+    """Make sure that the shapes of a gate's inputs fit.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if y.shape != z.shape or weight.shape != y.shape[2:] or bias.shape != y.shape[2:]:
+        raise ValueError(
+            f'y and z must have one shape (N, L, E), weight and bias (E), but have {tuple(y.shape)}, '
+            f'{tuple(z.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}.'
+        )
+
+
+def has_contiguous_steps(z):
+    """Whether the steps of (N, L, E) are neighbours in memory, as in a channels-first map (bool)."""
+    return z.stride(1) == 1 and z.stride(2) != 1
+
+
+def empty_gate(z):
+    """A tensor like ``z``, (N, L, E), whose steps are neighbours if those of ``z`` are, else the channels."""
+    batch, length, channels = z.shape
+    if has_contiguous_steps(z):
+        return z.new_empty(batch, channels, length).transpose(1, 2)
+    return z.new_empty(z.shape)

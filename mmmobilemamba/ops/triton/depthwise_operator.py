@@ -1,0 +1,199 @@
+"""Depthwise convolution as operators of PyTorch, ``torch.ops.mmmobilemamba.depthwise_conv`` and others.
+
+They are opaque to ``torch.compile``, which calls each as a whole. On GPUs they run the kernels in Triton of
+:mod:`.depthwise`, which is imported at first use; on CPUs, PyTorch's convolution. The convolution and both of
+its gradients are derivatives of each other, so that any order of derivative exists.
+"""
+
+import importlib
+
+import torch
+import torch.nn.functional as F
+
+from ..selective_scan.operator import AS_OPERATOR
+
+ARGUMENTS = 'Tensor x, Tensor weight, Tensor? bias, int stride'
+SCHEMAS = dict(
+    depthwise_conv=f'({ARGUMENTS}) -> Tensor',
+    depthwise_conv_act=f'({ARGUMENTS}, str? activation, Tensor? shortcut) -> Tensor',
+    depthwise_conv_grad_input='(Tensor grad, Tensor weight, SymInt[] size, int stride) -> Tensor',
+    depthwise_conv_grad_weight='(Tensor grad, Tensor x, int kernel_size, int stride) -> Tensor',
+)
+
+
+def _kernels():
+    return importlib.import_module('.depthwise', __package__)
+
+
+def _empty(like, batch, channels, height, width):
+    """A map (N, C, H, W) in channels-last."""
+    return like.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
+
+
+def _copy_last(x):
+    """A copy in channels-last."""
+    return _empty(x, *x.shape).copy_(x)
+
+
+def _forward_cuda(x, weight, bias, stride, activation=None, shortcut=None):
+    return _kernels().forward(x, weight, bias, stride, activation, shortcut)
+
+
+def _grad_input_cuda(grad, weight, size, stride):
+    return _kernels().grad_input(grad, weight, size, stride)
+
+
+def _grad_weight_cuda(grad, x, kernel_size, stride):
+    return _kernels().grad_weight(grad, x, kernel_size, stride)
+
+
+def _forward_cpu(x, weight, bias, stride, activation=None, shortcut=None):
+    bias = bias if bias is None else bias.to(x.dtype)
+    out = F.conv2d(x, weight.to(x.dtype), bias, stride, weight.shape[2] // 2, groups=x.shape[1])
+    out = out if activation is None else getattr(F, activation)(out)
+    return _copy_last(out if shortcut is None else out + shortcut)
+
+
+def _grad_input_cpu(grad, weight, size, stride):
+    size, padding, groups = (*grad.shape[:2], *size), weight.shape[2] // 2, grad.shape[1]
+    weight = weight.to(grad.dtype)
+    return _copy_last(torch.nn.grad.conv2d_input(size, weight, grad, stride, padding, groups=groups))
+
+
+def _grad_weight_cpu(grad, x, kernel_size, stride):
+    size, padding = (x.shape[1], 1, kernel_size, kernel_size), kernel_size // 2
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    x, grad = x.to(dtype), grad.to(dtype)
+    return torch.nn.grad.conv2d_weight(x, size, grad, stride, padding, groups=size[0]).contiguous()
+
+
+def _fake_forward(x, weight, bias, stride, activation=None, shortcut=None):
+    batch, channels, height, width = x.shape
+    return _empty(x, batch, channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
+
+
+def _fake_grad_input(grad, weight, size, stride):
+    return _empty(grad, *grad.shape[:2], *size)
+
+
+def _fake_grad_weight(grad, x, kernel_size, stride):
+    dtype = torch.promote_types(x.dtype, torch.float32)
+    return x.new_empty((x.shape[1], 1, kernel_size, kernel_size), dtype=dtype)
+
+
+def _save_forward(ctx, inputs, output):
+    x, weight, bias, ctx.stride = inputs
+    ctx.bias_dtype = None if bias is None else bias.dtype
+    ctx.save_for_backward(x, weight)
+
+
+def _backward(ctx, grad):
+    x, weight = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    grad_x = _grad_input(grad, weight, x, ctx.stride) if needs[0] else None
+    grad_weight = _grad_weight(grad, x, weight, ctx.stride) if needs[1] else None
+    grad_bias = grad.sum((0, 2, 3)).to(ctx.bias_dtype) if needs[2] else None
+    return grad_x, grad_weight, grad_bias, None
+
+
+def _save_grad_input(ctx, inputs, output):
+    *tensors, _, ctx.stride = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_grad_input(ctx, upstream):
+    grad, weight = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    grad_grad = depthwise_conv(upstream, weight, None, ctx.stride) if needs[0] else None
+    grad_weight = _grad_weight(grad, upstream, weight, ctx.stride) if needs[1] else None
+    return grad_grad, grad_weight, None, None
+
+
+def _save_grad_weight(ctx, inputs, output):
+    *tensors, _, ctx.stride = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_grad_weight(ctx, upstream):
+    grad, x = ctx.saved_tensors
+    needs = ctx.needs_input_grad
+    grad_grad = depthwise_conv(x, upstream, None, ctx.stride) if needs[0] else None
+    grad_x = _grad_input(grad, upstream, x, ctx.stride) if needs[1] else None
+    return grad_grad, grad_x, None, None
+
+
+def _grad_input(grad, weight, x, stride):
+    return torch.ops.mmmobilemamba.depthwise_conv_grad_input(grad, weight, x.shape[2:], stride)
+
+
+def _grad_weight(grad, x, weight, stride):
+    side = weight.shape[2]
+    return torch.ops.mmmobilemamba.depthwise_conv_grad_weight(grad, x, side, stride).to(weight.dtype)
+
+
+# Kernels for CPUs and GPUs, the fake, and where it has derivatives, what they save and what they are.
+OPERATORS = dict(
+    depthwise_conv=(_forward_cpu, _forward_cuda, _fake_forward, _save_forward, _backward),
+    depthwise_conv_act=(_forward_cpu, _forward_cuda, _fake_forward),
+    depthwise_conv_grad_input=(
+        _grad_input_cpu, _grad_input_cuda, _fake_grad_input, _save_grad_input, _backward_grad_input,
+    ),
+    depthwise_conv_grad_weight=(
+        _grad_weight_cpu, _grad_weight_cuda, _fake_grad_weight, _save_grad_weight, _backward_grad_weight,
+    ),
+)  # fmt: skip
+
+
+def register():
+    """Define the operators and their gradients; the returned library has to be kept."""
+    library = torch.library.Library('mmmobilemamba', 'FRAGMENT')
+    for name, (on_cpu, on_gpu, fake, *derivative) in OPERATORS.items():
+        library.define(name + SCHEMAS[name])
+        library.impl(name, on_cpu, 'CPU')
+        library.impl(name, on_gpu, 'CUDA')
+        torch.library.register_fake(f'mmmobilemamba::{name}', fake, lib=library)
+        if derivative:
+            save, backward = derivative
+            torch.library.register_autograd(
+                f'mmmobilemamba::{name}', backward, setup_context=save, lib=library
+            )
+    return library
+
+
+LIBRARY = register() if AS_OPERATOR else None
+
+
+class DepthwiseConv(torch.autograd.Function):
+    """:func:`depthwise_conv` on a GPU without the library in forward, and its costs of some 15 us a call."""
+
+    @staticmethod
+    def forward(ctx, *inputs):
+        _save_forward(ctx, inputs, None)
+        return _forward_cuda(*inputs)
+
+    backward = staticmethod(_backward)
+
+
+def depthwise_conv(x, weight, bias=None, stride=1):
+    """Depthwise convolution with the padding that keeps the size at stride 1; needs PyTorch 2.4.
+
+    Args:
+        x (Tensor): (N, C, H, W). Of any memory format; channels-last is not copied.
+        weight (Tensor): (C, 1, k, k), k odd; rounded to the dtype of ``x``.
+        bias (Tensor, optional): (C).
+        stride (int): Of rows and columns. Defaults to 1.
+
+    Returns:
+        Tensor: (N, C, ceil(H / stride), ceil(W / stride)), channels-last, in the dtype of ``x``.
+    """
+    return torch.ops.mmmobilemamba.depthwise_conv(x, weight, bias, stride)
+
+
+def depthwise_conv_act(x, weight, bias=None, stride=1, activation=None, shortcut=None):
+    """:func:`depthwise_conv` with an activation and a shortcut added after it, without gradients.
+
+    Args:
+        activation (str, optional): ``'relu'`` or ``'silu'``.
+        shortcut (Tensor, optional): Of the shape and dtype of the output.
+    """
+    return torch.ops.mmmobilemamba.depthwise_conv_act(x, weight, bias, stride, activation, shortcut)

@@ -1,0 +1,298 @@
+"""Depthwise convolution in Triton: under Triton's interpreter, in a process of its own, and on a GPU."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch._subclasses import FakeTensorMode
+
+from mmmobilemamba.ops import conv2d, depthwise_conv2d, select_backend
+from mmmobilemamba.ops.triton import depthwise_operator
+from mmmobilemamba.ops.triton.depthwise_operator import AS_OPERATOR, depthwise_conv
+
+from ..conftest import ROOT, noise_for, relative_error
+
+needs_operator = pytest.mark.skipif(not AS_OPERATOR, reason='needs torch 2.4')
+needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
+BOUNDS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+
+# Sides, strides, channels and sizes: maps of one pixel, of odd sizes and of several tiles.
+SHAPES = [
+    (3, 1, 5, (1, 1)),
+    (3, 1, 40, (9, 7)),
+    (3, 2, 33, (5, 8)),
+    (5, 1, 7, (4, 4)),
+    (5, 2, 6, (7, 3)),
+    (7, 1, 3, (6, 8)),
+    (7, 2, 4, (3, 12)),
+]
+
+INTERPRETED = """
+import torch
+from mmmobilemamba.ops.triton import depthwise
+from tests.test_ops.test_triton_depthwise import SHAPES, check_all, check_memory_formats
+depthwise.PROGRAMS, depthwise.SHARES = 1, 4
+for shape in SHAPES:
+    check_all(depthwise, 3, shape, torch.float32, 'cpu')
+depthwise.PROGRAMS = 8  # smaller tiles
+for dtype in (torch.float16, torch.bfloat16):
+    check_all(depthwise, 2, SHAPES[2], dtype, 'cpu')
+check_memory_formats(depthwise, 'cpu')
+"""
+
+
+def near(found, expected, dtype):
+    """Equal to ``expected``, in float64, but for the rounding to ``dtype``."""
+    return found.dtype == dtype and relative_error(found.cpu(), expected) < BOUNDS[dtype]
+
+
+def last(x):
+    """A copy in channels-last."""
+    return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2)
+
+
+def slice_of_wider(x):
+    """The same map as a slice of the channels of one in channels-last."""
+    return last(torch.cat([x, x, x], dim=1))[:, x.shape[1] : 2 * x.shape[1]]
+
+
+def exact(x, weight, bias, stride, activation=None, shortcut=None):
+    """In float64, by PyTorch."""
+    side, groups = weight.shape[2], weight.shape[0]
+    out = F.conv2d(x, weight, bias, stride, side // 2, groups=groups)
+    out = out if activation is None else getattr(F, activation)(out)
+    return out if shortcut is None else out + shortcut
+
+
+def check_all(kernels, batch, shape, dtype, device):
+    """Outputs with and without what follows, and both gradients, of a slice of channels."""
+    side, stride, channels, size = shape
+    given = [
+        noise_for(shape, salt).to(dtype)
+        for salt, shape in enumerate([(batch, channels, *size), (channels, 1, side, side), (channels,)])
+    ]
+    x, weight, bias = (tensor.double().requires_grad_() for tensor in given)
+    out = exact(x, weight, bias, stride)
+    grad, shortcut = (noise_for(out.shape, salt).to(dtype) for salt in (3, 4))
+    out.backward(grad.double())
+    x_given, grad_given, shortcut_given = (slice_of_wider(y.to(device)) for y in (given[0], grad, shortcut))
+    parameters = [y.to(device) for y in given[1:]]
+    with torch.no_grad():
+        for follows in ((None, None), ('relu', None), ('silu', shortcut)):
+            expected = exact(x, weight, bias, stride, *follows)
+            follows = (follows[0], None if follows[1] is None else shortcut_given)
+            found = kernels.forward(x_given, *parameters, stride, *follows)
+            assert near(found, expected, dtype) and found.stride() == last(found).stride(), (shape, follows)
+    found = kernels.forward(x_given, parameters[0], None, stride)
+    assert near(found, exact(x, weight, None, stride).detach(), dtype), shape
+    found = kernels.grad_input(grad_given, parameters[0], size, stride)
+    assert near(found, x.grad, dtype) and found.stride() == last(found).stride(), shape
+    found, again = (kernels.grad_weight(grad_given, x_given, side, stride) for _ in range(2))
+    assert near(found, weight.grad, torch.float32) and torch.equal(found, again), shape
+    assert found.is_contiguous()
+
+
+def check_memory_formats(kernels, device):
+    """Whatever lies in memory in another way is copied, and weights may lie in any."""
+    x, weight = noise_for((2, 8, 4, 5), 0).to(device), noise_for((8, 1, 3, 3), 1).to(device)
+    out = kernels.forward(last(x), weight)
+    grads = kernels.grad_input(last(out), weight, (4, 5)), kernels.grad_weight(last(out), last(x), 3)
+    by_tap = weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+    cropped = last(F.pad(x, (1, 1)))[..., 1:-1]
+    for image, weights in ((x, weight), (last(x), by_tap), (cropped, weight)):
+        assert torch.equal(kernels.forward(image, weights), out)
+        assert torch.equal(kernels.grad_input(out.contiguous(), weights, (4, 5)), grads[0])
+        assert torch.equal(kernels.grad_weight(out.contiguous(), image, 3), grads[1])
+    one = torch.ones((), device=device)
+    found = kernels.grad_input(one.expand(2, 8, 4, 5), weight, (4, 5))
+    assert torch.equal(found, kernels.grad_input(torch.ones_like(last(x)), weight, (4, 5)))
+    empty = x[:0]
+    assert kernels.forward(empty, weight, None, 2).shape == (0, 8, 2, 3)
+    assert kernels.grad_input(empty, weight, (4, 5)).shape == (0, 8, 4, 5)
+    assert torch.equal(kernels.grad_weight(empty, empty, 3), torch.zeros_like(weight))
+
+
+def test_interpreted():
+    pytest.importorskip('triton')
+    environment = dict(os.environ, TRITON_INTERPRET='1', CUDA_VISIBLE_DEVICES='')
+    command = [sys.executable, '-W', 'ignore', '-c', INTERPRETED]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+
+
+PATTERNS = dict(
+    float32=lambda: (last(noise_for((2, 6, 5, 4), 0)), noise_for((6, 1, 3, 3), 1), None, 1),
+    stride=lambda: (last(noise_for((2, 4, 5, 8), 0)), noise_for((4, 1, 5, 5), 1), noise_for((4,), 2), 2),
+    slices=lambda: (slice_of_wider(noise_for((1, 4, 3, 3), 0)), noise_for((4, 1, 7, 7), 1), None, 1),
+    channels_first=lambda: (noise_for((2, 3, 4, 4), 0), noise_for((3, 1, 3, 3), 1), None, 2),
+    mixed=lambda: (last(noise_for((1, 4, 3, 3), 0)).bfloat16(), noise_for((4, 1, 3, 3), 1), None, 1),
+)
+
+
+@needs_operator
+@pytest.mark.parametrize('pattern', PATTERNS)
+def test_opcheck(pattern):
+    check_operators(PATTERNS[pattern]())
+
+
+def check_operators(args):
+    """PyTorch's own checks of all four operators."""
+    x, weight, bias, stride = args
+    operators = torch.ops.mmmobilemamba
+    torch.library.opcheck(operators.depthwise_conv.default, args)
+    out = operators.depthwise_conv(*args)
+    torch.library.opcheck(operators.depthwise_conv_act.default, (*args, 'silu', out.contiguous()))
+    leaves = [y if y is None else y.detach().requires_grad_() for y in (x, weight, bias)]
+    torch.library.opcheck(operators.depthwise_conv.default, (*leaves, stride))
+    grad = out.detach().requires_grad_()
+    to_input = (grad, leaves[1], x.shape[2:], stride)
+    torch.library.opcheck(operators.depthwise_conv_grad_input.default, to_input)
+    to_weight = (grad, leaves[0], weight.shape[2], stride)
+    torch.library.opcheck(operators.depthwise_conv_grad_weight.default, to_weight)
+
+
+@needs_operator
+@pytest.mark.parametrize('stride', [1, 2])
+def test_derivatives_of_any_order(stride):
+    x, weight, bias = (noise_for(shape, 0).double() for shape in ((1, 2, 3, 2), (2, 1, 3, 3), (2,)))
+    args = [y.requires_grad_() for y in (x, weight, bias)]
+    assert torch.autograd.gradcheck(lambda *tensors: depthwise_conv(*tensors, stride), args)
+    assert torch.autograd.gradgradcheck(lambda *tensors: depthwise_conv(*tensors, stride), args)
+
+
+@needs_operator
+def test_only_gradients_that_are_asked_for(monkeypatch):
+    x, weight, bias, stride = PATTERNS['stride']()
+    calls = []
+    for name in ('_grad_input', '_grad_weight'):
+        real = getattr(depthwise_operator, name)
+        monkeypatch.setattr(
+            depthwise_operator, name, lambda *args, name=name, real=real: calls.append(name) or real(*args)
+        )
+    depthwise_conv(x.requires_grad_(), weight, bias, stride).sum().backward()
+    depthwise_conv(x.detach(), weight.requires_grad_(), bias, stride).sum().backward()
+    depthwise_conv(x.detach(), weight.detach(), bias.requires_grad_(), stride).sum().backward()
+    assert calls == ['_grad_input', '_grad_weight']
+
+
+def network(x, weight, last_weight, backend='auto'):
+    out = conv2d(x, weight, groups=x.shape[1], activation='relu', shortcut=x, backend=backend)
+    return depthwise_conv2d(out, last_weight, stride=2, backend=backend)
+
+
+def graph_of(*args, **options):
+    """Names of the calls in the one graph that a compiler sees of :func:`network`."""
+    graphs = []
+
+    def keep(graph, inputs):
+        graphs.append(graph.graph)
+        return graph.forward
+
+    torch.compiler.reset()
+    out = torch.compile(network, fullgraph=True, backend=keep, **options)(*args)
+    (graph,) = graphs
+    targets = [node.target for node in graph.nodes if node.op.startswith('call')]
+    return [target if isinstance(target, str) else target.__name__ for target in targets], out
+
+
+@pytest.fixture
+def on_a_gpu():
+    """Arguments of :func:`network` on a GPU, with nothing in them, which need none."""
+    pytest.importorskip('triton')
+    with FakeTensorMode():
+        weights = [torch.empty(8, 1, side, side, device='cuda', requires_grad=True) for side in (3, 5)]
+        yield torch.empty(2, 6, 6, 8, device='cuda').permute(0, 3, 1, 2), *weights
+
+
+@needs_operator
+@pytest.mark.parametrize('dynamic', [False, True])
+def test_compiled_for_a_gpu(on_a_gpu, dynamic):
+    """Without a graph break, and in one operator with what follows where nothing is to be learnt."""
+    names, out = graph_of(*on_a_gpu, dynamic=dynamic)
+    operators = [name for name in names if 'conv' in name]
+    assert operators == ['depthwise_conv'] * 2 and 'relu' in names
+    assert out.shape == (2, 8, 3, 3) and out.stride() == (72, 1, 24, 8)
+    with torch.no_grad():
+        names, out = graph_of(*on_a_gpu, dynamic=dynamic)
+    assert [name for name in names if 'conv' in name] == ['depthwise_conv_act'] * 2
+    assert 'relu' not in names and out.dtype == torch.float32
+
+
+@needs_operator
+def test_compiled_for_a_gpu_under_autocast(on_a_gpu):
+    torch.set_autocast_enabled('cuda', True)  # which the context manager does not without a GPU
+    before = torch.get_autocast_dtype('cuda')
+    torch.set_autocast_dtype('cuda', torch.bfloat16)
+    try:
+        names, out = graph_of(*on_a_gpu)
+    finally:
+        torch.set_autocast_enabled('cuda', False)
+        torch.set_autocast_dtype('cuda', before)
+    assert out.dtype == torch.bfloat16
+    assert [name for name in names if 'conv' in name] == ['depthwise_conv'] * 2
+
+
+@needs_operator
+def test_left_to_pytorch_on_a_gpu(on_a_gpu):
+    """Other memory formats, types and backends."""
+    x, *weights = on_a_gpu
+    doubles = [y.double() for y in on_a_gpu]
+    for args in ((x.contiguous(), *weights), doubles, (*on_a_gpu, 'torch')):
+        assert 'conv2d' in graph_of(*args)[0]
+    with torch.no_grad():
+        assert conv2d(x, weights[0], groups=8).shape == x.shape  # a mode watches
+
+
+def test_depthwise_conv2d_on_a_cpu():
+    x, weight, bias, stride = PATTERNS['stride']()
+    expected = F.conv2d(x, weight, bias, stride, 2, groups=4)
+    assert torch.equal(depthwise_conv2d(x, weight, bias, stride), expected)
+    assert torch.equal(depthwise_conv2d(x, weight, bias, stride, backend='triton'), expected)
+    with pytest.raises(ValueError, match="backend 'fast' is not one of"):
+        depthwise_conv2d(x, weight, backend='fast')
+
+
+@needs_gpu
+@pytest.mark.parametrize('dtype', BOUNDS)
+def test_on_a_gpu(dtype):
+    from mmmobilemamba.ops.triton import depthwise
+
+    shapes = [SHAPES[2], (3, 1, 40, (23, 34)), (5, 1, 75, (8, 9)), (7, 1, 48, (16, 7))]
+    for shape in shapes if dtype == torch.bfloat16 else shapes[:1]:
+        check_all(depthwise, 5, shape, dtype, 'cuda')
+    if dtype == torch.float32:
+        check_memory_formats(depthwise, 'cuda')
+
+
+@needs_gpu
+def test_operators_on_a_gpu():
+    assert select_backend(device='cuda').backend == 'triton'
+    x, weight, bias, stride = PATTERNS['stride']()
+    check_operators((last(x.cuda()), weight.cuda(), bias.cuda(), stride))
+
+
+@needs_gpu
+@pytest.mark.parametrize('dtype', [None, torch.bfloat16, torch.float16])
+def test_chosen_on_a_gpu(dtype):
+    """In training and inference, also under autocast."""
+    given = last(noise_for((2, 8, 6, 7), 0)), noise_for((8, 1, 3, 3), 1), noise_for((8,), 2)
+    leaves = [y.cuda().requires_grad_() for y in given]
+    leaves[0] = leaves[0].detach().requires_grad_()
+    doubles = [y.double().requires_grad_() for y in given]
+    expected = exact(*doubles, 1, 'silu')
+    bound = BOUNDS[dtype or torch.float32]
+    with torch.autocast('cuda', dtype or torch.float16, enabled=dtype is not None):
+        out = conv2d(*leaves, groups=8, activation='silu')
+        with torch.no_grad():
+            fused = conv2d(*leaves, groups=8, activation='silu')
+    for found in (out, fused):
+        assert found.dtype == (dtype or torch.float32)
+        assert relative_error(found.detach().cpu(), expected.detach()) < 2 * bound
+    out.sum().backward()
+    expected.sum().backward()
+    for leaf, double in zip(leaves, doubles):
+        assert leaf.grad.dtype == torch.float32
+        assert relative_error(leaf.grad.cpu(), double.grad) < 4 * bound

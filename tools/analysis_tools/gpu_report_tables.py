@@ -1,0 +1,171 @@
+"""Tables of ``gpu_report.py`` in Markdown."""
+
+from itertools import groupby
+
+from published import DISTILLED, PLAIN, accuracies
+
+OPTIONS = ('', 'cuda_graph', 'compile', 'compile+cuda_graph')
+HEADS = dict(zip(OPTIONS, ('eager', 'cuda_graph', 'compile', 'compile+cuda_graph')))
+
+
+def render(contents):
+    """The report of all parts so far.
+
+    Args:
+        contents (dict[str, dict]): What the parts have written, by their names.
+
+    Returns:
+        str: Markdown.
+    """
+    machine = next(iter(contents.values()))['machine']
+    lines = ['# Report', '', ', '.join(f'{key} {value}' for key, value in machine.items()), '']
+    for name, content in contents.items():
+        lines += [
+            f'## {name}',
+            '',
+            f'{describe(content["settings"])}; done {content["elapsed"]:.0f} s in.',
+            '',
+        ]
+        lines += TABLES.get(name, rows_of_dicts)(content)
+        if 'error' in content:
+            lines += ['', f'**{content["error"]}**']
+        lines += ['', *map(error_line, content['errors'])]
+        lines.append('')
+    return '\n'.join(lines)
+
+
+def describe(settings):
+    """Settings in words."""
+    return ', '.join(f'{key} {value}' for key, value in settings.items())
+
+
+def error_line(row):
+    """What failed, in one line."""
+    what = ', '.join(f'{key} {value}' for key, value in row.items() if key != 'error')
+    return f'- failed: {what}: {" ".join(row["error"].split())[:300]}'
+
+
+def table(head, rows):
+    """Lines of a table."""
+    return [f'| {" | ".join(map(str, row))} |' for row in (head, ['---'] * len(head), *rows)]
+
+
+def networks(content):
+    """One line for each network and batch, with a time in ms for each variant; the fastest ones on top."""
+    lines = []
+    for key in ('results', 'precisions'):
+        rows = sorted(content.get(key, []), key=lambda row: -row['batch'])
+        for batch, found in groupby(rows, key=lambda row: row['batch']):
+            lines += networks_of_a_batch(batch, list(found))
+    return lines
+
+
+def networks_of_a_batch(batch, rows):
+    """A table of one batch."""
+    groups = {}
+    for row in rows:
+        groups.setdefault((row['model'], *row['size'], row['precision']), []).append(row)
+    options = [name for name in OPTIONS if any(row['options'] == name for row in rows)]
+    head = ['network', 'size', 'precision', 'top-1 plain', 'top-1 distilled', 'format']
+    head += [f'{HEADS[name]}, ms' for name in options] + ['images/s']
+    lines = []
+    for (model, height, width, precision), found in groups.items():
+        published = accuracies(model, height) if height == width else {}
+        top1 = [f'{published[kind].top1}' if kind in published else '' for kind in (PLAIN, DISTILLED)]
+        times = {row['options']: f'{row["median"]:.3f}' for row in found}
+        best = max(row['images_per_second'] for row in found)
+        cells = [model, f'{height}x{width}', precision, *top1, found[0]['format']]
+        lines.append((best, [*cells, *(times.get(name, '') for name in options), f'{best:.0f}']))
+    lines.sort(key=lambda line: -line[0])
+    return [
+        f'Batch {batch}, images/s of the fastest variant:',
+        '',
+        *table(head, [row for _, row in lines]),
+        '',
+    ]
+
+
+def formats(content):
+    """One line for each precision and memory format."""
+    head = ['step', 'batch', 'precision', 'format', 'variant', 'ms', 'images/s']
+    rows = content['results'] + content.get('precisions', [])
+    rows = sorted(rows, key=lambda row: (not row['train'], row['precision']))
+    return table(
+        head,
+        [
+            [
+                'training' if row['train'] else 'inference',
+                row['batch'],
+                row['precision'],
+                row['format'],
+                HEADS[row['options']],
+                f'{row["median"]:.3f}',
+                f'{row["images_per_second"]:.0f}',
+            ]
+            for row in rows
+        ],
+    )
+
+
+def scans(content):
+    """One line for each stage and type."""
+    head = ['stage', 'dtype', 'step', 'backend', 'ms', 'quartiles']
+    rows = [
+        [
+            row['stage'],
+            row['dtype'],
+            'forward and backward' if row['train'] else 'forward',
+            row['backend'],
+            f'{row["median"]:.4f}',
+            f'{row["low"]:.4f} to {row["high"]:.4f}',
+        ]
+        for row in content['results']
+    ]
+    return table(head, rows)
+
+
+def profiles(content):
+    """Sums by kind for each network, and the longest kernels of the first two."""
+    if not content['results']:
+        return []
+    kinds = list(content['results'][0]['sums'])
+    rows = [
+        [
+            row['model'],
+            f'{row["size"][0]}x{row["size"][1]}',
+            'training' if row['train'] else 'inference',
+            row['batch'],
+            *(f'{row["sums"][kind]:.3f}' for kind in kinds),
+            f'{row["total"]:.3f}',
+        ]
+        for row in content['results']
+    ]
+    lines = table(['network', 'size', 'step', 'batch', *(f'{kind}, ms' for kind in kinds), 'all, ms'], rows)
+    for row in content['results'][:2]:
+        step = 'training' if row['train'] else 'inference'
+        kernels = [[f'`{name[:90]}`', f'{count:g}', f'{ms:.4f}'] for name, count, ms in row['kernels']]
+        lines += ['', f'{row["model"]}, {step}:', '', *table(['kernel', 'calls', 'ms'], kernels)]
+    return lines
+
+
+def tests(content):
+    """Whether they passed, and the end of their output."""
+    if 'passed' not in content:
+        return ['running']
+    verdict = f'{"passed" if content["passed"] else "**failed**"} in {content["seconds"]:.0f} s'
+    return [verdict, '', '```', *content['output'].splitlines()[-30:], '```']
+
+
+def rows_of_dicts(content):
+    """Results as they are."""
+    return [f'- {", ".join(f"{key} {value}" for key, value in row.items())}' for row in content['results']]
+
+
+TABLES = dict(
+    training=networks,
+    inference=networks,
+    scan=scans,
+    formats=formats,
+    profile=profiles,
+    tests=tests,
+)

@@ -1,0 +1,259 @@
+"""What a worker process of ``gpu_report.py`` does: it builds, compiles and times one network.
+
+MobileMamba has a classifier there, as the networks of timm do.
+"""
+
+import gc
+import json
+import sys
+import time
+from functools import partial
+from types import SimpleNamespace
+from typing import NamedTuple
+
+import benchmark
+import benchmark_models
+import torch
+from timing import capture, measure
+
+from mmmobilemamba.models.backbones.arch import ARCHS
+
+FORMATS = ('channels_first', 'channels_last')
+PRECISIONS = dict(  # settings of benchmark.py
+    amp=dict(dtype='bfloat16', amp=True, tf32=False),
+    bfloat16=dict(dtype='bfloat16', amp=False, tf32=False),
+    tf32=dict(dtype='float32', amp=False, tf32=True),
+    float32=dict(dtype='float32', amp=False, tf32=False),
+)
+PROBE = 0.1  # s to spend on a timing that only chooses a memory format
+COMPILED_STEPS = 3
+PROFILED_STEPS = 5
+
+
+class Settings(NamedTuple):
+    """What all workers have in common."""
+
+    device: str
+    seconds: float  # to spend on a timing
+    compile_backend: str
+    cudnn_benchmark: bool
+
+
+class Job(NamedTuple):
+    """What is measured of a network."""
+
+    model: str
+    size: tuple  # height and width
+    batch: int
+    train: bool
+    precision: str  # one of PRECISIONS
+
+    @property
+    def network(self):
+        """Name of the network at its size, ``b1@256``."""
+        height, width = self.size
+        return f'{self.model}@{height}' if height == width else f'{self.model}@{height}x{width}'
+
+
+class ScanJob(NamedTuple):
+    """What is measured of the scans of a network."""
+
+    arch: str
+    size: tuple
+    stage: int
+    batch: int
+    train: bool
+    dtype: str
+
+
+def variant(job, memory_format, options=''):
+    """The variant of ``benchmark.py`` for a job, such as ``plain+channels_last+compile``."""
+    parts = ['plain' if job.train else 'deploy']
+    parts += ['channels_last'] if memory_format == 'channels_last' else []
+    return '+'.join(parts + ([options] if options else []))
+
+
+class Worker:
+    """A network in the forms that are being measured.
+
+    Args:
+        settings (Settings): Of all workers.
+        model (str): The network as ``benchmark.py`` takes it, or empty for scans alone.
+    """
+
+    def __init__(self, settings, model):
+        self.settings, self.on_gpu = settings, torch.device(settings.device).type == 'cuda'
+        torch.set_num_threads(1)
+        torch.backends.cudnn.benchmark = settings.cudnn_benchmark
+        # Instead of going on without compilation and without a word.
+        torch._dynamo.config.fail_on_recompile_limit_hit = True
+        self.model = benchmark_models.build(model) if model else None
+        if model in ARCHS:
+            self.model = benchmark_models.Classifier(self.model).eval()
+        self.networks, self.scans = {}, {}
+
+    def warm_up(self, job, batch):
+        """Run steps in both memory formats, so that what is written in Triton is compiled.
+
+        Args:
+            job (Job): What is to be measured.
+            batch (int): How many images to do it with.
+
+        Returns:
+            int: Bytes on the GPU that a step of the job's batch takes, estimated.
+        """
+        trial, needed = job._replace(batch=batch), 0
+        for memory_format in FORMATS:
+            step = self.step(trial, variant(trial, memory_format))
+            step()
+            if self.on_gpu:
+                before = torch.cuda.memory_allocated()
+                torch.cuda.reset_peak_memory_stats()
+                step()
+                needed = max(needed, torch.cuda.max_memory_allocated() - before)
+        self.free()
+        return needed * job.batch // batch
+
+    def time_formats(self, job, options, seconds=PROBE):
+        """Time both memory formats; by name of the format, timings as dicts."""
+        timings = {}
+        for memory_format in FORMATS:
+            timings[memory_format] = self.time(job, memory_format, options, seconds)
+        return timings
+
+    def time(self, job, memory_format, options='', seconds=None):
+        """Time a variant, not compiled or compiled by :meth:`compile` before; the timing as a dict."""
+        text = variant(job, memory_format, options)
+        step = benchmark.captured(text, self.step(job, text))
+        timing = measure({text: step}, seconds or self.settings.seconds, self.settings.device)[text]
+        del step
+        self.free()
+        return dict(timing._asdict(), images_per_second=1e3 * job.batch / timing.median)
+
+    def compile(self, job, memory_format):
+        """Compile a network for a job; how long the first steps took, in s."""
+        start = time.perf_counter()
+        step = self.step(job, variant(job, memory_format, 'compile'))
+        for _ in range(COMPILED_STEPS):
+            step()
+        self.synchronize()
+        self.free()
+        return time.perf_counter() - start
+
+    def profile(self, job, memory_format, options=''):
+        """Time by kernel of a step: a list of ``[kernel, calls, ms]``, the longest first."""
+        step = self.step(job, variant(job, memory_format, options))
+        step()
+        self.synchronize()
+        activities = torch.profiler.ProfilerActivity
+        kinds = [activities.CPU, activities.CUDA] if self.on_gpu else [activities.CPU]
+        with torch.profiler.profile(activities=kinds) as profiler:
+            for _ in range(PROFILED_STEPS):
+                step()
+            self.synchronize()
+        self.free()
+        rows = []
+        for event in profiler.key_averages():
+            if event.device_type.name != kinds[-1].name or getattr(event, 'is_user_annotation', False):
+                continue
+            total = event.self_device_time_total if self.on_gpu else event.self_cpu_time_total
+            rows.append([event.key, event.count / PROFILED_STEPS, 1e-3 * total / PROFILED_STEPS])
+        return sorted(rows, key=lambda row: -row[2])
+
+    def warm_up_scan(self, job):
+        """Compile a scan."""
+        self.scan_step(job)()
+        self.synchronize()
+
+    def time_scan(self, job):
+        """Time a scan, on a GPU as a CUDA graph; the timing as a dict."""
+        step = self.scan_step(job)
+        step = capture(step) if self.on_gpu else step
+        timing = measure({job: step}, self.settings.seconds, self.settings.device)[job]
+        del step
+        self.free()
+        return timing._asdict()
+
+    def release(self):
+        """Drop all networks but the first one, which is on the CPU."""
+        self.networks.clear()
+        torch.compiler.reset()
+        self.free()
+
+    def step(self, job, text):
+        """A step of a job in a variant, not captured yet; its network is kept for the next one."""
+        args = self.arguments(job)
+        benchmark.set_device(args)
+        image = benchmark.random_images(job.batch, job.size, args)
+        form = text.replace(f'+{benchmark.CUDA_GRAPH}', '')
+        # Compiled networks are for one batch.
+        key = form, job.train, job.precision, job.batch if 'compile' in form else None
+        if key not in self.networks:
+            backend = self.settings.compile_backend
+            self.networks[key] = benchmark_models.make_variant(self.model, form, image, backend)
+        return benchmark.make_step(self.networks[key], text, image, args)
+
+    def scan_step(self, job):
+        """A step of a scan, not captured yet."""
+        settings = dict(device=self.settings.device, dtype=job.dtype, train=job.train, tf32=False)
+        args = SimpleNamespace(**settings)
+        benchmark.set_device(args)
+        inputs = benchmark.scan_inputs(job.arch, job.stage, job.size, job.batch, args)
+        return partial(benchmark.scan_step, 'triton' if self.on_gpu else 'auto', inputs, job.train)
+
+    def arguments(self, job):
+        """Settings of ``benchmark.py`` for a job."""
+        device = self.settings.device
+        return SimpleNamespace(device=device, train=job.train, **PRECISIONS[job.precision])
+
+    def synchronize(self):
+        """Wait for the GPU."""
+        if self.on_gpu:
+            torch.cuda.synchronize()
+
+    def free(self):
+        """Give the GPU's memory back, which other processes share."""
+        for network in self.networks.values():
+            network.zero_grad(set_to_none=True)
+        gc.collect()
+        if self.on_gpu:
+            torch.cuda.empty_cache()
+
+
+def serve(connection, settings, model):
+    """Answer requests, ``(method, arguments)``, until there is None.
+
+    Answers are ``('value', what it returned)`` or ``('error', text)``; the first is that of the start.
+    """
+    worker = None
+    request = ('start', ())
+    while request is not None:
+        method, arguments = request
+        try:
+            if method == 'start':
+                worker, answer = Worker(settings, model), ('value', None)
+            else:
+                answer = 'value', getattr(worker, method)(*arguments)
+        except Exception as error:  # whatever a network fails with is recorded, and the others go on
+            answer = 'error', f'{type(error).__name__}: {error}'[:2000]
+        connection.send(answer)
+        request = connection.recv()
+
+
+def first_step(model, size, batch, settings):
+    """Seconds of the first step of a compiled training, and of the second one, in this process (dict)."""
+    job = Job(model, tuple(size), batch, True, 'amp')
+    worker = Worker(Settings(*settings), model)
+    step = worker.step(job, variant(job, 'channels_last', 'compile'))  # which starts the GPU
+    worker.synchronize()
+    seconds = []
+    for _ in range(2):
+        start = time.perf_counter()
+        step()
+        worker.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return dict(first_step=seconds[0], second_step=seconds[1])
+
+
+if __name__ == '__main__':
+    print(json.dumps(first_step(*json.loads(sys.argv[1]))))
