@@ -4,8 +4,9 @@ On a CPU, where no gradient is needed, pointwise, 3 x 3 and depthwise convolutio
 in C++: PyTorch leaves those of few images to slower code, and oneDNN puts the weights in another order at
 every call, which on maps as small as these takes as long as the convolution.
 
-On a GPU, depthwise convolutions of channels-last maps run in Triton, also in training: the kernels of PyTorch
-and cuDNN are slow in this memory format, most of all the gradient of the weight.
+On a GPU, depthwise convolutions of channels-last maps run in Triton: in float32, for which cuDNN has no
+kernels in this memory format, and in inference, with what follows them. In training in half precision cuDNN
+is as fast.
 """
 
 import ctypes
@@ -27,6 +28,7 @@ DEPTHWISE_SIDES = (3, 5, 7)
 STRIDES = (1, 2)
 FEWEST_CHANNELS = 16  # of the output: the numbers of a vector
 FEW_IMAGES, FEW_PIXELS = 16, 4  # for PyTorch's pointwise convolution
+EIGHT = 8  # channels that tensor cores take at once in half precision
 
 
 def conv2d(
@@ -69,6 +71,8 @@ def conv2d(
         raise ValueError(f'activation must be None or one of {sorted(ACTIVATIONS)}, not {activation!r}.')
     if can_use_triton(x, weight, bias, stride, groups, backend):
         return conv2d_triton(x, weight, bias, stride, activation, shortcut)
+    if wants_padding(x, weight, groups):
+        return follow(padded_conv(x, weight, bias, stride), activation, shortcut)
     watched = is_watched()  # before sizes are looked at, which whoever watches would take for a condition
     if backend in WITH_CPP and not watched and not autocasts():
         kernel = find_kernel(x, weight, stride, groups)
@@ -94,9 +98,9 @@ def depthwise_conv2d(
         bias (Tensor, optional): (C).
         stride (int): Of rows and columns. Defaults to 1.
         backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'triton'`` allow Triton,
-            which is taken with and without gradients where the scan can run in it, for two channels or more
-            in channels-last (slices of channels too), for k of 3, 5 or 7, strides of 1 or 2, and float32,
-            float16 and bfloat16. Under autocast it computes in the dtype of autocast, as PyTorch does.
+            which is taken where the scan can run in it, for two channels or more in channels-last (slices of
+            channels too), for k of 3, 5 or 7, strides of 1 or 2, and float32; float16 and bfloat16 only where
+            no gradient is needed. Under autocast it computes in the dtype of autocast, as PyTorch does.
             Everything else is PyTorch's.
 
     Returns:
@@ -125,7 +129,16 @@ def can_use_triton(x, weight, bias, stride, groups, backend):
     tensors = (x, weight) if bias is None else (x, weight, bias)
     if not uses_triton(backend, *tensors) or (is_watched() and not torch.compiler.is_compiling()):
         return False  # modes and transforms know PyTorch's convolution; a compiler takes an operator, too
-    return torch.is_autocast_enabled('cuda') or all(tensor.dtype == x.dtype for tensor in tensors)
+    if torch.is_autocast_enabled('cuda'):
+        return not learns(*tensors)
+    return all(tensor.dtype == x.dtype for tensor in tensors) and (
+        x.dtype == torch.float32 or not learns(*tensors)
+    )
+
+
+def learns(*tensors):
+    """Whether gradients are needed of something that is computed from these tensors (bool)."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
 def conv2d_triton(x, weight, bias, stride, activation, shortcut):
@@ -133,14 +146,35 @@ def conv2d_triton(x, weight, bias, stride, activation, shortcut):
     if torch.is_autocast_enabled('cuda'):  # the kernels round weights to the dtype of the map
         x = x.to(torch.get_autocast_dtype('cuda'))
     tensors = [tensor for tensor in (x, weight, bias, shortcut) if tensor is not None]
-    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
-    if not learns and (shortcut is None or shortcut.dtype == x.dtype):
+    if not learns(*tensors) and (shortcut is None or shortcut.dtype == x.dtype):
         if shortcut is not None:
             check_shortcut(shortcut, (*x.shape[:2], *((side - 1) // stride + 1 for side in x.shape[2:])))
         return depthwise_conv_act(x, weight, bias, stride, activation, shortcut)
     # Past the library, which takes some 15 us a call, where no compiler has to see an operator.
     run = depthwise_conv if torch.compiler.is_compiling() else DepthwiseConv.apply
     return follow(run(x, weight, bias, stride), activation, shortcut)
+
+
+def wants_padding(x, weight, groups):
+    """Whether to add channels of zeros for the tensor cores of a GPU (bool).
+
+    They take channels in multiples of 8; for others, such as those of the stem, cuDNN copies what a
+    convolution reads and writes. A compiler makes the padding part of what comes before it.
+    """
+    if not (x.is_cuda and torch.compiler.is_compiling()) or groups > 1 or weight.shape[2] == 1:
+        return False
+    dtype = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else x.dtype
+    is_half = dtype in (torch.float16, torch.bfloat16)
+    return is_half and x.stride(1) == 1 and any(channels % EIGHT for channels in weight.shape[:2])
+
+
+def padded_conv(x, weight, bias, stride):
+    """``F.conv2d`` with channels of zeros up to multiples of 8, which are left out of the result."""
+    outputs, inputs, side = weight.shape[:3]
+    x = F.pad(x, (0, 0, 0, 0, 0, -inputs % EIGHT))
+    padded = F.pad(weight, (0, 0, 0, 0, 0, -inputs % EIGHT, 0, -outputs % EIGHT))
+    out = F.conv2d(x, padded, None, stride, side // 2)[:, :outputs]
+    return out if bias is None else out + bias.view(1, -1, 1, 1).to(out.dtype)
 
 
 def pointwise_conv(x, weight, bias):

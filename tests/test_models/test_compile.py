@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from mmengine.model import ExponentialMovingAverage
 from torch import nn
 from torch._dynamo.testing import CompileCounterWithBackend
 from torch._dynamo.utils import counters
@@ -145,6 +146,40 @@ def test_in_a_larger_model(counter):
     assert counter.frame_count == KINDS
     with pytest.raises(ValueError, match='There is no MobileMamba in this Linear'):
         compile_regions(nn.Linear(1, 1))
+
+
+def test_under_ddp(counter, tmp_path):
+    """One process of a distributed training; gradients are those of the plain network."""
+    backbone = small(out_indices=0).train()
+    compiled = compile_regions(copy.deepcopy(backbone), backend=counter)
+    x = torch.rand(IMAGES)
+    torch.distributed.init_process_group('gloo', f'file://{tmp_path}/store', world_size=1, rank=0)
+    try:
+        wrapped = nn.parallel.DistributedDataParallel(compiled)
+        for _ in range(2):
+            found = step(wrapped, x)
+    finally:
+        torch.distributed.destroy_process_group()
+    step(backbone, x)
+    assert_equal(found, step(backbone, x))
+    assert counter.frame_count == 2 and not counters['graph_break']
+
+
+def test_average_of_the_weights(counter):
+    """mmengine's EMA copies the network, averages it, and runs the copy in evaluation."""
+    backbone = small(out_indices=0, compile=dict(backend=counter)).train()
+    average = ExponentialMovingAverage(backbone, momentum=0.5)
+    start = copy.deepcopy(backbone.state_dict())
+    x = torch.rand(IMAGES)
+    for _ in range(2):
+        step(backbone, x)
+        with torch.no_grad():
+            backbone.stem[0].conv.weight.add_(1)
+        average.update_parameters(backbone)
+    weight = average.module.stem[0].conv.weight - start['stem.0.conv.weight']
+    torch.testing.assert_close(weight, torch.full_like(weight, 1.5))  # a copy at first, then half of a step
+    assert average.module.eval()(x)[0].shape == (4, 32, 4, 6)
+    assert counter.frame_count == 2
 
 
 def test_pickled_with_its_options():

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
 from mmmobilemamba.ops import conv2d, depthwise_conv2d, select_backend
+from mmmobilemamba.ops.conv import padded_conv, wants_padding
 from mmmobilemamba.ops.triton import depthwise_operator
 from mmmobilemamba.ops.triton.depthwise_operator import AS_OPERATOR, depthwise_conv
 
@@ -22,7 +23,7 @@ BOUNDS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 # Sides, strides, channels and sizes: maps of one pixel, of odd sizes and of several tiles.
 SHAPES = [
     (3, 1, 5, (1, 1)),
-    (3, 1, 40, (9, 7)),
+    (3, 1, 40, (3, 9)),
     (3, 2, 33, (5, 8)),
     (5, 1, 7, (4, 4)),
     (5, 2, 6, (7, 3)),
@@ -37,7 +38,9 @@ from tests.test_ops.test_triton_depthwise import SHAPES, check_all, check_memory
 depthwise.PROGRAMS, depthwise.SHARES = 1, 4
 for shape in SHAPES:
     check_all(depthwise, 3, shape, torch.float32, 'cpu')
-depthwise.PROGRAMS = 8  # smaller tiles
+# Smaller tiles and blocks, and all rows of taps at once.
+depthwise.PROGRAMS, tile = 8, depthwise.Tile(32, (16,), unrolls=True)
+depthwise.FORWARD = depthwise.GRAD_INPUT = depthwise.GRAD_WEIGHT = {3: tile}
 for dtype in (torch.float16, torch.bfloat16):
     check_all(depthwise, 2, SHAPES[2], dtype, 'cpu')
 check_memory_formats(depthwise, 'cpu')
@@ -183,8 +186,8 @@ def network(x, weight, last_weight, backend='auto'):
     return depthwise_conv2d(out, last_weight, stride=2, backend=backend)
 
 
-def graph_of(*args, **options):
-    """Names of the calls in the one graph that a compiler sees of :func:`network`."""
+def graph_of(*args, function=network, **options):
+    """Names of the calls in the one graph that a compiler sees of a function."""
     graphs = []
 
     def keep(graph, inputs):
@@ -192,7 +195,7 @@ def graph_of(*args, **options):
         return graph.forward
 
     torch.compiler.reset()
-    out = torch.compile(network, fullgraph=True, backend=keep, **options)(*args)
+    out = torch.compile(function, fullgraph=True, backend=keep, **options)(*args)
     (graph,) = graphs
     targets = [node.target for node in graph.nodes if node.op.startswith('call')]
     return [target if isinstance(target, str) else target.__name__ for target in targets], out
@@ -221,18 +224,45 @@ def test_compiled_for_a_gpu(on_a_gpu, dynamic):
     assert 'relu' not in names and out.dtype == torch.float32
 
 
-@needs_operator
-def test_compiled_for_a_gpu_under_autocast(on_a_gpu):
-    torch.set_autocast_enabled('cuda', True)  # which the context manager does not without a GPU
+@pytest.fixture
+def autocast_on_a_gpu():
+    """bfloat16, switched on by hand, as the context manager refuses without a GPU."""
     before = torch.get_autocast_dtype('cuda')
+    torch.set_autocast_enabled('cuda', True)
     torch.set_autocast_dtype('cuda', torch.bfloat16)
-    try:
+    yield
+    torch.set_autocast_enabled('cuda', False)
+    torch.set_autocast_dtype('cuda', before)
+
+
+@needs_operator
+def test_compiled_for_a_gpu_under_autocast(on_a_gpu, autocast_on_a_gpu):
+    """Triton's in inference, cuDNN's in training."""
+    names, out = graph_of(*on_a_gpu)
+    assert 'conv2d' in names and 'depthwise_conv' not in names
+    with torch.no_grad():
         names, out = graph_of(*on_a_gpu)
-    finally:
-        torch.set_autocast_enabled('cuda', False)
-        torch.set_autocast_dtype('cuda', before)
+    # The shortcut of the first is float32.
+    assert [name for name in names if 'conv' in name] == ['depthwise_conv', 'depthwise_conv_act']
     assert out.dtype == torch.bfloat16
-    assert [name for name in names if 'conv' in name] == ['depthwise_conv'] * 2
+
+
+@needs_operator
+@pytest.mark.parametrize('shape', [(25, 3, 3, 3), (32, 8, 3, 3), (25, 8, 1, 1)])
+def test_channels_in_eights_for_tensor_cores(on_a_gpu, autocast_on_a_gpu, shape):
+    """Only where a compiler makes the padding part of something else."""
+    x = torch.empty(2, 9, 9, shape[1], device='cuda').permute(0, 3, 1, 2)
+    weight = torch.empty(shape, device='cuda', requires_grad=True)
+    names, out = graph_of(x, weight, function=conv2d)
+    assert names.count('pad') == (2 if shape == (25, 3, 3, 3) else 0)
+    assert out.shape == (2, shape[0], 9, 9) and not wants_padding(x, weight, 1)
+
+
+def test_channels_in_eights_change_nothing():
+    x, weight, bias = noise_for((2, 3, 9, 8), 0), noise_for((25, 3, 3, 3), 1), noise_for((25,), 2)
+    for stride in (1, 2):
+        expected = F.conv2d(x, weight, bias, stride, 1)
+        assert relative_error(padded_conv(last(x), weight, bias, stride), expected) < 1e-6
 
 
 @needs_operator

@@ -19,7 +19,8 @@ def make():
             raise RuntimeError('nothing works here')
     return Broken(3, 4, 1)
 """
-SMALL = '--device cpu --train-batch 2 --inference-batch 2 1 --seconds 0.02 --compile-backend eager'.split()
+SMALL = ('--device', 'cpu', '--train-batch', '2', '--inference-batch', '2', '1', '--seconds', '0.02')
+SMALL += ('--compile-backend', 'eager')
 
 
 @pytest.fixture(scope='module')
@@ -165,7 +166,7 @@ def test_memory_bounds_what_runs_at_once(report):
         def __init__(self, name):
             self.send = lambda request: sent.append(name)
 
-    workers = pool.Pool(None, 10 * pool.GIB)
+    workers = pool.Pool(None, 12 * pool.GIB)
     workers.workers = {
         name: type('', (), dict(connection=Connection(name)))() for name in ('a', 'b', 'c', 'd')
     }

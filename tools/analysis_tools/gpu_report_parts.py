@@ -68,7 +68,7 @@ def measure_networks(report, part, jobs, compiled):
     ]
     seconds, errors = report.parallel('compilation', tasks, COMPILE)
     part.fail(errors, COMPILED)
-    for job in seconds:
+    for job in [job for job in formats if job in seconds]:
         for options in report.possible(compiled):
             with part.recording(job, options):
                 timing = report.alone(job, 'time', job, formats[job], options, limit=TIMING)
@@ -201,7 +201,7 @@ def profile(report):
     ]
     seconds, errors = report.parallel('compilation', tasks, COMPILE)
     part.fail(errors, COMPILED)
-    for job in seconds:
+    for job in [job for job in formats if job in seconds]:
         with part.recording(job, 'profile'):
             kernels = report.alone(job, 'profile', job, formats[job], COMPILED, limit=TIMING)
             row = part.describe(job, formats[job], COMPILED)

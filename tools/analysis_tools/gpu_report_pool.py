@@ -3,7 +3,7 @@
 import multiprocessing
 import os
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
 
 from gpu_report_worker import serve
@@ -13,6 +13,7 @@ ENVIRONMENT = dict(TORCHINDUCTOR_COMPILE_THREADS='1', OMP_NUM_THREADS='1')
 GIB = 2**30
 CONTEXT = 0.7 * GIB  # of the GPU's memory, for a process and the weights that it keeps
 SHARE = 0.85  # of the rest that may be planned with
+CLOSING = 5  # s that all workers have to end
 MARGIN = 1.3  # by which a step may take more than was estimated
 
 
@@ -126,8 +127,13 @@ class Pool:
         self.workers.pop(name).kill()
 
     def close(self):
-        """End all workers."""
+        """Let all workers end, and kill those that do not."""
+        for worker in self.workers.values():
+            with suppress(OSError):
+                worker.connection.send(None)
+        end = time.monotonic() + CLOSING
         for name in list(self.workers):
+            self.workers[name].process.join(max(0.0, end - time.monotonic()))
             self.kill(name)
 
     def _collect(self, busy, waiting, limit):

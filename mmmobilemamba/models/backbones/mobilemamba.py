@@ -306,8 +306,8 @@ class MobileMamba(BaseModule):
 
     def extract(self, x: Tensor) -> tuple[Tensor, ...]:
         """:meth:`forward`, without CUDA graphs."""
-        x = self.stem(channels_last(x))
-        x = channels_last(x)  # which an image of one channel is not
+        x = self.stem(in_fast_format(x))
+        x = in_fast_format(x)  # which an image of one channel is not
         outs = []
         for index, stage in enumerate(self.stages):
             x = stage(x)
@@ -434,9 +434,12 @@ class MobileMamba(BaseModule):
         adapt_classifier(self, state_dict, prefix)
 
 
-def channels_last(x):
-    """In the memory format that is faster on a CPU; elsewhere as it is. (N, C, H, W)."""
-    return x.contiguous(memory_format=torch.channels_last) if x.device.type == 'cpu' else x
+def in_fast_format(x):
+    """In channels-last where that is faster: on a CPU, and for the tensor cores of a GPU. (N, C, H, W)."""
+    halves = x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled()
+    if x.device.type == 'cpu' or (x.is_cuda and halves):
+        return x.contiguous(memory_format=torch.channels_last)
+    return x
 
 
 def residual_dwconv(channels, norm_cfg):

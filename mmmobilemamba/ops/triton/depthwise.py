@@ -17,6 +17,7 @@ import triton.language as tl
 
 from ..maps import evenly_spaced
 from .common import on_device
+from .depthwise_operator import empty_channels_last
 
 
 class Tile(NamedTuple):
@@ -63,7 +64,7 @@ def _between(i, size):
 
 
 @triton.jit(do_not_specialize=['N', 'H', 'W', 'OH', 'OW'])
-def _forward(
+def _depthwise_forward(
     x, weight, bias, shortcut, out, N, H, W, OH, OW, row_tiles, column_tiles, C: tl.constexpr,
     SPACING: tl.constexpr, SHORTCUT_SPACING: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr,
     UNROLL: tl.constexpr, ACTIVATION: tl.constexpr, TN: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr,
@@ -127,7 +128,7 @@ def _gather(
 
 
 @triton.jit(do_not_specialize=['N', 'H', 'W', 'OH', 'OW'])
-def _grad_input(
+def _depthwise_grad_input(
     grad, weight, out, N, H, W, OH, OW, row_tiles, column_tiles, C: tl.constexpr, SPACING: tl.constexpr,
     K: tl.constexpr, STRIDE: tl.constexpr, TN: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr,
     CB: tl.constexpr,
@@ -175,7 +176,7 @@ def _store_tap(shares, total, is_channel, C: tl.constexpr, TAP: tl.constexpr, TA
 
 
 @triton.jit(do_not_specialize=['N', 'H', 'W', 'OH', 'OW', 'tiles', 'share'])
-def _grad_weight(
+def _depthwise_grad_weight(
     grad, x, shares, N, H, W, OH, OW, row_tiles, column_tiles, tiles, share, C: tl.constexpr,
     GRAD_SPACING: tl.constexpr, SPACING: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr,
     ROWS: tl.constexpr, TN: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, CB: tl.constexpr,
@@ -218,7 +219,9 @@ def _grad_weight(
 
 
 @triton.jit
-def _sum_shares(shares, out, count, C: tl.constexpr, TAPS: tl.constexpr, S: tl.constexpr, CB: tl.constexpr):
+def _depthwise_sum_shares(
+    shares, out, count, C: tl.constexpr, TAPS: tl.constexpr, S: tl.constexpr, CB: tl.constexpr
+):
     """(count, TAPS, C) -> (C, TAPS)."""
     c, is_channel = _channels(tl.program_id(0), C, CB)
     share, tap = tl.arange(0, S)[:, None], tl.program_id(1)
@@ -229,7 +232,7 @@ def _sum_shares(shares, out, count, C: tl.constexpr, TAPS: tl.constexpr, S: tl.c
 def _side(size, most):
     """Side of a tile along ``size`` pixels: ``most``, or half of it where fewer are then beyond the end."""
     most = min(most, triton.next_power_of_2(size))
-    return min(most, max(most // 2, 1), key=lambda side: triton.cdiv(size, side))
+    return min(most, max(most // 2, 1), key=lambda side: triton.cdiv(size, side) * side)
 
 
 class _Launch:
@@ -243,14 +246,14 @@ class _Launch:
     """
 
     def __init__(self, tile, channels, size, fewest):
-        pixels, blocks = tile.pixels, min(tile.channels, key=lambda block: -(-channels // block) * block)
-        self.blocks = triton.cdiv(channels, blocks)
+        block = min(tile.channels, key=lambda block: triton.cdiv(channels, block) * block)
+        pixels, self.blocks = tile.pixels, triton.cdiv(channels, block)
         self._cut(pixels, size)
         while pixels > fewest and self.blocks * self.tiles < PROGRAMS:
             pixels //= 2
             self._cut(pixels, size)
         sides = dict(zip(('TN', 'TH', 'TW'), self.sides))
-        self.constants = dict(C=channels, CB=blocks, num_warps=tile.num_warps, **sides)
+        self.constants = dict(C=channels, CB=block, num_warps=tile.num_warps, **sides)
 
     def _cut(self, pixels, size):
         images, rows, columns = size
@@ -276,11 +279,6 @@ def _by_tap(weight, dtype):
     return weight.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
 
-def _empty(like, batch, channels, height, width):
-    """A map (N, C, H, W) in channels-last."""
-    return like.new_empty(batch, height, width, channels).permute(0, 3, 1, 2)
-
-
 def _tile_for(tiles, side):
     return tiles.get(side, tiles[3])
 
@@ -303,7 +301,7 @@ def forward(x, weight, bias=None, stride=1, activation=None, shortcut=None):
     batch, channels, height, width = x.shape
     rows, columns = triton.cdiv(height, stride), triton.cdiv(width, stride)
     side = weight.shape[2]
-    out = _empty(x, batch, channels, rows, columns)
+    out = empty_channels_last(x, batch, channels, rows, columns)
     if out.numel() == 0:
         return out
     x, spacing = _spaced(x)
@@ -316,7 +314,7 @@ def forward(x, weight, bias=None, stride=1, activation=None, shortcut=None):
     constants['UNROLL'] = side if shape.unrolls else 1
     with on_device(x):
         tensors = (x, _by_tap(weight, x.dtype), bias, shortcut, out)
-        _forward[(tile.blocks * tile.tiles,)](
+        _depthwise_forward[(tile.blocks * tile.tiles,)](
             *tensors, *sizes, K=side, STRIDE=stride, **constants, **tile.constants
         )
     return out
@@ -337,7 +335,7 @@ def grad_input(grad, weight, size, stride=1):
     """
     batch, channels, rows, columns = grad.shape
     side = weight.shape[2]
-    out = _empty(grad, batch, channels, *size)
+    out = empty_channels_last(grad, batch, channels, *size)
     if out.numel() == 0:
         return out
     grad, spacing = _spaced(grad)
@@ -345,7 +343,7 @@ def grad_input(grad, weight, size, stride=1):
     sizes = (batch, *size, rows, columns, tile.row_tiles, tile.column_tiles)
     with on_device(grad):
         tensors = (grad, _by_tap(weight, grad.dtype), out)
-        _grad_input[(tile.blocks * tile.tiles,)](
+        _depthwise_grad_input[(tile.blocks * tile.tiles,)](
             *tensors, *sizes, SPACING=spacing, K=side, STRIDE=stride, **tile.constants
         )
     return out
@@ -381,8 +379,10 @@ def grad_weight(grad, x, kernel_size, stride=1):
     sizes = (batch, height, width, rows, columns, tile.row_tiles, tile.column_tiles, tile.tiles, share)
     constants = dict(GRAD_SPACING=grad_spacing, SPACING=spacing, ROWS=rows_of_taps, STRIDE=stride)
     with on_device(x):
-        _grad_weight[(groups, count)](grad, x, shares, *sizes, K=kernel_size, **constants, **tile.constants)
-        _sum_shares[(triton.cdiv(channels, SUM_CHANNELS), taps)](
+        _depthwise_grad_weight[(groups, count)](
+            grad, x, shares, *sizes, K=kernel_size, **constants, **tile.constants
+        )
+        _depthwise_sum_shares[(triton.cdiv(channels, SUM_CHANNELS), taps)](
             shares, out, count, C=channels, TAPS=taps, S=triton.next_power_of_2(count), CB=SUM_CHANNELS
         )
     return out

@@ -25,14 +25,13 @@ def _kernels():
     return importlib.import_module('.depthwise', __package__)
 
 
-def _empty(like, batch, channels, height, width):
-    """A map (N, C, H, W) in channels-last."""
+def empty_channels_last(like, batch, channels, height, width):
+    """A map (N, C, H, W) in channels-last, with the dtype and device of ``like``."""
     return like.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
 
 
-def _copy_last(x):
-    """A copy in channels-last."""
-    return _empty(x, *x.shape).copy_(x)
+def _copy_channels_last(x):
+    return empty_channels_last(x, *x.shape).copy_(x)
 
 
 def _forward_cuda(x, weight, bias, stride, activation=None, shortcut=None):
@@ -51,13 +50,13 @@ def _forward_cpu(x, weight, bias, stride, activation=None, shortcut=None):
     bias = bias if bias is None else bias.to(x.dtype)
     out = F.conv2d(x, weight.to(x.dtype), bias, stride, weight.shape[2] // 2, groups=x.shape[1])
     out = out if activation is None else getattr(F, activation)(out)
-    return _copy_last(out if shortcut is None else out + shortcut)
+    return _copy_channels_last(out if shortcut is None else out + shortcut)
 
 
 def _grad_input_cpu(grad, weight, size, stride):
     size, padding, groups = (*grad.shape[:2], *size), weight.shape[2] // 2, grad.shape[1]
     weight = weight.to(grad.dtype)
-    return _copy_last(torch.nn.grad.conv2d_input(size, weight, grad, stride, padding, groups=groups))
+    return _copy_channels_last(torch.nn.grad.conv2d_input(size, weight, grad, stride, padding, groups=groups))
 
 
 def _grad_weight_cpu(grad, x, kernel_size, stride):
@@ -69,11 +68,11 @@ def _grad_weight_cpu(grad, x, kernel_size, stride):
 
 def _fake_forward(x, weight, bias, stride, activation=None, shortcut=None):
     batch, channels, height, width = x.shape
-    return _empty(x, batch, channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
+    return empty_channels_last(x, batch, channels, (height - 1) // stride + 1, (width - 1) // stride + 1)
 
 
 def _fake_grad_input(grad, weight, size, stride):
-    return _empty(grad, *grad.shape[:2], *size)
+    return empty_channels_last(grad, *grad.shape[:2], *size)
 
 
 def _fake_grad_weight(grad, x, kernel_size, stride):

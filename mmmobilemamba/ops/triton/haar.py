@@ -97,7 +97,7 @@ def _store_pair(
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
-def _dwt(
+def _haar_dwt(
     x, bands, rows, H, W, map_batch, map_line, map_near, map_far, band_batch, band_line, band_near, band_far,
     C: tl.constexpr, G: tl.constexpr, V: tl.constexpr, LAST: tl.constexpr, WHOLE: tl.constexpr,
     MAP_ALIGNED: tl.constexpr, BAND_ALIGNED: tl.constexpr,
@@ -124,7 +124,7 @@ def _dwt(
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
-def _idwt(
+def _haar_idwt(
     out, bands, base, rows, H, W, map_batch, map_line, map_near, map_far,
     band_batch, band_line, band_near, band_far, base_batch, base_line, base_near, base_far,
     C: tl.constexpr, G: tl.constexpr, V: tl.constexpr, LAST: tl.constexpr, WHOLE: tl.constexpr,
@@ -209,7 +209,7 @@ def haar_dwt(x, dtype=None):
     *band_strides, band_aligned = _strides(bands.shape, bands.stride(), last)
     strides = (*map_strides, *band_strides)
     with on_device(x):
-        _dwt[grid](
+        _haar_dwt[grid](
             x, bands, *sizes, *strides, MAP_ALIGNED=map_aligned, BAND_ALIGNED=band_aligned, **constants
         )
     return bands
@@ -245,5 +245,7 @@ def haar_idwt(bands, base, size=None, dtype=None):
     strides = (*map_strides, *band_strides, *base_strides)
     aligned = dict(MAP_ALIGNED=map_aligned, BAND_ALIGNED=band_aligned, BASE_ALIGNED=base_aligned)
     with on_device(bands):
-        _idwt[grid](out, bands, base, *sizes, *strides, **aligned, HAS_BASE=base is not None, **constants)
+        _haar_idwt[grid](
+            out, bands, base, *sizes, *strides, **aligned, HAS_BASE=base is not None, **constants
+        )
     return out

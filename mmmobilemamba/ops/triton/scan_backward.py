@@ -55,7 +55,7 @@ def _states_before(decay, entering, h, T: tl.constexpr, reverse: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=['grad_y', 'u', 'grad_u'])
-def _backward(
+def _scan_backward(
     grad_y, u, rows, dt_weight, A, D, dt_bias, carries, adjoints,
     grad_u, grad_rows, grad_weight, grad_A, grad_D, grad_bias, N, L, chunks, u_batch,
     E: tl.constexpr, u_step: tl.constexpr, R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr,
@@ -150,6 +150,6 @@ def backward(grad_y, u, *parameters):
     with on_device(u):
         carries = (launch.carries(u, adjoint=False), launch.carries(grad_y, adjoint=True))
         tensors = (grad_y, u, *launch.parameters, *carries, *grads)
-        _backward[launch.grid](*tensors, *sizes, u_step=u.stride(1), **constants)
+        _scan_backward[launch.grid](*tensors, *sizes, u_step=u.stride(1), **constants)
     grad_D = grad_D.sum(0).expand(2, -1).contiguous()
     return grad_u, grad_rows.sum(0), grad_weight.sum(0), grad_A.sum(0), grad_D, grad_bias.sum(0)

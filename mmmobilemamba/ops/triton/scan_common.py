@@ -195,7 +195,7 @@ def load_carry(carries, n, k, chunk, chunks, e, E: tl.constexpr, CARRY: tl.const
 
 
 @triton.jit(do_not_specialize=['x'])
-def _summaries(
+def _scan_summaries(
     x, rows, dt_weight, A, dt_bias, lefts, states, L, chunks, x_batch, E: tl.constexpr, x_step: tl.constexpr,
     R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
     EVEN: tl.constexpr, PRECISION: tl.constexpr, ADJOINT: tl.constexpr,
@@ -227,7 +227,7 @@ def _summaries(
 
 
 @triton.jit
-def _link(lefts, states, chunks, E: tl.constexpr, W: tl.constexpr, ADJOINT: tl.constexpr):
+def _scan_link(lefts, states, chunks, E: tl.constexpr, W: tl.constexpr, ADJOINT: tl.constexpr):
     """Turn what enters in each chunk into the state that enters the chunk, in place."""
     e = tl.program_id(1) * W + tl.arange(0, W)
     is_reverse = (tl.program_id(0) % 2 == 1) != ADJOINT
@@ -276,7 +276,7 @@ class Launch:
         lefts, states = (self.empty(batch, 2, self.chunks, channels) for _ in range(2))
         tensors = (x, rows, dt_weight, A, dt_bias, lefts, states)
         sizes = dict(L=length, chunks=self.chunks, x_batch=x.stride(0), x_step=x.stride(1))
-        _summaries[self.grid](*tensors, **sizes, ADJOINT=adjoint, **self.constants)
+        _scan_summaries[self.grid](*tensors, **sizes, ADJOINT=adjoint, **self.constants)
         grid = (2 * batch, self.blocks)
-        _link[grid](lefts, states, self.chunks, E=channels, W=CHANNELS, ADJOINT=adjoint, num_warps=1)
+        _scan_link[grid](lefts, states, self.chunks, E=channels, W=CHANNELS, ADJOINT=adjoint, num_warps=1)
         return states

@@ -57,7 +57,7 @@ def _load_B_and_C(row, i, count, EVEN: tl.constexpr, R: tl.constexpr):
 # The bases of sequences are not specialized: it would give each lane four neighbouring channels. Nor is the
 # number of turns: without a loop the compiler starts all loads at once, for which it takes registers.
 @triton.jit(do_not_specialize=['u', 'y', 'turns'])
-def _forward(
+def _scan_forward(
     u, rows, dt_weight, A, D, dt_bias, carries, y, L, chunks, turns, u_batch, E: tl.constexpr,
     u_step: tl.constexpr, R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr,
     W: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, CARRY: tl.constexpr,
@@ -104,5 +104,5 @@ def forward(u, *parameters):
         constants = dict(launch.constants, CARRY=launch.chunks > 1)
         if launch.constants['EVEN']:  # else they would not do
             constants.update(REGISTERS)
-        _forward[launch.grid](*tensors, *sizes, u_step=u.stride(1), num_stages=1, **constants)
+        _scan_forward[launch.grid](*tensors, *sizes, u_step=u.stride(1), num_stages=1, **constants)
     return y
