@@ -36,7 +36,8 @@ def measured(report, tmp_path_factory):
     pytest.importorskip('timm')
     folder = tmp_path_factory.mktemp('report')
     (folder / 'broken.py').write_text(BROKEN)
-    (folder / 'test_small.py').write_text('def test_small():\n    assert True\n')
+    tests = 'def test_on_a_gpu():\n    assert 1 + 1 == 2\n\n\ndef test_else():\n    assert 1 + 1 == 3\n'
+    (folder / 'test_small.py').write_text(tests)
     models = ['t2@32', 'timm/mobilenetv3_small_050@32', f'{folder}/broken.py:make@32']
     parts = ['scan', 'training', 'tests', 'formats']  # in another order than they are run in
 

@@ -47,11 +47,9 @@ ROOT = Path(__file__).resolve().parents[2]
 TESTS = (
     'tests/test_on_a_gpu.py',
     'tests/test_ops/test_triton*.py',
-    'tests/test_models/test_compile.py',
-    'tests/test_models/test_graph*.py',
-    'tests/test_models/test_prepare_for_gpu.py',
 )
-TESTS_LIMIT, INTERRUPTED = 180, 5  # s that they may take, and then to end
+SELECTED = 'gpu'  # those that have it in their names
+TESTS_LIMIT, INTERRUPTED = 150, 5  # s that they may take, and then to end
 KEPT_OUTPUT = 20_000  # characters
 
 
@@ -64,9 +62,20 @@ class GpuTests:
 
     def __init__(self):
         paths = [str(path) for pattern in TESTS for path in sorted(ROOT.glob(pattern))]
-        command = [sys.executable, '-m', 'pytest', '-q', '-ra', '-p', 'no:cacheprovider', *paths]
+        command = [
+            sys.executable,
+            '-m',
+            'pytest',
+            '-q',
+            '-ra',
+            '-p',
+            'no:cacheprovider',
+            '-k',
+            SELECTED,
+            *paths,
+        ]
         if find_spec('xdist') is not None:
-            command += ['-n', '4']
+            command += ['-n', '6']
         self.begin = time.monotonic()
         self.folder = tempfile.TemporaryDirectory()
         self.log = Path(self.folder.name) / 'log'

@@ -49,7 +49,7 @@ def _normalize(y, is_there, eps, E: tl.constexpr):
 
 
 @triton.jit(do_not_specialize=UNSPECIALIZED)
-def _gate_forward(
+def _norm_gate_forward(
     y, weight, bias, z, out, eps, tiles, L, batch, near, far,
     E: tl.constexpr, R: tl.constexpr, W: tl.constexpr, ALIGNED: tl.constexpr, STEPS: tl.constexpr,
 ):  # fmt: skip
@@ -65,7 +65,7 @@ def _gate_forward(
 
 
 @triton.jit(do_not_specialize=[*UNSPECIALIZED, 'grad_batch', 'grad_far'])
-def _gate_backward(
+def _norm_gate_backward(
     grad_out, y, weight, bias, z, grad_y, grad_z, sums, eps, tiles, L, batch, near, far,
     grad_batch, grad_near, grad_far,
     E: tl.constexpr, R: tl.constexpr, W: tl.constexpr, ALIGNED: tl.constexpr, STEPS: tl.constexpr,
@@ -146,7 +146,7 @@ def norm_gate(y, weight, bias, eps, z):
     *strides, aligned = _strides(z.shape, z.stride(), has_steps)
     tensors = (y.contiguous(), weight.contiguous(), bias.contiguous(), z, out)
     with on_device(z):
-        _gate_forward[(tiles,)](*tensors, eps, tiles, z.shape[1], *strides, ALIGNED=aligned, **constants)
+        _norm_gate_forward[(tiles,)](*tensors, eps, tiles, z.shape[1], *strides, ALIGNED=aligned, **constants)
     return out
 
 
@@ -171,7 +171,7 @@ def norm_gate_backward(grad_out, y, weight, bias, eps, z):
     inputs = (grad_out.contiguous(), y.contiguous(), weight.contiguous(), bias.contiguous(), z)
     sizes = (eps, tiles, length, *strides, *grad_strides)
     with on_device(z):
-        _gate_backward[(programs,)](
+        _norm_gate_backward[(programs,)](
             *inputs, grad_y, grad_z, sums, *sizes, ALIGNED=aligned, GRAD_ALIGNED=grad_aligned, **constants
         )
     grad_weight, grad_bias = (
