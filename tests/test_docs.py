@@ -28,6 +28,9 @@ MIM_OPTIONS = {'--launcher', '--gpus', '--checkpoint'}
 # Keys that no config has, each with what makes sure of it.
 NEW_KEYS = {
     'model.backbone.deploy': lambda config, wrapper: build(config).backbone.deploy,
+    'model.backbone.compile': lambda config, wrapper: (
+        build(config).backbone.stages[0].blocks[0].region is not None
+    ),
     'model.head.deploy': lambda config, wrapper: build(config).head.deploy,
     'optim_wrapper.constructor': lambda config, wrapper: spread(wrapper) > 2,
     'optim_wrapper.paramwise_cfg.layer_decay_rate': lambda config, wrapper: spread(wrapper) > 2,
