@@ -16,11 +16,10 @@ from ..conftest import ROOT, authors_checkpoint
 from ..pages import config_snippets
 from .workplace import small_config
 
-# Those with a Runner of their own need several processes.
+ALL = dict(config_snippets(*sorted((ROOT / 'docs').glob('*.md'))))
+# Those with a Runner of their own need several processes, and CUDA graphs a GPU.
 SNIPPETS = {
-    name: text
-    for name, text in config_snippets(*sorted((ROOT / 'docs').glob('*.md')))
-    if 'runner_type' not in text
+    name: text for name, text in ALL.items() if 'runner_type' not in text and 'CUDAGraphHook' not in text
 }
 SCORES = dict(mmpretrain='accuracy/top1', mmdet='coco/bbox_mAP', mmseg='mIoU')
 
@@ -72,6 +71,26 @@ def test_snippet(name, at_work, tmp_path):
     classes = dataset.metainfo['classes']
     numbers = {m.num_classes for m in runner.model.modules() if hasattr(m, 'num_classes')}
     assert numbers == {len(classes)}
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+def test_snippet_for_a_gpu(at_work, tmp_path):
+    """Refused before the first step without one; compiled, without CUDA graphs, it trains."""
+    path = tmp_path / 'mine.py'
+    path.write_text(ALL['gpu-0'])
+    config = small_config(path, tmp_path)
+    assert config.train_dataloader.drop_last
+    runner = Runner.from_cfg(config)
+    with pytest.raises(RuntimeError, match=r'need a GPU of NVIDIA'):
+        runner.train()
+    assert runner.iter == 0
+    config.custom_hooks = [hook for hook in config.custom_hooks if hook.type != 'CUDAGraphHook']
+    config.model.backbone.compile = dict(backend='eager')  # quicker than what `True` means
+    runner = Runner.from_cfg(config)
+    runner.train()
+    assert runner.iter == 1
+    assert runner.model.backbone.stages[0].blocks[0].region is not None
 
 
 @pytest.mark.slow
