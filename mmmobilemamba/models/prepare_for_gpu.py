@@ -1,6 +1,7 @@
 """Preparation of a network for inference on a GPU: folded, compiled, in a faster type, as CUDA graphs."""
 
 import copy
+from functools import partial
 from threading import Lock
 
 import torch
@@ -128,11 +129,16 @@ class GraphedNetwork(PreparedModule):
                 self.graphs[size] = Graph(self.network, self.convert(image))
             graph = self.graphs.get(size)
             out = graph(image) if graph else self.network(self.convert(image))
-            return pytree.tree_map_only(Tensor, lambda x: x.to(image.dtype, copy=True), out)
+            return pytree.tree_map_only(Tensor, partial(copy_as, image.dtype), out)
 
     def convert(self, image):
         """An image as the network takes it, in memory of its own."""
         return image.to(self.dtype, memory_format=self.memory_format, copy=True)
+
+
+def copy_as(dtype, x):
+    """A copy of a tensor, in a type if it is of a floating one."""
+    return x.to(dtype, copy=True) if x.is_floating_point() else x.clone()
 
 
 class Graph:
