@@ -14,10 +14,11 @@ from .test_selective_scan import NAMES, arguments
 
 # Lengths around segments of 16 and 32 and chunks of 64 and 256, channels around blocks of 32, odd ranks.
 SHAPES = [(1, 1, 1, 1), (2, 7, 33, 3), (1, 32, 32, 2), (1, 33, 40, 5), (2, 100, 31, 1), (2, 517, 64, 17)]
-# Each shape and type is compiled on its own, and types differ in what is loaded alone: two shapes have all.
+# Each shape and type is compiled on its own: on a GPU, one number of segments once. Types differ in what is
+# loaded alone.
 LONG = [(4, 1050, 544, 17), (1, 4200, 320, 10)]
-ON_A_GPU = [(shape, torch.float32) for shape in SHAPES + LONG]
-ON_A_GPU += [(shape, dtype) for shape in SHAPES[-2:] for dtype in (torch.float16, torch.bfloat16)]
+ON_A_GPU = [(shape, torch.float32) for shape in SHAPES[1:] + LONG]
+ON_A_GPU += [(SHAPES[-2], torch.float16), (SHAPES[-1], torch.bfloat16)]
 
 INTERPRETED = """
 import torch
@@ -34,19 +35,21 @@ check(scan, (1, 27, 40, 5), torch.float32, 'cpu', 1e-5)
 """
 
 
-def check(kernels, shape, dtype, device, bound):
+def check(kernels, shape, dtype, device, bound, backward=True):
     """Outputs and gradients of float32 arithmetic on inputs of ``dtype``, against float64."""
     *sizes, rank = shape
     given = arguments(*sizes, dtype, rank=rank)
     exact_args = [x.double().requires_grad_() for x in given]
     exact = selective_scan(*exact_args, backend='naive')
-    grad_y = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
-    exact.backward(grad_y.double())
     given = [x.to(device) for x in given]
     given[0] = torch.cat([given[0], given[0]], dim=2)[..., : sizes[2]]  # rows of a wider tensor
     found = kernels.forward(*given).cpu()
     assert found.dtype == torch.float32
     assert relative_error(found, exact.detach()) < bound, shape
+    if not backward:
+        return
+    grad_y = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
+    exact.backward(grad_y.double())
     grads = [x.cpu() for x in kernels.backward(grad_y.to(device), *given)]
     again = [x.cpu() for x in kernels.backward(grad_y.to(device), *given)]
     assert all(torch.equal(x, y) for x, y in zip(grads, again))
@@ -80,8 +83,8 @@ def test_on_a_gpu(shape, dtype):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('length', [384, 500])
 def test_walk_on_a_gpu(length, monkeypatch):
-    """Of one program through all chunks, as with many images."""
+    """Of one program through all chunks, as with many images; backward has no such form."""
     from mmmobilemamba.ops.triton import scan, scan_common
 
     monkeypatch.setattr(scan_common, 'ENOUGH', 1)
-    check(scan, (2, length, 64, 7), torch.float32, 'cuda', 1e-5)
+    check(scan, (2, length, 64, 7), torch.float32, 'cuda', 1e-5, backward=False)

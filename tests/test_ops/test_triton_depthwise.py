@@ -285,16 +285,25 @@ def test_depthwise_conv2d_on_a_cpu():
         depthwise_conv2d(x, weight, backend='fast')
 
 
+ON_A_GPU = [(SHAPES[2], dtype) for dtype in BOUNDS]
+ON_A_GPU += [
+    (shape, torch.bfloat16) for shape in ((3, 1, 40, (23, 34)), (5, 1, 75, (8, 9)), (7, 1, 48, (16, 7)))
+]
+
+
 @needs_gpu
-@pytest.mark.parametrize('dtype', BOUNDS)
-def test_on_a_gpu(dtype):
+@pytest.mark.parametrize(('shape', 'dtype'), ON_A_GPU)
+def test_on_a_gpu(shape, dtype):
     from mmmobilemamba.ops.triton import depthwise
 
-    shapes = [SHAPES[2], (3, 1, 40, (23, 34)), (5, 1, 75, (8, 9)), (7, 1, 48, (16, 7))]
-    for shape in shapes if dtype == torch.bfloat16 else shapes[:1]:
-        check_all(depthwise, 5, shape, dtype, 'cuda')
-    if dtype == torch.float32:
-        check_memory_formats(depthwise, 'cuda')
+    check_all(depthwise, 5, shape, dtype, 'cuda')
+
+
+@needs_gpu
+def test_memory_formats_on_a_gpu():
+    from mmmobilemamba.ops.triton import depthwise
+
+    check_memory_formats(depthwise, 'cuda')
 
 
 @needs_gpu

@@ -21,6 +21,8 @@ def make():
 """
 SMALL = ('--device', 'cpu', '--train-batch', '2', '--inference-batch', '2', '1', '--seconds', '0.02')
 SMALL += ('--compile-backend', 'eager')
+NETWORKS = ('t2@32', 'timm/mobilenetv3_small_050@32')
+MEASURED = ('scan', 'training', 'tests', 'formats')  # in another order than they are run in
 
 
 @pytest.fixture(scope='module')
@@ -32,30 +34,34 @@ def report():
 
 @pytest.fixture(scope='module')
 def measured(report, tmp_path_factory):
-    """Results by part of a run with a network that is broken, and a part that is; and the tables."""
+    """Results by part of a run with a network that is broken, and a part that is; the tables, the folder."""
     pytest.importorskip('timm')
     folder = tmp_path_factory.mktemp('report')
     (folder / 'broken.py').write_text(BROKEN)
     tests = 'def test_on_a_gpu():\n    assert 1 + 1 == 2\n\n\ndef test_else():\n    assert 1 + 1 == 3\n'
     (folder / 'test_small.py').write_text(tests)
-    models = ['t2@32', 'timm/mobilenetv3_small_050@32', f'{folder}/broken.py:make@32']
-    parts = ['scan', 'training', 'tests', 'formats']  # in another order than they are run in
+    models = [*NETWORKS, f'{folder}/broken.py:make@32']
 
     def fail(report):
         report.part('formats')
         raise ValueError('a part that fails')
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(report, 'TESTS', ('test_small.py',))
-        patch.setattr(report, 'ROOT', folder)
-        patch.setitem(report.PARTS, 'formats', fail)
-        report.main(['--out', str(folder / 'out'), *SMALL, '--models', *models, '--only', *parts])
-    contents = {path.stem: json.loads(path.read_text()) for path in (folder / 'out').glob('*.json')}
-    return contents, (folder / 'out/report.md').read_text()
+        patch.setattr(sys.modules['gpu_report_tests'], 'TESTS', ('test_small.py',))
+        patch.setattr(sys.modules['gpu_report_tests'], 'ROOT', folder)
+        patch.setattr(sys.modules['gpu_report_parts'], 'formats', fail)
+        report.main(['--out', str(folder / 'out'), *SMALL, '--models', *models, '--only', *MEASURED])
+    return *read(folder / 'out'), folder / 'out'
+
+
+def read(folder):
+    """Results by part, and the tables."""
+    contents = {path.stem: json.loads(path.read_text()) for path in folder.glob('*.json')}
+    return contents, (folder / 'report.md').read_text()
 
 
 def test_parts(measured):
-    contents, tables = measured
+    contents, tables, _ = measured
     assert set(contents) == {'tests', 'training', 'scan', 'formats'}
     assert contents['tests']['passed'] and '1 passed' in contents['tests']['output']
     order = [line[3:] for line in tables.splitlines() if line.startswith('## ')]
@@ -76,6 +82,8 @@ def test_training(measured):
     for rows in found.values():
         assert [row['options'] for row in rows] == ['', 'compile']
         assert len({row['format'] for row in rows}) == 1
+        assert [row.get('compile_seconds', 0) > 0 for row in rows] == [False, True]
+    assert {row['format'] for row in found['t2']} == {'channels_last'}
     assert content['settings']['amp'] and content['settings']['dtype'] == 'bfloat16'
     assert '| t2 | 32x32 | amp |' in measured[1]
 
@@ -83,6 +91,7 @@ def test_training(measured):
 def test_a_broken_network_is_recorded(measured):
     (error,) = measured[0]['training']['errors']
     assert error['model'].endswith('broken.py:make') and error['what'] == 'warm-up'
+    assert 'not compiled' not in measured[1]
     assert error['error'] == 'RuntimeError: nothing works here'
     assert 'RuntimeError: nothing works here' in measured[1]
 
@@ -96,6 +105,22 @@ def test_scans(measured):
     rows = measured[0]['scan']['results']
     cases = {(row['stage'], row['train'], row['dtype']) for row in rows}
     assert len(cases) == len(rows) == 12 and all(row['median'] > 0 for row in rows)
+
+
+def test_resume(report, measured, monkeypatch):
+    """Nothing is measured twice, and no process is started for what is there."""
+    contents, _, folder = measured
+    monkeypatch.setattr(sys.modules['gpu_report_parts'], 'formats', lambda report: report.part('formats'))
+    monkeypatch.setattr(sys.modules['gpu_report_pool'], 'Process', None)
+    report.main(['--out', str(folder), *SMALL, '--models', *NETWORKS, '--only', *MEASURED, '--resume'])
+    again, tables = read(folder)
+    for name, content in contents.items():
+        assert again[name]['results'] == content['results']
+    assert again['tests']['output'] == contents['tests']['output'] and 'error' not in again['formats']
+    assert '**' not in tables
+    message = 'was measured with seconds 0.02, and here it is 1.0'
+    with pytest.raises(SystemExit, match=message):
+        report.main(['--out', str(folder), *SMALL, '--seconds', '1', '--models', 't2@32', '--resume'])
 
 
 def test_the_time_is_up(report, tmp_path):
@@ -145,7 +170,7 @@ def test_kinds_of_kernels(report):
 
 def test_faster_peers(report):
     """Those that are as accurate or less, and faster; by the fastest variant."""
-    parts = sys.modules['gpu_report_parts']
+    order = sys.modules['gpu_report_order']
 
     def row(model, size, rate):
         return dict(model=model, size=(size, size), batch=128, train=True, images_per_second=rate)
@@ -155,7 +180,7 @@ def test_faster_peers(report):
     rows += [row('timm/shvit_s4', 256, 400)]  # more accurate
     found = type('', (), dict(rows=lambda self, name: rows if name == 'training' else []))()
     found.train_batch, found.inference_batches = 128, [256]
-    assert [job.model for job in parts.faster_peers(found)] == ['s6', 'timm/efficientnet_b0']
+    assert [job.model for job in order.faster_peers(found)] == ['s6', 'timm/efficientnet_b0']
 
 
 def test_memory_bounds_what_runs_at_once(report):
@@ -171,13 +196,13 @@ def test_memory_bounds_what_runs_at_once(report):
     workers.workers = {
         name: type('', (), dict(connection=Connection(name)))() for name in ('a', 'b', 'c', 'd')
     }
-    tasks = [(name, name, 'compile', (), size * pool.GIB) for name, size in dict(a=4, b=4, c=1, d=20).items()]
-    tasks.append(('gone', 'gone', 'compile', (), 0))
+    sizes = dict(a=4, b=4, c=1, d=20, gone=0)
+    tasks = [pool.Task(name, name, 'compile', (), size * pool.GIB) for name, size in sizes.items()]
     busy, errors = {}, {}
     rest = workers._hand_out(tasks, busy, errors)
-    assert sent == ['a', 'c'] and [task[0] for task in rest] == ['b', 'd']
+    assert sent == ['a', 'c'] and [task.key for task in rest] == ['b', 'd']
     assert errors == {'gone': 'its process was stopped before'}
-    assert [task[0] for task in workers._hand_out(rest[1:], {}, errors)] == [] and sent[-1] == 'd'
+    assert [task.key for task in workers._hand_out(rest[1:], {}, errors)] == [] and sent[-1] == 'd'
 
 
 @pytest.mark.parametrize(

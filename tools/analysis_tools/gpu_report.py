@@ -1,169 +1,66 @@
 """Measure MobileMamba beside other networks on a GPU, in minutes, with one command.
 
     python tools/analysis_tools/gpu_report.py --out report
+    python tools/analysis_tools/gpu_report.py --out report --resume
     python tools/analysis_tools/gpu_report.py --out out --only training --models b1@256 timm/repvit_m1_1@224
 
-Each network has a process of its own. While nothing is timed, all of them compile at the same time, and the
-tests for GPUs run; then they are timed strictly one after the other. Each network is measured in the memory
-format that is faster for it, MobileMamba with a classifier, as the others have one. Parts, the most important
-first:
+Each network has a process of its own. They compile at the same time while nothing is timed, and are timed
+strictly one after the other. Each is measured in the memory format that is faster for it, which for
+MobileMamba on tensor cores is channels last. MobileMamba has a classifier, as the others have. Parts:
 
 tests         tests of the repository that need a GPU
-training      steps under autocast to bfloat16, as they are, compiled, and as CUDA graphs
+training      steps under autocast to bfloat16, as they are, as CUDA graphs, and compiled
 inference     folded, in bfloat16, likewise; and MobileMamba in TF32 and float32
 scan          the scans of MobileMamba
-formats       MobileMamba in every precision and memory format
 compile_time  the first training step with empty caches of compilers
 profile       time by kernel; by kind of kernel of peers that are faster and not more accurate
+formats       MobileMamba in every precision and memory format
 
-Where MobileMamba stands alone, it is the last one of --models. Each part writes its JSON while it runs, and
-report.md has the tables of all parts so far. What fails is recorded, and the rest goes on.
+Where MobileMamba stands alone, it is the last one of --models. Networks are compiled in waves that share the
+cores: first this one and the fastest peers that are not more accurate. All parts come before the second wave,
+and a wave that would not end in time is skipped. Each part writes its JSON while it runs, and report.md has
+the tables of all parts so far. What fails is recorded, and the rest goes on. With --resume, a second run on
+the same kind of GPU measures what is missing.
 """
 
 import argparse
-import json
-import signal
-import subprocess
 import sys
-import tempfile
 import time
-from contextlib import contextmanager
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
 
 import benchmark_models
-import gpu_report_tables
 import torch
 from benchmark import parse_model
-from gpu_report_parts import CUDA_GRAPH, PARTS
-from gpu_report_pool import Pool, WorkerError
-from gpu_report_worker import Settings, variant
+from gpu_report_networks import CUDA_GRAPH, START
+from gpu_report_parts import PARTS, begin, steps
+from gpu_report_pool import Pool
+from gpu_report_results import LOW, Part, is_of, load
+from gpu_report_tests import HEAD_START, GpuTests
+from gpu_report_worker import Settings
 from published import networks
 from timing import describe_machine
 
 from mmmobilemamba.models.backbones.arch import ARCHS
 
-ROOT = Path(__file__).resolve().parents[2]
-TESTS = (
-    'tests/test_on_a_gpu.py',
-    'tests/test_ops/test_triton*.py',
-)
-SELECTED = 'gpu'  # those that have it in their names
-TESTS_LIMIT, INTERRUPTED = 150, 5  # s that they may take, and then to end
-KEPT_OUTPUT = 20_000  # characters
+NAMES = ('tests', *PARTS)
 
 
 class TimeUp(Exception):
     """The time for all parts is over."""
 
 
-class GpuTests:
-    """Tests of the repository, in a process beside what is not timed."""
-
-    def __init__(self):
-        paths = [str(path) for pattern in TESTS for path in sorted(ROOT.glob(pattern))]
-        command = [
-            sys.executable,
-            '-m',
-            'pytest',
-            '-q',
-            '-ra',
-            '-p',
-            'no:cacheprovider',
-            '-k',
-            SELECTED,
-            *paths,
-        ]
-        if find_spec('xdist') is not None:
-            command += ['-n', '6']
-        self.begin = time.monotonic()
-        self.folder = tempfile.TemporaryDirectory()
-        self.log = Path(self.folder.name) / 'log'
-        with self.log.open('w') as log:
-            self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
-
-    def finish(self, part, end):
-        """Wait for their end, not longer than to ``end`` (of ``time.monotonic``), and record it."""
-        try:
-            self.process.wait(max(0.0, min(end, self.begin + TESTS_LIMIT) - time.monotonic()))
-        except subprocess.TimeoutExpired:
-            part.content['error'] = f'not done after {time.monotonic() - self.begin:.0f} s'
-            self.stop()
-        part.content.update(
-            passed=self.process.returncode == 0,
-            seconds=time.monotonic() - self.begin,
-            output=self.log.read_text(errors='replace')[-KEPT_OUTPUT:],
-        )
-        self.folder.cleanup()
-        part.save()
-
-    def stop(self):
-        """Let pytest say what has failed so far, and end it."""
-        self.process.send_signal(signal.SIGINT)
-        try:
-            self.process.wait(INTERRUPTED)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-
-
-class Part:
-    """What a part has found, in a file that is written anew with each result."""
-
-    def __init__(self, report, name, settings):
-        self.report, self.name = report, name
-        machine = report.machine
-        settings = dict(settings, device=report.settings.device, seconds=report.settings.seconds)
-        settings.update(
-            compile_backend=report.settings.compile_backend, cudnn_benchmark=report.settings.cudnn_benchmark
-        )
-        self.content = dict(part=name, machine=machine, settings=settings, results=[], errors=[])
-        self.save()
-
-    def save(self):
-        """Write the JSON, and all tables."""
-        self.content['elapsed'] = round(self.report.elapsed(), 1)
-        (self.report.out / f'{self.name}.json').write_text(json.dumps(self.content, indent=2) + '\n')
-        contents = {name: part.content for name, part in self.report.written.items()}
-        contents[self.name] = self.content
-        (self.report.out / 'report.md').write_text(gpu_report_tables.render(contents))
-
-    def add(self, row, to='results'):
-        """Record a result (dict)."""
-        self.content.setdefault(to, []).append(row)
-        self.save()
-
-    def describe(self, job, memory_format, options):
-        """What was measured (dict)."""
-        row = dict(job._asdict(), threads=1, variant=variant(job, memory_format, options))
-        return dict(row, options=options, format=memory_format)
-
-    def add_timing(self, job, memory_format, options, timing):
-        """Record a timing (dict) of a job; what is not in bfloat16 has a list of its own."""
-        to = 'results' if job.precision in ('amp', 'bfloat16') else 'precisions'
-        self.add(dict(self.describe(job, memory_format, options), **timing), to)
-        self.report.say(
-            f'{self.name}: {job.network} batch {job.batch} {job.precision} {memory_format} '
-            f'{options or "eager"}: {timing["median"]:.3f} ms, {timing["images_per_second"]:.0f} images/s'
-        )
-
-    def fail(self, errors, what):
-        """Record what jobs failed with (dict of job to text)."""
-        for job, error in errors.items():
-            self.add(dict(job._asdict(), what=what, error=error), 'errors')
-            self.report.say(f'{self.name}: {job.network} {what} FAILED: {error[:300]}')
-
-    @contextmanager
-    def recording(self, job, what):
-        """Record what a worker could not do, instead of raising it."""
-        try:
-            yield
-        except WorkerError as error:
-            self.fail({job: str(error)}, what or 'eager')
-
-
 class Report:
-    """The run of all parts: its settings, its workers, its time."""
+    """The run of all parts: its settings, its workers, its time.
+
+    Args:
+        args (Namespace): Command line.
+
+    Raises:
+        ValueError: If there are results of another machine to go on from.
+    """
+
+    names = NAMES
 
     def __init__(self, args):
         self.begin = time.monotonic()
@@ -177,20 +74,24 @@ class Report:
         self.machine = describe_machine(args.device)
         memory = torch.cuda.get_device_properties(args.device).total_memory if self.on_gpu else float('inf')
         self.pool = Pool(self.settings, memory)
+        self.kept = load(self.out, NAMES, self.machine, self.settings) if args.resume else {}
         self.written = {}
-        self.tests = None
 
     def elapsed(self):
         """Seconds since the start."""
         return time.monotonic() - self.begin
 
-    def limit(self, seconds):
-        """At most as many seconds as are left.
+    def left(self):
+        """Seconds until the time is up."""
+        return self.end - time.monotonic()
+
+    def limit(self, seconds, reserve=0):
+        """At most as many seconds as are left, less those kept in reserve.
 
         Raises:
             TimeUp: If none are.
         """
-        left = self.end - time.monotonic()
+        left = self.left() - reserve
         if left <= 0:
             raise TimeUp
         return min(seconds, left)
@@ -200,14 +101,34 @@ class Report:
         print(f'[{self.elapsed():5.0f} s] {text}', flush=True)
 
     def part(self, name, **settings):
-        """Begin a part."""
-        self.written[name] = Part(self, name, settings)
-        self.say(f'{name} begins')
+        """A part, begun if it was not; on from an earlier run if it is resumed."""
+        if name not in self.written:
+            self.written[name] = Part(self, name, settings, self.kept.get(name))
         return self.written[name]
 
     def rows(self, name):
         """Results of a part so far (list)."""
-        return self.written[name].content['results'] if name in self.written else []
+        content = self.written[name].content if name in self.written else self.kept.get(name, {})
+        return content.get('results', [])
+
+    def row_of(self, job):
+        """What was measured of a job (dict), empty if it was not."""
+        rows = self.rows('training' if job.train else 'inference')
+        return next((row for row in rows if is_of(row, **job._asdict())), {})
+
+    def has_failed(self, job, what):
+        """Whether something has failed for a job in this run."""
+        part = self.written.get('training' if job.train else 'inference')
+        errors = part.content['errors'] if part else []
+        return any(is_of(row, **job._asdict(), what=what) for row in errors)
+
+    def format_of(self, job):
+        """The memory format that a job was measured in before, or else channels last."""
+        return self.row_of(job).get('format', 'channels_last')
+
+    def memory_of(self, job):
+        """Bytes on the GPU that a step of a job was measured to take, or None."""
+        return self.row_of(job).get('memory')
 
     def possible(self, variants):
         """Those of some variants that this device has (list)."""
@@ -215,36 +136,26 @@ class Report:
 
     def worker(self, job):
         """Name of the worker that has a job's network."""
-        return job.network if job.precision in ('amp', 'bfloat16') else f'{job.network} {job.precision}'
-
-    def format_of(self, job):
-        """The memory format that a job was measured in before, or else channels last."""
-        for row in self.rows('training' if job.train else 'inference'):
-            if (row['model'], row['size'], row['batch']) == (job.model, job.size, job.batch):
-                return row['format']
-        return 'channels_last'
+        return job.network if job.precision in LOW else f'{job.network} {job.precision}'
 
     def start(self, models, limit):
-        """Start workers, see :meth:`Pool.start`."""
-        errors = self.pool.start(models, self.limit(limit))
-        self.say(f'{len(self.pool.workers)} processes are ready')
+        """Start workers that are not there, see :meth:`Pool.start`."""
+        missing = [name for name in models if name not in self.pool.workers]
+        errors = self.pool.start(models, self.limit(limit)) if missing else {}
+        if missing:
+            self.say(f'{len(missing) - len(errors)} processes are ready')
         return errors
 
-    def parallel(self, what, tasks, limit):
+    def parallel(self, what, tasks, limit, reserve=0):
         """Let workers work at the same time, see :meth:`Pool.parallel`."""
-        values, errors = self.pool.parallel(tasks, self.limit(limit))
+        if not tasks:
+            return {}, {}
+        values, errors = self.pool.parallel(tasks, self.limit(limit, reserve))
         self.say(f'{what}: {len(values)} done, {len(errors)} failed')
         return values, errors
 
-    def finish_tests(self):
-        """Wait for the tests, if they run."""
-        if self.tests is not None:
-            self.tests.finish(self.written['tests'], self.end)
-            self.tests = None
-
     def ask(self, name, method, *arguments, limit):
         """What one worker returns while all others wait, see :meth:`Pool.alone`."""
-        self.finish_tests()
         return self.pool.alone(name, method, *arguments, limit=self.limit(limit))
 
     def alone(self, job, method, *arguments, limit):
@@ -253,27 +164,58 @@ class Report:
 
     def run(self, names):
         """Run parts."""
-        if 'tests' in names:
-            self.part('tests')
-            self.tests = GpuTests()
-        for name in PARTS:
-            if name not in names:
-                continue
-            try:
-                PARTS[name](self)
-            except TimeUp:
-                self.say(f'the time is up in {name}')
-                self.note(name, 'cut off: the time was up')
-                break
-            except Exception as error:  # whatever one part fails with, the others are worth having
-                self.say(f'{name} FAILED: {type(error).__name__}: {error}')
-                self.note(name, f'{type(error).__name__}: {error}')
-        self.finish_tests()
-        self.pool.close()
+        try:
+            self.run_steps(names)
+        except TimeUp:
+            self.say('the time is up')
+        finally:
+            self.pool.close()
+
+    def run_steps(self, names):
+        """Run the tests, and then all steps, until the time is up."""
+        tests = self.start_tests() if 'tests' in names else None
+        try:
+            found = begin(self, names)
+            if tests is not None:
+                tests.wait(HEAD_START)
+            self.start_workers(found)
+        finally:
+            if tests is not None:
+                tests.finish(self.part('tests'), self.end)
+        for name, step in steps(self, names, found):
+            self.attempt(name, step)
+
+    def start_tests(self):
+        """Start the tests, unless an earlier run has done them; None then."""
+        part = self.part('tests')
+        return None if 'passed' in part.content else GpuTests()
+
+    def start_workers(self, found):
+        """Start the workers of all networks, which import meanwhile; what fails is tried again later."""
+        models = {}
+        for name in ('training', 'inference'):
+            models.update(found[name].needed() if name in found else {})
+        with suppress(TimeUp):  # which the first step will notice
+            self.start(models, START)
+
+    def attempt(self, name, step):
+        """Run a step of a part.
+
+        Raises:
+            TimeUp: If there is no time left.
+        """
+        try:
+            step()
+        except TimeUp:
+            self.note(name, 'cut off: the time was up')
+            raise
+        except Exception as error:  # whatever one part fails with, the others are worth having
+            self.say(f'{name} FAILED: {type(error).__name__}: {error}')
+            self.note(name, f'{type(error).__name__}: {error}')
 
     def note(self, name, error):
         """Record why a part is not complete."""
-        part = self.written.get(name) or self.part(name)
+        part = self.part(name)
         part.content['error'] = error
         part.save()
 
@@ -290,8 +232,8 @@ def parse_args(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('--out', type=Path, required=True, help='folder of the results, made if need be')
-    names = ('tests', *PARTS)
-    parser.add_argument('--only', nargs='+', choices=names, default=names, metavar='PART', help='these parts')
+    parser.add_argument('--only', nargs='+', choices=NAMES, default=NAMES, metavar='PART', help='these parts')
+    parser.add_argument('--resume', action='store_true', help='keep what --out has, and measure the rest')
     parser.add_argument(
         '--models',
         nargs='+',
@@ -335,7 +277,10 @@ def check(args):
 def main(argv=None):
     args = parse_args(argv)
     args.out.mkdir(parents=True, exist_ok=True)
-    report = Report(args)
+    try:
+        report = Report(args)
+    except ValueError as error:
+        sys.exit(str(error))
     report.say(', '.join(f'{key} {value}' for key, value in report.machine.items()))
     report.run(args.only)
     report.say(f'done: {args.out / "report.md"}')

@@ -1,4 +1,4 @@
-"""The parts of ``gpu_report.py``: what each of them measures."""
+"""The parts of ``gpu_report.py`` that look closer at one network, and the order of all parts."""
 
 import json
 import os
@@ -6,20 +6,33 @@ import re
 import subprocess
 import sys
 import tempfile
+import time
+from functools import partial
+from itertools import zip_longest
 from pathlib import Path
 
-from gpu_report_pool import WorkerError
-from gpu_report_worker import Job, ScanJob
-from published import accuracies
+from gpu_report_networks import (
+    COMPILE,
+    COMPILED,
+    CUDA_GRAPH,
+    START,
+    TIMING,
+    Key,
+    inference,
+    training,
+    warm_up,
+    warm_up_tasks,
+)
+from gpu_report_order import CORES, WIDTH, faster_peers
+from gpu_report_pool import Task, WorkerError
+from gpu_report_worker import FORMATS, Job, ScanJob
 
-from mmmobilemamba.models.backbones.arch import ARCHS
-
-CUDA_GRAPH, COMPILED = 'cuda_graph', 'compile'
+PARTS = ('training', 'inference', 'scan', 'compile_time', 'profile', 'formats')
+LOWEST = {True: 'amp', False: 'bfloat16'}  # precision of all networks, by training or not
+MOST_MEMORY = 3  # times what such a step takes, for one in any precision and memory format
 STAGES, SCAN_WORKERS = 3, 6
-FEW = 16  # images whose step shows how much memory a batch takes, and fits beside those of all other networks
 TOP_KERNELS = 25
-# Seconds after which workers that are not ready are dropped.
-START, WARM_UP, COMPILE, TIMING, FIRST_STEP = 150, 180, 180, 60, 200
+FIRST_STEP = 150  # s after which the first step of a compiled training is given up
 # Kinds of kernels by their names, the first that fits. Names of what torch.compile has fused list other
 # operations, too, so these come before the others.
 MATMUL, ELEMENTWISE = 'convolution, matmul', 'elementwise, norm'
@@ -33,142 +46,136 @@ KINDS = (
 )
 
 
-def training(report):
-    """Training steps of all networks, under autocast to bfloat16."""
-    part = report.part('training', dtype='bfloat16', amp=True, train=True)
-    jobs = [Job(name, size, report.train_batch, True, 'amp') for name, size in report.models]
-    measure_networks(report, part, jobs, compiled=(COMPILED, f'{COMPILED}+{CUDA_GRAPH}'))
+def begin(report, names):
+    """What training, inference and scans have, which work is prepared for in the course of others (dict)."""
+    makers = dict(training=training, inference=inference, scan=Scans)
+    return {name: make(report) for name, make in makers.items() if name in names}
 
 
-def inference(report):
-    """Inference of all networks, folded, in bfloat16; and of one in float32, too."""
-    part = report.part('inference', dtype='bfloat16', amp=False, train=False)
-    jobs = [
-        Job(name, size, batch, False, 'bfloat16')
-        for batch in report.inference_batches
-        for name, size in report.models
-    ]
-    name, size = report.focus
-    for precision in report.precisions:
-        jobs += [Job(name, size, batch, False, precision) for batch in report.inference_batches]
-    compiled = f'{COMPILED}+{CUDA_GRAPH}' if report.on_gpu else COMPILED
-    measure_networks(report, part, jobs, compiled=(compiled,))
+def steps(report, names, found):
+    """All steps of a run, the most important ones first.
+
+    Args:
+        report (Report): The run.
+        names (Iterable[str]): Parts to measure.
+        found (dict): From :func:`begin`.
+
+    Yields:
+        tuple[str, Callable]: Name of the part, and what is called without arguments.
+    """
+    networks = [found[name] for name in ('training', 'inference') if name in found]
+    prepared = list(found.values())
+    for one, following in zip_longest(networks, prepared[1:]):
+        yield one.name, one.time_uncompiled
+        beside = following.warm_up_tasks if following is not None else list
+        yield one.name, partial(one.next_wave, beside)
+    if 'scan' in names:
+        yield 'scan', found['scan'].run
+    for name, function in (('compile_time', compile_time), ('profile', profile_focus), ('formats', formats)):
+        if name in names:
+            yield name, partial(function, report)
+    while any(one.waves for one in networks):
+        for one in networks:
+            yield one.name, one.next_wave
+    if 'profile' in names:
+        yield 'profile', partial(profile_peers, report)
 
 
-def measure_networks(report, part, jobs, compiled):
-    """Time jobs as they are, in the faster memory format, and then compiled; compile all in parallel."""
-    memory = warm_up(report, part, jobs)
-    formats = {}
-    for job in memory:
-        with part.recording(job, 'eager'):
-            formats[job] = measure_eager(report, part, job)
-    tasks = [
-        (job, report.worker(job), 'compile', (job, memory_format), memory[job])
-        for job, memory_format in formats.items()
-    ]
-    seconds, errors = report.parallel('compilation', tasks, COMPILE)
-    part.fail(errors, COMPILED)
-    for job in [job for job in formats if job in seconds]:
-        for options in report.possible(compiled):
-            with part.recording(job, options):
-                timing = report.alone(job, 'time', job, formats[job], options, limit=TIMING)
-                part.add_timing(job, formats[job], options, timing)
-    release(report)
-
-
-def warm_up(report, part, jobs):
-    """Start the workers of jobs and let them warm up; job to the bytes that a step takes on the GPU."""
-    errors = report.start({report.worker(job): job.model for job in jobs}, START)
-    part.fail({job: errors[report.worker(job)] for job in jobs if report.worker(job) in errors}, 'start')
-    memory = {job: 0 for job in jobs if report.worker(job) not in errors}
-    for most in (FEW, max(job.batch for job in jobs)):
-        tasks = [
-            (job, report.worker(job), 'warm_up', (job, min(most, job.batch)), needed)
-            for job, needed in memory.items()
-            if most == FEW or job.batch > FEW
-        ]
-        found, errors = report.parallel('warm-up', tasks, WARM_UP)
-        part.fail(errors, 'warm-up')
-        memory = {job: found.get(job, needed) for job, needed in memory.items() if job not in errors}
-    return memory
-
-
-def measure_eager(report, part, job):
-    """Time a network that is not compiled, in its faster memory format; that format."""
-    fastest = report.possible(('', CUDA_GRAPH))[-1]
-    probed = report.alone(job, 'time_formats', job, fastest, limit=TIMING)
-    memory_format = min(probed, key=lambda name: probed[name]['median'])
-    for options in report.possible(('', CUDA_GRAPH)):
-        timing = report.alone(job, 'time', job, memory_format, options, limit=TIMING)
-        part.add_timing(job, memory_format, options, timing)
-    return memory_format
-
-
-def release(report):
-    """Let all workers give back what they hold."""
-    tasks = [(name, name, 'release', (), 0) for name in report.pool.workers]
-    report.parallel('release', tasks, TIMING)
-
-
-def scan(report):
+class Scans:
     """Scans of one network, forward and with backward, in two types."""
-    (arch, size), batch = report.focus, report.inference_batches[0]
-    part = report.part('scan', model=arch, size=size, batch=batch)
-    jobs = [
-        ScanJob(arch, size, stage, batch, train, dtype)
-        for train in (False, True)
-        for dtype in ('float32', 'bfloat16')
-        for stage in range(STAGES)
-    ]
-    if not report.pool.workers:
-        count = min(SCAN_WORKERS, os.cpu_count() or 1)
-        report.start({f'scan {number}': '' for number in range(count)}, START)
-    names = list(report.pool.workers)
-    # Forward and backward of one scan are compiled by one worker, which compiles the forward once.
-    workers = {job: names[index % (len(jobs) // 2) % len(names)] for index, job in enumerate(jobs)}
-    tasks = [(job, workers[job], 'warm_up_scan', (job,), 0) for job in jobs]
-    _, errors = report.parallel('compilation of scans', tasks, COMPILE)
-    for job in jobs:
-        row = dict(job._asdict(), backend='triton+cuda_graph' if report.on_gpu else 'auto')
-        if job in errors:
-            part.add(dict(row, error=errors[job]), 'errors')
-            continue
-        try:
-            timing = report.ask(workers[job], 'time_scan', job, limit=TIMING)
-        except WorkerError as error:
-            part.add(dict(row, error=str(error)), 'errors')
-        else:
-            part.add(dict(row, **timing))
-            report.say(f'scan: stage {job.stage}, {job.dtype}, train {job.train}: {timing["median"]:.4f} ms')
+
+    def __init__(self, report):
+        (arch, size), batch = report.focus, report.inference_batches[0]
+        self.report, self.part = report, report.part('scan', model=arch, size=size, batch=batch)
+        jobs = [
+            ScanJob(arch, size, stage, batch, train, dtype)
+            for train in (False, True)
+            for dtype in ('float32', 'bfloat16')
+            for stage in range(STAGES)
+        ]
+        self.jobs = [job for job in jobs if not self.part.find(**job._asdict())]
+        self.workers = {}  # that have compiled a scan, by job
+
+    def warm_up_tasks(self):
+        """Tasks that compile the scans which no worker has (list)."""
+        workers = self.report.pool.workers
+        # Networks are compiled beside, the first ones first.
+        names = list(workers)[::-1][:SCAN_WORKERS]
+        tasks = []
+        for job in self.jobs:
+            if self.workers.get(job) not in workers:
+                # One worker has a scan with and without backward, and compiles the forward pass once.
+                number = job.stage + STAGES * (job.dtype == 'bfloat16')
+                name = names[number % len(names)]
+                done = partial(self.note_compiled, job, name)
+                tasks.append(Task(Key('scan', 'scan', job), name, 'warm_up_scan', (job,), done=done))
+        return tasks
+
+    def note_compiled(self, job, name, _):
+        """Keep in mind which worker has compiled a scan."""
+        self.workers[job] = name
+
+    def run(self):
+        """Time all scans."""
+        report, part = self.report, self.part
+        if not self.jobs:
+            return
+        if not report.pool.workers:
+            report.start({f'scan {number}': '' for number in range(min(SCAN_WORKERS, CORES))}, START)
+        _, errors = report.parallel('compilation of scans', self.warm_up_tasks(), COMPILE)
+        for key, error in errors.items():
+            part.add(dict(key.job._asdict(), error=error), 'errors')
+        for job in [job for job in self.jobs if job in self.workers]:
+            row = dict(job._asdict(), backend='triton+cuda_graph' if report.on_gpu else 'auto')
+            try:
+                timing = report.ask(self.workers[job], 'time_scan', job, limit=TIMING)
+            except WorkerError as error:
+                part.add(dict(row, error=str(error)), 'errors')
+            else:
+                part.add(dict(row, **timing))
+                report.say(
+                    f'scan: stage {job.stage}, {job.dtype}, train {job.train}: {timing["median"]:.4f} ms'
+                )
 
 
 def formats(report):
     """One network in every precision and memory format, in training and inference."""
     name, size = report.focus
     part = report.part('formats', model=name, size=size)
+    options = report.possible(('', CUDA_GRAPH))[-1]
     jobs = []
     for train, batch in ((True, report.train_batch), (False, report.inference_batches[0])):
-        low = 'amp' if train else 'bfloat16'
-        jobs += [Job(name, size, batch, train, precision) for precision in (*report.precisions, low)]
-    options = report.possible(('', CUDA_GRAPH))[-1]
-    for job in warm_up(report, part, jobs):
+        for precision in (LOWEST[train], *report.precisions):
+            job = Job(name, size, batch, train, precision)
+            if len(part.find(**job._asdict())) < len(FORMATS):
+                jobs.append(job)
+    memory = {job: report.memory_of(job._replace(precision=LOWEST[job.train])) for job in jobs}
+    tasks = [warm_up_in_formats(report, job, MOST_MEMORY * (memory[job] or 0)) for job in jobs]
+    failed = warm_up(report, part, tasks)
+    for job in [job for job in jobs if job not in failed]:
         with part.recording(job, options):
-            seconds = report.settings.seconds
-            timings = report.alone(job, 'time_formats', job, options, seconds, limit=TIMING)
+            timings = report.alone(job, 'time_formats', job, options, limit=TIMING)
             for memory_format, timing in timings.items():
-                part.add_timing(job, memory_format, options, timing)
-    release(report)
+                if not part.find(**job._asdict(), format=memory_format):
+                    part.add_timing(job, memory_format, options, timing)
+
+
+def warm_up_in_formats(report, job, needed):
+    """Task that runs steps of the whole batch in both memory formats."""
+    arguments = (job, job.batch, FORMATS)
+    return Task(Key('formats', 'warm-up', job), report.worker(job), 'warm_up', arguments, needed)
 
 
 def compile_time(report):
     """How long the first training step of a compiled network takes, with nothing compiled before."""
     name, size = report.focus
     part = report.part('compile_time', model=name, size=size, batch=report.train_batch, precision='amp')
+    if part.find():
+        return
     script = Path(__file__).with_name('gpu_report_worker.py')
     arguments = json.dumps([name, size, report.train_batch, report.settings])
     root = str(Path(__file__).resolve().parents[2])
     path = os.pathsep.join(filter(None, (root, os.environ.get('PYTHONPATH'))))
-    report.finish_tests()
     with tempfile.TemporaryDirectory() as folder:
         caches = dict(TORCHINDUCTOR_CACHE_DIR=f'{folder}/inductor', TRITON_CACHE_DIR=f'{folder}/triton')
         done = subprocess.run(
@@ -186,29 +193,53 @@ def compile_time(report):
     report.say(f'compile_time: first step {row["first_step"]:.1f} s, second {row["second_step"]:.3f} s')
 
 
-def profile(report):
-    """Kernels of one network, and sums by kind of the others that are faster than they should be."""
-    part = report.part('profile')
-    focus = [
+def profile_focus(report):
+    """Kernels of one network, in training and inference."""
+    jobs = [
         Job(*report.focus, report.train_batch, True, 'amp'),
         Job(*report.focus, report.inference_batches[0], False, 'bfloat16'),
     ]
-    jobs = list(dict.fromkeys(focus + faster_peers(report)))
-    memory = warm_up(report, part, jobs)
-    formats = {job: report.format_of(job) for job in memory}
+    profile(report, jobs)
+
+
+def profile_peers(report):
+    """Sums by kind of kernel of the others that are faster than they should be, a few at a time."""
+    jobs = list(dict.fromkeys(faster_peers(report)))
+    last = 0.0
+    for start in range(0, len(jobs), WIDTH):
+        begin, left, few = time.monotonic(), report.left(), jobs[start : start + WIDTH]
+        if left < last:
+            names = ', '.join(job.network for job in few)
+            report.part('profile').skip(f'{names}: {left:.0f} s left, the last ones took {last:.0f} s')
+            continue
+        profile(report, few)
+        last = time.monotonic() - begin
+
+
+def profile(report, jobs):
+    """Kernels of compiled networks; those that have been compiled before are not compiled again."""
+    part = report.part('profile')
+    jobs = [job for job in jobs if not part.find(**job._asdict()) and not report.has_failed(job, COMPILED)]
+    memory = {job: report.memory_of(job) for job in jobs if report.memory_of(job) is not None}
+    others = [job for job in jobs if job not in memory]
+    tasks = warm_up_tasks(report, 'profile', others, lambda job: (report.format_of(job),), memory)
+    warm_up(report, part, tasks)
+    formats = {job: report.format_of(job) for job in jobs if job in memory}
+    report.start({report.worker(job): job.model for job in formats}, START)
     tasks = [
-        (job, report.worker(job), 'compile', (job, formats[job]), needed) for job, needed in memory.items()
+        Task(Key('profile', COMPILED, job), report.worker(job), 'compile', (job, name), memory[job])
+        for job, name in formats.items()
     ]
-    seconds, errors = report.parallel('compilation', tasks, COMPILE)
-    part.fail(errors, COMPILED)
-    for job in [job for job in formats if job in seconds]:
+    _, errors = report.parallel('compilation', tasks, COMPILE)
+    for key, error in errors.items():
+        part.fail(key.job, COMPILED, error)
+    for job in [task.key.job for task in tasks if task.key not in errors]:
         with part.recording(job, 'profile'):
             kernels = report.alone(job, 'profile', job, formats[job], COMPILED, limit=TIMING)
             row = part.describe(job, formats[job], COMPILED)
             row.update(total=sum(kernel[2] for kernel in kernels), sums=sums_by_kind(kernels))
             part.add(dict(row, kernels=kernels[:TOP_KERNELS]))
             report.say(f'profile: {job.network}, train {job.train}: {row["sums"]}')
-    release(report)
 
 
 def sums_by_kind(kernels):
@@ -218,38 +249,3 @@ def sums_by_kind(kernels):
         fitting = (kind for kind, pattern in KINDS if re.search(pattern, name, re.IGNORECASE))
         sums[next(fitting, 'rest')] += ms
     return sums
-
-
-def faster_peers(report):
-    """Jobs of networks of others that are faster than one of ours of the same accuracy or more, and of ours.
-
-    Accuracies of one kind of training are compared, and the fastest variants.
-    """
-    jobs = []
-    for name, precision in (('training', 'amp'), ('inference', 'bfloat16')):
-        speed = {}
-        for row in report.rows(name):
-            if row['batch'] in (report.train_batch, report.inference_batches[0]):
-                key = Job(row['model'], tuple(row['size']), row['batch'], row['train'], precision)
-                speed[key] = max(row['images_per_second'], speed.get(key, 0))
-        for ours in [job for job in speed if job.model in ARCHS]:
-            for peer in [job for job in speed if job.model not in ARCHS]:
-                if speed[peer] > speed[ours] and is_as_accurate(ours, peer):
-                    jobs += [ours, peer]
-    return jobs
-
-
-def is_as_accurate(ours, peer):
-    """Whether a network is as accurate as another one by a kind of training that is published of both."""
-    mine, theirs = (accuracies(job.model, job.size[0]) for job in (ours, peer))
-    return any(mine[kind].top1 >= theirs[kind].top1 for kind in mine if kind in theirs)
-
-
-PARTS = dict(
-    training=training,
-    inference=inference,
-    scan=scan,
-    formats=formats,
-    compile_time=compile_time,
-    profile=profile,
-)

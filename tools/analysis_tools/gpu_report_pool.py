@@ -5,11 +5,14 @@ import os
 import time
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import wait
+from typing import Any, Callable, NamedTuple, Optional
 
+from gpu_report_order import CORES, THREADS
 from gpu_report_worker import serve
 
-# Each process compiles its own network, and all of them share the cores.
-ENVIRONMENT = dict(TORCHINDUCTOR_COMPILE_THREADS='1', OMP_NUM_THREADS='1')
+# A network has hundreds of kernels in Triton: several processes compile those of each. PyTorch starts them as
+# programs of their own with the first compilation, which daemons may do, and they end with the worker.
+ENVIRONMENT = dict(TORCHINDUCTOR_COMPILE_THREADS=str(min(THREADS, CORES)), OMP_NUM_THREADS='1')
 GIB = 2**30
 CONTEXT = 0.7 * GIB  # of the GPU's memory, for a process and the weights that it keeps
 SHARE = 0.85  # of the rest that may be planned with
@@ -19,6 +22,26 @@ MARGIN = 1.3  # by which a step may take more than was estimated
 
 class WorkerError(RuntimeError):
     """What a worker could not do, as a message."""
+
+
+class Task(NamedTuple):
+    """What a worker is to do.
+
+    Args:
+        key (Hashable): Of the result.
+        worker (str): Name of the worker.
+        method (str): Of the worker.
+        arguments (tuple): Of the method.
+        memory (float): Bytes of the GPU that it takes.
+        done (Callable, optional): Called with the result; returns further tasks (list), or None.
+    """
+
+    key: Any
+    worker: str
+    method: str
+    arguments: tuple = ()
+    memory: float = 0
+    done: Optional[Callable] = None
 
 
 @contextmanager
@@ -80,6 +103,7 @@ class Pool:
     def __init__(self, settings, memory):
         self.settings, self.memory = settings, memory
         self.workers = {}
+        self.pending = []  # keys of the tasks that were not done when the last answer came
 
     def start(self, models, limit):
         """Start the workers that are not there yet, or no more, all at once.
@@ -94,7 +118,7 @@ class Pool:
         names = [name for name in models if name not in self.workers]
         for name in names:
             self.workers[name] = Process(self.settings, models[name])
-        _, errors = self._collect({name: (name, 0) for name in names}, [], limit)
+        _, errors = self._collect({name: Task(name, name, 'start') for name in names}, [], limit)
         for name in errors:
             self.kill(name)
         return errors
@@ -103,7 +127,7 @@ class Pool:
         """Let workers work at the same time, as far as the GPU's memory allows.
 
         Args:
-            tasks (list): ``(key, name of the worker, method, arguments, bytes on the GPU)`` each.
+            tasks (list[Task]): In the order in which a worker does them.
             limit (float): Seconds, after which workers that are not ready are killed.
 
         Returns:
@@ -117,7 +141,7 @@ class Pool:
         Raises:
             WorkerError: If it could not do it, not within ``limit`` seconds, or is there no more.
         """
-        values, errors = self.parallel([(name, name, method, arguments, 0)], limit)
+        values, errors = self.parallel([Task(name, name, method, arguments)], limit)
         if errors:
             raise WorkerError(errors[name])
         return values[name]
@@ -137,47 +161,54 @@ class Pool:
             self.kill(name)
 
     def _collect(self, busy, waiting, limit):
-        """Hand out tasks and gather answers; ``busy`` maps workers to the keys and bytes of theirs."""
+        """Hand out tasks and gather answers; ``busy`` maps workers to their tasks."""
         values, errors, end = {}, {}, time.monotonic() + limit
         while busy or waiting:
             waiting = self._hand_out(waiting, busy, errors)
             by_connection = {self.workers[name].connection: name for name in busy}
             ready = wait(list(by_connection), timeout=max(0.0, end - time.monotonic())) if busy else []
             for connection in ready:
-                name = by_connection[connection]
-                key, _ = busy.pop(name)
-                try:
-                    values[key] = self.workers[name].receive()
-                except WorkerError as error:
-                    errors[key] = str(error)
-                    if not self.workers[name].process.is_alive():
-                        self.kill(name)
+                task = busy.pop(by_connection[connection])
+                self.pending = [other.key for other in (*busy.values(), *waiting)]
+                waiting += self._receive(task, values, errors)
             if time.monotonic() >= end:
-                for name, (key, _) in busy.items():
-                    errors[key] = f'not ready after {limit:.0f} s'
+                for name, task in busy.items():
+                    errors[task.key] = f'not ready after {limit:.0f} s'
                     self.kill(name)
-                errors.update((task[0], f'not begun after {limit:.0f} s') for task in waiting)
+                errors.update((task.key, f'not begun after {limit:.0f} s') for task in waiting)
                 break
         return values, errors
 
+    def _receive(self, task, values, errors):
+        """Take the answer to a task; the tasks that follow from it (list)."""
+        worker = self.workers[task.worker]
+        try:
+            values[task.key] = worker.receive()
+        except WorkerError as error:
+            errors[task.key] = str(error)
+            if not worker.process.is_alive():
+                self.kill(task.worker)
+            return []
+        return (task.done(values[task.key]) or []) if task.done else []
+
     def _hand_out(self, waiting, busy, errors):
         """Send tasks to workers that are free, as far as there is memory; the others (list)."""
-        free = SHARE * (self.memory - CONTEXT * len(self.workers)) - sum(taken for _, taken in busy.values())
+        taken = sum(task.memory for task in busy.values())
+        free = SHARE * (self.memory - CONTEXT * len(self.workers)) - MARGIN * taken
         rest = []
         for task in waiting:
-            key, name, method, arguments, needed = task
-            needed *= MARGIN
+            name, needed = task.worker, MARGIN * task.memory
             if name not in self.workers:
-                errors[key] = 'its process was stopped before'
+                errors[task.key] = 'its process was stopped before'
             elif name in busy or (busy and needed > free):
                 rest.append(task)
             else:
                 try:
-                    self.workers[name].connection.send((method, arguments))
+                    self.workers[name].connection.send((task.method, task.arguments))
                 except OSError:
                     self.kill(name)
-                    errors[key] = 'its process has died'
+                    errors[task.key] = 'its process has died'
                     continue
-                busy[name] = key, needed
+                busy[name] = task
                 free -= needed
         return rest

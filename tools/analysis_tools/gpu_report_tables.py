@@ -30,6 +30,7 @@ def render(contents):
         if 'error' in content:
             lines += ['', f'**{content["error"]}**']
         lines += ['', *map(error_line, content['errors'])]
+        lines += [f'- skipped: {what}' for what in content['skipped']]
         lines.append('')
     return '\n'.join(lines)
 
@@ -53,21 +54,21 @@ def table(head, rows):
 def networks(content):
     """One line for each network and batch, with a time in ms for each variant; the fastest ones on top."""
     lines = []
+    options = [name for name in OPTIONS if name in content.get('variants', OPTIONS)]
     for key in ('results', 'precisions'):
         rows = sorted(content.get(key, []), key=lambda row: -row['batch'])
         for batch, found in groupby(rows, key=lambda row: row['batch']):
-            lines += networks_of_a_batch(batch, list(found))
+            lines += networks_of_a_batch(batch, list(found), options)
     return lines
 
 
-def networks_of_a_batch(batch, rows):
-    """A table of one batch."""
+def networks_of_a_batch(batch, rows, options):
+    """A table of one batch with a column for each variant."""
     groups = {}
     for row in rows:
         groups.setdefault((row['model'], *row['size'], row['precision']), []).append(row)
-    options = [name for name in OPTIONS if any(row['options'] == name for row in rows)]
     head = ['network', 'size', 'precision', 'top-1 plain', 'top-1 distilled', 'format']
-    head += [f'{HEADS[name]}, ms' for name in options] + ['images/s']
+    head += [f'{HEADS[name]}, ms' for name in options] + ['compilation, s', 'images/s']
     lines = []
     for (model, height, width, precision), found in groups.items():
         published = accuracies(model, height) if height == width else {}
@@ -75,7 +76,9 @@ def networks_of_a_batch(batch, rows):
         times = {row['options']: f'{row["median"]:.3f}' for row in found}
         best = max(row['images_per_second'] for row in found)
         cells = [model, f'{height}x{width}', precision, *top1, found[0]['format']]
-        lines.append((best, [*cells, *(times.get(name, '') for name in options), f'{best:.0f}']))
+        cells += [times.get(name, 'not compiled' if 'compile' in name else '') for name in options]
+        compilation = next((f'{row["compile_seconds"]:.0f}' for row in found if 'compile_seconds' in row), '')
+        lines.append((best, [*cells, compilation, f'{best:.0f}']))
     lines.sort(key=lambda line: -line[0])
     return [
         f'Batch {batch}, images/s of the fastest variant:',

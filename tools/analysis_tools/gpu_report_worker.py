@@ -27,6 +27,7 @@ PRECISIONS = dict(  # settings of benchmark.py
 )
 PROBE = 0.1  # s to spend on a timing that only chooses a memory format
 COMPILED_STEPS = 3
+RECOMPILE_LIMIT = 64
 PROFILED_STEPS = 5
 
 
@@ -87,23 +88,26 @@ class Worker:
         torch.backends.cudnn.benchmark = settings.cudnn_benchmark
         # Instead of going on without compilation and without a word.
         torch._dynamo.config.fail_on_recompile_limit_hit = True
+        # Regions of several networks, batches and precisions are compiled versions of the same functions.
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         self.model = benchmark_models.build(model) if model else None
         if model in ARCHS:
             self.model = benchmark_models.Classifier(self.model).eval()
         self.networks, self.scans = {}, {}
 
-    def warm_up(self, job, batch):
-        """Run steps in both memory formats, so that what is written in Triton is compiled.
+    def warm_up(self, job, batch, formats):
+        """Run steps in some memory formats, so that what is written in Triton is compiled.
 
         Args:
             job (Job): What is to be measured.
             batch (int): How many images to do it with.
+            formats (tuple[str]): Of ``FORMATS``.
 
         Returns:
             int: Bytes on the GPU that a step of the job's batch takes, estimated.
         """
         trial, needed = job._replace(batch=batch), 0
-        for memory_format in FORMATS:
+        for memory_format in formats:
             step = self.step(trial, variant(trial, memory_format))
             step()
             if self.on_gpu:
@@ -114,20 +118,46 @@ class Worker:
         self.free()
         return needed * job.batch // batch
 
-    def time_formats(self, job, options, seconds=PROBE):
+    def time_formats(self, job, options):
         """Time both memory formats; by name of the format, timings as dicts."""
-        timings = {}
-        for memory_format in FORMATS:
-            timings[memory_format] = self.time(job, memory_format, options, seconds)
-        return timings
+        return {memory_format: self.time(job, memory_format, options) for memory_format in FORMATS}
 
-    def time(self, job, memory_format, options='', seconds=None):
+    def time_uncompiled(self, job, formats, variants):
+        """Time variants in the faster one of some memory formats.
+
+        Args:
+            job (Job): What is measured.
+            formats (tuple[str]): Of ``FORMATS``.
+            variants (list[str]): Options; the last one's time decides on the format.
+
+        Returns:
+            tuple[str, dict]: The format, and timings (dict) by the options.
+        """
+        texts = {memory_format: variant(job, memory_format, variants[-1]) for memory_format in formats}
+        steps = {name: benchmark.captured(text, self.step(job, text)) for name, text in texts.items()}
+        best = formats[0]
+        if len(formats) > 1:
+            probed = measure(steps, PROBE, self.settings.device)
+            best = min(formats, key=lambda name: probed[name].median)
+        timings = {variants[-1]: self.measure(job, steps[best])}
+        steps.clear()
+        for options in variants[:-1]:
+            timings[options] = self.measure(job, self.step(job, variant(job, best, options)))
+        self.free()
+        return best, timings
+
+    def time(self, job, memory_format, options=''):
         """Time a variant, not compiled or compiled by :meth:`compile` before; the timing as a dict."""
         text = variant(job, memory_format, options)
         step = benchmark.captured(text, self.step(job, text))
-        timing = measure({text: step}, seconds or self.settings.seconds, self.settings.device)[text]
+        timing = self.measure(job, step)
         del step
         self.free()
+        return timing
+
+    def measure(self, job, step):
+        """Time a step; the timing as a dict."""
+        timing = measure({job: step}, self.settings.seconds, self.settings.device)[job]
         return dict(timing._asdict(), images_per_second=1e3 * job.batch / timing.median)
 
     def compile(self, job, memory_format):
@@ -173,12 +203,6 @@ class Worker:
         del step
         self.free()
         return timing._asdict()
-
-    def release(self):
-        """Drop all networks but the first one, which is on the CPU."""
-        self.networks.clear()
-        torch.compiler.reset()
-        self.free()
 
     def step(self, job, text):
         """A step of a job in a variant, not captured yet; its network is kept for the next one."""
