@@ -59,8 +59,8 @@ def test_autocast(network, image, dtype, bound):
 
 @pytest.mark.parametrize('dtype', [torch.float32, torch.bfloat16])
 def test_opcheck(dtype):
-    u, rows, *parameters = (x.cuda() for x in arguments(2, 40, 33, torch.float32))
-    args = [x.requires_grad_() for x in (u.to(dtype).detach(), rows.to(dtype).detach(), *parameters)]
+    u, x_dbl, *parameters = (x.cuda() for x in arguments(2, 40, 33, torch.float32))
+    args = [x.requires_grad_() for x in (u.to(dtype).detach(), x_dbl.to(dtype).detach(), *parameters)]
     torch.library.opcheck(torch.ops.mmmobilemamba.selective_scan.default, args)
 
 

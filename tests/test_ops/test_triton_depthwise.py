@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
 from mmmobilemamba.ops import conv2d, depthwise_conv2d, select_backend
+from mmmobilemamba.ops.backends import AS_OPERATOR
 from mmmobilemamba.ops.conv import padded_conv, wants_padding
 from mmmobilemamba.ops.triton import depthwise_operator
-from mmmobilemamba.ops.triton.depthwise_operator import AS_OPERATOR, depthwise_conv
+from mmmobilemamba.ops.triton.depthwise_operator import depthwise_conv
 
 from ..conftest import ROOT, noise_for, relative_error
 
