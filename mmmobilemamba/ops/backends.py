@@ -1,10 +1,9 @@
-"""What runs the operations of this package here, and why not something faster.
+"""Which backend runs each operation of this package here, and why not a faster one.
 
-``backend`` of every operation, and ``scan_backend`` of the backbone, which hands it to all operations of the
-network, mean the same: ``'auto'`` and ``'cpp'`` allow C++ for CPUs, ``'auto'`` and ``'triton'`` allow Triton
-for GPUs, for the scan and for what surrounds it. So ``scan_backend='torch'`` computes convolutions, Haar
-transforms and gates in PyTorch, too. A scan refuses a backend that it has not here; the other operations take
-PyTorch instead.
+The ``backend`` argument of every operation means the same: ``'auto'`` and ``'cpp'`` allow C++ on CPUs,
+``'auto'`` and ``'triton'`` allow Triton on GPUs. The backbone passes its ``scan_backend`` to all operations
+of the network, so that ``scan_backend='torch'`` also runs convolutions, Haar transforms and gates in PyTorch.
+A scan raises an error if a named backend cannot run; the other operations fall back to PyTorch.
 """
 
 from importlib.util import find_spec
@@ -18,8 +17,8 @@ from .cpu import library
 
 BACKENDS = ('cpp', 'triton', 'torch', 'naive', 'export')  # the fastest first
 OPERATIONS = ('scan', 'conv', 'depthwise_conv', 'haar', 'norm_gate')
-WITH_CPP = ('auto', 'cpp')  # what allows kernels in C++ where they can run
-WITH_TRITON = ('auto', 'triton')  # and in Triton
+WITH_CPP = ('auto', 'cpp')  # allow kernels in C++ where they can run
+WITH_TRITON = ('auto', 'triton')  # allow kernels in Triton
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Registering gradients and shapes of operators from Python came with torch 2.4.
 AS_OPERATOR = hasattr(torch.library, 'register_autograd')
@@ -61,16 +60,16 @@ def select_backend(
         dtype (torch.dtype): Of the tensors; of a scan, that of ``u``. Defaults to float32.
         operation (str): One of ``OPERATIONS``: ``'scan'``; ``'conv'`` and ``'depthwise_conv'``, dense and
             depthwise weights of :func:`~mmmobilemamba.ops.conv2d`; ``'haar'``, both transforms;
-            ``'norm_gate'``. Operations other than the scan answer for inference: where a gradient is needed,
-            or a memory format or size has no kernel, a call takes PyTorch, as the function's docstring says.
+            ``'norm_gate'``. Except for the scan, the answer is for inference: calls that need a gradient, or
+            whose memory format or size has no kernel, run in PyTorch; see the docstrings of the functions.
             Defaults to ``'scan'``.
 
     Returns:
-        Choice: The backend, and the reasons against faster ones that ``backend`` allows.
+        Choice: The backend, and why each faster one that ``backend`` allows was passed over.
 
     Raises:
         ValueError: If there is no such backend or operation.
-        RuntimeError: If a scan cannot run in it here; the message says why.
+        RuntimeError: If the scan cannot run in it here; the message says why.
     """
     check_backend(backend)
     if operation not in OPERATIONS:

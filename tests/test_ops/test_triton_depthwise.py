@@ -274,7 +274,7 @@ def test_left_to_pytorch_on_a_gpu(on_a_gpu):
     for args in ((x.contiguous(), *weights), doubles, (*on_a_gpu, 'torch')):
         assert 'conv2d' in graph_of(*args)[0]
     with torch.no_grad():
-        assert conv2d(x, weights[0], groups=8).shape == x.shape  # a mode watches
+        assert conv2d(x, weights[0], groups=8).shape == x.shape  # a dispatch mode records
 
 
 def test_depthwise_conv2d_on_a_cpu():

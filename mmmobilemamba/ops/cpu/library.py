@@ -85,7 +85,7 @@ def why_not():
 
 @lru_cache
 def has_vectors():
-    """Whether convolutions have kernels here: with AVX2, where they were measured, and if called directly."""
+    """Whether the kernels of convolutions can be used here: called directly, and with AVX2 at least."""
     return tracing.CAN_DETECT and why_not() is None and load()[1] > 0
 
 
