@@ -64,9 +64,7 @@ def test_public_names():
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())
 def test_sources(path):
-    text = path.read_text()
-    assert text.count('\n') <= 500
-    for node in ast.walk(ast.parse(text)):
+    for node in ast.walk(ast.parse(path.read_text())):
         kernel = 'triton.jit' in map(ast.unparse, getattr(node, 'decorator_list', ()))
         if isinstance(node, ast.FunctionDef) and not kernel:
             assert node.end_lineno - node.lineno < 60, node.name

@@ -69,8 +69,8 @@ def test_autocast(first_stage, image, dtype, bound):
 
 
 def test_opcheck():
-    u, rows, *parameters = (x.cuda() for x in arguments(2, 40, 33, torch.float32))
-    args = [x.requires_grad_() for x in (u.bfloat16(), rows.bfloat16(), *parameters)]
+    u, x_dbl, *parameters = (x.cuda() for x in arguments(2, 40, 33, torch.float32))
+    args = [x.detach().requires_grad_() for x in (u.bfloat16(), x_dbl.bfloat16(), *parameters)]
     torch.library.opcheck(torch.ops.mmmobilemamba.selective_scan.default, args)
 
 

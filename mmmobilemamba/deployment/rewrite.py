@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from ..models.backbones.mobilemamba import Mixer, MobileMamba
 from ..models.layers import SS2D
 from ..models.layers.mk_deconv import FoldedMKDeConv
-from ..ops.selective_scan.exported import both_directions, join_bias, merge_directions, scan_as_walked
+from ..ops.export.scan import both_directions, join_bias, merge_directions, scan_as_walked
 
 MULTIPLE = 4  # of channels
 
@@ -107,5 +107,5 @@ class ExportedSS2D(nn.Module):
     def scan(self, u: Tensor) -> Tensor:
         """(N, L, E) -> (N, L, E)."""
         both = both_directions(u)
-        rows = both @ self.x_proj_weight
-        return merge_directions(scan_as_walked(both, rows, self.dt_proj_weight, self.A), u, self.D)
+        x_dbl = both @ self.x_proj_weight
+        return merge_directions(scan_as_walked(both, x_dbl, self.dt_proj_weight, self.A), u, self.D)

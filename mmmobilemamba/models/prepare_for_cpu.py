@@ -5,8 +5,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
-from mmmobilemamba.ops.conv import Call, autocasts, follow
+from mmmobilemamba.ops.backends import autocasts
 from mmmobilemamba.ops.cpu import can_run
+from mmmobilemamba.ops.cpu.conv import PreparedConv
+from mmmobilemamba.ops.epilogue import apply_epilogue
 
 from .layers import Conv2d
 from .prepared import PreparedModule
@@ -119,7 +121,7 @@ class RememberingConv2d(PreparedConv2d):
             return None
         if len(self.calls) >= CALLS:
             self.calls.clear()
-        call = self.calls[key] = Call(kernel, x, conv.weight, conv.bias, conv.stride[0], activation)
+        call = self.calls[key] = PreparedConv(kernel, x, conv.weight, conv.bias, conv.stride[0], activation)
         return call  # which another thread may have cleared from the calls already
 
 
@@ -143,4 +145,4 @@ class PackedConv2d(PreparedConv2d):
         out = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, *self.geometry, 'none', [], ''
         )
-        return follow(out, activation, shortcut)
+        return apply_epilogue(out, activation, shortcut)

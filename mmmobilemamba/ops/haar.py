@@ -7,17 +7,13 @@ whole pixels in channels-last maps, so every sum reads and writes along the chan
 https://arxiv.org/abs/2411.15941, the wavelet of WTE-Mamba.
 """
 
-import ctypes
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpu import can_run, run
-from .maps import as_map
-from .selective_scan import WITH_CPP, check_backend, uses_triton
-from .selective_scan.operator import AS_OPERATOR
-from .triton.common import check_bands, half_size
+from .backends import AS_OPERATOR, WITH_CPP, check_backend, uses_triton
+from .cpu.haar import haar_dwt_cpp, haar_idwt_cpp
+from .cpu.library import can_run
 from .triton.operators import register_haar
 
 
@@ -90,58 +86,12 @@ def haar_idwt_torch(bands, base):
     return base + pixels.permute(0, 3, 1, 2)[..., : base.shape[2], : base.shape[3]]
 
 
-def haar_filter(x: Tensor, weight: Tensor, base: Tensor) -> Tensor:
-    """``base`` and the inverse of the filtered transform, for graphs that leave PyTorch.
-
-    Three grouped convolutions, which ONNX Runtime is faster at than at slices.
-
-    Args:
-        x (Tensor): (N, C, H, W).
-        weight (Tensor): Of the depthwise convolution between :func:`haar_dwt` and :func:`haar_idwt`,
-            (4C, 1, k, k).
-        base (Tensor): (N, C, H, W).
-
-    Returns:
-        Tensor: (N, C, H, W).
-    """
-    channels, height, width = x.shape[1:]
-    signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
-    haar = torch.tensor(signs, dtype=x.dtype, device=x.device)[:, None].repeat(channels, 1, 1, 1)
-    # Here the four bands of a channel are neighbours.
-    weight = weight.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)
-    # A row and a column more: an odd side needs them, and at an even one they do nothing. Nothing is asked.
-    bands = F.conv2d(F.pad(x, (0, 1, 0, 1)), haar, stride=2, groups=channels)
-    bands = F.conv2d(bands, weight, padding=weight.shape[2] // 2, groups=4 * channels)
-    details = F.conv_transpose2d(bands, haar, stride=2, groups=channels)
-    return base + details[:, :, :height, :width]
-
-
 def pad_to_even(x: Tensor) -> Tensor:
     """Add a zero row below if H is odd and a zero column at the right if W is odd."""
     height, width = x.shape[-2:]
     if height % 2 or width % 2:
         x = F.pad(x, (0, width % 2, 0, height % 2))
     return x
-
-
-def haar_dwt_cpp(x, instruction_set=None):
-    """:func:`haar_dwt` in C++, without gradients, for a map with contiguous channels."""
-    batch, channels, height, width = x.shape
-    bands = x.new_empty(batch, *half_size(height, width), 4 * channels)
-    pointers = ctypes.byref(as_map(x)), bands.data_ptr()
-    run('haar_forward', *pointers, dtype=x.dtype, instruction_set=instruction_set)
-    return bands.permute(0, 3, 1, 2)
-
-
-def haar_idwt_cpp(bands, base, instruction_set=None):
-    """:func:`haar_idwt` in C++, without gradients, for a base with contiguous channels."""
-    batch, channels, height, width = base.shape
-    check_bands(bands, base.shape)
-    bands = bands.contiguous(memory_format=torch.channels_last)
-    out = base.new_empty(batch, height, width, channels)
-    pointers = ctypes.byref(as_map(base)), bands.data_ptr(), out.data_ptr()
-    run('haar_inverse', *pointers, dtype=base.dtype, instruction_set=instruction_set)
-    return out.permute(0, 3, 1, 2)
 
 
 LIBRARY = register_haar(haar_dwt_torch, haar_idwt_torch) if AS_OPERATOR else None

@@ -3,16 +3,13 @@
 Source: MobileMamba, https://arxiv.org/abs/2411.15941, after VMamba, https://arxiv.org/abs/2401.10166.
 """
 
-import ctypes
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .cpu import can_run, run
-from .selective_scan import WITH_CPP, check_backend, uses_triton
-from .selective_scan.operator import AS_OPERATOR
-from .triton.common import check_gate
+from .backends import AS_OPERATOR, WITH_CPP, check_backend, uses_triton
+from .cpu.library import can_run
+from .cpu.norm_gate import norm_gate_cpp, one_stride
 from .triton.operators import register_norm_gate
 
 MOST_CHANNELS = 4096  # of a row that a program in Triton has in its registers
@@ -52,33 +49,6 @@ def norm_gate_torch(y, weight, bias, eps, z):
     """:func:`norm_gate` in PyTorch."""
     y = F.layer_norm(y, weight.shape, weight.to(y.dtype), bias.to(y.dtype), eps)
     return y.to(z.dtype) * F.silu(z)
-
-
-def one_stride(z):
-    """Whether one stride leads through the pixels of all images, and their channels are contiguous."""
-    return z.stride(2) == 1 and (z.shape[0] == 1 or z.stride(0) == z.shape[1] * z.stride(1))
-
-
-class Gate(ctypes.Structure):
-    """As in cpu/csrc/maps.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ('pixels', 'channels', 'z_stride')),
-        *((name, ctypes.c_void_p) for name in ('y', 'weight', 'bias', 'z')),
-        ('eps', ctypes.c_double),
-    ]
-
-
-def norm_gate_cpp(y, weight, bias, eps, z, instruction_set=None):
-    """:func:`norm_gate` in C++, without gradients, for a ``z`` that is :func:`one_stride`."""
-    check_gate(y, weight, bias, z)
-    y, weight, bias = y.contiguous(), weight.contiguous(), bias.contiguous()
-    out = y.new_empty(y.shape)
-    sizes = y.shape[0] * y.shape[1], y.shape[2], z.stride(1)
-    gate = Gate(*sizes, *(x.data_ptr() for x in (y, weight, bias, z)), eps)
-    pointers = ctypes.byref(gate), out.data_ptr()
-    run('norm_gate', *pointers, dtype=y.dtype, instruction_set=instruction_set)
-    return out
 
 
 LIBRARY = register_norm_gate(norm_gate_torch) if AS_OPERATOR else None

@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mmmobilemamba.ops import conv, conv2d, cpu
+from mmmobilemamba.ops.cpu import conv as cpu_conv
 
 from ..conftest import noise_for
 
@@ -90,7 +91,7 @@ def test_spatial(name, batch, channels, outputs, size, stride):
 
 @needs_cpp
 @pytest.mark.parametrize('stride', [1, 2])
-@pytest.mark.parametrize('side', conv.DEPTHWISE_SIDES)
+@pytest.mark.parametrize('side', cpu_conv.DEPTHWISE_SIDES)
 @pytest.mark.parametrize(('batch', 'channels', 'size'), DEPTHWISE)
 @pytest.mark.parametrize('name', SETS)
 def test_depthwise(name, batch, channels, size, side, stride):
@@ -150,7 +151,7 @@ def test_layout_changes_nothing(shape, groups):
     )
     shortcut = noise_for((2, shape[0], 6, 6), 3)
     expected = conv2d(x, weight, bias, groups=groups, shortcut=shortcut)
-    laid_out = conv.lay_out(weight)
+    laid_out = cpu_conv.lay_out(weight)
     assert torch.equal(laid_out, weight) and laid_out.stride(0) == 1
     sparse = bias.repeat_interleave(2)[::2]
     wide = torch.cat([shortcut, shortcut], dim=1)[:, : shape[0]]
@@ -175,7 +176,7 @@ def test_chosen_where_nothing_is_to_be_learnt(monkeypatch, kernel, shape, groups
     calls = []
     cpp = conv.conv2d_cpp
     monkeypatch.setattr(conv, 'conv2d_cpp', lambda *args: calls.append(args[0]) or cpp(*args))
-    (x,), weight = channels_last(noise_for((2, 16, 6, 6), 0)), conv.lay_out(noise_for(shape, 1))
+    (x,), weight = channels_last(noise_for((2, 16, 6, 6), 0)), cpu_conv.lay_out(noise_for(shape, 1))
     expected = F.conv2d(x, weight, padding=shape[2] // 2, groups=groups)
     torch.testing.assert_close(conv2d(x, weight, groups=groups), expected)
     torch.testing.assert_close(conv2d(x, weight, groups=groups, backend='cpp'), expected)
@@ -204,19 +205,19 @@ def test_other_convolutions_are_left_to_pytorch():
         ((64, 1, 3, 3), 1, 32),
         ((32, 1, 9, 9), 1, 32),
         ((32, 1, 3, 3), 3, 32),
-        ((15, 32, 1, 1), 1, 1),  # fewer numbers than a vector has
+        ((15, 32, 1, 1), 1, 1),  # fewer elements than a vector has
     ):
-        assert conv.find_kernel(x, conv.lay_out(noise_for(shape, 0)), stride, groups) is None
+        assert cpu_conv.find_kernel(x, cpu_conv.lay_out(noise_for(shape, 0)), stride, groups) is None
     weight = noise_for((16, 32, 1, 1), 0)
-    assert conv.find_kernel(x, weight, 1, 1) == 'pointwise'
-    assert conv.find_kernel(x[:0], weight, 1, 1) is None
+    assert cpu_conv.find_kernel(x, weight, 1, 1) == 'pointwise'
+    assert cpu_conv.find_kernel(x[:0], weight, 1, 1) is None
     weight, (wide,) = noise_for((32, 32, 3, 3), 0), channels_last(noise_for((1, 40, 8, 8), 0))
-    assert conv.find_kernel(x, weight, 1, 1) is None  # it would be laid out at every call
-    weight = conv.lay_out(weight)
-    assert conv.find_kernel(x, weight, 2, 1) == 'spatial'
-    assert conv.find_kernel(wide[:, :32], weight, 2, 1) is None
+    assert cpu_conv.find_kernel(x, weight, 1, 1) is None  # it would be laid out at every call
+    weight = cpu_conv.lay_out(weight)
+    assert cpu_conv.find_kernel(x, weight, 2, 1) == 'spatial'
+    assert cpu_conv.find_kernel(wide[:, :32], weight, 2, 1) is None
     for channels, kernel in ((15, None), (16, 'depthwise')):
-        assert conv.find_kernel(x[:, :channels], noise_for((channels, 1, 3, 3), 0), 2, channels) == kernel
+        assert cpu_conv.find_kernel(x[:, :channels], noise_for((channels, 1, 3, 3), 0), 2, channels) == kernel
 
 
 @pytest.mark.parametrize(
@@ -234,7 +235,7 @@ def test_other_convolutions_are_left_to_pytorch():
 )
 def test_what_does_not_fit_is_as_in_pytorch(shape, groups, bias):
     """An error, or the convolution that it is; nothing is read beyond its end."""
-    (x,), weight = channels_last(noise_for((1, 64, 8, 8), 0)), conv.lay_out(noise_for(shape, 1))
+    (x,), weight = channels_last(noise_for((1, 64, 8, 8), 0)), cpu_conv.lay_out(noise_for(shape, 1))
     bias = bias and noise_for((bias,), 2)
     try:
         expected = F.conv2d(x, weight, bias, padding=shape[2] // 2, groups=groups)

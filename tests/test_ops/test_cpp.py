@@ -1,5 +1,6 @@
 """The C++ kernels: instruction sets, threads, building, and what happens where they cannot be built."""
 
+import ctypes
 import os
 import subprocess
 import sys
@@ -9,9 +10,9 @@ import torch
 from torch.autograd import forward_ad
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from mmmobilemamba.ops import available_backends, cpu, select_backend, selective_scan
-from mmmobilemamba.ops.cpu import build
-from mmmobilemamba.ops.selective_scan import cpp
+from mmmobilemamba.ops import available_backends, cpu, select_backend, selective_scan, tracing
+from mmmobilemamba.ops.cpu import build, library, structs
+from mmmobilemamba.ops.cpu import scan as cpp
 
 from ..conftest import ROOT, relative_error
 from .test_selective_scan import NAMES, arguments
@@ -53,9 +54,9 @@ def test_every_instruction_set(name, shape, dtype, bound):
 @needs_cpp
 def test_no_rank():
     """As if the step sizes had nothing but their bias."""
-    u, rows, dt_weight, *others = arguments(2, 9, 40, torch.float32, rank=1)
+    u, x_dbl, dt_weight, *others = arguments(2, 9, 40, torch.float32, rank=1)
     grad_y = torch.randn(u.shape)
-    narrow, wide = (u, rows[..., 1:], dt_weight[..., :0], *others), (u, rows, 0 * dt_weight, *others)
+    narrow, wide = (u, x_dbl[..., 1:], dt_weight[..., :0], *others), (u, x_dbl, 0 * dt_weight, *others)
     assert torch.equal(cpp.forward(*narrow), cpp.forward(*wide))
     found, expected = (cpp.backward(grad_y, *args) for args in (narrow, wide))
     expected = expected[0], expected[1][..., 1:], expected[2][..., :0], *expected[3:]
@@ -96,8 +97,8 @@ def test_threads_without_openmp(monkeypatch):
     args = arguments(2, 50, 100)
     grad_y = torch.randn(2, 50, 100)
     expected = cpp.forward(*args), *cpp.backward(grad_y, *args)
-    library, best, _ = cpu.load()
-    monkeypatch.setattr(cpu.kernels, 'load', lambda: (library, best, None))
+    kernels, best, _ = cpu.load()
+    monkeypatch.setattr(library, 'load', lambda: (kernels, best, None))
     found = cpp.forward(*args), *cpp.backward(grad_y, *args)
     assert all(torch.equal(x, y) for x, y in zip(found, expected))
 
@@ -105,9 +106,9 @@ def test_threads_without_openmp(monkeypatch):
 @needs_cpp
 def test_saturated_steps():
     """Step sizes far beyond where the polynomials are good are clamped, not wrong."""
-    u, rows, dt_weight, A, D, dt_bias = arguments(1, 40, 20)
+    u, x_dbl, dt_weight, A, D, dt_bias = arguments(1, 40, 20)
     for bias in (-200.0, -90.0, -30.0, 30.0, 90.0, 200.0):
-        args = [u, rows, dt_weight, A, D, torch.full_like(dt_bias, bias)]
+        args = [u, x_dbl, dt_weight, A, D, torch.full_like(dt_bias, bias)]
         exact = selective_scan(*args, backend='naive')
         assert relative_error(cpp.forward(*(x.float() for x in args)), exact) < 1e-6
 
@@ -169,6 +170,36 @@ def test_where_it_cannot_be_built(tmp_path, environment, reason):
     assert not list(tmp_path.rglob('*.so'))
 
 
+def mirror(name, fields):
+    """A mirror of a struct."""
+    return type(name, (ctypes.Structure,), dict(_fields_=fields))
+
+
+GATE = structs.Gate._fields_
+WRONG_MIRRORS = [
+    (mirror('Gate', GATE[:-1]), 'Gate is 64, not 56'),  # a field of the library is missing
+    (mirror('Gate', [*GATE, ('scale', ctypes.c_double)]), 'Gate is 64, not 72; Gate.scale is -1, not 64'),
+    (mirror('Gate', [*GATE[:3], GATE[4], GATE[3], *GATE[5:]]), 'Gate.weight is 32, not 24'),  # another order
+    (mirror('Door', GATE), 'Door is -1, not 64'),
+]
+
+
+@needs_cpp
+@pytest.mark.parametrize(('wrong', 'message'), WRONG_MIRRORS)
+def test_a_wrong_mirror_of_a_struct_is_refused(monkeypatch, wrong, message):
+    """As the library is loaded; a call would read or write other memory."""
+    monkeypatch.setattr(structs, 'STRUCTS', (structs.Map, wrong))
+    with pytest.raises(build.BuildError, match=rf'does not fit ops/cpu/structs\.py.*: {message}'):
+        library.load.__wrapped__()
+
+
+@needs_cpp
+def test_other_numbers_of_activations_are_refused(monkeypatch):
+    monkeypatch.setattr(structs, 'ACTIVATION_CODES', {None: 0, 'silu': 1, 'relu': 2})
+    with pytest.raises(build.BuildError, match='activation silu is 2, not 1; activation relu is 1, not 2'):
+        library.load.__wrapped__()
+
+
 @needs_cpp
 def test_default_device():
     """What the kernels write into is where their input is."""
@@ -182,8 +213,8 @@ def test_default_device():
 
 
 @needs_cpp
-@pytest.mark.skipif(not hasattr(torch.compiler, 'is_compiling'), reason='this PyTorch does not tell')
-def test_kernels_are_called_directly_only_where_nobody_watches():
+@pytest.mark.skipif(not tracing.CAN_DETECT, reason='this PyTorch does not tell')
+def test_kernels_are_called_directly_only_outside_of_traces_and_transforms():
     """What is recorded or transformed has to pass PyTorch's dispatcher; the result is the same."""
     args = arguments(2, 9, 5, torch.float32)
     expected = selective_scan(*args)

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from mmmobilemamba.ops import cpu, norm_gate
-from mmmobilemamba.ops.norm_gate import norm_gate_cpp
+from mmmobilemamba.ops.cpu.norm_gate import norm_gate_cpp
 
 from ..conftest import relative_error
 

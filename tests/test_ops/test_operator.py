@@ -6,7 +6,8 @@ from torch.utils.checkpoint import checkpoint
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.ops import select_backend, selective_scan
-from mmmobilemamba.ops.selective_scan.operator import AS_OPERATOR, SelectiveScan
+from mmmobilemamba.ops.backends import AS_OPERATOR
+from mmmobilemamba.ops.selective_scan.operator import SelectiveScan
 
 from ..conftest import relative_error
 from .test_selective_scan import arguments

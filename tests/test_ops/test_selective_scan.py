@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from mmmobilemamba.ops import available_backends, select_backend, selective_scan
-from mmmobilemamba.ops.selective_scan import chunked, interface
+from mmmobilemamba.ops import available_backends, backends, select_backend, selective_scan
+from mmmobilemamba.ops.selective_scan import chunked
 
 from ..conftest import relative_error
 
-NAMES = ('u', 'rows', 'dt_weight', 'A', 'D', 'dt_bias')
+NAMES = ('u', 'x_dbl', 'dt_weight', 'A', 'D', 'dt_bias')
 FAST = tuple(name for name in available_backends() if name not in ('naive', 'export'))
 LENGTHS = (1, 2, 3, 7, 64, 196, 1023, 4200)
 
@@ -25,14 +25,14 @@ def arguments(batch, length, channels, dtype=torch.float64, seed=0, rank=3):
         return torch.randn(shape, generator=generator, dtype=torch.float64)
 
     A, D, dt_bias = (normal(2, channels) for _ in range(3))
-    rows, u = normal(batch, length, 2, rank + 2), normal(batch, length, channels)
+    x_dbl, u = normal(batch, length, 2, rank + 2), normal(batch, length, channels)
     dt_weight = normal(2, channels, rank) / rank**0.5
-    return [x.to(dtype) for x in (u, rows, dt_weight, -A.exp(), D, dt_bias)]
+    return [x.to(dtype) for x in (u, x_dbl, dt_weight, -A.exp(), D, dt_bias)]
 
 
-def triple_loop(u, rows, dt_weight, A, D, dt_bias):
+def triple_loop(u, x_dbl, dt_weight, A, D, dt_bias):
     """The equations in numpy, one number at a time."""
-    u, rows, dt_weight, A, D, dt_bias = (x.numpy() for x in (u, rows, dt_weight, A, D, dt_bias))
+    u, x_dbl, dt_weight, A, D, dt_bias = (x.numpy() for x in (u, x_dbl, dt_weight, A, D, dt_bias))
     y = np.zeros_like(u)
     batch, length, channels = u.shape
     for n in range(batch):
@@ -41,7 +41,7 @@ def triple_loop(u, rows, dt_weight, A, D, dt_bias):
                 h = 0.0
                 for step in range(length):
                     t = step if k == 0 else length - 1 - step
-                    *step, B, C = rows[n, t, k]
+                    *step, B, C = x_dbl[n, t, k]
                     delta = np.log1p(np.exp(np.dot(step, dt_weight[k, e]) + dt_bias[k, e]))
                     h = np.exp(delta * A[k, e]) * h + delta * B * u[n, t, e]
                     y[n, t, e] += C * h + D[k, e] * u[n, t, e]
@@ -137,16 +137,16 @@ def test_gradgradcheck():
 
 @pytest.mark.parametrize('backend', available_backends())
 def test_non_contiguous_and_expanded_inputs(backend):
-    u, rows, dt_weight, A, D, dt_bias = arguments(2, 40, 6)
-    expected = selective_scan(u, rows, dt_weight, A, D, dt_bias, backend='naive')
+    u, x_dbl, dt_weight, A, D, dt_bias = arguments(2, 40, 6)
+    expected = selective_scan(u, x_dbl, dt_weight, A, D, dt_bias, backend='naive')
     strided = u.transpose(1, 2).contiguous().transpose(1, 2)
     half = torch.cat([u, u], dim=2)[..., :6]
-    rows_strided = torch.stack([rows, rows], dim=-1)[..., 0]
-    assert not any(x.is_contiguous() for x in (strided, half, rows_strided))
+    x_dbl_strided = torch.stack([x_dbl, x_dbl], dim=-1)[..., 0]
+    assert not any(x.is_contiguous() for x in (strided, half, x_dbl_strided))
     for given in (strided, half):
-        found = selective_scan(given, rows_strided, dt_weight, A, D, dt_bias, backend=backend)
+        found = selective_scan(given, x_dbl_strided, dt_weight, A, D, dt_bias, backend=backend)
         assert relative_error(found, expected) < 1e-12
-    shared = rows[:1, :, :1].expand_as(rows)
+    shared = x_dbl[:1, :, :1].expand_as(x_dbl)
     expected = selective_scan(u, shared.contiguous(), dt_weight, A, D, dt_bias, backend='naive')
     found = selective_scan(u, shared, dt_weight, A, D, dt_bias, backend=backend)
     assert relative_error(found, expected) < 1e-12
@@ -163,11 +163,11 @@ def test_inputs_are_left_alone():
 @pytest.mark.parametrize('direction', [0, 1])
 def test_causality(direction, backend):
     """A direction whose partner is silenced never sees what comes later in its walk."""
-    u, rows, *others = arguments(1, 50, 3)
-    rows[:, :, 1 - direction, -1] = 0  # C
+    u, x_dbl, *others = arguments(1, 50, 3)
+    x_dbl[:, :, 1 - direction, -1] = 0  # C
     changed = u.clone()
     changed[:, 20] += 1.0
-    before, after = (selective_scan(x, rows, *others, backend=backend) for x in (u, changed))
+    before, after = (selective_scan(x, x_dbl, *others, backend=backend) for x in (u, changed))
     same = before == after
     unseen = slice(0, 20) if direction == 0 else slice(21, None)
     seen = slice(20, 23) if direction == 0 else slice(18, 21)
@@ -181,11 +181,11 @@ def test_adjointness(backend):
 
     With a step size that is constant in time the adjoint of one direction is the other one.
     """
-    u, rows, dt_weight, *channelwise = arguments(3, 45, 4)
+    u, x_dbl, dt_weight, *channelwise = arguments(3, 45, 4)
     v = arguments(3, 45, 4, seed=1)[0]
-    rows[..., :-2] = 0
-    scanned = selective_scan(u, rows, dt_weight, *channelwise, backend=backend)
-    swapped = rows.flip(2)
+    x_dbl[..., :-2] = 0
+    scanned = selective_scan(u, x_dbl, dt_weight, *channelwise, backend=backend)
+    swapped = x_dbl.flip(2)
     swapped[..., -2:] = swapped[..., -2:].flip(3)
     adjoint = selective_scan(v, swapped, dt_weight, *(x.flip(0) for x in channelwise), backend=backend)
     torch.testing.assert_close((scanned * v).sum(), (u * adjoint).sum(), rtol=1e-10, atol=0)
@@ -194,15 +194,15 @@ def test_adjointness(backend):
 @pytest.mark.parametrize('backend', available_backends())
 def test_merge_adds_each_direction_once(backend):
     """Both directions together are the sum of each with the other silenced."""
-    u, rows, dt_weight, A, D, dt_bias = arguments(4, 30, 3)
+    u, x_dbl, dt_weight, A, D, dt_bias = arguments(4, 30, 3)
     parts = 0
     for k in range(2):
         only = torch.zeros(2, 1, dtype=torch.float64)
         only[k] = 1
-        one = rows.clone()
+        one = x_dbl.clone()
         one[:, :, 1 - k, -1] = 0
         parts = parts + selective_scan(u, one, dt_weight, A, D * only, dt_bias, backend=backend)
-    whole = selective_scan(u, rows, dt_weight, A, D, dt_bias, backend=backend)
+    whole = selective_scan(u, x_dbl, dt_weight, A, D, dt_bias, backend=backend)
     assert relative_error(whole, parts) < 1e-14
 
 
@@ -217,16 +217,16 @@ def test_batch_independence(backend):
 
 @pytest.mark.parametrize('length', [5, 40])
 def test_empty_batch(length):
-    u, rows, *others = arguments(1, length, 3)
-    args = [u[:0], rows[:0], *others]
+    u, x_dbl, *others = arguments(1, length, 3)
+    args = [u[:0], x_dbl[:0], *others]
     assert selective_scan(*args).shape == selective_scan(*args, backend='naive').shape == (0, length, 3)
 
 
 @pytest.mark.parametrize('bias', [-12.0, 0.0, 12.0])
 @pytest.mark.parametrize('length', [64, 4200])
 def test_finite_at_extremes(length, bias):
-    u, rows, dt_weight, A, D, dt_bias = arguments(1, length, 4, torch.float32)
-    args = [(50 * u.sign()), rows, dt_weight, A.clamp(-16, -1e-3), D, torch.full_like(dt_bias, bias)]
+    u, x_dbl, dt_weight, A, D, dt_bias = arguments(1, length, 4, torch.float32)
+    args = [(50 * u.sign()), x_dbl, dt_weight, A.clamp(-16, -1e-3), D, torch.full_like(dt_bias, bias)]
     args = [x.requires_grad_() for x in args]
     y = selective_scan(*args)
     assert y.isfinite().all()
@@ -245,7 +245,7 @@ def test_backends_are_named_and_wrong_calls_explained():
         selective_scan(*args, backend='cuda')
     with pytest.raises(ValueError, match=r'A must have shape \(2, 3\)'):
         selective_scan(*args[:3], args[3][:1], *args[4:])
-    with pytest.raises(ValueError, match=r'rows must have shape \(1, 4, 2, 5\) .* R of 3'):
+    with pytest.raises(ValueError, match=r'x_dbl must have shape \(1, 4, 2, 5\) .* R of 3'):
         selective_scan(args[0], args[1][..., 1:], *args[2:])
     with pytest.raises(ValueError, match=r'u must be \(N, L, E\)'):
         selective_scan(args[0][:, :0], *args[1:])
@@ -266,7 +266,7 @@ def test_a_backend_of_another_device_says_so():
     [('find_spec', lambda name: None, 'Triton is not installed'), ('AS_OPERATOR', False, r'Triton 3\.0')],
 )
 def test_triton_is_passed_over_with_the_reason(monkeypatch, name, value, reason):
-    monkeypatch.setattr(interface, name, value)
+    monkeypatch.setattr(backends, name, value)
     choice = select_backend(device='cuda')
     assert choice.backend == 'torch'
     assert re.search(reason, choice.passed_over['triton'])

@@ -10,9 +10,10 @@ import torch.nn.functional as F
 from torch._subclasses import FakeTensorMode
 
 from mmmobilemamba.ops import conv2d, depthwise_conv2d, select_backend
+from mmmobilemamba.ops.backends import AS_OPERATOR
 from mmmobilemamba.ops.conv import padded_conv, wants_padding
 from mmmobilemamba.ops.triton import depthwise_operator
-from mmmobilemamba.ops.triton.depthwise_operator import AS_OPERATOR, depthwise_conv
+from mmmobilemamba.ops.triton.depthwise_operator import depthwise_conv
 
 from ..conftest import ROOT, noise_for, relative_error
 
@@ -273,7 +274,7 @@ def test_left_to_pytorch_on_a_gpu(on_a_gpu):
     for args in ((x.contiguous(), *weights), doubles, (*on_a_gpu, 'torch')):
         assert 'conv2d' in graph_of(*args)[0]
     with torch.no_grad():
-        assert conv2d(x, weights[0], groups=8).shape == x.shape  # a mode watches
+        assert conv2d(x, weights[0], groups=8).shape == x.shape  # a dispatch mode records
 
 
 def test_depthwise_conv2d_on_a_cpu():

@@ -7,8 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmmobilemamba.ops import haar, haar_dwt, haar_idwt
-from mmmobilemamba.ops.selective_scan import uses_triton
-from mmmobilemamba.ops.selective_scan.operator import AS_OPERATOR
+from mmmobilemamba.ops.backends import AS_OPERATOR, uses_triton
 
 from ..conftest import noise_for, relative_error
 from .test_triton import interpret

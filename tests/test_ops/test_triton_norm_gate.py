@@ -7,7 +7,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from mmmobilemamba.ops import norm_gate
-from mmmobilemamba.ops.selective_scan.operator import AS_OPERATOR
+from mmmobilemamba.ops.backends import AS_OPERATOR
 
 from ..conftest import relative_error
 from .test_triton import interpret

@@ -134,14 +134,14 @@ def training_step(model, image, autocast=nullcontext):
 
 
 def scan_inputs(arch, stage, size, batch, args):
-    """Random inputs of the scan in a stage: u, rows, dt_weight, A, D, dt_bias."""
+    """Random inputs of the scan in a stage: u, x_dbl, dt_weight, A, D, dt_bias."""
     channels, stride = stage_splits(ARCHS[arch], stage)[0], 16 * 2**stage
     length = math.ceil(size[0] / stride) * math.ceil(size[1] / stride)
     inner, rank = 2 * channels, math.ceil(channels / 16)
     shapes = [(batch, length, inner), (batch, length, 2, rank + 2), (2, inner, rank), *[(2, inner)] * 3]
     generator = torch.Generator().manual_seed(0)
-    u, rows, dt_weight, A, D, dt_bias = (torch.randn(shape, generator=generator) for shape in shapes)
-    tensors = (u, rows, 0.1 * dt_weight, -A.abs(), D, dt_bias)
+    u, x_dbl, dt_weight, A, D, dt_bias = (torch.randn(shape, generator=generator) for shape in shapes)
+    tensors = (u, x_dbl, 0.1 * dt_weight, -A.abs(), D, dt_bias)
     return [tensor.to(args.device, DTYPES[args.dtype]).requires_grad_(args.train) for tensor in tensors]
 
 

@@ -231,7 +231,8 @@ class MobileMamba(BaseModule):
             it from 0 in equal steps. Defaults to the arch's own (0 for T and S, 0.03 for B).
         norm_cfg (dict): Norm layer with a weight. Defaults to ``dict(type='BN')``.
         scan_backend (str): What computes the selective scan, one of ``mmmobilemamba.ops.BACKENDS`` or
-            ``'auto'``, the fastest that can run. Defaults to ``'auto'``.
+            ``'auto'``, the fastest that can run. It also holds for convolutions, Haar transforms and gates:
+            all but ``'auto'`` and ``'cpp'`` keep them from C++. Defaults to ``'auto'``.
         deploy (bool): Build the form for inference, see :meth:`switch_to_deploy`, for checkpoints of that
             form. Defaults to False.
         compile (bool | dict): Compile the network for training, see :meth:`compile_regions`; a dict has its

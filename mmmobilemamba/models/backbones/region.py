@@ -10,7 +10,7 @@ from types import FunctionType
 
 import torch
 
-from mmmobilemamba.ops.cpu import is_watched
+from mmmobilemamba.ops.tracing import is_traced_or_transformed
 
 # From here on a compiled function takes the parameters of modules as inputs, so that modules can share it.
 FIRST_VERSION = (2, 5)
@@ -61,7 +61,7 @@ class Region:
 
     def serves(self, module):
         """Whether to run the compiled form: not in a trace or an export, which compile for themselves."""
-        return (module.training or self.evaluation) and not is_watched()
+        return (module.training or self.evaluation) and not is_traced_or_transformed()
 
     def __deepcopy__(self, memo):
         return self

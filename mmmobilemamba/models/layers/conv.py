@@ -3,9 +3,10 @@
 from torch import Tensor, nn
 
 from mmmobilemamba.ops import conv2d
-from mmmobilemamba.ops.conv import find_kernel, follow, kernel_of, lay_out
+from mmmobilemamba.ops.backends import WITH_CPP
 from mmmobilemamba.ops.cpu import can_run
-from mmmobilemamba.ops.selective_scan import WITH_CPP
+from mmmobilemamba.ops.cpu.conv import find_kernel, kernel_of, lay_out
+from mmmobilemamba.ops.epilogue import apply_epilogue
 
 
 class Conv2d(nn.Conv2d):
@@ -25,7 +26,7 @@ class Conv2d(nn.Conv2d):
     def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
         """activation(conv(x)) + shortcut: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
         if self.is_changed():
-            return follow(super().forward(x), activation, shortcut)
+            return apply_epilogue(super().forward(x), activation, shortcut)
         rest = (self.stride[0], self.groups, activation, shortcut, self.backend)
         return conv2d(x, self.weight, self.bias, *rest)
 

@@ -3,7 +3,7 @@
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from mmmobilemamba.ops.conv import follow
+from mmmobilemamba.ops.epilogue import apply_epilogue
 
 from .conv import Conv2d
 from .fold import can_fold, fold_norm
@@ -41,7 +41,7 @@ class ConvBN(nn.Module):
 
     def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        return follow(self.bn(self.conv(x)), activation, shortcut)
+        return apply_epilogue(self.bn(self.conv(x)), activation, shortcut)
 
     def folded(self):
         """One convolution where the norm layer is batch norm; otherwise as it is."""

@@ -68,7 +68,7 @@ class SS2D(nn.Module):
 
     def scan(self, u: Tensor) -> Tensor:
         """Project the step sizes, B and C, and scan: (N, L, E) -> (N, L, E), at least float32."""
-        rows = F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(2, (DIRECTIONS, -1))
+        x_dbl = F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(2, (DIRECTIONS, -1))
         A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
         A, D = A.view(DIRECTIONS, -1), self.D.view(DIRECTIONS, -1)
-        return selective_scan(u, rows, self.dt_proj_weight, A, D, self.dt_proj_bias, self.backend)
+        return selective_scan(u, x_dbl, self.dt_proj_weight, A, D, self.dt_proj_bias, self.backend)

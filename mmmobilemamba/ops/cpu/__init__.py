@@ -1,3 +1,5 @@
-from .kernels import INSTRUCTION_SETS, can_run, has_vectors, is_watched, load, run, why_not
+"""Kernels in C++, for CPUs: all that handles pointers."""
 
-__all__ = ['INSTRUCTION_SETS', 'can_run', 'has_vectors', 'is_watched', 'load', 'run', 'why_not']
+from .library import INSTRUCTION_SETS, can_run, has_vectors, load, run, why_not
+
+__all__ = ['INSTRUCTION_SETS', 'can_run', 'has_vectors', 'load', 'run', 'why_not']

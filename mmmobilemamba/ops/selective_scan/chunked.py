@@ -10,22 +10,27 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..cpu import is_watched
-from .naive import split_rows
+from ..tracing import is_traced_or_transformed
+from .naive import split_x_dbl
 
 CHUNK = 16
-AT_ONCE = 2**18  # numbers of u: of more, a CPU's caches do not hold what is made of them
+AT_ONCE = 2**18  # elements of u: of more, a CPU's caches do not hold what is computed from them
 
 
 def selective_scan_chunked(
-    u: Tensor, rows: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
+    u: Tensor, x_dbl: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
 ) -> Tensor:
     """Equal to :func:`~.naive.selective_scan_naive`, with a loop over at most 16 steps a level."""
-    if not (torch.is_grad_enabled() or is_watched()) and u.is_cpu and u.numel() > AT_ONCE and len(u) > 1:
+    if (
+        not (torch.is_grad_enabled() or is_traced_or_transformed())
+        and u.is_cpu
+        and u.numel() > AT_ONCE
+        and len(u) > 1
+    ):
         images = max(AT_ONCE // (u.shape[1] * u.shape[2]), 1)
-        parts = zip(u.split(images), rows.split(images))
+        parts = zip(u.split(images), x_dbl.split(images))
         return torch.cat([selective_scan_chunked(*part, dt_weight, A, D, dt_bias) for part in parts])
-    step, B, C = split_rows(rows)
+    step, B, C = split_x_dbl(x_dbl)
     delta = F.softplus(step @ dt_weight.transpose(1, 2) + dt_bias[:, None])
     decay, inputs = delta * A[:, None], delta * u[:, None]
     y = D.sum(0) * u
@@ -91,8 +96,8 @@ def _steps(length: int, reverse: bool):
 
 def _views(x: Tensor):
     """Each step of (..., L, E), to be written to."""
-    # Faster all at once, except to record: every write to one would record them all again.
-    return [x.select(-2, step) for step in range(x.shape[-2])] if is_watched() else x.unbind(-2)
+    # Faster all at once, except in a trace: every write to one would record them all again.
+    return [x.select(-2, step) for step in range(x.shape[-2])] if is_traced_or_transformed() else x.unbind(-2)
 
 
 def _walk(a: Tensor, b: Tensor, reverse: bool) -> Tensor:

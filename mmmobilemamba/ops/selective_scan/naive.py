@@ -5,22 +5,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-def split_rows(rows: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def split_x_dbl(x_dbl: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """(N, L, 2, R + 2) -> step (N, 2, L, R), B and C (N, 2, L, 1)."""
-    rows = rows.transpose(1, 2)
-    return rows[..., :-2], rows[..., -2:-1], rows[..., -1:]
+    x_dbl = x_dbl.transpose(1, 2)
+    return x_dbl[..., :-2], x_dbl[..., -2:-1], x_dbl[..., -1:]
 
 
 def selective_scan_naive(
-    u: Tensor, rows: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
+    u: Tensor, x_dbl: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
 ) -> Tensor:
     """Walk the sequence step by step in each direction and add the two outputs.
 
-    Shapes: u (N, L, E), rows (N, L, 2, R + 2), dt_weight (2, E, R), A, D and dt_bias (2, E) -> (N, L, E).
+    Shapes: u (N, L, E), x_dbl (N, L, 2, R + 2), dt_weight (2, E, R), A, D and dt_bias (2, E) -> (N, L, E).
     Position t means the same pixel in every argument; direction 1 visits them from last to first.
     """
     length = u.shape[1]
-    step, B, C = split_rows(rows)
+    step, B, C = split_x_dbl(x_dbl)
     delta = F.softplus(step @ dt_weight.transpose(1, 2) + dt_bias[:, None])
     y = [D.sum(0) * u[:, t] for t in range(length)]
     for k, steps in enumerate((range(length), reversed(range(length)))):

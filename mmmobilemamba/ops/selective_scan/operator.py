@@ -9,12 +9,11 @@ import importlib
 import torch
 from torch import Tensor
 
-from ..cpu import can_run
-from . import cpp
+from ..backends import AS_OPERATOR
+from ..cpu import scan as cpu_scan
+from ..cpu.library import can_run
 
-INPUTS = 'Tensor u, Tensor rows, Tensor dt_weight, Tensor A, Tensor D, Tensor dt_bias'
-# Registering gradients and shapes from Python came with torch 2.4.
-AS_OPERATOR = hasattr(torch.library, 'register_autograd')
+INPUTS = 'Tensor u, Tensor x_dbl, Tensor dt_weight, Tensor A, Tensor D, Tensor dt_bias'
 
 
 def output_dtype(u: Tensor):
@@ -24,7 +23,7 @@ def output_dtype(u: Tensor):
 
 def kernels_for(tensor):
     """The module with ``forward`` and ``backward`` for a tensor's device; Triton is imported at first use."""
-    return importlib.import_module('mmmobilemamba.ops.triton.scan') if tensor.is_cuda else cpp
+    return importlib.import_module('mmmobilemamba.ops.triton.scan') if tensor.is_cuda else cpu_scan
 
 
 class SelectiveScan(torch.autograd.Function):
@@ -45,7 +44,7 @@ class SelectiveScan(torch.autograd.Function):
 
 
 class SelectiveScanBackward(torch.autograd.Function):
-    """Gradients that know that they have none."""
+    """The gradients; raises on double backward."""
 
     @staticmethod
     def forward(ctx, *tensors):
@@ -75,7 +74,7 @@ def _refuse(ctx, *grads):
     raise RuntimeError("This scan has no second derivative; that of backend='torch' has one.")
 
 
-def _fake(u, rows, dt_weight, A, D, dt_bias):
+def _fake(u, x_dbl, dt_weight, A, D, dt_bias):
     return u.new_empty(u.shape, dtype=output_dtype(u))
 
 

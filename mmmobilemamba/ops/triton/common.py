@@ -5,6 +5,8 @@ from contextlib import nullcontext
 
 import torch
 
+from ..shapes import check_bands, half_size
+
 MOST_ALIGNED = 16  # elements that an alignment tells about, at most
 
 
@@ -21,26 +23,6 @@ def alignment(shape, strides, axis):
     """
     others = (s for i, (size, s) in enumerate(zip(shape, strides)) if i != axis and size > 1)
     return math.gcd(MOST_ALIGNED, *others)
-
-
-def half_size(height, width):
-    """Lines and columns (int, int) of the bands of a Haar transform."""
-    return (height + 1) // 2, (width + 1) // 2
-
-
-def check_bands(bands, shape):
-    """Make sure that bands are those of a map of ``shape``, (N, C, H, W).
-
-    Raises:
-        ValueError: If they are not.
-    """
-    batch, channels, height, width = shape
-    expected = (batch, 4 * channels, *half_size(height, width))
-    if bands.shape != expected:
-        raise ValueError(
-            f'bands must have shape {tuple(expected)} beside base of shape {tuple(shape)}, but has '
-            f'{tuple(bands.shape)}.'
-        )
 
 
 def empty_bands(x, dtype):
@@ -65,19 +47,6 @@ def _empty_map(like, shape, dtype):
     if like.stride(1) == 1:
         return like.new_empty(batch, height, width, channels, dtype=dtype).permute(0, 3, 1, 2)
     return like.new_empty(shape, dtype=dtype)
-
-
-def check_gate(y, weight, bias, z):
-    """Make sure that the shapes of a gate's inputs fit.
-
-    Raises:
-        ValueError: If they do not.
-    """
-    if y.shape != z.shape or weight.shape != y.shape[2:] or bias.shape != y.shape[2:]:
-        raise ValueError(
-            f'y and z must have one shape (N, L, E), weight and bias (E), but have {tuple(y.shape)}, '
-            f'{tuple(z.shape)}, {tuple(weight.shape)} and {tuple(bias.shape)}.'
-        )
 
 
 def has_contiguous_steps(z):

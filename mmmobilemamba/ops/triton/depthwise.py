@@ -15,7 +15,7 @@ import torch
 import triton
 import triton.language as tl
 
-from ..maps import evenly_spaced
+from ..shapes import evenly_spaced
 from .common import on_device
 from .depthwise_operator import empty_channels_last
 

@@ -10,7 +10,7 @@ import importlib
 import torch
 import torch.nn.functional as F
 
-from ..selective_scan.operator import AS_OPERATOR
+from ..backends import AS_OPERATOR
 
 ARGUMENTS = 'Tensor x, Tensor weight, Tensor? bias, int stride'
 SCHEMAS = dict(

@@ -11,7 +11,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import alignment, empty_bands, empty_inverse, half_size, on_device
+from ..shapes import half_size
+from .common import alignment, empty_bands, empty_inverse, on_device
 
 TILE = 1024  # elements of each band that a program has
 WARPS = 4

@@ -10,7 +10,8 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import alignment, check_gate, empty_gate, has_contiguous_steps, on_device
+from ..shapes import check_gate
+from .common import alignment, empty_gate, has_contiguous_steps, on_device
 
 # Elements of a tile, and of a thread.
 FORWARD = (2048, 16)

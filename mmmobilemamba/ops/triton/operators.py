@@ -9,7 +9,8 @@ import importlib
 import torch
 import torch.nn.functional as F
 
-from .common import check_gate, empty_bands, empty_gate, empty_inverse
+from ..shapes import check_gate
+from .common import empty_bands, empty_gate, empty_inverse
 
 GATE_INPUTS = 'Tensor y, Tensor weight, Tensor bias, float eps, Tensor z'
 

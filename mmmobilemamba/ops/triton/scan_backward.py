@@ -56,8 +56,8 @@ def _states_before(decay, entering, h, T: tl.constexpr, reverse: tl.constexpr):
 
 @triton.jit(do_not_specialize=['grad_y', 'u', 'grad_u'])
 def _scan_backward(
-    grad_y, u, rows, dt_weight, A, D, dt_bias, carries, adjoints,
-    grad_u, grad_rows, grad_weight, grad_A, grad_D, grad_bias, N, L, chunks, u_batch,
+    grad_y, u, x_dbl, dt_weight, A, D, dt_bias, carries, adjoints,
+    grad_u, grad_x_dbl, grad_weight, grad_A, grad_D, grad_bias, N, L, chunks, u_batch,
     E: tl.constexpr, u_step: tl.constexpr, R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr,
     W: tl.constexpr, BITS: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, CARRY: tl.constexpr,
 ):  # fmt: skip
@@ -66,13 +66,13 @@ def _scan_backward(
     count = L - start
     u += n * u_batch + start * u_step
     grad_y += (n * L + start) * E
-    grad_rows += ((block * N + n) * L + start) * (2 * (R + 2))  # of a block of channels
+    grad_x_dbl += ((block * N + n) * L + start) * (2 * (R + 2))  # of a block of channels
     grad_u += (n * L + start) * E
     sums = number.to(tl.int64) * E  # over a chunk
     for k in tl.static_range(2):
         # In the order of the gradient of the state, which is that of the state from its end.
         i = positions(S, T, k == 0)
-        row = rows + ((n * L + start) * 2 + k) * (R + 2)
+        row = x_dbl + ((n * L + start) * 2 + k) * (R + 2)
         v = project(row, count, dt_weight, dt_bias, e, E, EVEN, k, R, K, S, T, PRECISION, k == 0)
         gy = load_rows(grad_y, i, count, e, E, EVEN, E, 'evict_last' if k == 0 else 'evict_first')
         v = laid_out_as(v, gy)
@@ -99,11 +99,11 @@ def _scan_backward(
         grad_v *= tl.where(v > 0, 1.0, exponential) / (1.0 + exponential)
         tl.store(grad_A + sums * 2 + k * E + e, tl.sum(tl.sum(into * decayed, 1), 0), e < E)
         tl.store(grad_bias + sums * 2 + k * E + e, tl.sum(tl.sum(grad_v, 1), 0), e < E)
-        own_row = grad_rows + k * (R + 2) + i * (2 * (R + 2))
+        own_row = grad_x_dbl + k * (R + 2) + i * (2 * (R + 2))
         tl.store(own_row + R, tl.sum(into * x, 2), i < count)
         tl.store(own_row + R + 1, tl.sum(gy * (decayed + delta * B[:, :, None] * x), 2), i < count)
         _store_step_gradients(
-            tl.reshape(grad_v, [S * T, W]), row, grad_rows + k * (R + 2),
+            tl.reshape(grad_v, [S * T, W]), row, grad_x_dbl + k * (R + 2),
             grad_weight + (sums * 2 + k * E) * R, dt_weight, count, e, E, EVEN, k, R, K, T, PRECISION, k == 0,
         )  # fmt: skip
         if k == 0:
@@ -140,11 +140,11 @@ def backward(grad_y, u, *parameters):
     u, grad_y = launch.u, grad_y.float().contiguous()
     batch, length, channels = u.shape
     programs = batch * launch.chunks
-    grad_u, grad_rows = launch.empty(*u.shape), launch.empty(launch.blocks, *launch.parameters[0].shape)
+    grad_u, grad_x_dbl = launch.empty(*u.shape), launch.empty(launch.blocks, *launch.parameters[0].shape)
     grad_weight = launch.empty(programs, *launch.parameters[1].shape)
     grad_A, grad_bias = (launch.empty(programs, 2, channels) for _ in range(2))
     grad_D = launch.empty(programs, channels)
-    grads = (grad_u, grad_rows, grad_weight, grad_A, grad_D, grad_bias)
+    grads = (grad_u, grad_x_dbl, grad_weight, grad_A, grad_D, grad_bias)
     sizes = (batch, length, launch.chunks, u.stride(0))
     constants = dict(launch.constants, CARRY=launch.chunks > 1, BITS=launch.constants['T'].bit_length() - 1)
     with on_device(u):
@@ -152,4 +152,4 @@ def backward(grad_y, u, *parameters):
         tensors = (grad_y, u, *launch.parameters, *carries, *grads)
         _scan_backward[launch.grid](*tensors, *sizes, u_step=u.stride(1), **constants)
     grad_D = grad_D.sum(0).expand(2, -1).contiguous()
-    return grad_u, grad_rows.sum(0), grad_weight.sum(0), grad_A.sum(0), grad_D, grad_bias.sum(0)
+    return grad_u, grad_x_dbl.sum(0), grad_weight.sum(0), grad_A.sum(0), grad_D, grad_bias.sum(0)

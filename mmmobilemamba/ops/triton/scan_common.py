@@ -88,7 +88,7 @@ def _round_to_tf32(x):
 def locate_program(chunks, E: tl.constexpr, SIZE: tl.constexpr, W: tl.constexpr):
     """Image, chunk, its first position, and the channels.
 
-    The blocks of channels of an image, which share the cache lines of its rows, are neighbours.
+    The blocks of channels of an image, which share the cache lines of its x_dbl, are neighbours.
     """
     block, number = locate_block(E, W)
     chunk = number % chunks
@@ -117,7 +117,7 @@ def is_below(i, count, EVEN: tl.constexpr):
 
 @triton.jit
 def is_there(i, count, e, E: tl.constexpr, EVEN: tl.constexpr):
-    """Which numbers of (S, T, W) there are."""
+    """Which elements of (S, T, W) there are."""
     return is_below(i, count, EVEN)[:, :, None] & is_below(e, E, EVEN)[None, None, :]
 
 
@@ -180,7 +180,7 @@ def project(
 def laid_out_as(x, other):
     """``x`` in the registers that ``other``, which is finite, has been loaded to.
 
-    Else a product of matrices would keep its own order of numbers, of which the scan comes out slow.
+    Else a product of matrices would keep its own order of elements, of which the scan comes out slow.
     """
     return tl.fma(other, tl.zeros(other.shape, tl.float32), x)
 
@@ -196,7 +196,7 @@ def load_carry(carries, n, k, chunk, chunks, e, E: tl.constexpr, CARRY: tl.const
 
 @triton.jit(do_not_specialize=['x'])
 def _scan_summaries(
-    x, rows, dt_weight, A, dt_bias, lefts, states, L, chunks, x_batch, E: tl.constexpr, x_step: tl.constexpr,
+    x, x_dbl, dt_weight, A, dt_bias, lefts, states, L, chunks, x_batch, E: tl.constexpr, x_step: tl.constexpr,
     R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
     EVEN: tl.constexpr, PRECISION: tl.constexpr, ADJOINT: tl.constexpr,
 ):  # fmt: skip
@@ -209,7 +209,7 @@ def _scan_summaries(
     x += n * x_batch + start * x_step
     for k in tl.static_range(2):
         i = positions(S, T, (k == 1) != ADJOINT)
-        row = rows + ((n * L + start) * 2 + k) * (R + 2)
+        row = x_dbl + ((n * L + start) * 2 + k) * (R + 2)
         v = project(row, count, dt_weight, dt_bias, e, E, EVEN, k, R, K, S, T, PRECISION, (k == 1) != ADJOINT)
         value = load_rows(x, i, count, e, E, EVEN, x_step, 'evict_last' if k == 0 else 'evict_first')
         delta, _ = softplus(laid_out_as(v, value))
@@ -248,10 +248,10 @@ class Launch:
         walks (bool): Whether a program may walk through all chunks of its sequence. Defaults to False.
     """
 
-    def __init__(self, tile, u, rows, dt_weight, A, D, dt_bias, walks=False):
+    def __init__(self, tile, u, x_dbl, dt_weight, A, D, dt_bias, walks=False):
         batch, length, channels = u.shape
         self.u = u if u.stride(2) == 1 else u.contiguous()
-        self.parameters = [x.contiguous() for x in (rows, dt_weight, A, D, dt_bias)]
+        self.parameters = [x.contiguous() for x in (x_dbl, dt_weight, A, D, dt_bias)]
         rank, self.blocks = dt_weight.shape[2], triton.cdiv(channels, CHANNELS)
         steps = min(tile[0], max(triton.next_power_of_2(length), MIN_SIDE))
         segments = min(triton.next_power_of_2(triton.cdiv(length, steps)), tile[1])
@@ -271,10 +271,10 @@ class Launch:
         """States that enter the chunks, (N, 2, chunks, E); of the adjoint, gradients from the other end."""
         if self.chunks == 1:
             return None
-        rows, dt_weight, A, _, dt_bias = self.parameters
+        x_dbl, dt_weight, A, _, dt_bias = self.parameters
         batch, length, channels = x.shape
         lefts, states = (self.empty(batch, 2, self.chunks, channels) for _ in range(2))
-        tensors = (x, rows, dt_weight, A, dt_bias, lefts, states)
+        tensors = (x, x_dbl, dt_weight, A, dt_bias, lefts, states)
         sizes = dict(L=length, chunks=self.chunks, x_batch=x.stride(0), x_step=x.stride(1))
         _scan_summaries[self.grid](*tensors, **sizes, ADJOINT=adjoint, **self.constants)
         grid = (2 * batch, self.blocks)

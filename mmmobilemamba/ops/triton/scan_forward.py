@@ -47,7 +47,7 @@ def _states(decay, entering, h, S: tl.constexpr, T: tl.constexpr, reverse: tl.co
 
 @triton.jit
 def _load_B_and_C(row, i, count, EVEN: tl.constexpr, R: tl.constexpr):
-    """Both, (S, T) each, in one load, whose numbers threads share out among themselves."""
+    """Both, (S, T) each, in one load, whose elements threads share out among themselves."""
     pair = tl.arange(0, 2)[None, None, :]
     there = is_below(i, count, EVEN)[:, :, None] & (pair < 2)
     place = row + R + i[:, :, None] * (2 * (R + 2)) + pair
@@ -58,14 +58,14 @@ def _load_B_and_C(row, i, count, EVEN: tl.constexpr, R: tl.constexpr):
 # number of turns: without a loop the compiler starts all loads at once, for which it takes registers.
 @triton.jit(do_not_specialize=['u', 'y', 'turns'])
 def _scan_forward(
-    u, rows, dt_weight, A, D, dt_bias, carries, y, L, chunks, turns, u_batch, E: tl.constexpr,
+    u, x_dbl, dt_weight, A, D, dt_bias, carries, y, L, chunks, turns, u_batch, E: tl.constexpr,
     u_step: tl.constexpr, R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr,
     W: tl.constexpr, EVEN: tl.constexpr, PRECISION: tl.constexpr, CARRY: tl.constexpr,
 ):  # fmt: skip
     n, chunk, start, e = locate_program(chunks, E, S * T, W)
     u += n * u_batch
     y += n * L * E
-    rows += n * L * (2 * (R + 2))
+    x_dbl += n * L * (2 * (R + 2))
     skip = load_channels(D, e, E, 0) + load_channels(D, e, E, 1)
     for k in tl.static_range(2):
         i = positions(S, T, k == 1)
@@ -74,7 +74,7 @@ def _scan_forward(
         for turn in range(turns):
             first = (start + (turns - 1 - turn if k == 1 else turn) * (S * T)).to(tl.int64)
             count = (L - first).to(tl.int32)
-            row = rows + (first * 2 + k) * (R + 2)
+            row = x_dbl + (first * 2 + k) * (R + 2)
             v = project(row, count, dt_weight, dt_bias, e, E, EVEN, k, R, K, S, T, PRECISION, k == 1)
             x_at, y_at = u + first * u_step, y + first * E
             x = load_rows(x_at, i, count, e, E, EVEN, u_step, 'evict_last' if k == 0 else 'evict_first')

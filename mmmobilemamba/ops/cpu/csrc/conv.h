@@ -1,14 +1,17 @@
-// Dense (pointwise and spatial) and depthwise convolutions of feature maps, with what follows them. Maps are
-// (N, H, W, C), C contiguous.
+// Dense (pointwise and spatial) and depthwise convolutions of feature maps, with an activation and a shortcut after
+// them. Maps are (N, H, W, C), C contiguous.
 #pragma once
 #include "maps.h"
 
+// These numbers are part of the interface, see `layout_of`.
+constexpr int64_t kActivationNone = 0, kActivationReLU = 1, kActivationSiLU = 2;
+
 // activation(convolution + bias) + shortcut, in float. The padding is half the kernel.
 struct Conv {
-  Map in;                  // pointwise: one stride leads through the pixels of all images; spatial: contiguous rows
+  Map map;                 // pointwise: one stride leads through the pixels of all images; spatial: contiguous rows
   int64_t out_channels;    // as many as a vector has, at least
   int64_t kernel, stride;  // pointwise: 1 and 1; spatial: an odd one and any; depthwise: 3, 5 or 7, and 1 or 2
-  int64_t activation;      // 0 none, 1 ReLU, 2 SiLU
+  int64_t activation;      // one of those above
   const void *weight;      // pointwise: (C, O); spatial: (kernel, kernel, C, O); depthwise: (kernel, kernel, C)
   const void *bias;        // (O), or null
   const void *shortcut;    // like the output, (N, H', W', O), or null

@@ -30,11 +30,11 @@ INLINE void finish(const Conv &conv, Floats (&sums)[rows][columns], int64_t pixe
       const Floats bias = load((const float *)conv.bias + channel + column * gap);
       UNROLL for (int row = 0; row < rows; ++row) sums[row][column] += bias;
     }
-  if (conv.activation == 1)
+  if (conv.activation == kActivationReLU)
     UNROLL for (int row = 0; row < rows; ++row)
       UNROLL for (int column = 0; column < columns; ++column)
         sums[row][column] = sums[row][column] < 0.0f ? Floats{} : sums[row][column];  // which NaN passes
-  if (conv.activation == 2) {
+  if (conv.activation == kActivationSiLU) {
     Floats values[(rows * columns + kSilus - 1) / kSilus * kSilus] = {};
     UNROLL for (int row = 0; row < rows; ++row)
       UNROLL for (int column = 0; column < columns; ++column) values[row * columns + column] = sums[row][column];
@@ -51,7 +51,7 @@ INLINE void finish(const Conv &conv, Floats (&sums)[rows][columns], int64_t pixe
       store(out + at + row * pitch + column * gap, sums[row][column], kLanes);
 }
 
-// What output pixels side by side are summed of: for the first `lines` times `depth` numbers, `pitch` from line to
+// What output pixels side by side are summed of: for the first `lines` times `depth` elements, `pitch` from line to
 // line, and for each of the others as many, `stride` on.
 struct Source {
   const float *data;
@@ -127,14 +127,14 @@ inline void dense_panel(const Conv &conv, const Source &source, int64_t first, i
 // Some pixels, up to `end`, of one panel.
 inline void pointwise(const Conv &conv, int64_t first, int64_t end, int64_t panel, int64_t panels, int64_t next,
                       void *out) {
-  const int64_t stride = conv.in.column_stride;
-  const Source source{(const float *)conv.in.data + first * stride, stride, 1, 0, conv.in.channels};
+  const int64_t stride = conv.map.column_stride;
+  const Source source{(const float *)conv.map.data + first * stride, stride, 1, 0, conv.map.channels};
   dense_panel(conv, source, first, end, panel, panels, next, out);
 }
 
 // Rows from `row` to `end` of one image. What they are summed of is copied, with zeros around the map.
 inline void spatial(const Conv &conv, int64_t image, int64_t row, int64_t end, int64_t panels, void *out) {
-  const Map &in = conv.in;
+  const Map &in = conv.map;
   const int64_t stride = conv.stride, kernel = conv.kernel, half = kernel / 2, top = row * stride - half;
   const int64_t height = (in.height + stride - 1) / stride, columns = (in.width + stride - 1) / stride;
   const int64_t lines = (end - row - 1) * stride + kernel, width = (columns - 1) * stride + kernel;
@@ -166,8 +166,8 @@ struct Strip {
 // `across` pixels from column `x` of row `y` on, the first of which is `pixel` in the output.
 template <int kernel, int stride, int across>
 void depthwise_tile(const Conv &conv, const Strip &strip, int64_t y, int64_t x, int64_t pixel, float *out) {
-  const int64_t top = y * stride - kernel / 2, channels = conv.in.channels;
-  const int64_t first = top < 0 ? -top : 0, end = top + kernel < conv.in.height ? kernel : conv.in.height - top;
+  const int64_t top = y * stride - kernel / 2, channels = conv.map.channels;
+  const int64_t first = top < 0 ? -top : 0, end = top + kernel < conv.map.height ? kernel : conv.map.height - top;
   const float *const *corner = strip.pixels + (top - strip.top) * strip.pitch + x * stride;
   for (int64_t vector = 0; vector < strip.width; vector += kLanes) {
     const int64_t at = vector + kLanes < strip.width ? vector : strip.width - kLanes;
@@ -202,7 +202,7 @@ DepthwiseTile depthwise_tile_of(int64_t across) {
 template <int kernel, int stride>
 void depthwise_strip(const Conv &conv, int64_t image, int64_t row, int64_t end, int64_t channel, int64_t width,
                      float *out) {
-  const Map &in = conv.in;
+  const Map &in = conv.map;
   const int64_t height = (in.height + stride - 1) / stride, columns = (in.width + stride - 1) / stride;
   const int64_t half = kernel / 2, top = row * stride < half ? 0 : row * stride - half;
   const int64_t below = (end - 1) * stride + half + 1, bottom = below < in.height ? below : in.height;
@@ -229,10 +229,10 @@ void depthwise_strip(const Conv &conv, int64_t image, int64_t row, int64_t end, 
 
 // One strip of one panel of channels, at most as many as there are vectors of them.
 inline void depthwise(const Conv &conv, int64_t image, int64_t strip, int64_t panel, int64_t panels, void *out) {
-  const int64_t height = (conv.in.height + conv.stride - 1) / conv.stride, row = strip * kStrip;
-  const int64_t end = row + kStrip < height ? row + kStrip : height, vectors = conv.in.channels / kLanes;
+  const int64_t height = (conv.map.height + conv.stride - 1) / conv.stride, row = strip * kStrip;
+  const int64_t end = row + kStrip < height ? row + kStrip : height, vectors = conv.map.channels / kLanes;
   const int64_t channel = vectors * panel / panels * kLanes;
-  const int64_t channel_end = panel + 1 < panels ? vectors * (panel + 1) / panels * kLanes : conv.in.channels;
+  const int64_t channel_end = panel + 1 < panels ? vectors * (panel + 1) / panels * kLanes : conv.map.channels;
   using Kernel = void (*)(const Conv &, int64_t, int64_t, int64_t, int64_t, int64_t, float *);
   constexpr Kernel kernels[][2] = {{depthwise_strip<3, 1>, depthwise_strip<3, 2>},
                                    {depthwise_strip<5, 1>, depthwise_strip<5, 2>},

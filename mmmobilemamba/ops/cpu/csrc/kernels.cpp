@@ -4,6 +4,8 @@
 
 #include <algorithm>
 #include <atomic>
+#include <cstddef>
+#include <cstring>
 #include <iterator>
 #include <new>
 #include <thread>
@@ -186,11 +188,38 @@ int64_t count_groups(const ScanTensors &tensors, int64_t tasks) {
   return blocks ? std::min(parts(tasks, blocks), tensors.batch) : 0;
 }
 
-// A gradient of which tasks write parts, `count` of `size` numbers.
+// A gradient of which tasks write parts, `count` of `size` elements.
 struct Summed {
   void *ScanGradients::*gradient;
   int64_t count, size;
 };
+
+// What callers mirror by hand.
+struct Entry {
+  const char *name;
+  int64_t value;
+};
+
+#define SIZE(S) {#S, sizeof(S)}
+#define FIELD(S, field) {#S "." #field, offsetof(S, field)}
+constexpr Entry kLayout[] = {
+    {"activation None", kActivationNone}, {"activation relu", kActivationReLU}, {"activation silu", kActivationSiLU},
+    SIZE(Map), FIELD(Map, batch), FIELD(Map, height), FIELD(Map, width), FIELD(Map, channels),
+    FIELD(Map, batch_stride), FIELD(Map, row_stride), FIELD(Map, column_stride), FIELD(Map, data),
+    SIZE(Gate), FIELD(Gate, pixels), FIELD(Gate, channels), FIELD(Gate, z_stride), FIELD(Gate, y),
+    FIELD(Gate, weight), FIELD(Gate, bias), FIELD(Gate, z), FIELD(Gate, eps),
+    SIZE(Conv), FIELD(Conv, map), FIELD(Conv, out_channels), FIELD(Conv, kernel), FIELD(Conv, stride),
+    FIELD(Conv, activation), FIELD(Conv, weight), FIELD(Conv, bias), FIELD(Conv, shortcut),
+    SIZE(ScanTensors), FIELD(ScanTensors, batch), FIELD(ScanTensors, length), FIELD(ScanTensors, channels),
+    FIELD(ScanTensors, rank), FIELD(ScanTensors, u_batch_stride), FIELD(ScanTensors, u_step_stride),
+    FIELD(ScanTensors, u), FIELD(ScanTensors, x_dbl), FIELD(ScanTensors, dt_weight), FIELD(ScanTensors, A),
+    FIELD(ScanTensors, D), FIELD(ScanTensors, dt_bias),
+    SIZE(ScanGradients), FIELD(ScanGradients, y), FIELD(ScanGradients, u), FIELD(ScanGradients, x_dbl),
+    FIELD(ScanGradients, dt_weight), FIELD(ScanGradients, A), FIELD(ScanGradients, D),
+    FIELD(ScanGradients, dt_bias),
+};
+#undef SIZE
+#undef FIELD
 
 }  // namespace
 
@@ -200,6 +229,14 @@ extern "C" {
 // Of the sources, by which they are told from later ones.
 extern const char kernels_fingerprint[];  // else it would be of this file alone, and left out
 const char kernels_fingerprint[] = FINGERPRINT;
+
+// What a mirror of this interface is compared with: the size of a struct ("Conv"), the offset of a field
+// ("Conv.stride") or the number of an activation ("activation relu"); -1 for other names.
+int64_t layout_of(const char *name) {
+  for (const Entry &entry : kLayout)
+    if (!std::strcmp(entry.name, name)) return entry.value;
+  return -1;
+}
 
 // The best instruction set that this machine has: 0 plain, 1 AVX2, 2 AVX-512.
 int instruction_set() {
@@ -225,20 +262,20 @@ int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, in
                   int threads, Parallel parallel) try {
   const auto &kernel = kernels(set, is_double);
   const int64_t blocks = parts(tensors->channels, kBlock), groups = count_groups(*tensors, kSummedTasks);
-  const int64_t rows = tensors->batch * tensors->length * 2 * (tensors->rank + 2), channels = 2 * tensors->channels;
-  const Summed all[] = {{&ScanGradients::rows, blocks, rows},
+  const int64_t x_dbl = tensors->batch * tensors->length * 2 * (tensors->rank + 2), channels = 2 * tensors->channels;
+  const Summed all[] = {{&ScanGradients::x_dbl, blocks, x_dbl},
                         {&ScanGradients::dt_weight, groups, channels * tensors->rank},
                         {&ScanGradients::A, groups, channels},
                         {&ScanGradients::D, groups, channels},
                         {&ScanGradients::dt_bias, groups, channels}};
-  int64_t bytes = 0, number = is_double ? sizeof(double) : sizeof(float);
-  for (const auto &one : all) bytes += one.count * one.size * number;
+  int64_t bytes = 0, element = is_double ? sizeof(double) : sizeof(float);
+  for (const auto &one : all) bytes += one.count * one.size * element;
   const Scratch<char> memory(bytes);
   ScanGradients part = *gradients;
   char *next = memory.data;
   for (const auto &one : all) {
     part.*one.gradient = next;
-    next += one.count * one.size * number;
+    next += one.count * one.size * element;
   }
   const auto walk = [&](int64_t group, int64_t image, int64_t end, int64_t block) {
     kernel.backward(*tensors, part, group, image, end, block);
@@ -280,7 +317,7 @@ int norm_gate(const Gate *gate, void *out, int is_double, int set, int threads, 
 // out (N, H, W, O) is written.
 int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
-  const int64_t pixels = conv->in.batch * conv->in.height * conv->in.width;
+  const int64_t pixels = conv->map.batch * conv->map.height * conv->map.width;
   const int64_t panels = count_panels(*conv, kernels);
   return run(parts(pixels, kTilePixels), panels, threads, parallel, [&](int64_t block, int64_t panel) {
     const int64_t first = block * kTilePixels, end = first + kTilePixels;
@@ -293,12 +330,12 @@ int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel p
 // the weights.
 int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
-  const int64_t height = parts(conv->in.height, conv->stride), width = parts(conv->in.width, conv->stride);
+  const int64_t height = parts(conv->map.height, conv->stride), width = parts(conv->map.width, conv->stride);
   const int64_t rows = width * kFewRows < kTilePixels ? kTilePixels / width : kFewRows;
-  const int64_t enough = parts(height, rows), wanted = parts(threads, conv->in.batch);
+  const int64_t enough = parts(height, rows), wanted = parts(threads, conv->map.batch);
   const int64_t strips = enough > wanted ? enough : wanted < height ? wanted : height;
   const int64_t panels = count_panels(*conv, kernels);
-  return run(conv->in.batch, strips, threads, parallel, [&](int64_t image, int64_t strip) {
+  return run(conv->map.batch, strips, threads, parallel, [&](int64_t image, int64_t strip) {
     kernels.spatial(*conv, image, height * strip / strips, height * (strip + 1) / strips, panels, out);
   });
 }
@@ -307,10 +344,10 @@ int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel par
 // all channels.
 int depthwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
-  const int64_t strips = parts(parts(conv->in.height, conv->stride), kStrip);
-  const int64_t wanted = parts(2 * threads, conv->in.batch * strips), most = conv->in.channels / kernels.lanes;
+  const int64_t strips = parts(parts(conv->map.height, conv->stride), kStrip);
+  const int64_t wanted = parts(2 * threads, conv->map.batch * strips), most = conv->map.channels / kernels.lanes;
   const int64_t panels = wanted < most ? wanted : most;
-  return run(conv->in.batch * strips, panels, threads, parallel, [&](int64_t strip, int64_t panel) {
+  return run(conv->map.batch * strips, panels, threads, parallel, [&](int64_t strip, int64_t panel) {
     kernels.depthwise(*conv, strip / strips, strip % strips, panel, panels, out);
   });
 }

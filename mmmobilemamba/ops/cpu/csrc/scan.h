@@ -8,18 +8,18 @@ struct ScanTensors {
   int64_t batch, length, channels, rank;
   int64_t u_batch_stride, u_step_stride;  // of u, in elements; its channels are contiguous
   const void *u;          // (N, L, E)
-  const void *rows;       // (N, L, 2, R + 2): step size, B and C of either direction
+  const void *x_dbl;      // (N, L, 2, R + 2): step size, B and C of either direction
   const void *dt_weight;  // (2, E, R)
   const void *A;          // (2, E)
   const void *D;          // (2, E)
   const void *dt_bias;    // (2, E)
 };
 
-// Of a call, each of the shape of its tensor. A task writes parts: of rows, (blocks, N, L, 2, R + 2); of the four after
+// Of a call, each of the shape of its tensor. A task writes parts: of x_dbl, (blocks, N, L, 2, R + 2); of the four after
 // it, (groups of images, *shape).
 struct ScanGradients {
   const void *y;  // given
-  void *u, *rows, *dt_weight, *A, *D, *dt_bias;
+  void *u, *x_dbl, *dt_weight, *A, *D, *dt_bias;
 };
 
 constexpr int64_t kBlock = 32;        // channels of a task

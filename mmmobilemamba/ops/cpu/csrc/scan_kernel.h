@@ -11,14 +11,14 @@ constexpr int kChunk = 64;  // steps whose states backward keeps at a time
 template <typename T>
 struct Walk {
   using Vec = typename Simd<T>::Vec;
-  const T *rows;  // of this direction, from its first step on; one step is `row_stride` on
+  const T *x_dbl;  // of this direction, from its first step on; one step is `row_stride` on
   int64_t row_stride, rank, length;
   bool reverse;
   const T *weight;  // (R, kBlock), transposed; shifted to this vector
   Vec A, bias;
 
   int64_t position(int64_t step) const { return reverse ? length - 1 - step : step; }
-  const T *row(int64_t step) const { return rows + step * row_stride; }
+  const T *row(int64_t step) const { return x_dbl + step * row_stride; }
   T B(int64_t step) const { return row(step)[rank]; }
   T C(int64_t step) const { return row(step)[rank + 1]; }
 };
@@ -54,12 +54,12 @@ INLINE void discretise(const Walk<T> &walk, int64_t first, int64_t size, Group<T
 template <typename T>
 struct Problem {
   int64_t batch, length, channels, rank, u_batch_stride, u_step_stride;
-  const T *u, *rows, *dt_weight, *A, *D, *dt_bias;
+  const T *u, *x_dbl, *dt_weight, *A, *D, *dt_bias;
 
   explicit Problem(const ScanTensors &t)
       : batch(t.batch), length(t.length), channels(t.channels), rank(t.rank),
         u_batch_stride(t.u_batch_stride), u_step_stride(t.u_step_stride),
-        u((const T *)t.u), rows((const T *)t.rows), dt_weight((const T *)t.dt_weight),
+        u((const T *)t.u), x_dbl((const T *)t.x_dbl), dt_weight((const T *)t.dt_weight),
         A((const T *)t.A), D((const T *)t.D), dt_bias((const T *)t.dt_bias) {}
 
   int64_t block_channels(int64_t block) const {
@@ -85,7 +85,7 @@ struct Problem {
   // The walk of `count` channels from `first` on; `weight` is the transposed weight of these.
   Walk<T> walk(int64_t image, int direction, int64_t first, int64_t count, const T *weight) const {
     Walk<T> walk;
-    walk.rows = rows + image * length * row_stride() + direction * ((length - 1) * row_stride() + rank + 2);
+    walk.x_dbl = x_dbl + image * length * row_stride() + direction * ((length - 1) * row_stride() + rank + 2);
     walk.row_stride = direction ? -row_stride() : row_stride();
     walk.rank = rank;
     walk.length = length;
@@ -218,7 +218,7 @@ struct Backward {
   // Of the image under work and this block:
   int64_t image = 0;
   const T *grad_y = nullptr, *u = nullptr;
-  T *grad_u = nullptr, *grad_rows = nullptr;
+  T *grad_u = nullptr, *grad_x_dbl = nullptr;
   Vec grad_h[vectors] = {};  // what later steps want of the state
 
   int64_t lanes(int vector) const {
@@ -235,7 +235,7 @@ struct Backward {
     grad_y = (const T *)g.y + image * p.length * p.channels + first;
     u = p.u + image * p.u_batch_stride + first;
     grad_u = (T *)g.u + image * p.length * p.channels + first;
-    grad_rows = (T *)g.rows + (block * p.batch + image) * p.length * p.row_stride();
+    grad_x_dbl = (T *)g.x_dbl + (block * p.batch + image) * p.length * p.row_stride();
     const int64_t chunks = (p.length + kChunk - 1) / kChunk;
     for (int vector = 0; vector < vectors && lanes(vector) > 0; ++vector) {
       grad_h[vector] = Vec{};
@@ -299,7 +299,7 @@ struct Backward {
 
   const T *row(int64_t step) const {
     const int64_t t = direction ? p.length - 1 - step : step;
-    return p.rows + (image * p.length + t) * p.row_stride() + direction * (p.rank + 2);
+    return p.x_dbl + (image * p.length + t) * p.row_stride() + direction * (p.rank + 2);
   }
 
   // What the tile of `size` steps from `start` on adds to the gradient of the weights.
@@ -369,7 +369,7 @@ struct Backward {
     }
   }
 
-  T *grad_row(int64_t step) const { return grad_rows + (row(step) - p.rows) - image * p.length * p.row_stride(); }
+  T *grad_row(int64_t step) const { return grad_x_dbl + (row(step) - p.x_dbl) - image * p.length * p.row_stride(); }
 };
 
 // Of one block of channels of a group, the images from `image` to `end`. Of `g`, u is written, and parts of the others.
@@ -403,7 +403,7 @@ void backward(const ScanTensors &tensors, const ScanGradients &g, int64_t group,
   for (const auto &direction : directions) direction.write_sums(group);
 }
 
-// Of `count` parts of `size` numbers each, the sums of those from `first` to `end`.
+// Of `count` parts of `size` elements each, the sums of those from `first` to `end`.
 template <typename T>
 void add_parts(const void *parts, int64_t count, int64_t size, int64_t first, int64_t end, void *sums) {
   T *out = (T *)sums;

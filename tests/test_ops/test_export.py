@@ -15,8 +15,8 @@ pytestmark = pytest.mark.skipif('export' not in available_backends(), reason='ne
 class Scan(nn.Module):
     """The scan as a network of its own."""
 
-    def forward(self, u, rows, dt_weight, A, D, dt_bias):
-        return selective_scan(u, rows, dt_weight, A, D, dt_bias, backend='export')
+    def forward(self, u, x_dbl, dt_weight, A, D, dt_bias):
+        return selective_scan(u, x_dbl, dt_weight, A, D, dt_bias, backend='export')
 
 
 @pytest.fixture(scope='module')
@@ -55,7 +55,7 @@ def test_one_loop_and_nothing_of_ours(program):
 
 def test_softplus_of_large_numbers():
     """Written out for ONNX, it neither overflows nor loses small results."""
-    from mmmobilemamba.ops.selective_scan.exported import softplus
+    from mmmobilemamba.ops.export.scan import softplus
 
     x = torch.tensor([-200.0, -20.0, -1.0, 0.0, 1.0, 20.0, 200.0])
     torch.testing.assert_close(softplus(x.double()), nn.functional.softplus(x.double()))

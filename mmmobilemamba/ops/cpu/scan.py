@@ -1,49 +1,34 @@
-"""The bidirectional selective scan in C++, for CPUs: forward and backward of ../cpu/csrc/scan.h."""
+"""The bidirectional selective scan in C++: forward and backward of csrc/scan.h."""
 
 import ctypes
 
 import torch
 
-from ..cpu import run
+from .library import run
+from .structs import ScanGradients, ScanTensors
 
 
-class ScanTensors(ctypes.Structure):
-    """As in scan.h."""
-
-    _fields_ = [
-        *((name, ctypes.c_int64) for name in ('batch', 'length', 'channels', 'rank')),
-        *((name, ctypes.c_int64) for name in ('u_batch_stride', 'u_step_stride')),
-        *((name, ctypes.c_void_p) for name in ('u', 'rows', 'dt_weight', 'A', 'D', 'dt_bias')),
-    ]
-
-
-class ScanGradients(ctypes.Structure):
-    """As in scan.h."""
-
-    _fields_ = [(name, ctypes.c_void_p) for name in ('y', 'u', 'rows', 'dt_weight', 'A', 'D', 'dt_bias')]
-
-
-def forward(u, rows, dt_weight, A, D, dt_bias, instruction_set=None):
-    """Equal to :func:`~.naive.selective_scan_naive`, without gradients.
+def forward(u, x_dbl, dt_weight, A, D, dt_bias, instruction_set=None):
+    """Equal to :func:`~..selective_scan.naive.selective_scan_naive`, without gradients.
 
     Args:
         instruction_set (str, optional): One of ``INSTRUCTION_SETS`` up to the best of this machine, for
             tests. Defaults to the best.
     """
-    tensors = _contiguous(u, rows, dt_weight, A, D, dt_bias)
+    tensors = _contiguous(u, x_dbl, dt_weight, A, D, dt_bias)
     y = tensors[0].new_empty(u.shape)  # on the CPU, whatever the default device is
     problem = _problem(*tensors)
     run('scan_forward', ctypes.byref(problem), y.data_ptr(), dtype=y.dtype, instruction_set=instruction_set)
     return y
 
 
-def backward(grad_y, u, rows, dt_weight, A, D, dt_bias, instruction_set=None):
+def backward(grad_y, u, x_dbl, dt_weight, A, D, dt_bias, instruction_set=None):
     """Gradients of all six inputs, in float32 or float64.
 
     Sums over images and channels are over parts that do not depend on the number of threads, so
     that the result does not, either.
     """
-    tensors = _contiguous(u, rows, dt_weight, A, D, dt_bias)
+    tensors = _contiguous(u, x_dbl, dt_weight, A, D, dt_bias)
     u = tensors[0]
     if grad_y.dtype != u.dtype or not grad_y.is_contiguous():
         grad_y = grad_y.to(u.dtype).contiguous()

@@ -4,19 +4,14 @@ import ctypes
 from functools import lru_cache
 
 import torch
-from torch.autograd import forward_ad
 
+from .. import tracing
+from ..tracing import is_traced_or_transformed
 from .build import BuildError, find_library
+from .structs import layout
 
 INSTRUCTION_SETS = ('plain', 'avx2', 'avx512')
 DTYPES = (torch.float32, torch.float64)
-TELLS = (
-    hasattr(torch.compiler, 'is_compiling')
-    and hasattr(torch._C, '_len_torch_dispatch_stack')
-    and hasattr(torch._C, '_has_storage')
-    and hasattr(torch._C, '_are_functorch_transforms_active')
-    and hasattr(forward_ad, '_current_level')
-)
 # How many pointers each function takes, before the type, the instruction set, the threads and OpenMP.
 FUNCTIONS = dict(
     scan_forward=2,
@@ -37,13 +32,15 @@ def load():
     PyTorch has loaded an OpenMP already; with a second one the threads of both would get in each other's way.
 
     Raises:
-        BuildError: If there is no library and it cannot be built.
+        BuildError: If there is no library and it cannot be built, or it is not the one that the structs of
+            :mod:`.structs` are for.
     """
     path = find_library()
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
         raise BuildError(f'{path} cannot be loaded: {error}') from error
+    check_layout(library, path)
     pointer, number = ctypes.c_void_p, ctypes.c_int
     for name, pointers in FUNCTIONS.items():
         getattr(library, name).argtypes = [pointer] * pointers + [number, number, number, pointer]
@@ -52,6 +49,28 @@ def load():
     except AttributeError:
         parallel = None  # then the library starts threads of its own
     return library, library.instruction_set(), parallel
+
+
+def check_layout(library, path):
+    """Make sure that the structs in Python are those of a library, which would else read wrong memory.
+
+    Args:
+        library (ctypes.CDLL): Loaded from ``path``.
+        path (Path): For the message.
+
+    Raises:
+        BuildError: If one differs.
+    """
+    library.layout_of.argtypes, library.layout_of.restype = [ctypes.c_char_p], ctypes.c_int64
+    expected = layout()
+    found = {name: library.layout_of(name.encode()) for name in expected}
+    wrong = [name for name in expected if found[name] != expected[name]]
+    if wrong:
+        differences = '; '.join(f'{name} is {found[name]}, not {expected[name]}' for name in wrong[:3])
+        raise BuildError(
+            f'{path} does not fit ops/cpu/structs.py, which mirrors its structs: {differences}; both '
+            f'have to change together'
+        )
 
 
 @lru_cache
@@ -66,17 +85,17 @@ def why_not():
 
 @lru_cache
 def has_vectors():
-    """Whether kernels can ever be called directly here, with AVX2 at least, where they were measured."""
-    return TELLS and why_not() is None and load()[1] > 0
+    """Whether the kernels of convolutions can be used here: called directly, and with AVX2 at least."""
+    return tracing.CAN_DETECT and why_not() is None and load()[1] > 0
 
 
 def can_run(*tensors, differentiable=False):
     """Whether a kernel may be called with these tensors directly, past PyTorch's dispatcher.
 
-    Not where somebody watches what is computed, and only for plain tensors of one type on the CPU. They may
-    need gradients only if the kernel is ``differentiable``.
+    Not where what is computed is traced or transformed, and only for plain tensors of one type, float32 or
+    float64, on the CPU. They may need gradients only if the kernel is ``differentiable``.
     """
-    if is_watched() or why_not() is not None:
+    if is_traced_or_transformed() or why_not() is not None:
         return False
     learns, dtype = torch.is_grad_enabled() and not differentiable, tensors[0].dtype
     if dtype not in DTYPES:
@@ -92,22 +111,6 @@ def can_run(*tensors, differentiable=False):
         ):
             return False
     return True
-
-
-def is_watched():
-    """Whether what is computed is being recorded or transformed, so that nothing may pass PyTorch by.
-
-    That is compilation, export, tracing, a dispatch mode, a transform of ``torch.func`` and
-    differentiation in forward mode. Versions of PyTorch that do not tell, which are those before 2.3, are
-    taken to be watching.
-    """
-    return not TELLS or (
-        torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
-        or torch._C._len_torch_dispatch_stack() > 0
-        or torch._C._are_functorch_transforms_active()
-        or forward_ad._current_level >= 0
-    )
 
 
 def run(name, *pointers, dtype, instruction_set=None):

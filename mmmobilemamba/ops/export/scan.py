@@ -7,36 +7,23 @@ https://onnx.ai/onnx/operators/onnx__Scan.html.
 """
 
 from importlib import import_module
-from importlib.util import find_spec
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .chunked import selective_scan_chunked
-
-SCAN = 'torch._higher_order_ops.scan'  # imported at first use, as it brings PyTorch's compiler with it
+from ..backends import SCAN_OPERATOR
 
 
-def why_not():
-    """Why this form cannot run here (str), or None."""
-    if find_spec(SCAN) is None:
-        return f'torch {torch.__version__} has no scan operator, which came with torch 2.6'
-    return None
-
-
-def selective_scan_exported(
-    u: Tensor, rows: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
+def selective_scan_export(
+    u: Tensor, x_dbl: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
 ) -> Tensor:
-    """Equal to :func:`~.naive.selective_scan_naive`, with one loop for both directions.
-
-    Outside of an export, where the loop would have to be compiled first, it is the form in plain PyTorch.
+    """Equal to :func:`~mmmobilemamba.ops.selective_scan.naive.selective_scan_naive`, with one loop for both
+    directions; the shapes are the same.
     """
-    if not torch.compiler.is_compiling():
-        return selective_scan_chunked(u, rows, dt_weight, A, D, dt_bias)
-    rows = rows.permute(2, 0, 1, 3)
-    rows = torch.cat([rows[:1], rows[1:].flip(2)])
-    y = scan_as_walked(both_directions(u), rows, join_bias(dt_weight, dt_bias), A)
+    x_dbl = x_dbl.permute(2, 0, 1, 3)
+    x_dbl = torch.cat([x_dbl[:1], x_dbl[1:].flip(2)])
+    y = scan_as_walked(both_directions(u), x_dbl, join_bias(dt_weight, dt_bias), A)
     return merge_directions(y, u, D.sum(0))
 
 
@@ -54,19 +41,19 @@ def join_bias(dt_weight: Tensor, dt_bias: Tensor) -> Tensor:
     return torch.cat([dt_weight, dt_bias[..., None]], dim=2).transpose(1, 2)[:, None].contiguous()
 
 
-def scan_as_walked(both: Tensor, rows: Tensor, weight: Tensor, A: Tensor) -> Tensor:
+def scan_as_walked(both: Tensor, x_dbl: Tensor, weight: Tensor, A: Tensor) -> Tensor:
     """The scans without their direct paths, of what :func:`both_directions` gives.
 
     Args:
         both (Tensor): (2, N, L, E).
-        rows (Tensor): Step sizes, B and C in the same orders, (2, N, L, R + 2).
+        x_dbl (Tensor): Step sizes, B and C in the same orders, (2, N, L, R + 2).
         weight (Tensor): What :func:`join_bias` gives.
-        A (Tensor): As in :func:`~.interface.selective_scan`, (2, E).
+        A (Tensor): As in :func:`~mmmobilemamba.ops.selective_scan`, (2, E).
 
     Returns:
         Tensor: (2, N, L, E), in these orders, too.
     """
-    step, B, C = rows.split([weight.shape[2] - 1, 1, 1], dim=3)
+    step, B, C = x_dbl.split([weight.shape[2] - 1, 1, 1], dim=3)
     delta = softplus(F.pad(step, (0, 1), value=1.0) @ weight)
     decay = torch.exp(delta * A[:, None, None])
     return C * linear_recurrence(decay, delta * B * both)
@@ -90,5 +77,6 @@ def linear_recurrence(a: Tensor, b: Tensor) -> Tensor:
         return kept + inputs[1], kept
 
     steps = [x.permute(2, 0, 1, 3).contiguous() for x in (a, b)]
-    _, kept = import_module(SCAN).scan(step, torch.zeros_like(b[:, :, 0]), steps, dim=0)
+    # Imported at first use, as it brings PyTorch's compiler with it.
+    _, kept = import_module(SCAN_OPERATOR).scan(step, torch.zeros_like(b[:, :, 0]), steps, dim=0)
     return kept.permute(1, 2, 0, 3) + b

@@ -1,0 +1,113 @@
+"""Convolutions in C++: pointwise, 3 x 3 and depthwise ones of channels-last maps, without gradients.
+
+PyTorch leaves those of few images to slower code, and oneDNN reorders the weights at every call, which on
+small maps takes as long as the convolution.
+"""
+
+import ctypes
+
+import torch
+
+from ..epilogue import check_shortcut
+from ..shapes import evenly_spaced
+from .library import has_vectors, run
+from .maps import as_map
+from .structs import ACTIVATION_CODES, Conv
+
+DEPTHWISE_SIDES = (3, 5, 7)
+STRIDES = (1, 2)
+FEWEST_CHANNELS = 16  # of the output: the elements of a vector
+
+
+def lay_out(weight):
+    """Weights (O, C / groups, k, k) in the layout that the kernels read: output channels side by side.
+
+    Where there are no kernels, in PyTorch's own. On GPUs those are kernels of depthwise convolutions.
+    """
+    has_kernels = (weight.is_cpu and has_vectors()) or (weight.is_cuda and weight.shape[1] == 1)
+    if not has_kernels:
+        return weight.contiguous()
+    return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
+
+
+def kernel_of(weight, stride, groups):
+    """The kernel for convolutions with such a weight, (O, C / groups, k, k): a name, or None."""
+    if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[0] < FEWEST_CHANNELS:
+        return None
+    outputs, inputs, side = weight.shape[:3]
+    if groups == 1 and side == 1 and stride == 1:
+        return 'pointwise'
+    if groups == 1 and side == 3 and stride in STRIDES:
+        return 'spatial'
+    fits = side in DEPTHWISE_SIDES and stride in STRIDES
+    return 'depthwise' if groups == outputs and inputs == 1 and fits else None
+
+
+def find_kernel(x, weight, stride, groups):
+    """Name of the kernel for such tensors, (N, C, H, W) and (O, C / groups, k, k), or None."""
+    kernel = kernel_of(weight, stride, groups)
+    if kernel is None or not x.is_cpu or x.dtype != torch.float32 or not has_vectors():
+        return None
+    if x.ndim != 4 or x.shape[1] != weight.shape[1] * groups or x.stride(1) != 1 or x.numel() == 0:
+        return None
+    if kernel == 'spatial':  # whose weight takes longer to lay out than is gained
+        suits = weight.permute(2, 3, 1, 0).is_contiguous() and evenly_spaced(x) == x.shape[1]
+    else:
+        suits = kernel == 'depthwise' or evenly_spaced(x) is not None
+    return kernel if suits else None
+
+
+class PreparedConv:
+    """The arguments of a kernel, made for maps of one shape and memory layout and ready for any of them.
+
+    Args:
+        kernel (str): What :func:`find_kernel` gives for these tensors.
+        x, weight, bias, stride, activation: As in :func:`~mmmobilemamba.ops.conv2d`. The weights are held.
+    """
+
+    def __init__(self, kernel, x, weight, bias, stride, activation):
+        batch, _, height, width = x.shape
+        channels, _, side, _ = weight.shape
+        rows, columns = -(-height // stride), -(-width // stride)
+        self.kernel = kernel
+        self.size = (batch, channels, rows, columns)
+        self.strides = (rows * columns * channels, 1, columns * channels, channels)
+        self.weight = weight.permute(2, 3, 1, 0).contiguous()
+        self.bias = bias if bias is None else bias.contiguous()
+        source = as_map(x, evenly_spaced(x))
+        pointers = self.weight.data_ptr(), None if bias is None else self.bias.data_ptr()
+        self.conv = Conv(source, channels, side, stride, ACTIVATION_CODES[activation], *pointers)
+
+    def __call__(self, x, shortcut=None, instruction_set=None):
+        """The output, (N, O, H', W'), in channels-last.
+
+        Args:
+            x (Tensor): Of the shape, strides and type that it was made for, which is not checked.
+            shortcut (Tensor, optional): Of the shape of the output.
+            instruction_set (str, optional): See :func:`~.library.run`.
+
+        Raises:
+            ValueError: If the shortcut has another shape.
+            MemoryError: If there is none left.
+        """
+        conv = Conv.from_buffer_copy(self.conv)  # one for each thread that is here
+        conv.map.data = x.data_ptr()
+        if shortcut is not None:
+            check_shortcut(shortcut, self.size)
+            if shortcut.stride() != self.strides:
+                shortcut = shortcut.permute(0, 2, 3, 1).contiguous()
+            conv.shortcut = shortcut.data_ptr()
+        out = x.new_empty_strided(self.size, self.strides)
+        run(self.kernel, ctypes.byref(conv), out.data_ptr(), dtype=x.dtype, instruction_set=instruction_set)
+        return out
+
+
+def conv2d_cpp(kernel, x, weight, bias, stride, activation, shortcut, instruction_set=None):
+    """:func:`~mmmobilemamba.ops.conv2d` in C++, without gradients.
+
+    Args:
+        kernel (str): What :func:`find_kernel` gives for these tensors.
+        instruction_set (str, optional): One of ``INSTRUCTION_SETS`` up to the best of this machine, for
+            tests. Defaults to the best.
+    """
+    return PreparedConv(kernel, x, weight, bias, stride, activation)(x, shortcut, instruction_set)

@@ -1,0 +1,43 @@
+"""What may follow a convolution: an activation, and then a shortcut that is added."""
+
+from functools import partial
+
+import torch.nn.functional as F
+
+ACTIVATIONS = dict(relu=partial(F.relu, inplace=True), silu=F.silu)
+
+
+def check_activation(activation):
+    """Make sure that there is such an activation.
+
+    Raises:
+        ValueError: If there is not.
+    """
+    if activation is not None and activation not in ACTIVATIONS:
+        raise ValueError(f'activation must be None or one of {sorted(ACTIVATIONS)}, not {activation!r}.')
+
+
+def apply_epilogue(x, activation, shortcut):
+    """``activation(x) + shortcut`` of the shape of ``x``, where either may be None; may change ``x``.
+
+    Raises:
+        ValueError: If the shortcut has another shape.
+    """
+    if activation is not None:
+        x = ACTIVATIONS[activation](x)
+    if shortcut is None:
+        return x
+    check_shortcut(shortcut, x.shape)
+    return shortcut + x
+
+
+def check_shortcut(shortcut, shape):
+    """Make sure that a shortcut has the shape of the output.
+
+    Raises:
+        ValueError: If it has not.
+    """
+    if shortcut.shape != shape:
+        raise ValueError(
+            f'shortcut must have the shape {tuple(shape)} of the output, not {tuple(shortcut.shape)}.'
+        )

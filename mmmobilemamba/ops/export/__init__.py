@@ -1,0 +1,1 @@
+"""Forms for graphs that leave PyTorch, in standard operators."""

@@ -1,0 +1,55 @@
+"""Where convolutions run in Triton: depthwise ones of channels-last maps, on GPUs.
+
+In float32 cuDNN has no kernels for this memory format. In half precision Triton's are faster in inference,
+with what follows the convolution; in training cuDNN is as fast.
+"""
+
+import torch
+
+from ..backends import uses_triton
+from ..epilogue import apply_epilogue, check_shortcut
+from ..tracing import is_traced_or_transformed
+from .depthwise_operator import DepthwiseConv, depthwise_conv, depthwise_conv_act
+
+SIDES = (3, 5, 7)
+STRIDES = (1, 2)
+
+
+def can_run(x, weight, bias, stride, groups, backend):
+    """Whether :func:`~mmmobilemamba.ops.conv2d` of such tensors runs in Triton (bool)."""
+    if not x.is_cuda or x.ndim != 4 or groups == 1 or groups != x.shape[1] or x.stride(1) != 1:
+        return False
+    side = weight.shape[-1]
+    if side not in SIDES or stride not in STRIDES or weight.shape != (groups, 1, side, side):
+        return False
+    if bias is not None and bias.shape != (groups,):
+        return False
+    tensors = (x, weight) if bias is None else (x, weight, bias)
+    if not uses_triton(backend, *tensors) or (
+        is_traced_or_transformed() and not torch.compiler.is_compiling()
+    ):
+        return False  # modes and transforms know PyTorch's convolution; a compiler takes an operator, too
+    if torch.is_autocast_enabled('cuda'):
+        return not learns(*tensors)
+    return all(tensor.dtype == x.dtype for tensor in tensors) and (
+        x.dtype == torch.float32 or not learns(*tensors)
+    )
+
+
+def learns(*tensors):
+    """Whether gradients are needed of something that is computed from these tensors (bool)."""
+    return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+
+
+def conv2d_triton(x, weight, bias, stride, activation, shortcut):
+    """:func:`~mmmobilemamba.ops.conv2d` in Triton, where :func:`can_run`."""
+    if torch.is_autocast_enabled('cuda'):  # the kernels round weights to the dtype of the map
+        x = x.to(torch.get_autocast_dtype('cuda'))
+    tensors = [tensor for tensor in (x, weight, bias, shortcut) if tensor is not None]
+    if not learns(*tensors) and (shortcut is None or shortcut.dtype == x.dtype):
+        if shortcut is not None:
+            check_shortcut(shortcut, (*x.shape[:2], *((side - 1) // stride + 1 for side in x.shape[2:])))
+        return depthwise_conv_act(x, weight, bias, stride, activation, shortcut)
+    # Past the library, which takes some 15 us a call, where no compiler has to see an operator.
+    run = depthwise_conv if torch.compiler.is_compiling() else DepthwiseConv.apply
+    return apply_epilogue(run(x, weight, bias, stride), activation, shortcut)

@@ -1,0 +1,1 @@
+"""What helps users and maintainers: ``python -m mmmobilemamba.utils.collect_env``."""
