@@ -38,7 +38,7 @@ NAMES = dict(
         for folder, method in dict(deeplabv3='deeplabv3', sem_fpn='fpn', pspnet='pspnet').items()
     },
 )
-# What registers what; the package itself does the rest.
+# What registers what; each is imported by the module of its codebase.
 MODULES = dict(
     RandomResizedCropAndInterpolation='mmmobilemamba.datasets',
     TrainEMAHook='mmmobilemamba.engine.hooks',
@@ -48,6 +48,14 @@ MODULES = dict(
     DeconvFPN='mmmobilemamba.models.necks',
     ContiguousSegVisualizer='mmmobilemamba.visualization',
 )
+IMPORT = """
+import sys, warnings
+warnings.simplefilter('ignore')
+import mmmobilemamba.{codebase} as module
+import {codebase}
+assert '.' not in {codebase}.__name__ and module.__name__ == 'mmmobilemamba.{codebase}'
+print(*sorted(name for name in sys.modules if name.startswith('mmmobilemamba.')))
+"""
 PARSE = """
 import json, os, sys, warnings
 warnings.simplefilter('ignore')
@@ -91,12 +99,30 @@ def test_parse_from_an_empty_folder_in_a_fresh_process(tmp_path):
     assert not any(imports['allow_failed_imports'] for imports in found.values())
 
 
+@cache
+def imported_by(codebase):
+    """Modules of the package that ``mmmobilemamba.<codebase>`` imports in a fresh process."""
+    command = [sys.executable, '-c', IMPORT.format(codebase=codebase)]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    return result.stdout.splitlines()[-1].split()
+
+
 @each()
-def test_imports_are_the_needed_ones(path):
-    """A config that needs a module and does not import it works only after another that does."""
+def test_one_import_is_enough(path):
+    """A config that needs another module works only after another config that imports it."""
     config = load(path)
+    assert config.custom_imports.imports == [f'mmmobilemamba.{CODEBASES[path.parent.name]}']
     needed = {module for name, module in MODULES.items() if f"'{name}'" in config.pretty_text}
-    assert sorted(config.custom_imports.imports) == ['mmmobilemamba', *sorted(needed)]
+    assert needed <= set(imported_by(CODEBASES[path.parent.name]))
+
+
+@pytest.mark.parametrize('module', ['mmmobilemamba', *MODULES.values()])
+def test_the_parts_may_be_listed(module):
+    """As configs of before ``mmmobilemamba.<codebase>`` do."""
+    for codebase in set(CODEBASES.values()):
+        pytest.importorskip(codebase)
+    imports = dict(imports=['mmmobilemamba', module], allow_failed_imports=False)
+    Config.fromstring(f'custom_imports = {imports}', '.py')
 
 
 def inherited(path):

@@ -10,8 +10,7 @@ from mmmobilemamba.models import compile_regions, graph_training, prepare_for_gp
 from mmmobilemamba.ops import select_backend
 
 from .conftest import authors_checkpoint, golden, image_for, relative_error
-from .test_models.test_backbone import small
-from .test_ops.test_selective_scan import arguments
+from .helpers import arguments, small
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 

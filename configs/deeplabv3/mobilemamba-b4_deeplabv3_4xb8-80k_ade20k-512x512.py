@@ -5,7 +5,7 @@ _base_ = [
     'mmseg::_base_/default_runtime.py',
     '../_base_/schedules/ade20k_adamw_80k.py',
 ]
-custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.visualization'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmobilemamba.mmseg'], allow_failed_imports=False)
 
 # The authors' ImageNet weights of B4, as downloaded or converted. README.md says where they are.
 checkpoint = 'checkpoints/mobilemamba_b4.pth'

@@ -5,7 +5,7 @@ _base_ = [
     'mmdet::_base_/default_runtime.py',
     '../_base_/schedules/coco_adamw_12e.py',
 ]
-custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.models.necks'], allow_failed_imports=False)
+custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 
 # The authors' ImageNet weights of B1, as downloaded or converted. README.md says where they are.
 checkpoint = 'checkpoints/mobilemamba_b1.pth'

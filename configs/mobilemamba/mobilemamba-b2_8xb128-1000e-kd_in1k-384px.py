@@ -1,17 +1,9 @@
 # MobileMamba-B2 taught by TResNet-L v2 on ImageNet-1k: 1000 epochs, 384 pixels; authors: top-1 83.3.
-_base_ = ['./mobilemamba-b2_8xb128_in1k-384px.py', '../_base_/models/tresnet_teacher.py']
-custom_imports = dict(
-    imports=[
-        'mmmobilemamba',
-        'mmmobilemamba.datasets',
-        'mmmobilemamba.engine.hooks',
-        'mmmobilemamba.models.classifiers',
-        'mmmobilemamba.models.heads',
-    ]
-)
+_base_ = [
+    '../_base_/models/mobilemamba_distilled.py',
+    '../_base_/datasets/imagenet_bs128_mobilemamba_384.py',
+    '../_base_/schedules/imagenet_bs1024_adamw_1000e.py',
+    '../_base_/imagenet_runtime.py',
+]
 
-model = dict(type='DistilledClassifier', teacher=_base_.teacher, teacher_size=224, kd_weight=5.0, tau=1.0)
-
-epochs = 1000
-train_cfg = dict(max_epochs=epochs)
-param_scheduler = dict(T_max=epochs, end=epochs)
+model = dict(backbone=dict(arch='b2'))

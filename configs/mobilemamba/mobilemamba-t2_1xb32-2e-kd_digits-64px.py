@@ -1,14 +1,5 @@
 # The distilled recipe made small: T2 taught by a B1 that mobilemamba-b1_1xb32-2e_digits-64px.py has trained.
 _base_ = './mobilemamba-t2_1xb64-4e_digits-64px.py'
-custom_imports = dict(
-    imports=[
-        'mmmobilemamba',
-        'mmmobilemamba.datasets',
-        'mmmobilemamba.engine.hooks',
-        'mmmobilemamba.models.classifiers',
-        'mmmobilemamba.models.heads',
-    ]
-)
 
 # What that training has left; another place: --cfg-options model.teacher.init_cfg.checkpoint=FILE
 checkpoint = 'work_dirs/mobilemamba-b1_1xb32-2e_digits-64px/epoch_2.pth'

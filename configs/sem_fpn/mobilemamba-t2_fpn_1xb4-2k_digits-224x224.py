@@ -6,7 +6,6 @@ _base_ = [
     '../_base_/datasets/digits_ade20k.py',
     '../_base_/schedules/digits_2k.py',
 ]
-custom_imports = dict(imports=['mmmobilemamba', 'mmmobilemamba.models.necks', 'mmmobilemamba.visualization'])
 
 model = dict(
     data_preprocessor=dict(size=_base_.digits_size),

@@ -1,8 +1,6 @@
 # SSDLite with MobileMamba-B1 at 320 pixels, 600 epochs of COCO 2017; authors: box AP 24.0.
 _base_ = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
-custom_imports = dict(
-    imports=['mmmobilemamba', 'mmmobilemamba.models.dense_heads'], allow_failed_imports=False
-)
+custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 
 # The authors' ImageNet weights of B1, as downloaded or converted. README.md says where they are.
 checkpoint = 'checkpoints/mobilemamba_b1.pth'

@@ -1,4 +1,4 @@
-"""Transforms for mmpretrain; a config that uses one imports this module through ``custom_imports``."""
+"""Transforms for mmpretrain; ``mmmobilemamba.mmpretrain`` imports this module."""
 
 from .transforms import RandomResizedCropAndInterpolation
 

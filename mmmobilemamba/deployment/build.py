@@ -6,15 +6,12 @@ from mmengine.runner.checkpoint import load_state_dict
 
 from ..models.checkpoint import entries_below, fetch_checkpoint, fitting_weights, is_fused, is_ours
 from .detectors import DenseDetector, TwoStageDetector
+from .errors import DeploymentError
 from .graphs import BackboneGraph, ClassifierGraph, Preprocessed, SegmentorGraph
+from .pipeline import largest_sizes, pad, pad_divisor_of, read_test_pipeline, resize_steps
 
 TASKS = ('backbone', 'classification', 'detection', 'segmentation')
-RESIZES = ('Resize', 'ResizeEdge', 'CenterCrop')  # steps of a test pipeline that change the size
 SMALLEST = 32  # px; below, the last map of a detector's neck would be empty
-
-
-class DeploymentError(RuntimeError):
-    """A network cannot leave PyTorch; the message says why and what to do."""
 
 
 def load_model(config, checkpoint):
@@ -147,31 +144,22 @@ def default_size(about, dynamic):
     Raises:
         DeploymentError: If there is none.
     """
-    step = next((step for step in reversed(about['resize']) if size_of(step)), None)
-    if step is None:
+    sizes = largest_sizes(about['resize'])
+    if not sizes:
         raise DeploymentError("The config's test pipeline has no size: give --size HEIGHT WIDTH.")
-    size = size_of(step)
-    if step.get('keep_ratio') and size[0] != size[1] and not dynamic:
+    if len(sizes) > 1 and not dynamic:
+        first, second = (f'{height} x {width}' for height, width in sizes)
         raise DeploymentError(
-            f"The config's test pipeline gives pictures of several sizes, up to {size[0]} x {size[1]} or "
-            f'{size[1]} x {size[0]}: choose --dynamic, or one size for all with --size HEIGHT WIDTH.'
+            f"The config's test pipeline gives pictures of several sizes, up to {first} or "
+            f'{second}: choose --dynamic, or one size for all with --size HEIGHT WIDTH.'
         )
-    return tuple(-(-side // about['pad_divisor']) * about['pad_divisor'] for side in size)
-
-
-def size_of(step):
-    """Height and width that a step of a pipeline makes (tuple[int, int]), or None."""
-    size = step.get('crop_size') if step['type'] == 'CenterCrop' else step.get('scale')
-    if isinstance(size, int):
-        return size, size
-    return (size[1], size[0]) if size else None  # pipelines have the width first
+    return pad(sizes[0], about['pad_divisor'])
 
 
 def describe(config, task):
     """What a program that runs the network has to know (dict of what JSON can hold)."""
     preprocessor = dict(config.model.get('data_preprocessor') or config.get('data_preprocessor') or {})
     swaps = preprocessor.get('to_rgb', preprocessor.get('bgr_to_rgb', False))
-    pipeline = config.get('test_dataloader', {}).get('dataset', {}).get('pipeline', [])
     head = config.model.get('decode_head', {})
     head = head[-1] if isinstance(head, list) else head
     return dict(
@@ -180,27 +168,10 @@ def describe(config, task):
         mean=list(preprocessor.get('mean', (0.0, 0.0, 0.0))),
         std=list(preprocessor.get('std', (1.0, 1.0, 1.0))),
         channels='RGB' if swaps else 'BGR',
-        pad_divisor=preprocessor.get('pad_size_divisor', 1),
+        pad_divisor=pad_divisor_of(preprocessor),
         labels=labels_of(config),
-        resize=resizes_of(pipeline),
+        resize=resize_steps(read_test_pipeline(config)),
     )
-
-
-def resizes_of(pipeline):
-    """The steps of a pipeline that change the size (list[dict]), as JSON holds them.
-
-    Raises:
-        DeploymentError: If there is one that infer_onnx.py does not know.
-    """
-    steps = []
-    for step in pipeline:
-        kind = step['type'].rpartition('.')[2]  # without the scope
-        if kind not in RESIZES and any(word in kind for word in ('Resize', 'Crop')):
-            raise DeploymentError(f"The config's test pipeline has {kind}; known are {', '.join(RESIZES)}.")
-        if kind in RESIZES:
-            values = {key: list(value) if isinstance(value, tuple) else value for key, value in step.items()}
-            steps.append({**values, 'type': kind})
-    return steps
 
 
 def labels_of(config):

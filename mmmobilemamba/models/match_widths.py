@@ -2,7 +2,7 @@
 
 from mmengine.registry import MODELS
 
-from .backbones.arch import resolve_arch
+from .arch import resolve_arch
 
 KEYS = ('in_channels', 'out_channels')
 

@@ -1,4 +1,4 @@
-"""Visualizers for mmseg; a config that uses one imports this module through ``custom_imports``."""
+"""Visualizers for mmseg; ``mmmobilemamba.mmseg`` imports this module."""
 
 from .seg_visualizer import ContiguousSegVisualizer
 

@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmmobilemamba.deployment import build
 
 from ..conftest import ROOT
-from ..test_models.test_deploy import SMALL, randomise
+from ..helpers import SMALL, randomise
 
 CONFIGS = dict(
     classifier='mobilemamba/mobilemamba-t2_1xb64-4e_digits-64px.py',

@@ -10,6 +10,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmmobilemamba.deployment import build
 from mmmobilemamba.deployment.build import DeploymentError
+from mmmobilemamba.deployment.pipeline import resize_steps
 from mmmobilemamba.models.checkpoint import CheckpointError
 
 from ..conftest import ROOT
@@ -47,17 +48,17 @@ def test_normalisation_is_that_of_the_model():
 def test_size_of_recipes_whose_pictures_differ():
     """A file of one size would not take portraits."""
     step = dict(type='mmdet.Resize', scale=(1333, 800), keep_ratio=True)
-    about = dict(resize=build.resizes_of([step]), pad_divisor=32, task='detection')
+    about = dict(resize=resize_steps([step]), pad_divisor=32, task='detection')
     with pytest.raises(DeploymentError, match=r'up to 800 x 1333 or 1333 x 800: choose --dynamic'):
         build.input_size(about)
     assert build.input_size(about, dynamic=True) == (800, 1344)
     assert build.input_size(about, [640]) == (640, 640)
-    about['resize'] = build.resizes_of([dict(step, scale=(500, 500))])
+    about['resize'] = resize_steps([dict(step, scale=(500, 500))])
     assert build.input_size(about) == (512, 512)
     with pytest.raises(DeploymentError, match='31 x 31 are too small: 32 px'):
         build.input_size(about, [31])
     with pytest.raises(DeploymentError, match=r'has ResizeShortestEdge; known are Resize, ResizeEdge'):
-        build.resizes_of([dict(type='ResizeShortestEdge')])
+        resize_steps([dict(type='ResizeShortestEdge')])
 
 
 @pytest.mark.parametrize(
@@ -72,7 +73,7 @@ def test_size_of_recipes_whose_pictures_differ():
 def test_what_a_graph_would_do_otherwise(name, options, message):
     config = config_of(name)
     if name == 'classifier':
-        options['head'] = dict(_delete_=True, type='MultiLabelLinearClsHead', num_classes=10, in_channels=80)
+        options['head'] = dict(_delete_=True, type='MultiLabelLinearClsHead', num_classes=10, in_channels=64)
     config.merge_from_dict({f'model.{key}': value for key, value in options.items()})
     init_default_scope(config.default_scope)
     model = MODELS.build(config.model)

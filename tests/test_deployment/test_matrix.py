@@ -19,7 +19,7 @@ from mmmobilemamba.deployment import onnx_file  # noqa: E402
 from mmmobilemamba.models.backbones.arch import ARCHS  # noqa: E402
 
 from ..conftest import ROOT, load_script  # noqa: E402
-from ..test_models.test_deploy import randomise  # noqa: E402
+from ..helpers import randomise  # noqa: E402
 from .networks import CONFIGS, checkpoint_of, config_of  # noqa: E402
 
 pytestmark = pytest.mark.deploy

@@ -20,7 +20,7 @@ from mmmobilemamba.deployment import build, calibration, onnx_file, precision, r
 from mmmobilemamba.deployment.graphs import BackboneGraph  # noqa: E402
 
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
-from ..test_models.test_deploy import SMALL  # noqa: E402
+from ..helpers import SMALL  # noqa: E402
 from .networks import graph_of  # noqa: E402
 
 tool = load_script('tools/deployment/export_onnx.py')

@@ -13,7 +13,7 @@ from mmmobilemamba.models.backbones.mobilemamba import Mixer
 from mmmobilemamba.models.layers import SS2D
 
 from ..conftest import image_for, relative_error
-from ..test_models.test_deploy import SMALL, randomise
+from ..helpers import SMALL, randomise
 
 
 def folded(arch=SMALL):

@@ -8,14 +8,9 @@ from torch import nn
 
 from mmmobilemamba import MobileMamba
 
-ARCH = dict(
-    embed_dims=(48, 64, 80),
-    depths=(1, 2, 2),
-    global_ratios=(0.5, 0.5, 0.5),
-    local_ratios=(0.25, 0.25, 0.25),
-    kernel_sizes=(3, 3, 3),
-    drop_path_rate=0.0,
-)
+from ..helpers import SMALL
+
+ARCH = dict(SMALL, depths=(1, 2, 2))
 # Every parameter of a backbone with these depths, by the start of its name; 6 is the head.
 LAYERS = {
     'stem.': 0,
@@ -41,7 +36,7 @@ def layer_of(name, prefix):
 def classifier(**backbone):
     pytest.importorskip('mmpretrain')
     init_default_scope('mmpretrain')
-    head = dict(type='LeViTClsHead', num_classes=3, in_channels=80, distillation=False)
+    head = dict(type='LeViTClsHead', num_classes=3, in_channels=ARCH['embed_dims'][-1], distillation=False)
     return MODELS.build(
         dict(
             type='ImageClassifier',
@@ -57,7 +52,7 @@ def detector():
     import mmmobilemamba.models.necks  # noqa: F401
 
     init_default_scope('mmdet')
-    neck = dict(type='DeconvFPN', in_channels=[48, 64, 80], out_channels=8, num_outs=4)
+    neck = dict(type='DeconvFPN', in_channels=list(ARCH['embed_dims']), out_channels=8, num_outs=4)
     head = dict(type='RetinaHead', num_classes=3, in_channels=8, feat_channels=8, stacked_convs=1)
     head['anchor_generator'] = dict(type='AnchorGenerator', ratios=[1.0], scales=[4], strides=[8, 16, 32, 64])
     backbone = dict(type='MobileMamba', arch=ARCH, out_indices=ALL)
@@ -67,7 +62,7 @@ def detector():
 def segmentor():
     pytest.importorskip('mmseg')
     init_default_scope('mmseg')
-    head = dict(type='FCNHead', in_channels=80, channels=8, num_convs=1, num_classes=3)
+    head = dict(type='FCNHead', in_channels=ARCH['embed_dims'][-1], channels=8, num_convs=1, num_classes=3)
     head['norm_cfg'] = dict(type='BN')
     backbone = dict(type='MobileMamba', arch=ARCH, out_indices=ALL)
     return MODELS.build(dict(type='EncoderDecoder', backbone=backbone, decode_head=dict(head, in_index=2)))

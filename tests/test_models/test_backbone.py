@@ -19,28 +19,7 @@ from mmmobilemamba.models.layers import ss2d
 from mmmobilemamba.ops import norm_gate
 
 from ..conftest import authors_checkpoint, image_for, relative_error
-
-SMALL = dict(
-    embed_dims=(32, 48, 64),
-    depths=(1, 2, 1),
-    global_ratios=(0.5, 0.5, 0.5),
-    local_ratios=(0.25, 0.25, 0.25),
-    kernel_sizes=(7, 5, 3),
-    drop_path_rate=0.0,
-)
-
-
-def small(**kwargs):
-    """A small network whose norms and scales are random, so that no branch is silent."""
-    backbone = MobileMamba(SMALL, **kwargs)
-    generator = torch.Generator().manual_seed(1)
-    for module in backbone.modules():
-        if isinstance(module, _BatchNorm):
-            module.weight.data.uniform_(0.5, 1.5, generator=generator)
-            module.bias.data.normal_(0, 0.1, generator=generator)
-            module.running_mean.normal_(0, 0.1, generator=generator)
-            module.running_var.uniform_(0.5, 1.5, generator=generator)
-    return backbone
+from ..helpers import SMALL, small
 
 
 @pytest.mark.parametrize(

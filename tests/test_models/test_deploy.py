@@ -25,31 +25,9 @@ from mmmobilemamba.models.layers import (
 from mmmobilemamba.ops import cpu
 
 from ..conftest import authors_checkpoint, golden, image_for, noise_for, relative_error
+from ..helpers import SMALL, randomise
 
-SMALL = dict(
-    embed_dims=(48, 64, 80),
-    depths=(1, 2, 1),
-    global_ratios=(0.8, 0.7, 0.6),
-    local_ratios=(0.2, 0.2, 0.3),
-    kernel_sizes=(7, 5, 3),
-    drop_path_rate=0.0,
-)
 BN, GN = dict(type='BN'), dict(type='GN', num_groups=1)
-
-
-def randomise(module):
-    """All parameters and statistics, as after a training."""
-    generator = torch.Generator().manual_seed(1)
-    for norm in module.modules():
-        if isinstance(norm, _BatchNorm):
-            norm.running_mean.uniform_(-0.5, 0.5, generator=generator)
-            norm.running_var.uniform_(0.5, 2, generator=generator)
-    for name, parameter in module.named_parameters():
-        if name.endswith(('bn.weight', 'bn1.weight', 'bn2.weight', 'scale')):
-            parameter.data.uniform_(0.5, 1.5, generator=generator)
-        elif name.endswith(('.bias', '.D', 'A_log')):
-            parameter.data.uniform_(-0.5, 0.5, generator=generator)
-    return module.eval()
 
 
 def both_forms(module):

@@ -11,23 +11,10 @@ from mmmobilemamba.ops import available_backends, backends, select_backend, sele
 from mmmobilemamba.ops.selective_scan import chunked
 
 from ..conftest import relative_error
+from ..helpers import NAMES, arguments
 
-NAMES = ('u', 'x_dbl', 'dt_weight', 'A', 'D', 'dt_bias')
 FAST = tuple(name for name in available_backends() if name not in ('naive', 'export'))
 LENGTHS = (1, 2, 3, 7, 64, 196, 1023, 4200)
-
-
-def arguments(batch, length, channels, dtype=torch.float64, seed=0, rank=3):
-    """Random arguments of plausible size, in the order of ``NAMES``."""
-    generator = torch.Generator().manual_seed(seed)
-
-    def normal(*shape):
-        return torch.randn(shape, generator=generator, dtype=torch.float64)
-
-    A, D, dt_bias = (normal(2, channels) for _ in range(3))
-    x_dbl, u = normal(batch, length, 2, rank + 2), normal(batch, length, channels)
-    dt_weight = normal(2, channels, rank) / rank**0.5
-    return [x.to(dtype) for x in (u, x_dbl, dt_weight, -A.exp(), D, dt_bias)]
 
 
 def triple_loop(u, x_dbl, dt_weight, A, D, dt_bias):

@@ -8,6 +8,9 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmseg')
 
+from mmmobilemamba.deployment import build as build_graphs
+from mmmobilemamba.deployment.errors import DeploymentError
+
 from ..conftest import ROOT, load_script
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
@@ -145,17 +148,56 @@ def test_metafiles(metafile):
         assert found == (entry['Metadata']['Parameters'], entry['Metadata']['FLOPs']), entry['Name']
 
 
-def test_crop_of_two_sides():
-    config = Config(
-        dict(
-            model=dict(),
-            test_dataloader=dict(dataset=dict(pipeline=[dict(type='CenterCrop', crop_size=(96, 128))])),
-        )
-    )
-    assert get_flops.default_shape(config) == (96, 128)
-    config.test_dataloader.dataset = dict(type='ConcatDataset', datasets=[])
-    with pytest.raises(ValueError, match='Give --shape HEIGHT WIDTH'):
-        get_flops.default_shape(config)
+def config_with(*steps, **preprocessor):
+    """A config of that test pipeline."""
+    dataset = dict(pipeline=list(steps))
+    return Config(dict(model=dict(data_preprocessor=preprocessor), test_dataloader=dict(dataset=dataset)))
+
+
+EDGE = dict(type='ResizeEdge', scale=36)
+
+
+@pytest.mark.parametrize(
+    ('steps', 'shape'),
+    [
+        ([dict(type='CenterCrop', crop_size=(128, 96))], (96, 128)),  # width first, as in mmcv
+        ([dict(type='Resize', scale=64)], (64, 64)),
+        ([dict(type='mmdet.Resize', scale=(1333, 800), keep_ratio=True)], (800, 1333)),
+        ([dict(type='Resize', scale=(48, 40)), dict(type='CenterCrop', crop_size=64)], (40, 48)),
+        ([EDGE, dict(type='CenterCrop', crop_size=32)], (32, 32)),
+        ([dict(EDGE, edge='long')], (36, 36)),
+    ],
+)
+def test_default_shapes(steps, shape):
+    """The largest that the pipeline makes, as an exported network has it."""
+    config = config_with(*steps)
+    assert get_flops.default_shape(config) == shape
+    about = dict(build_graphs.describe(config, 'backbone'), labels=[])
+    assert build_graphs.input_size(about, dynamic=True) == shape
+
+
+def test_shape_of_a_segmentor():
+    """Its crops, as published figures are, but of a picture what the pipeline makes of it."""
+    config = config_with(dict(type='Resize', scale=(2048, 512), keep_ratio=True), size=(512, 512))
+    assert get_flops.default_shape(config) == (512, 512)
+    assert get_flops.default_shape(config, (480, 640)) == (512, 683)
+
+
+@pytest.mark.parametrize('steps', [[], [EDGE], [dict(type='Pad', size_divisor=32)]])
+def test_pipelines_without_a_largest_size(steps):
+    with pytest.raises(DeploymentError):
+        get_flops.default_shape(config_with(*steps))
+
+
+def test_size_of_a_picture(capsys):
+    """480 x 640, of which the test pipeline makes 96 x 128, and the model multiples of 64."""
+    (path,) = (ROOT / 'configs').glob('retinanet/*_digits.py')
+    options = [
+        'test_dataloader.dataset.pipeline.1.scale=(128,100)',
+        'model.data_preprocessor.pad_size_divisor=64',
+    ]
+    get_flops.main([str(path), '--picture', '480', '640', '--cfg-options', *options])
+    assert f'{path}: 96 x 128 pixels, 128 x 128 for the network' in capsys.readouterr().out
 
 
 def test_config_without_a_size(tmp_path):
@@ -163,5 +205,5 @@ def test_config_without_a_size(tmp_path):
     path.write_text(
         "default_scope = 'mmpretrain'\nmodel = dict()\ntest_dataloader = dict(dataset=dict(pipeline=[]))\n"
     )
-    with pytest.raises(SystemExit, match=r'no CenterCrop and no Resize .* Give --shape HEIGHT WIDTH'):
+    with pytest.raises(SystemExit, match=r'makes no largest size. Give --shape HEIGHT WIDTH'):
         get_flops.main([str(path)])

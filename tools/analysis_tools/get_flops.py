@@ -1,6 +1,6 @@
 """Count the parameters and FLOPs of a config part by part, the selective scan included.
 
-    python tools/analysis_tools/get_flops.py CONFIG [--shape HEIGHT WIDTH]
+    python tools/analysis_tools/get_flops.py CONFIG [--shape HEIGHT WIDTH | --picture HEIGHT WIDTH]
     python tools/analysis_tools/get_flops.py b1 --shape 256 256
     mim run mmmobilemamba get_flops CONFIG
 
@@ -18,7 +18,7 @@ What the authors print for their classifiers is the total without the convolutio
 sub-bands, whose padding their counter did not know, and for segmentors without the scan as well. All three
 are listed below the total. Their figures of detectors leave out the same, but are means over the first 100
 validation images of COCO, each at the size that the test pipeline gives it; here it is one image, of the
-largest of these sizes.
+largest of these sizes, or of that which ``--picture`` gets.
 """
 
 import argparse
@@ -34,7 +34,9 @@ from mmengine.structures import BaseDataElement
 from torch import nn
 
 from mmmobilemamba import MobileMamba
-from mmmobilemamba.models.backbones.arch import ARCHS
+from mmmobilemamba.deployment import pipeline
+from mmmobilemamba.deployment.errors import DeploymentError
+from mmmobilemamba.models.arch import ARCHS
 from mmmobilemamba.models.layers import SS2D, FoldedWTEMamba, WTEMamba
 
 
@@ -100,22 +102,26 @@ def count_flops(model, images, data_samples=None):
     return flops, {**added, 'wavelet convolutions': wavelet}
 
 
-def default_shape(config):
-    """Height and width of a segmentor's crops, or else of what the test pipeline makes.
+def default_shape(config, picture=None):
+    """Height and width of a segmentor's crops, or else the largest that the test pipeline makes.
+
+    Args:
+        config (Config): Of mmpretrain, mmdet or mmseg.
+        picture (tuple[int, int], optional): Height and width of a picture: what the pipeline makes of this.
 
     Raises:
-        ValueError: If the config says neither.
+        DeploymentError: If the config says neither.
     """
-    size = (config.model.get('data_preprocessor') or {}).get('size')
-    if size is not None:
-        return tuple(size)
-    for step in reversed(config.test_dataloader.dataset.get('pipeline', [])):
-        if step['type'] == 'CenterCrop':
-            size = step['crop_size']
-            return (size, size) if isinstance(size, int) else tuple(size)
-        if step['type'] == 'Resize':
-            return tuple(step['scale'])[::-1]
-    raise ValueError('There is no CenterCrop and no Resize in the test pipeline. Give --shape HEIGHT WIDTH.')
+    crop = (config.model.get('data_preprocessor') or {}).get('size')
+    if picture is None and crop is not None:
+        return tuple(crop)
+    steps = pipeline.resize_steps(pipeline.read_test_pipeline(config))
+    if picture is not None:
+        return pipeline.resize(picture, steps)
+    sizes = pipeline.largest_sizes(steps)
+    if not sizes:
+        raise DeploymentError('The test pipeline makes no largest size.')
+    return sizes[0]
 
 
 def build(config, shape):
@@ -161,8 +167,16 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('config', help='config file of mmpretrain, mmdet or mmseg, or an arch')
-    parser.add_argument(
+    sizes = parser.add_mutually_exclusive_group()
+    sizes.add_argument(
         '--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help="default: the config's own"
+    )
+    sizes.add_argument(
+        '--picture',
+        type=int,
+        nargs=2,
+        metavar=('HEIGHT', 'WIDTH'),
+        help='size of a picture before the test pipeline',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     args = parser.parse_args(argv)
@@ -175,9 +189,9 @@ def main(argv=None):
         config = Config.fromfile(args.config)
         config.merge_from_dict(args.cfg_options or {})
         try:
-            shape = tuple(args.shape or default_shape(config))
-        except ValueError as error:
-            sys.exit(f'{args.config}: {error}')
+            shape = tuple(args.shape or default_shape(config, args.picture))
+        except DeploymentError as error:
+            sys.exit(f'{args.config}: {error} Give --shape HEIGHT WIDTH.')
         model, images, data_samples = build(config, shape)
     height, width = images.shape[2:]
     print(f'{args.config}: {shape[0]} x {shape[1]} pixels, {height} x {width} for the network')

@@ -1,4 +1,4 @@
-"""Hooks for mmpretrain; a config that uses one imports this module through ``custom_imports``."""
+"""Hooks for mmpretrain; ``mmmobilemamba.mmpretrain`` imports this module."""
 
 from .train_ema_hook import TrainEMAHook
 

@@ -18,9 +18,9 @@ from torch.utils.checkpoint import checkpoint
 
 from mmmobilemamba.ops import check_backend
 
+from ..arch import resolve_arch, resolve_out_indices, stage_splits
 from ..checkpoint import adapt_classifier, adapt_state_dict, load_pretrained, split_pretrained
 from ..layers import SS2D, Conv2d, ConvBN, MKDeConv, Residual, WTEMamba, fold, folding
-from .arch import resolve_arch, resolve_out_indices, stage_splits
 from .recompute import frozen_statistics
 from .region import Region, compilable
 

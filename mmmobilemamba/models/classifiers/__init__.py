@@ -1,4 +1,4 @@
-"""Classifiers for mmpretrain; a config that uses one imports this module through ``custom_imports``."""
+"""Classifiers for mmpretrain; ``mmmobilemamba.mmpretrain`` imports this module."""
 
 from .distilled import DistilledClassifier
 

@@ -1,4 +1,4 @@
-"""Dense heads for mmdet; a config that uses one imports this module through ``custom_imports``."""
+"""Dense heads for mmdet; ``mmmobilemamba.mmdet`` imports this module."""
 
 from .ssdlite_head import SSDLiteHead
 

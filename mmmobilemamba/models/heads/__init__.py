@@ -1,4 +1,4 @@
-"""Heads for mmpretrain; a config that uses one imports this module through ``custom_imports``."""
+"""Heads for mmpretrain; ``mmmobilemamba.mmpretrain`` imports this module."""
 
 from .mobilemamba_head import MobileMambaClsHead
 

@@ -1,4 +1,4 @@
-"""Necks for mmdet; a config that uses one imports this module through ``custom_imports``."""
+"""Necks for mmdet; ``mmmobilemamba.mmdet`` imports this module."""
 
 from .deconv_fpn import DeconvFPN
 

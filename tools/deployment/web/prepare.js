@@ -66,7 +66,7 @@ function applyStep({ pixels, placement }, step) {
 }
 
 /** Width and height of the network's input for an image of `width` by `height` px. */
-function paddedSize(about, name, width, height) {
+export function paddedSize(about, name, width, height) {
   if (!about.size) {
     const divisor = Math.max(about.pad_divisor, 1);
     return [width, height].map((side) => Math.ceil(side / divisor) * divisor);

@@ -1,0 +1,125 @@
+"""Sizes of the MobileMamba family, and the checks of what users ask for."""
+
+from collections.abc import Sequence
+from numbers import Integral, Real
+
+ARCH_FIELDS = ('embed_dims', 'depths', 'global_ratios', 'local_ratios', 'kernel_sizes', 'drop_path_rate')
+
+
+def _arch(embed_dims, depths, drop_path_rate):
+    return dict(
+        embed_dims=embed_dims,
+        depths=depths,
+        global_ratios=(0.8, 0.7, 0.6),
+        local_ratios=(0.2, 0.2, 0.3),
+        kernel_sizes=(7, 5, 3),
+        drop_path_rate=drop_path_rate,
+    )
+
+
+_B = _arch((200, 376, 448), (2, 3, 2), 0.03)
+
+# B1, B2 and B4 are one network for inputs of 256, 384 and 512 pixels.
+ARCHS = dict(
+    t2=_arch((144, 272, 368), (1, 2, 2), 0.0),
+    t4=_arch((176, 368, 448), (1, 2, 2), 0.0),
+    s6=_arch((192, 384, 448), (1, 2, 2), 0.0),
+    b1=_B,
+    b2=_B,
+    b4=_B,
+)
+
+
+def resolve_arch(arch, drop_path_rate=None):
+    """All fields of an arch, checked.
+
+    Args:
+        arch (str | dict): A name of ``ARCHS``, in any case, or a dict with all ``ARCH_FIELDS``.
+        drop_path_rate (float, optional): Replaces the arch's own.
+
+    Returns:
+        dict: The fields, sequences as tuples.
+
+    Raises:
+        TypeError, ValueError: Naming what is allowed.
+    """
+    if isinstance(arch, str):
+        if arch.lower() not in ARCHS:
+            raise ValueError(f"arch '{arch}' is not one of {sorted(ARCHS)}, nor a dict of {ARCH_FIELDS}.")
+        arch = ARCHS[arch.lower()]
+    elif not isinstance(arch, dict):
+        raise TypeError(f'arch must be one of {sorted(ARCHS)} or a dict, not {type(arch).__name__}.')
+    if set(arch) != set(ARCH_FIELDS):
+        raise ValueError(
+            f'An arch dict has the fields {ARCH_FIELDS}; '
+            f'missing: {sorted(set(ARCH_FIELDS) - set(arch))}, '
+            f'unknown: {sorted(set(arch) - set(ARCH_FIELDS))}.'
+        )
+    rate = arch['drop_path_rate'] if drop_path_rate is None else drop_path_rate
+    arch = {field: _triple(field, arch[field]) for field in ARCH_FIELDS[:-1]}
+    arch['drop_path_rate'] = rate
+    _check_values(arch)
+    return arch
+
+
+def _triple(field, value):
+    if not isinstance(value, Sequence) or isinstance(value, str) or len(value) != 3:
+        raise ValueError(f"arch['{field}'] must hold three values, one a stage, not {value!r}.")
+    kind, name = (Real, 'numbers') if field.endswith('ratios') else (Integral, 'whole numbers')
+    if not all(isinstance(item, kind) and item > 0 for item in value):
+        raise ValueError(f"arch['{field}'] must hold three positive {name}, not {value!r}.")
+    return tuple(value)
+
+
+def _check_values(arch):
+    if arch['embed_dims'][0] % 8:
+        raise ValueError(
+            f'The stem widens in steps of 1/8, 1/4 and 1/2, so the first of embed_dims must be a multiple '
+            f'of 8, not {arch["embed_dims"][0]}.'
+        )
+    if not all(size % 2 for size in arch['kernel_sizes']):
+        raise ValueError(f'kernel_sizes must be odd to keep the size, not {arch["kernel_sizes"]}.')
+    rate = arch['drop_path_rate']
+    if not isinstance(rate, Real) or not 0 <= rate < 1:
+        raise ValueError(f'drop_path_rate must be a number from 0 up to, but not including, 1, not {rate!r}.')
+    for index in range(3):
+        splits = stage_splits(arch, index)
+        if min(splits) < 0 or splits[0] == 0 or splits[1] == 0:
+            raise ValueError(
+                f'Stage {index} would split its {arch["embed_dims"][index]} channels into {splits} (global, '
+                f'local, identity), but the first two must be positive and the last not negative: change '
+                f'embed_dims, global_ratios or local_ratios.'
+            )
+
+
+def stage_splits(arch, index):
+    """Channels of the global, local and identity parts of a stage's mixers.
+
+    The global part is rounded to the nearest multiple of 16 (a tie goes up), the local part
+    gives way to it, and the rest is identity.
+    """
+    channels = arch['embed_dims'][index]
+    global_part = (int(arch['global_ratios'][index] * channels) + 8) // 16 * 16
+    local_part = min(int(arch['local_ratios'][index] * channels), channels - global_part)
+    return global_part, local_part, channels - global_part - local_part
+
+
+def resolve_out_indices(out_indices, num_stages):
+    """Wanted stages in ascending order, from an int or a sequence with negative ones.
+
+    Raises:
+        TypeError, ValueError: If it is empty, repeats a stage or names one that does not exist.
+    """
+    if isinstance(out_indices, Integral):
+        out_indices = (out_indices,)
+    if not isinstance(out_indices, Sequence) or not all(isinstance(item, Integral) for item in out_indices):
+        raise TypeError(f'out_indices must be an int or a sequence of ints, not {out_indices!r}.')
+    allowed = f'The stages are 0 to {num_stages - 1} (strides 16, 32 and 64), or -{num_stages} to -1.'
+    if not all(-num_stages <= item < num_stages for item in out_indices):
+        raise ValueError(f'out_indices {tuple(out_indices)} names a stage that does not exist. {allowed}')
+    resolved = sorted(item % num_stages for item in out_indices)
+    if len(set(resolved)) != len(resolved) or not resolved:
+        raise ValueError(
+            f'out_indices {tuple(out_indices)} must name at least one stage, each once. {allowed}'
+        )
+    return tuple(resolved)

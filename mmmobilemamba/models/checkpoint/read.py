@@ -1,0 +1,107 @@
+"""Reads checkpoints without running code from them, and unwraps their state dicts."""
+
+from __future__ import annotations
+
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.runner import CheckpointLoader
+from torch import Tensor
+
+# In this order: the moving average before the raw weights.
+WRAPPERS = ('net_E', 'net', 'model', 'state_dict')
+
+
+class CheckpointError(RuntimeError):
+    """A checkpoint cannot be read or does not fit; the message says why and what to do."""
+
+
+def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
+    """Read a local checkpoint file without running any code that it holds.
+
+    Args:
+        path (str | Path): The file.
+        map_location (str): Where the tensors go. Defaults to ``'cpu'``.
+
+    Returns:
+        Mapping: What the file holds.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it is a web page, damaged, holds other things than tensors and plain
+            values, or is no dict.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f'There is no checkpoint file {path}.')
+    with open(path, 'rb') as file:
+        head = file.read(256).lstrip()
+    if head.startswith((b'<', b'version https://git-lfs')):
+        raise CheckpointError(
+            f'{path} is a web page or a pointer file, not a checkpoint: the download gave a confirmation '
+            f'or login page. Download the file itself, for instance with a browser.'
+        )
+    damaged = f'{path} is damaged or was not downloaded completely. Download it again.'
+    if not head or (head.startswith(b'PK') and not zipfile.is_zipfile(path)):
+        raise CheckpointError(damaged)
+    try:
+        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+    except pickle.UnpicklingError as error:
+        blocked = _blocked_name(error)
+        if blocked is None:
+            raise CheckpointError(damaged) from error
+        raise CheckpointError(
+            f'{path} holds Python objects beside tensors, which could run code when loaded, so it is '
+            f'refused: {blocked}. Where it comes from a source that you trust, load it there '
+            f'and save its state dict alone: torch.save({{k: v.cpu() for k, v in state_dict.items()}}, path).'
+        ) from error
+    except (RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(damaged) from error
+    if not isinstance(checkpoint, Mapping):
+        raise CheckpointError(f'{path} holds a {type(checkpoint).__name__}, not a dict of tensors.')
+    return checkpoint
+
+
+def _blocked_name(error: Exception) -> str | None:
+    """What torch's unpickler refused, or None where the file is no sound pickle at all."""
+    match = re.search(r'GLOBAL ([\w.]+)|Unsupported class ([\w.]+)|asks for (getattr\(.*?\))', str(error))
+    return next(filter(None, match.groups())) if match else None
+
+
+def fetch_checkpoint(checkpoint: str | Path, map_location: str = 'cpu') -> Mapping:
+    """Content of a file, or of an address that mmengine understands.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If the file cannot be read.
+    """
+    if re.match(r'\w[\w+.-]+:', str(checkpoint)):
+        return CheckpointLoader.load_checkpoint(checkpoint, map_location)
+    return read_checkpoint(checkpoint, map_location)
+
+
+def unwrap(checkpoint: Mapping, wrappers: Sequence[str] = WRAPPERS) -> dict[str, Tensor]:
+    """The state dict inside a checkpoint, without ``module.`` in front of its keys.
+
+    Raises:
+        CheckpointError: If it holds other things than tensors.
+    """
+    inner = next((checkpoint[name] for name in wrappers if isinstance(checkpoint.get(name), Mapping)), None)
+    if inner is not None:
+        return unwrap(inner, wrappers)
+    state_dict = {re.sub(r'^module\.', '', str(key)): value for key, value in checkpoint.items()}
+    odd = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
+    if odd:
+        raise CheckpointError(f'The checkpoint holds other things than tensors, under {odd[:3]}.')
+    return state_dict
+
+
+def entries_below(state_dict: Mapping[str, Any], prefix: str | None) -> dict[str, Any]:
+    """Entries of ``state_dict`` whose names begin with ``prefix`` (str | None), by the rest of the name."""
+    prefix = f'{prefix.rstrip(".")}.' if prefix else ''
+    return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}

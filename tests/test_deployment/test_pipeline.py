@@ -1,0 +1,207 @@
+"""Sizes that test pipelines make: the package's, the codebases', infer_onnx.py's and the web page's."""
+
+import json
+import shutil
+import subprocess
+from itertools import product
+
+import numpy as np
+import pytest
+from mmengine.config import Config
+from mmengine.registry import TRANSFORMS, init_default_scope
+
+from mmmobilemamba.deployment import pipeline
+from mmmobilemamba.deployment.errors import DeploymentError
+
+from ..conftest import ROOT, load_script
+
+pytest.importorskip('onnxruntime')
+infer_onnx = load_script('tools/deployment/infer_onnx.py')
+
+SIDES = (1, 7, 31, 32, 33, 224, 333, 640, 801)
+PICTURES = list(product(SIDES, SIDES))  # (height, width)
+EDGE = dict(type='ResizeEdge', scale=36)
+CROP = dict(type='CenterCrop', crop_size=32)
+PIPELINES = dict(
+    nothing=[],
+    resize=[dict(type='Resize', scale=(41, 30))],
+    resize_of_one_side=[dict(type='Resize', scale=41)],
+    keep_ratio=[dict(type='Resize', scale=(133, 80), keep_ratio=True)],
+    keep_ratio_of_portraits=[dict(type='Resize', scale=(80, 133), keep_ratio=True)],
+    square=[dict(type='Resize', scale=(64, 64), keep_ratio=True)],
+    short=[EDGE],
+    **{edge: [dict(EDGE, edge=edge)] for edge in ('long', 'width', 'height')},
+    crop=[CROP],
+    crop_of_two_sides=[dict(type='CenterCrop', crop_size=(48, 24))],
+    classification=[EDGE, CROP],
+    crop_of_a_resize=[dict(type='Resize', scale=(133, 80), keep_ratio=True), CROP],
+    crop_and_edge=[CROP, dict(EDGE, edge='long')],
+)
+DIVISORS = (1, 32, 20)
+CONFIGS = [path for path in sorted((ROOT / 'configs').glob('*/*.py')) if path.parent.name != '_base_']
+
+ON_THE_PAGE = """
+import { readFileSync } from 'node:fs';
+const { resizedSize, paddedSize } = await import(process.argv[1]);
+const { pictures, pipelines, divisors } = JSON.parse(readFileSync(0, 'utf8'));
+const pair = (value) => (Array.isArray(value) ? value : [value, value]);
+const after = ([width, height], step) => step.type !== 'CenterCrop' ? resizedSize(width, height, step)
+  : [Math.min(width, pair(step.crop_size)[0]), Math.min(height, pair(step.crop_size)[1])];
+console.log(JSON.stringify(pipelines.map((steps) => pictures.map(([height, width]) => {
+  const size = steps.reduce(after, [width, height]);
+  return [size, ...divisors.map((d) => paddedSize({ size: null, pad_divisor: d }, '', ...size))]
+    .map(([w, h]) => [h, w]);
+}))));
+"""
+
+
+def sizes_of(steps, picture):
+    """The package's: after the steps, and padded to each of ``DIVISORS``."""
+    size = pipeline.resize(picture, steps)
+    return [size, *(pipeline.pad(size, divisor) for divisor in DIVISORS)]
+
+
+@pytest.fixture(params=PIPELINES)
+def steps(request):
+    return pipeline.resize_steps(PIPELINES[request.param])
+
+
+def test_sizes_of_the_codebases(steps):
+    """Of what mmcv and mmpretrain make of pictures."""
+    pytest.importorskip('mmpretrain.datasets.transforms')
+    init_default_scope('mmpretrain')
+    transforms = [TRANSFORMS.build(dict(step, _scope_='mmpretrain')) for step in as_tuples(steps)]
+    for height, width in PICTURES:
+        if pipeline.resize((height, width), steps).count(1) and steps:
+            continue  # so long and thin that the codebases refuse it
+        sample = dict(img=np.zeros((height, width, 3), np.uint8), img_shape=(height, width))
+        for transform in transforms:
+            sample = transform(sample)
+        assert pipeline.resize((height, width), steps) == sample['img'].shape[:2]
+
+
+def as_tuples(steps):
+    """Steps as a config writes them, not as JSON does."""
+    return [{key: tuple(v) if isinstance(v, list) else v for key, v in step.items()} for step in steps]
+
+
+def test_sizes_of_infer_onnx(steps):
+    for picture in PICTURES:
+        pixels = np.zeros((*picture, 3), np.uint8)
+        placement = infer_onnx.Placement(picture[::-1], shown=picture[::-1])
+        for step in steps:
+            if step['type'] == 'CenterCrop':
+                pixels, placement = infer_onnx.apply_step(pixels, placement, step)
+            else:  # without making them, which takes long
+                width, height = infer_onnx.resized_size(pixels.shape[1], pixels.shape[0], step)
+                pixels = np.broadcast_to(np.uint8(0), (height, width, 3))
+        found = [infer_onnx.Preparation(dict(size=None, pad_divisor=d), '').padded_size for d in DIVISORS]
+        found = [pixels.shape[:2], *(padded(*pixels.shape[:2]) for padded in found)]
+        assert found == sizes_of(steps, picture)
+
+
+def test_sizes_of_the_web_page():
+    """Its modules, in node."""
+    node = shutil.which('node')
+    if node is None:
+        pytest.skip('node is not installed')
+    pipelines = [pipeline.resize_steps(steps) for steps in PIPELINES.values()]
+    command = [node, '--no-warnings', '--input-type=module', '-e', ON_THE_PAGE]
+    result = subprocess.run(
+        [*command, (ROOT / 'tools/deployment/web/prepare.js').as_uri()],
+        input=json.dumps(dict(pictures=PICTURES, pipelines=pipelines, divisors=DIVISORS)),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if 'import statement outside a module' in result.stderr:
+        pytest.skip('this node takes no modules without a package.json')
+    assert result.returncode == 0, result.stderr
+    for steps, found in zip(pipelines, json.loads(result.stdout)):
+        assert found == [[list(size) for size in sizes_of(steps, picture)] for picture in PICTURES]
+
+
+def test_largest_sizes(steps):
+    """Every picture fits into one of them, and the largest pictures fill each."""
+    sizes = pipeline.largest_sizes(steps)
+    made = [pipeline.resize(picture, steps) for picture in (*PICTURES, (800, 1333), (1333, 800))]
+    if not sizes:
+        assert max(max(size) for size in made) > 133  # without end
+        return
+    assert all(any(np.less_equal(size, bound).all() for bound in sizes) for size in made)
+    assert set(sizes) <= set(made)
+
+
+@pytest.mark.parametrize(
+    ('name', 'sizes'),
+    dict(
+        nothing=[],
+        resize=[(30, 41)],
+        keep_ratio=[(80, 133), (133, 80)],
+        keep_ratio_of_portraits=[(133, 80), (80, 133)],
+        square=[(64, 64)],
+        short=[],
+        long=[(36, 36)],
+        width=[],
+        crop_of_two_sides=[(24, 48)],
+        classification=[(32, 32)],
+        crop_of_a_resize=[(32, 32)],
+    ).items(),
+)
+def test_largest_sizes_by_hand(name, sizes):
+    assert pipeline.largest_sizes(pipeline.resize_steps(PIPELINES[name])) == sizes
+
+
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_recipes(path):
+    """Every recipe has a largest size, which its name says, or the paper of its codebase."""
+    config = Config.fromfile(path, import_custom_modules=False)
+    ((height, width), *others) = pipeline.largest_sizes(
+        pipeline.resize_steps(pipeline.read_test_pipeline(config))
+    )
+    if 'coco' in path.stem and path.parent.name != 'ssd':
+        assert (height, width, *others) == (800, 1333, (1333, 800))
+    elif 'ade20k' in path.stem:
+        assert (height, width, *others) == (512, 2048, (2048, 512))
+    elif path.parent.name in ('mobilemamba', 'ssd'):
+        assert height == width and not others
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        dict(type='Resize', scale_factor=2.0),
+        dict(type='CenterCrop', crop_size=32, auto_pad=True),
+        dict(type='mmdet.Pad', size_divisor=32),
+        dict(type='mmseg.ResizeToMultiple'),
+    ],
+)
+def test_steps_that_are_unknown(step):
+    with pytest.raises(DeploymentError, match=r'is not supported; it must be|known are Resize, ResizeEdge'):
+        pipeline.resize_steps([step])
+
+
+def test_nested_datasets():
+    steps = [dict(type='Resize', scale=8)]
+    for dataset in (
+        dict(pipeline=steps),
+        dict(type='RepeatDataset', dataset=dict(pipeline=steps)),
+        dict(type='ConcatDataset', datasets=[dict(pipeline=[]), dict(pipeline=steps)]),
+    ):
+        config = Config(dict(test_dataloader=dict(dataset=dataset)))
+        assert pipeline.read_test_pipeline(config) == steps
+    assert pipeline.read_test_pipeline(Config(dict())) == []
+
+
+@pytest.mark.parametrize(
+    ('preprocessor', 'divisor'),
+    [
+        (dict(), 1),
+        (dict(pad_size_divisor=32), 32),
+        (dict(size_divisor=32), 1),  # in training alone
+        (dict(test_cfg=dict(size_divisor=32)), 32),
+    ],
+)
+def test_pad_divisors(preprocessor, divisor):
+    """mmdet's and mmpretrain's, and mmseg's."""
+    assert pipeline.pad_divisor_of(preprocessor) == divisor
