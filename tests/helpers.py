@@ -13,6 +13,8 @@ SMALL = dict(
     kernel_sizes=(7, 5, 3),
     drop_path_rate=0.0,
 )
+# With numbers of channels that are no multiples of 4: a stem of 6, a local part of 9.
+ODD = dict(SMALL, embed_dims=(48, 64, 80), global_ratios=(0.8, 0.7, 0.6), local_ratios=(0.2, 0.2, 0.3))
 # Arguments of the scan.
 NAMES = ('u', 'x_dbl', 'dt_weight', 'A', 'D', 'dt_bias')
 

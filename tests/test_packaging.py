@@ -42,7 +42,8 @@ def run(*command, cwd=None):
 def build_wheel(folder, **environment):
     """A wheel, built from a copy so that the tree stays as it is."""
     ignored = shutil.ignore_patterns(
-        '.git', '.venv*', 'data', 'work_dirs', '.mim', '__pycache__', '*.egg-info', '*.so', 'build', 'ort'
+        *('.git', '.venv*', 'data', 'work_dirs', '.mim', '*.egg-info', '*.so', 'build', 'ort'),
+        *('__pycache__', '.mypy_cache'),
     )
     source = shutil.copytree(ROOT, folder / 'source', ignore=ignored)
     options = ('--no-deps', '--no-build-isolation', '-w', folder, source)

@@ -1,20 +1,27 @@
 """From a config and a checkpoint to the graph of a network, with all that its users have to know about it."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
 from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
+from torch import nn
 
 from ..models.checkpoint import entries_below, fetch_checkpoint, fitting_weights, is_fused, is_ours
 from .detectors import DenseDetector, TwoStageDetector
 from .errors import DeploymentError
 from .graphs import BackboneGraph, ClassifierGraph, Preprocessed, SegmentorGraph
-from .pipeline import largest_sizes, pad, pad_divisor_of, read_test_pipeline, resize_steps
+from .pipeline import Size, largest_sizes, pad, pad_divisor_of, read_test_pipeline, resize_steps
 
 TASKS = ('backbone', 'classification', 'detection', 'segmentation')
 SMALLEST = 32  # px; below, the last map of a detector's neck would be empty
 
 
-def load_model(config, checkpoint):
+def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
     """The model of a config, in evaluation and folded for inference, for graphs that leave PyTorch.
 
     Args:
@@ -40,14 +47,14 @@ def load_model(config, checkpoint):
     return model.cpu().float().eval().requires_grad_(False)
 
 
-def fold(model):
+def fold(model: nn.Module) -> None:
     """Fold all that can be folded, in place."""
     for module in list(model.modules()):
         if hasattr(module, 'switch_to_deploy'):
             module.switch_to_deploy()
 
 
-def task_of(model):
+def task_of(model: nn.Module) -> str:
     """What a model of OpenMMLab does, one of ``TASKS``.
 
     Raises:
@@ -67,7 +74,7 @@ def task_of(model):
     )
 
 
-def check_supported(model, task):
+def check_supported(model: nn.Module, task: str) -> None:
     """Make sure that a graph gives what the model's own ``predict`` does.
 
     Raises:
@@ -95,12 +102,12 @@ def check_supported(model, task):
         raise DeploymentError(f'{type(model).__name__} cannot be exported: {problem}.')
 
 
-def is_a(module, name):
+def is_a(module: nn.Module, name: str) -> bool:
     """Whether a module is of a class of that name, or of one that is made from it."""
     return any(kind.__name__ == name for kind in type(module).__mro__)
 
 
-def make_graph(model, task, topk=5, with_logits=False):
+def make_graph(model: nn.Module, task: str, topk: int = 5, with_logits: bool = False) -> nn.Module:
     """The network as a function of a normalised image (nn.Module with ``output_names``).
 
     Raises:
@@ -116,7 +123,7 @@ def make_graph(model, task, topk=5, with_logits=False):
     return (TwoStageDetector if hasattr(model, 'roi_head') else DenseDetector)(model)
 
 
-def input_size(about, sides=None, dynamic=False):
+def input_size(about: Mapping[str, Any], sides: Sequence[int] | None = None, dynamic: bool = False) -> Size:
     """Height and width of the network's images (tuple[int, int]).
 
     Args:
@@ -138,7 +145,7 @@ def input_size(about, sides=None, dynamic=False):
     return size
 
 
-def default_size(about, dynamic):
+def default_size(about: Mapping[str, Any], dynamic: bool) -> Size:
     """Height and width that the config's test pipeline gives every picture, or may give (tuple[int, int]).
 
     Raises:
@@ -156,7 +163,7 @@ def default_size(about, dynamic):
     return pad(sizes[0], about['pad_divisor'])
 
 
-def describe(config, task):
+def describe(config: Config, task: str) -> dict[str, Any]:
     """What a program that runs the network has to know (dict of what JSON can hold)."""
     preprocessor = dict(config.model.get('data_preprocessor') or config.get('data_preprocessor') or {})
     swaps = preprocessor.get('to_rgb', preprocessor.get('bgr_to_rgb', False))
@@ -174,7 +181,7 @@ def describe(config, task):
     )
 
 
-def labels_of(config):
+def labels_of(config: Config) -> list[str]:
     """Names of the classes (list[str]), of the test data's metainfo or else of its class; [] if unknown."""
     dataset = config.get('test_dataloader', {}).get('dataset', {})
     names = dataset.get('metainfo', {}).get('classes')
@@ -184,12 +191,12 @@ def labels_of(config):
     return list(names or ())
 
 
-def with_preprocessing(graph, about):
+def with_preprocessing(graph: nn.Module, about: Mapping[str, Any]) -> Preprocessed:
     """The graph with normalisation inside: it takes images as they are read, uint8, RGB, (N, H, W, 3)."""
     return Preprocessed(graph, about['mean'], about['std'], swaps=about['channels'] == 'BGR')
 
 
-def read_config(path, options=None):
+def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
     """A config file with changes (Config)."""
     config = Config.fromfile(path)
     config.merge_from_dict(options or {})

@@ -1,5 +1,8 @@
 """Images of a folder, to calibrate a file of 8 bits and to compare it with what it is from."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image
@@ -7,7 +10,7 @@ from PIL import Image
 from .build import DeploymentError
 
 
-def find_images(folder, suffixes, count):
+def find_images(folder: str | Path, suffixes: Sequence[str], count: int) -> tuple[list[Path], list[Path]]:
     """``count`` images spread evenly over a folder (list[Path]): those that can be read, and the others.
 
     Folders in it are searched as well. The order is that of the paths, so that with a folder for each class
@@ -38,7 +41,7 @@ def find_images(folder, suffixes, count):
     return readable, [path for path in chosen if path not in readable]
 
 
-def can_be_read(path):
+def can_be_read(path: Path) -> bool:
     """Whether an image is one (bool)."""
     try:
         with Image.open(path) as file:

@@ -4,8 +4,13 @@ They give what mmdet's ``predict`` gives, but for a whole batch and in shapes th
 found: the ``max_per_img`` best boxes of each image, with a score of 0 where there are fewer.
 """
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
 import torch
 import torchvision
+from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
 from .suppress import suppress
@@ -26,8 +31,8 @@ class DenseDetector(nn.Module):
         """(N, 3, H, W) -> boxes (N, K, 4), left, top, right, bottom in px; scores and labels (N, K)."""
         head = self.model.bbox_head
         config = self.model.test_cfg
-        levels = head(self.model.extract_feat(image))
-        boxes, scores, labels = zip(*candidates(head, *levels, config.get('nms_pre', -1)))
+        scores, deltas = head(self.model.extract_feat(image))
+        boxes, scores, labels = zip(*candidates(head, scores, deltas, config.get('nms_pre', -1)))
         boxes = clip(torch.cat(boxes, 1), image.shape[2:])
         scores = drop_small(boxes, torch.cat(scores, 1), config)
         return best(boxes, scores, torch.cat(labels, 1), config, config.get('score_thr', 0.0))
@@ -51,17 +56,20 @@ class TwoStageDetector(nn.Module):
             return boxes, scores, labels
         return boxes, scores, labels, self.masks(maps, boxes, labels)
 
-    def propose(self, maps, size):
+    def propose(self, maps: Sequence[Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor]:
         """Proposals (N, P, 4), and whether there are so many (N, P)."""
         head, config = self.model.rpn_head, self.model.test_cfg.rpn
-        levels = list(candidates(head, *head(maps), config.nms_pre))
+        all_scores, all_deltas = head(maps)
+        levels = list(candidates(head, all_scores, all_deltas, config.nms_pre))
         boxes = clip(torch.cat([boxes for boxes, _, _ in levels], 1), size)
         scores = torch.cat([scores for _, scores, _ in levels], 1)
         level = torch.cat([torch.full_like(labels, i) for i, (_, _, labels) in enumerate(levels)], 1)
         boxes, scores, _ = best(boxes, drop_small(boxes, scores, config), level, config, 0.0)
         return boxes, scores > 0
 
-    def detect(self, maps, proposals, known, size):
+    def detect(
+        self, maps: Sequence[Tensor], proposals: Tensor, known: Tensor, size: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (N, K, 4), scores and labels (N, K), of proposals."""
         head, config = self.model.roi_head.bbox_head, self.model.test_cfg.rcnn
         batch, count = known.shape
@@ -73,7 +81,7 @@ class TwoStageDetector(nn.Module):
         scores, index = scores.flatten(1).topk(torch.sym_min(MAX_CANDIDATES, count * classes), dim=1)
         return best(clip(take(boxes, index), size), scores, index % classes, config, config.score_thr)
 
-    def masks(self, maps, boxes, labels):
+    def masks(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
         """Masks (N, K, h, w), of the classes of the boxes."""
         roi_head = self.model.roi_head
         extractor = (
@@ -86,7 +94,9 @@ class TwoStageDetector(nn.Module):
         return logits.sigmoid().reshape(*labels.shape, *logits.shape[2:])
 
 
-def candidates(head, all_scores, all_deltas, limit):
+def candidates(
+    head: nn.Module, all_scores: Sequence[Tensor], all_deltas: Sequence[Tensor], limit: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """The best pairs of a box and a class of each level: boxes (N, B, 4), scores and labels (N, B).
 
     Args:
@@ -109,19 +119,19 @@ def candidates(head, all_scores, all_deltas, limit):
         yield boxes.reshape(batch, -1, 4), scores, index % classes
 
 
-def take(boxes, index):
+def take(boxes: Tensor, index: Tensor) -> Tensor:
     """Some boxes of each image: (N, B, 4), (N, K) -> (N, K, 4)."""
     return boxes.gather(1, index[..., None].expand(-1, -1, 4))
 
 
-def clip(boxes, size):
+def clip(boxes: Tensor, size: Sequence[int]) -> Tensor:
     """Boxes within an image of ``size``, height and width in px."""
     height, width = size
     x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
     return torch.stack((x, y), dim=-1).flatten(-2).reshape(boxes.shape)
 
 
-def drop_small(boxes, scores, config):
+def drop_small(boxes: Tensor, scores: Tensor, config: ConfigDict) -> Tensor:
     """Scores (N, B), zero where a side of the box, (N, B, 4), is not above ``min_bbox_size``."""
     smallest = config.get('min_bbox_size', -1)
     if smallest < 0:
@@ -129,7 +139,9 @@ def drop_small(boxes, scores, config):
     return scores * (boxes[..., 2:] - boxes[..., :2] > smallest).all(-1)
 
 
-def best(boxes, scores, labels, config, threshold):
+def best(
+    boxes: Tensor, scores: Tensor, labels: Tensor, config: ConfigDict, threshold: float
+) -> tuple[Tensor, Tensor, Tensor]:
     """What is left of boxes (N, B, 4), scores and labels (N, B), the best first, at most ``max_per_img``."""
     # Boxes of different labels are moved apart, so that none suppresses another.
     apart = labels.to(boxes.dtype) * (boxes.max() + 1)
@@ -138,7 +150,7 @@ def best(boxes, scores, labels, config, threshold):
     return take(boxes, index), scores, labels.gather(1, index)
 
 
-def extract(extractor, maps, boxes):
+def extract(extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
     """What mmdet's SingleRoIExtractor gives for boxes (N, K, 4): (N * K, C, side, side)."""
     batch, count, _ = boxes.shape
     image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(-1, count, 1)

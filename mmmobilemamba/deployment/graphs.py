@@ -4,6 +4,8 @@ What OpenMMLab's models do around their layers, samples in and samples out, no g
 have the same layers and give tensors. Detectors are in :mod:`.detectors`.
 """
 
+from __future__ import annotations
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -28,7 +30,7 @@ class Preprocessed(nn.Module):
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), False)
         self.register_buffer('scale', 1 / torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), False)
 
-    def forward(self, image: Tensor):
+    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
         """uint8, RGB, (N, H, W, 3) -> what the network gives."""
         x = image.permute(0, 3, 1, 2).float()
         if self.swaps:

@@ -1,16 +1,22 @@
 """ONNX files of networks: export, what they hold, and the proof that they are equal to PyTorch."""
 
+from __future__ import annotations
+
 import json
 import logging
 import warnings
 from collections import Counter
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import onnx
 import onnxruntime
 import torch
 from onnxscript import opset18 as op
+from torch import Tensor, nn
 
 from . import suppress  # noqa: F401  (registers the operator)
 from .rewrite import rewrite
@@ -22,7 +28,7 @@ LARGEST = 2**31 - 1  # bytes that one file of protobuf may have
 
 
 @contextmanager
-def quietly():
+def quietly() -> Iterator[None]:
     """Without what PyTorch's exporter says on its way, which is about its own insides."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
@@ -34,18 +40,18 @@ def quietly():
             logging.disable(before)
 
 
-def free_dimensions(image, dynamic_sizes):
+def free_dimensions(image: Tensor, dynamic_sizes: bool) -> tuple[dict[int, Any]]:
     """What of an image is free in the exported graph: the batch, and its sides if wanted."""
     sides = sides_of(image) if dynamic_sizes else ()
     return ({axis: torch.export.Dim.DYNAMIC if axis in (0, *sides) else None for axis in range(4)},)
 
 
-def sides_of(image):
+def sides_of(image: Tensor) -> tuple[int, int]:
     """The axes of height and width."""
     return (1, 2) if image.dtype == torch.uint8 else (2, 3)
 
 
-def to_program(graph, image, dynamic_sizes):
+def to_program(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> torch.export.ExportedProgram:
     """The graph, rewritten by :func:`~.rewrite.rewrite`, as a program of ``torch.export``, for any batch.
 
     Args:
@@ -62,7 +68,7 @@ def to_program(graph, image, dynamic_sizes):
         return torch.export.export(rewrite(graph), (image,), dynamic_shapes=shapes, strict=False)
 
 
-def to_onnx(graph, image, dynamic_sizes):
+def to_onnx(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> onnx.ModelProto:
     """The graph as a model of ONNX, of standard operators (onnx.ModelProto); see :func:`to_program`."""
     program = to_program(graph, image, dynamic_sizes)
     with quietly(), torch.no_grad():
@@ -73,7 +79,7 @@ def to_onnx(graph, image, dynamic_sizes):
             opset_version=OPSET,
             input_names=['image'],
             output_names=getattr(graph_of(graph), 'output_names', None),
-            custom_translation_table={torch.ops.mmmobilemamba.suppress.default: suppression},
+            custom_translation_table={torch.ops.mmmobilemamba.suppress.default: _suppression},
             verbose=False,
         )
     proto = exported.model_proto
@@ -83,7 +89,7 @@ def to_onnx(graph, image, dynamic_sizes):
     return proto
 
 
-def forget_origins(proto):
+def forget_origins(proto: onnx.ModelProto) -> None:
     """Drop what the exporter notes of every node: the code it is from, with paths of this machine."""
     graphs = [proto.graph]
     while graphs:
@@ -96,7 +102,7 @@ def forget_origins(proto):
         ]
 
 
-def suppression(boxes, scores, iou_threshold, score_threshold):
+def _suppression(boxes, scores, iou_threshold, score_threshold):
     """:func:`~.suppress.suppress` in standard operators.
 
     Source: https://onnx.ai/onnx/operators/onnx__NonMaxSuppression.html
@@ -113,12 +119,12 @@ def suppression(boxes, scores, iou_threshold, score_threshold):
     return op.ScatterND(nothing, places, op.GatherND(scores, places))
 
 
-def graph_of(graph):
+def graph_of(graph: nn.Module) -> nn.Module:
     """The graph below a preprocessing."""
     return getattr(graph, 'network', graph)
 
 
-def write(proto, path, about):
+def write(proto: onnx.ModelProto, path: Path, about: Mapping[str, Any]) -> None:
     """Write a model with what its users have to know, in one file, or with its weights beside it above 2 GB.
 
     Args:
@@ -131,12 +137,12 @@ def write(proto, path, about):
     onnx.save(proto, str(path), save_as_external_data=external, location=weights_of(path).name)
 
 
-def weights_of(path):
+def weights_of(path: Path) -> Path:
     """Where a file at ``path`` has its weights, if it has not got them itself."""
     return path.with_name(f'{path.name}.data')
 
 
-def move(path, target):
+def move(path: Path, target: Path) -> None:
     """Move a file, with its weights if they are beside it, in place of what is there."""
     if weights_of(path).exists():  # which it names
         model = onnx.load(str(path))
@@ -146,13 +152,13 @@ def move(path, target):
         path.replace(target)
 
 
-def remove(path):
+def remove(path: Path) -> None:
     """Remove a file, with its weights if they are beside it, if it is there."""
     for part in (path, weights_of(path)):
         part.unlink(missing_ok=True)
 
 
-def operators(proto):
+def operators(proto: onnx.ModelProto) -> Counter[str]:
     """How often each operator occurs, in the bodies of loops, too (Counter).
 
     Raises:
@@ -168,7 +174,7 @@ def operators(proto):
     return counts
 
 
-def with_probes(proto):
+def with_probes(proto: onnx.ModelProto) -> onnx.ModelProto:
     """A copy with further outputs, which tell more than choices do.
 
     These are boxes, (N, B, 4), and scores, (N, 1, B), that go into each suppression, and logits of a
@@ -185,7 +191,7 @@ def with_probes(proto):
     return probe
 
 
-def open_session(path, threads=None):
+def open_session(path: str | Path | bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
     """The file at ``path`` (or the bytes of one), ready to run on the CPU (onnxruntime.InferenceSession)."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
@@ -195,11 +201,11 @@ def open_session(path, threads=None):
     return onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
 
 
-def read_about(session):
+def read_about(session: onnxruntime.InferenceSession) -> dict[str, Any]:
     """What a file says of itself (dict), see :func:`~.build.describe`; {} if nothing."""
     return json.loads(session.get_modelmeta().custom_metadata_map.get('mmmobilemamba', '{}'))
 
 
-def run(session, image):
+def run(session: onnxruntime.InferenceSession, image: Tensor) -> list[np.ndarray]:
     """Outputs (list[ndarray]) for an image, a tensor."""
     return session.run(None, {'image': image.numpy()})

@@ -14,7 +14,7 @@ from mmengine.config import Config
 
 from .errors import DeploymentError
 
-RESIZES = ('Resize', 'ResizeEdge', 'CenterCrop')  # steps that change the size
+SIDES = dict(Resize='scale', ResizeEdge='scale', CenterCrop='crop_size')  # of the steps that are known
 ALIKE = ('Resize', 'Crop', 'Pad')  # what the names of other such steps have in them
 
 Size = tuple[int, int]
@@ -40,12 +40,12 @@ def resize_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     steps = []
     for step in pipeline:
         kind = step['type'].rpartition('.')[2]  # without the scope
-        if kind not in RESIZES and any(word in kind for word in ALIKE):
-            raise DeploymentError(f"The config's test pipeline has {kind}; known are {', '.join(RESIZES)}.")
-        if kind in RESIZES:
+        if kind not in SIDES and any(word in kind for word in ALIKE):
+            raise DeploymentError(f"The config's test pipeline has {kind}; known are {', '.join(SIDES)}.")
+        if kind in SIDES:
             values = {key: list(value) if isinstance(value, tuple) else value for key, value in step.items()}
             steps.append({**values, 'type': kind})
-            if sides_of(steps[-1]) is None or values.get('auto_pad'):
+            if values.get(SIDES[kind]) is None or values.get('auto_pad'):
                 raise DeploymentError(
                     f"The step {steps[-1]} of the config's test pipeline is not supported; it must be Resize "
                     f'or ResizeEdge with scale, or CenterCrop without auto_pad.'
@@ -53,12 +53,10 @@ def resize_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return steps
 
 
-def sides_of(step: Mapping[str, Any]) -> Size | None:
-    """Height and width that a step names, or None."""
-    sides = step.get('crop_size' if step['type'] == 'CenterCrop' else 'scale')
-    if isinstance(sides, int):
-        return sides, sides
-    return (sides[1], sides[0]) if sides else None
+def sides_of(step: Mapping[str, Any]) -> Size:
+    """Height and width that a step names."""
+    sides = step[SIDES[step['type']]]
+    return (sides, sides) if isinstance(sides, int) else (sides[1], sides[0])
 
 
 def pad_divisor_of(preprocessor: Mapping[str, Any]) -> int:
@@ -106,17 +104,17 @@ def largest_sizes(steps: Sequence[Mapping[str, Any]]) -> list[Size]:
         if step['type'] == 'CenterCrop':
             bounds = [(min(height, tall), min(width, wide)) for tall, wide in bounds]
         elif step['type'] == 'ResizeEdge':
-            free = dict(
+            by_edge: dict[str, list[tuple[float, float]]] = dict(
                 short=[(height, math.inf), (math.inf, width)],
                 long=[(height, width)],
                 height=[(height, math.inf)],
                 width=[(math.inf, width)],
             )
-            bounds = free[step.get('edge', 'short')]
+            bounds = by_edge[step.get('edge', 'short')]
         elif step.get('keep_ratio'):
             bounds = [(height, width), (width, height)]
         else:
             bounds = [(height, width)]
     if any(math.inf in bound for bound in bounds):
         return []
-    return list(dict.fromkeys(bounds))
+    return list(dict.fromkeys((int(height), int(width)) for height, width in bounds))

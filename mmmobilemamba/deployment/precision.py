@@ -3,9 +3,13 @@
 Both keep float32 at the inputs and outputs, in :func:`float32_nodes`, and standard operators alone.
 """
 
+from __future__ import annotations
+
 import tempfile
+from collections.abc import Collection, Iterable
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import TensorProto
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
@@ -24,7 +28,7 @@ ENDS = ('Conv', 'ConvTranspose', 'Gemm')  # of what is around a sensitive node
 QUANTISED = ('Conv', 'Relu', 'Add', 'Split', 'Concat')
 
 
-def float32_nodes(graph, kinds=SENSITIVE):
+def float32_nodes(graph: onnx.GraphProto, kinds: Collection[str] = SENSITIVE) -> list[str]:
     """Names (list[str]) of the nodes that stay in float32.
 
     These are the sensitive ones and all that leads from a convolution, or a linear layer, to them and from
@@ -58,14 +62,14 @@ def float32_nodes(graph, kinds=SENSITIVE):
     return list(found)
 
 
-def last_layers(graph):
+def last_layers(graph: onnx.GraphProto) -> list[str]:
     """Names (list[str]) of the layers whose outputs boxes and their scores are computed from."""
     behind = set(float32_nodes(graph, CHOICES))
     taken = {name for node in graph.node if node.name in behind for name in node.input}
     return [node.name for node in graph.node if node.op_type in ENDS and taken.intersection(node.output)]
 
 
-def faster_in_float32(graph):
+def faster_in_float32(graph: onnx.GraphProto) -> list[str]:
     """Names (list[str]) of the convolutions that 8 bits would slow down in ONNX Runtime.
 
     These are the first, of few channels, and the wavelet's branch: grouped ones that end in a transposed one,
@@ -81,12 +85,12 @@ def faster_in_float32(graph):
     return found
 
 
-def groups(conv):
+def groups(conv: onnx.NodeProto) -> int:
     """The number of groups of a convolution (int)."""
     return next((attribute.i for attribute in conv.attribute if attribute.name == 'group'), 1)
 
 
-def to_float16(proto):
+def to_float16(proto: onnx.ModelProto) -> onnx.ModelProto:
     """The model in float16 (onnx.ModelProto), half as large.
 
     Source: https://onnxruntime.ai/docs/performance/model-optimizations/float16.html
@@ -106,7 +110,7 @@ def to_float16(proto):
     return finish(model)
 
 
-def drop_round_trips(graph):
+def drop_round_trips(graph: onnx.GraphProto) -> None:
     """Let float32 nodes have each other's outputs as they are, where the converter went through float16."""
     casts = {node.output[0]: node for node in graph.node if node.op_type == 'Cast'}
     outputs = {output.name for output in graph.output}
@@ -131,7 +135,7 @@ def drop_round_trips(graph):
         graph.node.remove(node)
 
 
-def target(cast):
+def target(cast: onnx.NodeProto) -> int:
     """The type that a node Cast makes (int of TensorProto)."""
     return next(attribute.i for attribute in cast.attribute if attribute.name == 'to')
 
@@ -142,13 +146,13 @@ class Batches(CalibrationDataReader):
     def __init__(self, batches):
         self.batches = iter(batches)
 
-    def get_next(self):
+    def get_next(self) -> dict[str, np.ndarray] | None:
         """The next batch by the name of the input (dict), or None."""
         batch = next(self.batches, None)
         return None if batch is None else {'image': batch}
 
 
-def to_int8(proto, batches):
+def to_int8(proto: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
     """The model with convolutions in 8 bits (onnx.ModelProto): weights int8, scaled by channel, maps uint8.
 
     The ranges of the maps are the largest that are seen. What stays in float32 was found out with trained
@@ -182,7 +186,7 @@ def to_int8(proto, batches):
         return finish(onnx.load(out))
 
 
-def finish(model):
+def finish(model: onnx.ModelProto) -> onnx.ModelProto:
     """A model that a tool has made, in order, and with nothing that is only that tool's (onnx.ModelProto)."""
     del model.graph.value_info[:]  # sizes, see onnx_file.to_onnx
     onnx_file.operators(model)

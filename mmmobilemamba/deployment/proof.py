@@ -1,6 +1,11 @@
 """Whether a file gives what PyTorch gives, for several inputs."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
 import torch
+from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 TOLERANCE = 1e-4  # relative to the largest value of an output
@@ -8,7 +13,9 @@ CLEAR = 1e-3  # a class of a score that is nearer to the best may be taken for i
 NEAR = TOLERANCE  # scores of boxes that are nearer to each other, relative to the largest, may change places
 
 
-def test_images(shape, dynamic_sizes, raw, seed=0, extreme=True):
+def test_images(
+    shape: tuple[int, int], dynamic_sizes: bool, raw: bool, seed: int = 0, extreme: bool = True
+) -> Iterator[tuple[str, Tensor]]:
     """Images of other batches, sizes and values than the one that a graph was made with; (name, image) pairs.
 
     Args:
@@ -34,12 +41,12 @@ def test_images(shape, dynamic_sizes, raw, seed=0, extreme=True):
         yield 'values of 100', 100 * torch.randn(1, 3, height, width, generator=generator)
 
 
-def to_pixels(image):
+def to_pixels(image: Tensor) -> Tensor:
     """A normalised image as one that was read, roughly: (N, 3, H, W) -> uint8, (N, H, W, 3)."""
     return (image * 58 + 116).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
 
 
-def largest_error(task, expected, found):
+def largest_error(task: str, expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     """How far outputs of PyTorch and of a file are apart, relative to the largest value of each (float).
 
     Choices, such as classes, count as an error of 1 where they are clear and differ.
@@ -88,7 +95,7 @@ def _boxes(expected, found):
     return error
 
 
-def is_clear(scores):
+def is_clear(scores: Tensor) -> Tensor:
     """Which of some scores, the best first, (N, K), are above 0 and far enough from both neighbours."""
     gaps = torch.nn.functional.pad((scores[:, :-1] - scores[:, 1:]), (1, 1), value=float('inf'))
     return (scores > 0) & (torch.minimum(gaps[:, :-1], gaps[:, 1:]) > NEAR * scores.max())
@@ -113,7 +120,7 @@ class Candidates(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def candidates_error(expected, found):
+def candidates_error(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
     """How far the candidates of a detector are apart, relative to the largest value (float).
 
     Where no score reaches a detector's threshold, its outputs are nothing, and equal whatever they come from:

@@ -1,10 +1,15 @@
 """What a file of lower precision loses against the one in float32, and how fast both are."""
 
+from __future__ import annotations
+
 import statistics
 import time
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 from torchvision.ops import box_iou
 
 from . import onnx_file
@@ -29,7 +34,7 @@ class Difference(NamedTuple):
 
     error: float = 0.0
     same: int = 0
-    count: int = 0
+    count: int = 0  # type: ignore[assignment]  # a tuple's method of that name is not used
     choices: str = 'choices'
 
     def __str__(self):
@@ -41,7 +46,7 @@ class Difference(NamedTuple):
         return self._replace(error=error, same=self.same + other.same, count=self.count + other.count)
 
     @property
-    def agreement(self):
+    def agreement(self) -> float:
         """Share of the choices that are the same (float); 1 if there was none to make."""
         return self.same / self.count if self.count else 1.0
 
@@ -60,7 +65,7 @@ class Pair:
         self.sessions = [onnx_file.open_session(probe, threads=1) for probe in probes]
         self.count = len(expected.graph.output)
 
-    def difference(self, batches):
+    def difference(self, batches: Iterable[np.ndarray]) -> Difference:
         """The :class:`Difference` over some batches, (N, 3, H, W) or (N, H, W, 3)."""
         total = Difference(choices=CHOICES.get(self.task, ''))
         for batch in batches:
@@ -71,7 +76,7 @@ class Pair:
             total += self.compare(expected, found)
         return total
 
-    def compare(self, expected, found):
+    def compare(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> Difference:
         """The :class:`Difference` of one batch, from all outputs (list[Tensor])."""
         if not all(value.isfinite().all() for value in (*expected, *found)):
             return Difference(float('inf'))
@@ -89,7 +94,7 @@ class Pair:
         pairs = zip(zip(*expected[:3]), zip(*found[:3]))
         return sum((objects(*image, *other) for image, other in pairs), Difference(max(errors)))
 
-    def milliseconds(self, batch, seconds=1.0):
+    def milliseconds(self, batch: np.ndarray, seconds: float = 1.0) -> list[float]:
         """Median times of both (two float), which take turns.
 
         Args:
@@ -108,7 +113,7 @@ class Pair:
         return [1e3 * statistics.median(taken) for taken in durations]
 
 
-def relative(expected, found, scale=None):
+def relative(expected: Tensor, found: Tensor, scale: float | None = None) -> float:
     """Largest difference over the largest value, or over a ``scale`` (float); infinite if shapes differ."""
     if expected.shape != found.shape:
         return float('inf')
@@ -116,7 +121,14 @@ def relative(expected, found, scale=None):
     return float((expected - found).abs().max() / largest)
 
 
-def objects(boxes, scores, labels, other_boxes, other_scores, other_labels):
+def objects(
+    boxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    other_boxes: Tensor,
+    other_scores: Tensor,
+    other_labels: Tensor,
+) -> Difference:
     """The :class:`Difference` in what a detector finds in an image: boxes (K, 4), scores and labels (K,)."""
     clear = scores >= CLEAR_SCORE
     same = box_iou(boxes[clear], other_boxes) > SAME_PLACE

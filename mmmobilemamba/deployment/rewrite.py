@@ -6,6 +6,8 @@ Source: nchwc_transformer.cc of https://github.com/microsoft/onnxruntime. What i
 bound by the number and the size of the maps that are read and written. Figures are in docs/performance.md.
 """
 
+from __future__ import annotations
+
 import copy
 
 import torch
@@ -21,7 +23,7 @@ MULTIPLE = 4  # of channels
 
 
 @torch.no_grad()
-def rewrite(network):
+def rewrite(network: nn.Module) -> nn.Module:
     """A copy of a network that gives the same, to rounding, with what is folded in it rewritten.
 
     Scans take the form for export, whatever ``scan_backend`` says, in the type of the network.
@@ -38,7 +40,7 @@ def rewrite(network):
     return network
 
 
-def pad_stem(stem):
+def pad_stem(stem: nn.Sequential) -> None:
     """Add channels that are 0 up to a multiple between the convolutions of a stem, in place.
 
     Only if it is one of convolutions and ReLU: another norm than batch norm may change what is 0.
@@ -53,7 +55,7 @@ def pad_stem(stem):
         set_weights(following, F.pad(following.weight, (0, 0, 0, 0, 0, extra)), following.bias)
 
 
-def widen_local_part(mixer):
+def widen_local_part(mixer: Mixer) -> None:
     """Let the local part of a mixer have the channels that pass unchanged, in place.
 
     Its convolution hands them on, and a ReLU, which the local part has and the others do not, follows all
@@ -71,7 +73,7 @@ def widen_local_part(mixer):
     mixer.splits = (global_part, local_part + identity, 0)
 
 
-def set_weights(conv, weight, bias, groups=1):
+def set_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor, groups: int = 1) -> None:
     """Give a convolution other weights, and with them other numbers of channels, in place."""
     conv.weight, conv.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
     conv.out_channels, conv.in_channels, conv.groups = len(weight), weight.shape[1] * groups, groups

@@ -1,5 +1,7 @@
 """Layers of other packages, in a form that has a graph for images of any size."""
 
+from __future__ import annotations
+
 import torch
 from torch import Tensor, nn
 
@@ -21,7 +23,7 @@ class AdaptiveAvgPool(nn.Module):
         return rows @ x @ columns.t()
 
 
-def bins(size, count, like):
+def bins(size: int, count: int, like: Tensor) -> Tensor:
     """Weights of ``size`` positions in the means of ``count`` bins, (count, size).
 
     Bin i has the positions from i * size / count, rounded down, to (i + 1) * size / count, rounded up:
@@ -33,13 +35,13 @@ def bins(size, count, like):
     return inside / inside.sum(1, keepdim=True)
 
 
-def free_upsample(module):
+def free_upsample(module: nn.Module) -> nn.Upsample:
     """mmseg's Upsample, which makes sizes whole numbers and so no longer free, as PyTorch's."""
     size = dict(size=module.size) if module.scale_factor is None else dict(scale_factor=module.scale_factor)
     return nn.Upsample(**size, mode=module.mode, align_corners=module.align_corners)
 
 
-def substitute(model):
+def substitute(model: nn.Module) -> None:
     """Put such forms in the places of a model's layers."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():

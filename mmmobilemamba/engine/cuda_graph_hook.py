@@ -1,9 +1,14 @@
 """CUDA graphs for the training steps of a Runner."""
 
+from __future__ import annotations
+
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import Hook
 from mmengine.model import is_model_wrapper
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+from torch.utils.data import DataLoader
 
 from mmmobilemamba.models import graph_training
 from mmmobilemamba.models.compile import find_backbones
@@ -33,23 +38,23 @@ class CUDAGraphHook(Hook):
     def __init__(self, warmup=3):
         self.warmup = warmup
 
-    def before_train(self, runner):
+    def before_train(self, runner: Runner) -> None:
         """Check what can be checked, and let the first step be captured."""
         check_batches(runner.train_dataloader)
         graph_training(unwrap(runner.model), self.warmup)
 
-    def after_train(self, runner):
+    def after_train(self, runner: Runner) -> None:
         """Free the memory of the graphs."""
         for backbone in find_backbones(unwrap(runner.model)):
             backbone.training_graph = None
 
 
-def unwrap(model):
+def unwrap(model: nn.Module) -> nn.Module:
     """The model inside of DDP and its kind."""
     return model.module if is_model_wrapper(model) else model
 
 
-def check_batches(loader):
+def check_batches(loader: DataLoader) -> None:
     """Make sure that all batches of a data loader have as many images.
 
     Raises:

@@ -1,7 +1,10 @@
 """Sizes of the MobileMamba family, and the checks of what users ask for."""
 
-from collections.abc import Sequence
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
+from typing import Any
 
 ARCH_FIELDS = ('embed_dims', 'depths', 'global_ratios', 'local_ratios', 'kernel_sizes', 'drop_path_rate')
 
@@ -30,7 +33,7 @@ ARCHS = dict(
 )
 
 
-def resolve_arch(arch, drop_path_rate=None):
+def resolve_arch(arch: str | dict[str, Any], drop_path_rate: float | None = None) -> dict[str, Any]:
     """All fields of an arch, checked.
 
     Args:
@@ -46,20 +49,22 @@ def resolve_arch(arch, drop_path_rate=None):
     if isinstance(arch, str):
         if arch.lower() not in ARCHS:
             raise ValueError(f"arch '{arch}' is not one of {sorted(ARCHS)}, nor a dict of {ARCH_FIELDS}.")
-        arch = ARCHS[arch.lower()]
-    elif not isinstance(arch, dict):
+        fields = ARCHS[arch.lower()]
+    elif isinstance(arch, dict):
+        fields = arch
+    else:
         raise TypeError(f'arch must be one of {sorted(ARCHS)} or a dict, not {type(arch).__name__}.')
-    if set(arch) != set(ARCH_FIELDS):
+    if set(fields) != set(ARCH_FIELDS):
         raise ValueError(
             f'An arch dict has the fields {ARCH_FIELDS}; '
-            f'missing: {sorted(set(ARCH_FIELDS) - set(arch))}, '
-            f'unknown: {sorted(set(arch) - set(ARCH_FIELDS))}.'
+            f'missing: {sorted(set(ARCH_FIELDS) - set(fields))}, '
+            f'unknown: {sorted(set(fields) - set(ARCH_FIELDS))}.'
         )
-    rate = arch['drop_path_rate'] if drop_path_rate is None else drop_path_rate
-    arch = {field: _triple(field, arch[field]) for field in ARCH_FIELDS[:-1]}
-    arch['drop_path_rate'] = rate
-    _check_values(arch)
-    return arch
+    rate = fields['drop_path_rate'] if drop_path_rate is None else drop_path_rate
+    resolved = {field: _triple(field, fields[field]) for field in ARCH_FIELDS[:-1]}
+    resolved['drop_path_rate'] = rate
+    _check_values(resolved)
+    return resolved
 
 
 def _triple(field, value):
@@ -92,7 +97,7 @@ def _check_values(arch):
             )
 
 
-def stage_splits(arch, index):
+def stage_splits(arch: Mapping[str, Any], index: int) -> tuple[int, int, int]:
     """Channels of the global, local and identity parts of a stage's mixers.
 
     The global part is rounded to the nearest multiple of 16 (a tie goes up), the local part
@@ -104,14 +109,14 @@ def stage_splits(arch, index):
     return global_part, local_part, channels - global_part - local_part
 
 
-def resolve_out_indices(out_indices, num_stages):
+def resolve_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
     """Wanted stages in ascending order, from an int or a sequence with negative ones.
 
     Raises:
         TypeError, ValueError: If it is empty, repeats a stage or names one that does not exist.
     """
     if isinstance(out_indices, Integral):
-        out_indices = (out_indices,)
+        out_indices = (int(out_indices),)
     if not isinstance(out_indices, Sequence) or not all(isinstance(item, Integral) for item in out_indices):
         raise TypeError(f'out_indices must be an int or a sequence of ints, not {out_indices!r}.')
     allowed = f'The stages are 0 to {num_stages - 1} (strides 16, 32 and 64), or -{num_stages} to -1.'

@@ -1,9 +1,15 @@
 """``torch.compile`` that pays, for any model that holds the backbone."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from torch import nn
+
 from .backbones import MobileMamba
 
 
-def compile_regions(model, evaluation=False, **options):
+def compile_regions(model: nn.Module, evaluation: bool = False, **options: Any) -> nn.Module:
     """Compile every MobileMamba in a model by region, in place.
 
     The rest of the model, such as heads and losses, runs as it is. Parameters, buffers and their names stay:
@@ -30,7 +36,7 @@ def compile_regions(model, evaluation=False, **options):
     return model
 
 
-def find_backbones(model):
+def find_backbones(model: nn.Module) -> list[MobileMamba]:
     """Every MobileMamba in a model (list).
 
     Raises:

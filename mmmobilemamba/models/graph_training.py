@@ -3,17 +3,22 @@
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#partial-network-capture.
 """
 
+from __future__ import annotations
+
 import weakref
+from collections.abc import Callable
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from .backbones import MobileMamba
 from .compile import find_backbones
 
 HINT = 'Leave CUDA graphs out of this training: the CUDAGraphHook in custom_hooks, or graph_training().'
 
 
-def graph_training(model, warmup=3):
+def graph_training(model: nn.Module, warmup: int = 3) -> nn.Module:
     """Let every MobileMamba in a model run its training steps as CUDA graphs, in place.
 
     Forward and backward are captured at the first step in training, with the type of autocast and the size of
@@ -41,7 +46,7 @@ def graph_training(model, warmup=3):
     return model
 
 
-def check_capturable(backbone):
+def check_capturable(backbone: MobileMamba) -> None:
     """Make sure that nothing in a backbone has to wait for the GPU within a step.
 
     Raises:
@@ -102,7 +107,7 @@ class TrainingGraph:
         self.turn = weakref.ref(turn)
         return FinishTurn.apply(turn, *self.graphed(x))
 
-    def keep_gradients(self, backbone):
+    def keep_gradients(self, backbone: MobileMamba) -> None:
         """Take gradients that are to be added to out of the memory that the next backward writes to."""
         for parameter in backbone.parameters():
             grad = parameter.grad
@@ -121,12 +126,12 @@ class FinishTurn(torch.autograd.Function):
     """Copies of the outputs, which the next step leaves alone; notes when backward is reached."""
 
     @staticmethod
-    def forward(ctx, turn, *outs):
+    def forward(ctx: Any, turn: Turn, *outs: Tensor) -> tuple[Tensor, ...]:
         ctx.turn = turn
         return tuple(out.clone() for out in outs)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         ctx.turn.is_over = True
         return None, *grads
 
@@ -138,33 +143,33 @@ class Plain(nn.Module):
         super().__init__()
         self.backbone = backbone
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """(N, C, H, W) -> a tuple of maps."""
         return self.backbone.extract(x)
 
 
-def describe(x):
+def describe(x: Tensor) -> str:
     """What a capture depends on: size, types, and whether the images need gradients (str)."""
     autocast = autocast_dtype() if torch.is_autocast_enabled() else 'off'
     grad = ', gradients' if x.requires_grad else ''
     return f'shape {tuple(x.shape)}, {x.dtype}, autocast {autocast}, {x.device}{grad}'
 
 
-def autocast_dtype():
+def autocast_dtype() -> torch.dtype:
     """The type of autocast on GPUs."""
     if hasattr(torch, 'get_autocast_dtype'):  # since PyTorch 2.4
         return torch.get_autocast_dtype('cuda')
     return torch.get_autocast_gpu_dtype()
 
 
-def describe_state(backbone):
+def describe_state(backbone: MobileMamba) -> tuple:
     """Where the weights are, which learn, and which modules train (tuple)."""
     tensors = (*backbone.parameters(), *backbone.buffers())
     places = tuple((tensor.data_ptr(), tensor.requires_grad) for tensor in tensors)
     return places, tuple(module.training for module in backbone.modules())
 
 
-def capture(backbone, x, warmup):
+def capture(backbone: MobileMamba, x: Tensor, warmup: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
     """Forward and backward as CUDA graphs (Callable), which leaves the statistics as they are.
 
     Raises:

@@ -1,6 +1,11 @@
 """Detectors and segmentors whose necks and heads follow the width of the backbone."""
 
+from __future__ import annotations
+
+from typing import Any
+
 from mmengine.registry import MODELS
+from torch import nn
 
 from .arch import resolve_arch
 
@@ -8,7 +13,7 @@ KEYS = ('in_channels', 'out_channels')
 
 
 @MODELS.register_module()
-def match_widths(model_type, backbone, **model):
+def match_widths(model_type: str, backbone: dict[str, Any], **model: Any) -> nn.Module:
     """Build a detector or segmentor with the widths that its backbone's ``arch`` has.
 
     Where a neck or head says ``in_channels`` or ``out_channels``, ``'stage0'``, ``'stage1'`` and

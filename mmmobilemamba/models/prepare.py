@@ -1,10 +1,16 @@
 """Preparation of a network for inference, on whichever device it is."""
 
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor, nn
+
 from .prepare_for_cpu import prepare_for_cpu
 from .prepare_for_gpu import prepare_for_gpu
 
 
-def prepare_for_inference(model, image, **options):
+def prepare_for_inference(model: nn.Module, image: Tensor, **options: Any) -> nn.Module:
     """A copy of a network for inference with such images, on the device of the image.
 
     Args:

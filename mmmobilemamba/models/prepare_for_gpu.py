@@ -1,11 +1,14 @@
 """Preparation of a network for inference on a GPU: folded, compiled, in a faster type, as CUDA graphs."""
 
+from __future__ import annotations
+
 import copy
 from functools import partial
 from threading import Lock
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
 from .backbones import MobileMamba
@@ -16,7 +19,13 @@ WARMUP = 3  # calls before a capture, in which what is compiled or chosen at fir
 CAN_COMPUTE = {torch.bfloat16: (8, 0), torch.float16: (5, 3), torch.float32: (0, 0)}  # the fastest first
 
 
-def prepare_for_gpu(model, image, dtype=None, compile=True, max_graphs=8):
+def prepare_for_gpu(
+    model: nn.Module,
+    image: Tensor,
+    dtype: torch.dtype | None = None,
+    compile: bool = True,
+    max_graphs: int = 8,
+) -> GraphedNetwork:
     """A copy of a network for inference on this GPU, captured as a CUDA graph for each size of images.
 
     The copy is folded (``switch_to_deploy``), in evaluation and without gradients, in the memory format that
@@ -67,7 +76,7 @@ def prepare_for_gpu(model, image, dtype=None, compile=True, max_graphs=8):
     return prepared
 
 
-def choose_dtype(dtype, capability):
+def choose_dtype(dtype: torch.dtype | None, capability: tuple[int, int]) -> torch.dtype:
     """The type to compute in, on a GPU of a compute capability (tuple[int, int]).
 
     Raises:
@@ -83,7 +92,7 @@ def choose_dtype(dtype, capability):
     return dtype
 
 
-def compile_for_inference(model):
+def compile_for_inference(model: nn.Module) -> nn.Module:
     """A network of which MobileMamba is compiled by region; without one, all of it, each size on its own."""
     backbones = [module for module in model.modules() if isinstance(module, MobileMamba)]
     for backbone in backbones:
@@ -116,12 +125,12 @@ class GraphedNetwork(PreparedModule):
             f'A network from {self.maker} cannot be copied. Prepare the network that it was made from again.'
         )
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """What it computes in."""
         return f'dtype={self.dtype}, memory_format={self.memory_format}, sizes={sorted(self.graphs)}'
 
     @torch.inference_mode()
-    def forward(self, image: Tensor):
+    def forward(self, image: Tensor) -> Any:
         """(N, C, H, W) of any floating type -> what the network gives, in that type."""
         size = tuple(image.shape)
         with self.lock:  # the graph's memory is there once
@@ -131,7 +140,7 @@ class GraphedNetwork(PreparedModule):
             out = graph(image) if graph else self.network(self.convert(image))
             return pytree.tree_map_only(Tensor, partial(copy_as, image.dtype), out)
 
-    def convert(self, image):
+    def convert(self, image: Tensor) -> Tensor:
         """An image as the network takes it, in memory of its own."""
         return image.to(self.dtype, memory_format=self.memory_format, copy=True)
 

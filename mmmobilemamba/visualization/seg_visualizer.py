@@ -1,5 +1,9 @@
 """mmseg's visualizer, mended so that mmseg's browse_dataset.py can use it."""
 
+from __future__ import annotations
+
+from typing import Any
+
 import numpy as np
 from mmengine.registry import VISUALIZERS
 from mmseg.visualization import SegLocalVisualizer
@@ -14,6 +18,6 @@ class ContiguousSegVisualizer(SegLocalVisualizer):
     incompatible with cv::Mat``. Source: https://github.com/open-mmlab/mmsegmentation/issues/3405.
     """
 
-    def add_datasample(self, name: str, image: np.ndarray, *args, **kwargs):
+    def add_datasample(self, name: str, image: np.ndarray, *args: Any, **kwargs: Any) -> None:
         """As in :class:`mmseg.visualization.SegLocalVisualizer`; ``image`` is (H, W, 3)."""
         return super().add_datasample(name, np.ascontiguousarray(image), *args, **kwargs)

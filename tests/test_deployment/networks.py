@@ -9,7 +9,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmmobilemamba.deployment import build
 
 from ..conftest import ROOT
-from ..helpers import SMALL, randomise
+from ..helpers import ODD, randomise
 
 CONFIGS = dict(
     classifier='mobilemamba/mobilemamba-t2_1xb64-4e_digits-64px.py',
@@ -25,9 +25,9 @@ CONFIGS = dict(
 def config_of(name):
     """The config of a twin, with a tiny backbone and thresholds that random scores pass (Config)."""
     config = Config.fromfile(ROOT / 'configs' / CONFIGS[name])
-    config.model.backbone.arch = SMALL
+    config.model.backbone.arch = ODD
     if name == 'classifier':
-        config.model.head.in_channels = SMALL['embed_dims'][-1]
+        config.model.head.in_channels = ODD['embed_dims'][-1]
     return config
 
 

@@ -73,7 +73,7 @@ def test_size_of_recipes_whose_pictures_differ():
 def test_what_a_graph_would_do_otherwise(name, options, message):
     config = config_of(name)
     if name == 'classifier':
-        options['head'] = dict(_delete_=True, type='MultiLabelLinearClsHead', num_classes=10, in_channels=64)
+        options['head'] = dict(_delete_=True, type='MultiLabelLinearClsHead', num_classes=10, in_channels=80)
     config.merge_from_dict({f'model.{key}': value for key, value in options.items()})
     init_default_scope(config.default_scope)
     model = MODELS.build(config.model)

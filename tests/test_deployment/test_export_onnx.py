@@ -64,7 +64,7 @@ def test_backbone_as_program(classifier, tmp_path):
     program = torch.export.load(out, extra_files=files)
     assert json.loads(files['mmmobilemamba.json'])['task'] == 'backbone'
     first, last = program.module()(noise_for((3, 3, 64, 64), 0))
-    assert first.shape == (3, 32, 4, 4) and last.shape == (3, 64, 1, 1)
+    assert first.shape == (3, 48, 4, 4) and last.shape == (3, 80, 1, 1)
 
 
 def test_detector(tmp_path):

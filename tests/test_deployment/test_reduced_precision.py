@@ -20,7 +20,7 @@ from mmmobilemamba.deployment import build, calibration, onnx_file, precision, r
 from mmmobilemamba.deployment.graphs import BackboneGraph  # noqa: E402
 
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
-from ..helpers import SMALL  # noqa: E402
+from ..helpers import ODD  # noqa: E402
 from .networks import graph_of  # noqa: E402
 
 tool = load_script('tools/deployment/export_onnx.py')
@@ -61,7 +61,7 @@ def images():
 def backbone(images):
     """A backbone in float32, whose norms know the images, so that its maps depend on these."""
     torch.manual_seed(0)
-    model = MobileMamba(SMALL, out_indices=(0, 1, 2))
+    model = MobileMamba(ODD, out_indices=(0, 1, 2))
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = None

@@ -13,10 +13,10 @@ from mmmobilemamba.models.backbones.mobilemamba import Mixer
 from mmmobilemamba.models.layers import SS2D
 
 from ..conftest import image_for, relative_error
-from ..helpers import SMALL, randomise
+from ..helpers import ODD, randomise
 
 
-def folded(arch=SMALL):
+def folded(arch=ODD):
     """A folded backbone."""
     torch.manual_seed(0)
     backbone = randomise(MobileMamba(arch, out_indices=(0, 1, 2), scan_backend='export')).eval()
@@ -52,7 +52,7 @@ def test_other_stems_stay(between):
 # With one channel, the convolution of the local part has one group, as if it were dense.
 @pytest.mark.parametrize('local_ratio', [0.2, 0.03])
 def test_wider_local_part(local_ratio):
-    arch = dict(SMALL, global_ratios=(0.7,) * 3, local_ratios=(local_ratio,) * 3)
+    arch = dict(ODD, global_ratios=(0.7,) * 3, local_ratios=(local_ratio,) * 3)
     backbone = folded(arch).double()
     mixer = next(module for module in backbone.modules() if isinstance(module, Mixer))
     before = mixer.splits
@@ -88,7 +88,7 @@ def test_what_is_rewritten():
 @pytest.mark.parametrize('norm_cfg', [dict(type='BN'), dict(type='GN', num_groups=1)])
 def test_what_is_not_folded_stays(norm_cfg):
     """Before folding, and with a norm that cannot be."""
-    backbone = MobileMamba(SMALL, norm_cfg=norm_cfg)
+    backbone = MobileMamba(ODD, norm_cfg=norm_cfg)
     if norm_cfg['type'] == 'GN':
         backbone.switch_to_deploy()
     rewritten = rewrite(backbone)

@@ -1,5 +1,7 @@
 """Random resized crop that also draws its interpolation."""
 
+from __future__ import annotations
+
 import numpy as np
 from mmcv.transforms.utils import cache_randomness
 from mmengine.registry import TRANSFORMS
@@ -31,11 +33,11 @@ class RandomResizedCropAndInterpolation(RandomResizedCrop):
         )
 
     @cache_randomness
-    def rand_interpolation(self):
+    def rand_interpolation(self) -> str:
         """One of ``INTERPOLATIONS``."""
         return INTERPOLATIONS[np.random.randint(len(INTERPOLATIONS))]
 
-    def transform(self, results):
+    def transform(self, results: dict) -> dict:
         """``img`` (H, W, C) uint8 -> (height, width, C) uint8; sets ``img_shape`` too."""
         self.interpolation = self.rand_interpolation()
         return super().transform(results)

@@ -1,7 +1,10 @@
 """Moving average of the weights that leaves tests alone."""
 
+from __future__ import annotations
+
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.registry import HOOKS
+from mmengine.runner import Runner
 from mmpretrain.engine import EMAHook
 
 
@@ -24,33 +27,33 @@ class TrainEMAHook(EMAHook):
         super().__init__(**kwargs)
         self.ema_model = None
 
-    def before_run(self, runner):
+    def before_run(self, runner: Runner) -> None:
         """Start the average, if this is a training."""
         training = isinstance(runner.optim_wrapper, (OptimWrapper, OptimWrapperDict))
         if training and self.ema_model is None:
             super().before_run(runner)
 
-    def before_val_epoch(self, runner):
+    def before_val_epoch(self, runner: Runner) -> None:
         """Show the average to the validation of a training."""
         if self.ema_model is not None:
             super().before_val_epoch(runner)
 
-    def after_val_epoch(self, runner, metrics=None):
+    def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Put the trained weights back, and validate them if that is wanted."""
         if self.ema_model is not None:
             super().after_val_epoch(runner, metrics)
 
-    def before_test_epoch(self, runner):
+    def before_test_epoch(self, runner: Runner) -> None:
         """Show the average to a test that follows on a training."""
         if self.ema_model is not None:
             self._swap_ema_parameters()
 
-    def after_test_epoch(self, runner, metrics=None):
+    def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
         """Put the trained weights back."""
         if self.ema_model is not None:
             self._swap_ema_parameters()
 
-    def after_load_checkpoint(self, runner, checkpoint):
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Go on with the average of a checkpoint."""
         if self.ema_model is not None:
             super().after_load_checkpoint(runner, checkpoint)

@@ -1,10 +1,14 @@
 """Mixed precision on a CPU."""
 
+from __future__ import annotations
+
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from mmengine.optim import OptimWrapper
 from mmengine.registry import OPTIM_WRAPPERS
+from torch import nn
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -25,7 +29,7 @@ class CPUAmpOptimWrapper(OptimWrapper):
     """
 
     @contextmanager
-    def optim_context(self, model):
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
         """Autocast the forward pass of ``model``, after what gradient accumulation needs."""
         with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
             yield

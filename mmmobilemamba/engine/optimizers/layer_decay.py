@@ -1,11 +1,15 @@
 """Layer-wise learning-rate decay in mmpretrain, mmdet and mmseg alike."""
 
+from __future__ import annotations
+
 from collections import Counter
+from collections.abc import Callable
 from numbers import Real
 
 from mmengine.logging import print_log
 from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
+from torch import nn
 
 FSDP_PREFIX = '_fsdp_wrapped_module.'  # which FSDP adds to the names of what it wraps
 
@@ -50,7 +54,13 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         if self.base_lr is None:
             raise ValueError("Layer-wise decay multiplies the optimizer's lr: set optimizer=dict(lr=...).")
 
-    def add_params(self, params, module, prefix='', is_dcn_module=None):
+    def add_params(
+        self,
+        params: list[dict],
+        module: nn.Module,
+        prefix: str = '',
+        is_dcn_module: int | float | None = None,
+    ) -> None:
         """Add a group for each parameter; once those of the whole model are there, scale their rates."""
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:  # a submodule
@@ -69,7 +79,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
             print_log(f'Layer {layer}: {count} parameters at {scale:.4g} of their learning rate', 'current')
 
 
-def depth_lookup(model):
+def depth_lookup(model: nn.Module) -> Callable[[str], tuple[int, int]]:
     """Function from a parameter's name to its layer and the number of layers."""
     backbone = getattr(model, 'backbone', None)
     if hasattr(backbone, 'get_layer_depth'):

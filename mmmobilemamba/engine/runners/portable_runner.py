@@ -1,12 +1,16 @@
 """The same training with and without a GPU: several processes, and mixed precision."""
 
+from __future__ import annotations
+
 from datetime import timedelta
+from typing import Any
 
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
+from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
 from mmengine.runner import Runner
-from torch import distributed
+from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -32,13 +36,13 @@ class PortableRunner(Runner):
             start_gloo(**env_cfg.get('dist_cfg', {}))
         super().setup_env(env_cfg)
 
-    def wrap_model(self, model_wrapper_cfg, model):
+    def wrap_model(self, model_wrapper_cfg: dict | None, model: nn.Module) -> nn.Module:
         """As in mmengine; on a CPU, without the device that mmengine would add."""
         if self.distributed and get_device() == 'cpu':
             model_wrapper_cfg = cpu_wrapper(model_wrapper_cfg, self.cfg.get('find_unused_parameters', False))
         return super().wrap_model(model_wrapper_cfg, model)
 
-    def build_optim_wrapper(self, optim_wrapper):
+    def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper:
         """As in mmengine; on a CPU, with its own kind of mixed precision."""
         asked = optim_wrapper.get('type') if isinstance(optim_wrapper, dict) else None
         if asked == 'AmpOptimWrapper' and get_device() == 'cpu':
@@ -50,7 +54,7 @@ class PortableRunner(Runner):
         return super().build_optim_wrapper(optim_wrapper)
 
 
-def start_gloo(backend=None, timeout=None, **kwargs) -> None:
+def start_gloo(backend: str | None = None, timeout: float | None = None, **kwargs: Any) -> None:
     """Start a process group of gloo, as torchrun's environment variables say.
 
     Args:
@@ -63,7 +67,7 @@ def start_gloo(backend=None, timeout=None, **kwargs) -> None:
     distributed.init_process_group('gloo', **kwargs)
 
 
-def cpu_wrapper(model_wrapper_cfg=None, find_unused_parameters=False) -> dict:
+def cpu_wrapper(model_wrapper_cfg: dict | None = None, find_unused_parameters: bool = False) -> dict:
     """A ``model_wrapper_cfg`` for a CPU.
 
     Args:
@@ -74,7 +78,7 @@ def cpu_wrapper(model_wrapper_cfg=None, find_unused_parameters=False) -> dict:
     Returns:
         dict: The same with ``device_ids=None`` if it is a DistributedDataParallel.
     """
-    wrapper = dict(type='MMDistributedDataParallel')
+    wrapper: dict[str, Any] = dict(type='MMDistributedDataParallel')
     if model_wrapper_cfg is None:
         wrapper.update(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
     wrapper.update(model_wrapper_cfg or {})

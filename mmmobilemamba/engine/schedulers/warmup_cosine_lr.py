@@ -1,7 +1,10 @@
 """Cosine learning rate that runs under its own warm-up."""
 
+from __future__ import annotations
+
 import math
 from numbers import Real
+from typing import Any
 
 from mmengine.optim import _ParamScheduler
 from mmengine.optim.scheduler.param_scheduler import INF
@@ -89,8 +92,16 @@ class WarmupCosineLR(_ParamScheduler):
 
     @classmethod
     def build_iter_from_epoch(
-        cls, *args, warmup, T_max=None, begin=0, end=INF, by_epoch=True, epoch_length=None, **kwargs
-    ):
+        cls,
+        *args: Any,
+        warmup: float,
+        T_max: float | None = None,
+        begin: float = 0,
+        end: float = INF,
+        by_epoch: bool = True,
+        epoch_length: int | None = None,
+        **kwargs: Any,
+    ) -> WarmupCosineLR:
         """Build it with a step an iteration from lengths in epochs.
 
         Args:

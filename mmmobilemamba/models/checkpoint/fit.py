@@ -100,4 +100,4 @@ def check_fit(backbone: MobileMamba, weights: Mapping[str, Tensor], looks_like: 
 def is_beyond(key: str, built: int) -> bool:
     """Whether a key belongs to a stage of the paper's three after the first ``built``."""
     match = re.match(r'stages\.(\d)\.', key)
-    return bool(match) and built <= int(match[1]) < 3
+    return match is not None and built <= int(match[1]) < 3

@@ -1,11 +1,13 @@
 """Knowledge distillation: a plain classifier of mmpretrain that trains with a frozen teacher."""
 
+from __future__ import annotations
+
 import torch.nn.functional as F
 from mmengine.registry import MODELS
 from mmpretrain.models.classifiers import ImageClassifier
 from mmpretrain.models.heads import ClsHead
 from mmpretrain.structures import DataSample
-from torch import Tensor
+from torch import Tensor, nn
 
 from .teacher import FrozenTeacher
 
@@ -55,7 +57,7 @@ class DistilledClassifier(ImageClassifier):
         self.kd_weight = kd_weight
         self.tau = tau
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         """Initialise the student as usual, and make the teacher ready.
 
         Raises:
@@ -65,7 +67,7 @@ class DistilledClassifier(ImageClassifier):
         super().init_weights()
         self.prepare_distillation()
 
-    def prepare_distillation(self):
+    def prepare_distillation(self) -> None:
         """Check the head and build the teacher, unless that is done."""
         check_head(self.head)
         self.teacher.build(getattr(self.data_preprocessor, 'to_rgb', False))
@@ -122,7 +124,7 @@ def distillation_loss(logits: Tensor, targets: Tensor, tau: float) -> Tensor:
     return tau**2 * F.kl_div(student, teacher, reduction='batchmean', log_target=True)
 
 
-def check_head(head):
+def check_head(head: nn.Module) -> None:
     """The head must have one set of logits, and the stock classification loss on them.
 
     Raises:

@@ -1,13 +1,16 @@
 """The frozen teacher of a distillation: built late, loaded completely or not at all, never trained."""
 
+from __future__ import annotations
+
 import copy
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from mmpretrain.models.classifiers import BaseClassifier
 from mmpretrain.registry import MODELS
-from torch import Tensor
+from torch import Tensor, nn
 
 from ..checkpoint import CheckpointError, entries_below, fetch_checkpoint, split_pretrained, unwrap
 
@@ -45,7 +48,7 @@ class FrozenTeacher:
     def __deepcopy__(self, memo):
         return self
 
-    def build(self, to_rgb):
+    def build(self, to_rgb: bool) -> None:
         """Build the teacher, load its weights and freeze it; once is enough.
 
         Args:
@@ -75,7 +78,7 @@ class FrozenTeacher:
         return self.classifier(images, mode='tensor')
 
 
-def build_with_weights(config):
+def build_with_weights(config: Mapping[str, Any]) -> BaseClassifier:
     """Build a classifier with all its weights.
 
     ``init_weights`` is not called: whole checkpoints leave nothing to initialise, and on many networks
@@ -101,7 +104,9 @@ def build_with_weights(config):
     return classifier
 
 
-def load_whole(classifier, checkpoint, prefix='', map_location='cpu'):
+def load_whole(
+    classifier: BaseClassifier, checkpoint: str, prefix: str = '', map_location: str = 'cpu'
+) -> None:
     """Load a checkpoint into a classifier, whose names and shapes must agree completely.
 
     Args:
@@ -121,7 +126,7 @@ def load_whole(classifier, checkpoint, prefix='', map_location='cpu'):
         raise CheckpointError(f'{checkpoint} was not loaded into the teacher. {error}') from error
 
 
-def check_preprocessor(preprocessor, to_rgb):
+def check_preprocessor(preprocessor: nn.Module, to_rgb: bool) -> None:
     """The teacher must say how it wants its images.
 
     Raises:

@@ -1,5 +1,7 @@
 """Classification head of MobileMamba: batch norm and a linear layer."""
 
+from __future__ import annotations
+
 from mmengine.registry import MODELS
 from mmpretrain.models.heads import LeViTClsHead
 
@@ -26,7 +28,7 @@ class MobileMambaClsHead(LeViTClsHead):
         if deploy:
             self.switch_to_deploy()
 
-    def switch_to_deploy(self):
+    def switch_to_deploy(self) -> None:
         """Fold the batch norm into the linear layer, in float64; a second call changes nothing."""
         if not self.deploy:
             with folding(self):

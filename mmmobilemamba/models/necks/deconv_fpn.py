@@ -1,5 +1,9 @@
 """Feature pyramid with levels finer than the backbone's, made by transposed convolutions."""
 
+from __future__ import annotations
+
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from mmcv.cnn import ConvModule
 from mmdet.models.necks import FPN
@@ -76,7 +80,7 @@ class DeconvFPN(FPN):
         coarser = self.coarser_levels(inputs[-1], laterals[-1], outs[-1])
         return (*finer, *outs, *coarser)
 
-    def switch_to_deploy(self):
+    def switch_to_deploy(self) -> None:
         """Fold batch norms into their convolutions, in float64; a second call changes nothing.
 
         Other norm layers stay, and so do those behind convolutions that are more than that.
@@ -95,7 +99,7 @@ class DeconvFPN(FPN):
             check_form(not trained, self.deploy, 'neck', or_else='trained without norm layers')
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
-    def top_down(self, laterals):
+    def top_down(self, laterals: Sequence[Tensor]) -> list[Tensor]:
         """Add every map, upsampled, to the next finer one."""
         summed = [laterals[-1]]
         for lateral in reversed(laterals[:-1]):
@@ -103,7 +107,7 @@ class DeconvFPN(FPN):
             summed.insert(0, lateral + F.interpolate(summed[0], **size, **self.upsample_cfg))
         return summed
 
-    def finer_levels(self, x):
+    def finer_levels(self, x: Tensor) -> list[Tensor]:
         """Maps of twice, four times, ... the resolution of ``x``, finest first."""
         laterals = []
         for deconv in self.extra_trans_convs:
@@ -111,7 +115,7 @@ class DeconvFPN(FPN):
             laterals.insert(0, x)
         return [conv(lateral) for conv, lateral in zip(self.extra_fpn_convs, laterals)]
 
-    def coarser_levels(self, last_input, last_lateral, last_out):
+    def coarser_levels(self, last_input: Tensor, last_lateral: Tensor, last_out: Tensor) -> list[Tensor]:
         """Maps of half, a quarter, ... the resolution of the last output."""
         number = self.num_outs - len(self.lateral_convs)
         if not self.add_extra_convs:
@@ -125,7 +129,7 @@ class DeconvFPN(FPN):
         return outs
 
 
-def folds_norm(module):
+def folds_norm(module: nn.Module) -> bool:
     """Whether a module is a convolution with a norm layer that goes into it."""
     return (
         isinstance(module, ConvModule)
