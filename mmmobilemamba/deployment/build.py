@@ -4,6 +4,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
 
+from ..models import deploy, set_backend
 from ..models.checkpoint import entries_below, fetch_checkpoint, fitting_weights, is_fused, is_ours
 from .detectors import DenseDetector, TwoStageDetector
 from .graphs import BackboneGraph, ClassifierGraph, Preprocessed, SegmentorGraph
@@ -18,11 +19,11 @@ class DeploymentError(RuntimeError):
 
 
 def load_model(config, checkpoint):
-    """The model of a config, in evaluation and folded for inference, for graphs that leave PyTorch.
+    """The model of a config, in evaluation and in its deployed form, for graphs that leave PyTorch.
 
     Args:
         config (Config): Of mmpretrain, mmdet or mmseg.
-        checkpoint (str | Path): Its weights, folded or not.
+        checkpoint (str | Path): Its weights, of either form.
 
     Raises:
         CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
@@ -32,22 +33,13 @@ def load_model(config, checkpoint):
     state_dict = content.get('state_dict', content)
     model = MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model})
     if is_fused({key.removeprefix('backbone.'): value for key, value in state_dict.items()}):
-        fold(model)  # which gives the modules that such a checkpoint is of
+        deploy(model)  # which gives the modules that such a checkpoint is of
     if is_ours(entries_below(state_dict, 'backbone.')):  # else the backbone says what does not fit
         fitting_weights(model.backbone, state_dict)
     load_state_dict(model, state_dict, strict=True)
-    fold(model)
-    for module in model.modules():
-        if hasattr(module, 'backend'):
-            module.backend = 'export'
+    deploy(model)
+    set_backend(model, 'export')
     return model.cpu().float().eval().requires_grad_(False)
-
-
-def fold(model):
-    """Fold all that can be folded, in place."""
-    for module in list(model.modules()):
-        if hasattr(module, 'switch_to_deploy'):
-            module.switch_to_deploy()
 
 
 def task_of(model):

@@ -315,7 +315,7 @@ def adapt_state_dict(backbone, state_dict, prefix):
     if not below:
         return
     if is_ours(below):
-        check_form(is_fused(below), not hasattr(backbone.stem[0], 'bn'), 'backbone')
+        check_form(is_fused(below), backbone.is_deployed, 'backbone')
         for key in below:
             if _beyond(key, len(backbone.stages)):
                 del state_dict[prefix + key]
@@ -354,7 +354,7 @@ def fitting_weights(backbone, state_dict):
     if not part:
         raise CheckpointError(f'The checkpoint looks like {looks_like}.')
     weights = convert_backbone(part)
-    check_form(is_fused(weights), not hasattr(backbone.stem[0], 'bn'), 'backbone')
+    check_form(is_fused(weights), backbone.is_deployed, 'backbone')
     return check_fit(backbone, weights, looks_like)
 
 
