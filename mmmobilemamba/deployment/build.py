@@ -11,6 +11,7 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
+from ..models import deploy, set_backend
 from ..models.checkpoint import entries_below, fetch_checkpoint, fitting_weights, is_fused, is_ours
 from .detectors import DenseDetector, TwoStageDetector
 from .errors import DeploymentError
@@ -22,11 +23,11 @@ SMALLEST = 32  # px; below, the last map of a detector's neck would be empty
 
 
 def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
-    """The model of a config, in evaluation and folded for inference, for graphs that leave PyTorch.
+    """The model of a config, in evaluation and in its deployed form, for graphs that leave PyTorch.
 
     Args:
         config (Config): Of mmpretrain, mmdet or mmseg.
-        checkpoint (str | Path): Its weights, folded or not.
+        checkpoint (str | Path): Its weights, of either form.
 
     Raises:
         CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
@@ -36,22 +37,13 @@ def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
     state_dict = content.get('state_dict', content)
     model = MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model})
     if is_fused({key.removeprefix('backbone.'): value for key, value in state_dict.items()}):
-        fold(model)  # which gives the modules that such a checkpoint is of
+        deploy(model)  # which gives the modules that such a checkpoint is of
     if is_ours(entries_below(state_dict, 'backbone.')):  # else the backbone says what does not fit
         fitting_weights(model.backbone, state_dict)
     load_state_dict(model, state_dict, strict=True)
-    fold(model)
-    for module in model.modules():
-        if hasattr(module, 'backend'):
-            module.backend = 'export'
+    deploy(model)
+    set_backend(model, 'export')
     return model.cpu().float().eval().requires_grad_(False)
-
-
-def fold(model: nn.Module) -> None:
-    """Fold all that can be folded, in place."""
-    for module in list(model.modules()):
-        if hasattr(module, 'switch_to_deploy'):
-            module.switch_to_deploy()
 
 
 def task_of(model: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""A folded MobileMamba in the form that ONNX Runtime is fastest at: other layers, the same numbers.
+"""A deployed MobileMamba in the form that ONNX Runtime is fastest at: other layers, the same numbers.
 
 ONNX Runtime convolves in blocks of channels. Convolutions are left out of that, and take twice as long, whose
 input channels are no multiple of 4: dense ones that have at least a block of them, and all depthwise ones.
@@ -14,9 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ..models.backbones.mobilemamba import Mixer, MobileMamba
-from ..models.layers import SS2D
-from ..models.layers.mk_deconv import FoldedMKDeConv
+from ..models.backbones import MobileMamba
+from ..models.layers import SS2D, Conv2d, FoldedMixer, FoldedMKDeConv, FusedConv2d, Mixer, fuse
 from ..ops.export.scan import both_directions, join_bias, merge_directions, scan_as_walked
 
 MULTIPLE = 4  # of channels
@@ -32,12 +31,18 @@ def rewrite(network: nn.Module) -> nn.Module:
     for module in list(network.modules()):
         if isinstance(module, MobileMamba):
             pad_stem(module.stem)
-        if isinstance(module, Mixer) and isinstance(module.local_op, FoldedMKDeConv):
+        if isinstance(module, (Mixer, FoldedMixer)) and isinstance(module.local_op, FoldedMKDeConv):
             widen_local_part(module)
         for name, child in module.named_children():
-            if isinstance(child, SS2D) and isinstance(child.in_proj, nn.Conv2d):
+            if isinstance(child, SS2D) and is_folded(child):
                 setattr(module, name, ExportedSS2D(child).train(child.training))
     return network
+
+
+def is_folded(ss2d: SS2D) -> bool:
+    """Whether the batch norms and the SiLU of an SS2D are in its convolutions."""
+    projections = type(ss2d.in_proj), type(ss2d.out_proj)
+    return projections == (Conv2d, Conv2d) and type(ss2d.dwconv) is FusedConv2d
 
 
 def pad_stem(stem: nn.Sequential) -> None:
@@ -46,7 +51,7 @@ def pad_stem(stem: nn.Sequential) -> None:
     Only if it is one of convolutions and ReLU: another norm than batch norm may change what is 0.
     """
     convs = [layer for layer in stem if isinstance(layer, nn.Conv2d)]
-    others = [layer for layer in stem if not isinstance(layer, (nn.Conv2d, nn.ReLU))]
+    others = [layer for layer in stem if not isinstance(layer, (nn.Conv2d, nn.ReLU, nn.Identity))]
     if others or any(conv.bias is None or conv.groups > 1 for conv in convs):
         return
     for conv, following in zip(convs, convs[1:]):
@@ -80,7 +85,7 @@ def set_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor, groups: int = 1) 
 
 
 class ExportedSS2D(nn.Module):
-    """SS2D of a folded network: nothing is computed from parameters alone, or split after it was computed.
+    """SS2D of a deployed network: nothing is computed from parameters alone, or split after it was computed.
 
     Args:
         source (SS2D): Folded.
@@ -88,12 +93,14 @@ class ExportedSS2D(nn.Module):
 
     def __init__(self, source):
         super().__init__()
-        self.backend = source.backend
         self.u_proj, self.z_proj = (copy.deepcopy(source.in_proj) for _ in range(2))
         halves = zip(source.in_proj.weight.chunk(2), source.in_proj.bias.chunk(2))
         for conv, half in zip((self.u_proj, self.z_proj), halves):
             set_weights(conv, *half)
-        self.dwconv, self.out_norm, self.out_proj = source.dwconv, source.out_norm, source.out_proj
+        self.dwconv = fuse(source.dwconv)  # without the SiLU, which both halves share
+        norm = source.out_norm
+        self.out_norm, self.out_proj = nn.LayerNorm(norm.normalized_shape, norm.eps), source.out_proj
+        self.out_norm.weight, self.out_norm.bias = norm.weight, norm.bias
         self.x_proj_weight = nn.Parameter(source.x_proj_weight.transpose(1, 2)[:, None].clone())
         self.dt_proj_weight = nn.Parameter(join_bias(source.dt_proj_weight, source.dt_proj_bias))
         self.A = nn.Parameter(-source.A_log.exp().view(source.dt_proj_bias.shape))

@@ -1,6 +1,8 @@
 from .backbones import MobileMamba
 from .compile import compile_regions
+from .deploy import deploy
 from .graph_training import graph_training
+from .layers import set_backend
 from .match_widths import match_widths
 from .prepare import prepare_for_inference
 from .prepare_for_cpu import prepare_for_cpu
@@ -9,9 +11,11 @@ from .prepare_for_gpu import prepare_for_gpu
 __all__ = [
     'MobileMamba',
     'compile_regions',
+    'deploy',
     'graph_training',
     'match_widths',
     'prepare_for_cpu',
     'prepare_for_gpu',
     'prepare_for_inference',
+    'set_backend',
 ]

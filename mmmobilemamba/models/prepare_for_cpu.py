@@ -10,7 +10,8 @@ from mmmobilemamba.ops.cpu import can_run
 from mmmobilemamba.ops.cpu.conv import PreparedConv
 from mmmobilemamba.ops.epilogue import apply_epilogue
 
-from .layers import Conv2d
+from .deploy import deploy
+from .layers import Conv2d, FusedConv2d
 from .prepared import PreparedModule
 
 CALLS = 64  # that a convolution remembers; those of a detector meet hundreds of sizes
@@ -20,7 +21,7 @@ CALLS = 64  # that a convolution remembers; those of a detector meet hundreds of
 def prepare_for_cpu(model, image):
     """A copy of a network for inference on this CPU, with images of one size.
 
-    The copy is folded (``switch_to_deploy``), in evaluation and without gradients. Its plain convolutions
+    The copy is deployed (``switch_to_deploy``), in evaluation and without gradients. Its plain convolutions
     remember how their kernel of this package is called for the sizes that they meet; those for which there is
     none here keep their weights packed for the size that they meet with ``image``, which oneDNN would else do
     at every call. Other sizes work, but may be slower. It cannot be moved, converted, saved or loaded into:
@@ -53,15 +54,14 @@ def prepare_for_cpu(model, image):
         raise ValueError(f'The image must be (N, C, H, W), but has shape {tuple(image.shape)}.')
     model = nn.Sequential(copy.deepcopy(model))  # it may be a convolution itself
     model.eval().requires_grad_(False)
-    for module in list(model.modules()):
-        if hasattr(module, 'switch_to_deploy'):
-            module.switch_to_deploy()
+    deploy(model)
     sizes = input_sizes(model, image)
+    ours = Conv2d, FusedConv2d
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if child in sizes:
                 setattr(parent, name, PackedConv2d(child, sizes[child]))
-            elif type(child) is Conv2d and not (child._forward_hooks or child._forward_pre_hooks):
+            elif type(child) in ours and not (child._forward_hooks or child._forward_pre_hooks):
                 setattr(parent, name, RememberingConv2d(child))
     return model[0]
 
@@ -74,7 +74,8 @@ def input_sizes(model, image):
         if not (isinstance(conv, Conv2d) and conv.find_kernel(inputs[0])):
             sizes[conv] = inputs[0].shape
 
-    convs = [m for m in model.modules() if type(m) in (Conv2d, nn.Conv2d) and m.padding_mode == 'zeros']
+    kinds = Conv2d, FusedConv2d, nn.Conv2d
+    convs = [m for m in model.modules() if type(m) in kinds and m.padding_mode == 'zeros']
     hooks = [conv.register_forward_pre_hook(note) for conv in convs if not isinstance(conv.padding, str)]
     model(image)
     for hook in hooks:
@@ -83,9 +84,17 @@ def input_sizes(model, image):
 
 
 class PreparedConv2d(PreparedModule):
-    """Base of convolutions that hold what is of this process alone, such as addresses."""
+    """Base of convolutions that hold what is of this process alone, such as addresses.
+
+    Args:
+        conv (nn.Conv2d): What is prepared; with the activation and the shortcut of a ``FusedConv2d``.
+    """
 
     maker = 'prepare_for_cpu'
+
+    def __init__(self, conv):
+        super().__init__()
+        self.activation = conv.activation if isinstance(conv, FusedConv2d) else None
 
 
 class RememberingConv2d(PreparedConv2d):
@@ -97,7 +106,7 @@ class RememberingConv2d(PreparedConv2d):
     """
 
     def __init__(self, conv):
-        super().__init__()
+        super().__init__(conv)
         self.conv, self.calls = conv, {}
         conv.lay_out()
 
@@ -105,15 +114,15 @@ class RememberingConv2d(PreparedConv2d):
         """Without the calls, in which a copy would have the addresses of the original's weights."""
         return {**self.__dict__, 'calls': {}}
 
-    def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H', W'), as :class:`~.layers.Conv2d`."""
-        if autocasts() or not can_run(x) or (shortcut is not None and not can_run(shortcut, x)):
-            return self.conv(x, activation, shortcut)
-        key = x.shape, x.stride(), x.dtype, activation
-        call = self.calls.get(key) or self.remember(key, x, activation)
-        return call(x, shortcut) if call else self.conv(x, activation, shortcut)
+    def forward(self, x: Tensor, *shortcut: Tensor) -> Tensor:
+        """As the convolution: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
+        if autocasts() or not can_run(x, *shortcut):
+            return self.conv(x, *shortcut)
+        key = x.shape, x.stride(), x.dtype
+        call = self.calls.get(key) or self.remember(key, x)
+        return call(x, *shortcut) if call else self.conv(x, *shortcut)
 
-    def remember(self, key, x, activation):
+    def remember(self, key, x):
         """The call of the kernel for such maps, or None if there is none."""
         conv = self.conv
         kernel = conv.find_kernel(x)
@@ -121,7 +130,9 @@ class RememberingConv2d(PreparedConv2d):
             return None
         if len(self.calls) >= CALLS:
             self.calls.clear()
-        call = self.calls[key] = PreparedConv(kernel, x, conv.weight, conv.bias, conv.stride[0], activation)
+        call = self.calls[key] = PreparedConv(
+            kernel, x, conv.weight, conv.bias, conv.stride[0], self.activation
+        )
         return call  # which another thread may have cleared from the calls already
 
 
@@ -134,15 +145,15 @@ class PackedConv2d(PreparedConv2d):
     """
 
     def __init__(self, conv, size):
-        super().__init__()
+        super().__init__(conv)
         self.bias = conv.bias
         self.geometry = (conv.padding, conv.stride, conv.dilation, conv.groups)
         weight = conv.weight.detach().to_mkldnn()
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, size)
 
-    def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, H', W'), as :class:`~.layers.Conv2d`."""
+    def forward(self, x: Tensor, shortcut=None) -> Tensor:
+        """As the convolution: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
         out = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, *self.geometry, 'none', [], ''
         )
-        return apply_epilogue(out, activation, shortcut)
+        return apply_epilogue(out, self.activation, shortcut)

@@ -1,4 +1,4 @@
-"""Preparation of a network for inference on a GPU: folded, compiled, in a faster type, as CUDA graphs."""
+"""Preparation of a network for inference on a GPU: deployed, compiled, in a faster type, as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from torch.utils import _pytree as pytree
 
 from .backbones import MobileMamba
 from .backbones.region import check_version
+from .deploy import deploy
 from .prepared import PreparedModule
 
 WARMUP = 3  # calls before a capture, in which what is compiled or chosen at first use is
@@ -28,8 +29,8 @@ def prepare_for_gpu(
 ) -> GraphedNetwork:
     """A copy of a network for inference on this GPU, captured as a CUDA graph for each size of images.
 
-    The copy is folded (``switch_to_deploy``), in evaluation and without gradients, in the memory format that
-    was measured to be faster: channels-last for types that tensor cores multiply, TF32 among them. It
+    The copy is deployed (``switch_to_deploy``), in evaluation and without gradients, in the memory format
+    that was measured to be faster: channels-last for types that tensor cores multiply, TF32 among them. It
     computes in ``dtype`` and answers in the type of the image. Sizes beyond the first ``max_graphs`` work,
     without graphs. It cannot be moved, converted, saved or loaded into: do that with the network that it was
     made from. How much it gains: docs/performance.md.
@@ -63,9 +64,7 @@ def prepare_for_gpu(
         raise ValueError(f'The image must be (N, C, H, W), but has shape {tuple(image.shape)}.')
     dtype = choose_dtype(dtype, torch.cuda.get_device_capability(image.device))
     model = copy.deepcopy(model).eval().requires_grad_(False)
-    for module in list(model.modules()):
-        if hasattr(module, 'switch_to_deploy'):
-            module.switch_to_deploy()
+    deploy(model)
     multiplies = dtype != torch.float32 or torch.backends.cudnn.allow_tf32
     memory_format = torch.channels_last if multiplies else torch.contiguous_format
     model = model.to(dtype=dtype, memory_format=memory_format)

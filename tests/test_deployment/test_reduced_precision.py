@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 from mmmobilemamba import MobileMamba  # noqa: E402
 from mmmobilemamba.deployment import build, calibration, onnx_file, precision, report  # noqa: E402
 from mmmobilemamba.deployment.graphs import BackboneGraph  # noqa: E402
+from mmmobilemamba.models import set_backend  # noqa: E402
 
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
 from ..helpers import ODD  # noqa: E402
@@ -68,9 +69,7 @@ def backbone(images):
     with torch.no_grad():
         model.train()(torch.from_numpy(np.concatenate(images)))
     model.eval().switch_to_deploy()
-    for module in model.modules():
-        if hasattr(module, 'backend'):
-            module.backend = 'export'
+    set_backend(model, 'export')
     return onnx_file.to_onnx(BackboneGraph(model), noise_for((2, 3, 64, 64), 0), False)
 
 

@@ -9,8 +9,7 @@ from torch import nn
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.deployment import onnx_file
 from mmmobilemamba.deployment.rewrite import ExportedSS2D, pad_stem, rewrite, widen_local_part
-from mmmobilemamba.models.backbones.mobilemamba import Mixer
-from mmmobilemamba.models.layers import SS2D
+from mmmobilemamba.models.layers import SS2D, FoldedMixer
 
 from ..conftest import image_for, relative_error
 from ..helpers import ODD, randomise
@@ -54,7 +53,7 @@ def test_other_stems_stay(between):
 def test_wider_local_part(local_ratio):
     arch = dict(ODD, global_ratios=(0.7,) * 3, local_ratios=(local_ratio,) * 3)
     backbone = folded(arch).double()
-    mixer = next(module for module in backbone.modules() if isinstance(module, Mixer))
+    mixer = next(module for module in backbone.modules() if isinstance(module, FoldedMixer))
     before = mixer.splits
     assert before[1] == (9 if local_ratio == 0.2 else 1) and before[2] > 0
     x = torch.randn(2, sum(before), 9, 7, dtype=torch.float64)
@@ -81,7 +80,7 @@ def test_exported_program():
 def test_what_is_rewritten():
     rewritten = rewrite(folded())
     assert count(rewritten, SS2D) == 0 and count(rewritten, ExportedSS2D) == 4
-    assert all(m.splits[2] == 0 for m in rewritten.modules() if isinstance(m, Mixer))
+    assert all(m.splits[2] == 0 for m in rewritten.modules() if isinstance(m, FoldedMixer))
     assert not any(module.training for module in rewritten.modules())
 
 

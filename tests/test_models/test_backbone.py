@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models.backbones.arch import ARCHS, resolve_arch, stage_splits
-from mmmobilemamba.models.backbones.mobilemamba import Block
+from mmmobilemamba.models.backbones.blocks import Block
 from mmmobilemamba.models.backbones.recompute import frozen_statistics
 from mmmobilemamba.models.layers import ss2d
 from mmmobilemamba.ops import norm_gate

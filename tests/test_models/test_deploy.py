@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+import torch.nn.functional as F
 from mmengine.runner import load_checkpoint
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -21,6 +22,7 @@ from mmmobilemamba.models.layers import (
     fold,
     fold_norm,
     folding,
+    fuse,
 )
 from mmmobilemamba.ops import cpu
 
@@ -123,8 +125,9 @@ def test_whole_network(arch, dtype, bound):
     image = image_for((2, 3, 97, 130)).to(dtype)
     expected = backbone(image)
     backbone.switch_to_deploy()
-    assert not [m for m in backbone.modules() if isinstance(m, (_BatchNorm, ConvBN, WTEMamba, MKDeConv))]
-    assert not [m for m in backbone.modules() if isinstance(m, Residual) and isinstance(m.fn, nn.Conv2d)]
+    assert not [
+        m for m in backbone.modules() if isinstance(m, (_BatchNorm, ConvBN, WTEMamba, MKDeConv, Residual))
+    ]
     for out, other in zip(backbone(image), expected):
         assert relative_error(out, other) < bound
 
@@ -143,7 +146,7 @@ def test_built_folded_and_loaded_strictly():
     state_dict = folded_checkpoint()
     backbone = MobileMamba(SMALL, out_indices=(0, 1, 2), deploy=True)
     backbone.load_state_dict(state_dict)
-    assert backbone.deploy
+    assert backbone.is_deployed
     image = image_for((2, 3, 64, 96))
     assert relative_error(backbone.eval()(image)[2], trained()(image)[2]) < 1e-5
     assert torch.equal(backbone.train()(image)[2], backbone.eval()(image)[2])  # there is no batch norm left
@@ -178,16 +181,20 @@ def test_the_backend_stays():
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('folded', [True, False])
-@pytest.mark.parametrize('norm_cfg', [BN, GN])
-def test_what_follows_a_convolution(norm_cfg, folded):
-    module = randomise(ConvBN(8, 8, norm_cfg=norm_cfg).double())
+@pytest.mark.parametrize('activation', [None, 'relu', 'silu'])
+@pytest.mark.parametrize('adds_shortcut', [True, False])
+def test_what_a_fused_convolution_computes(activation, adds_shortcut):
+    conv = Conv2d(8, 8).double()
+    fused = fuse(conv, activation, adds_shortcut)
     x, shortcut = noise_for((2, 8, 7, 6), 0).double(), noise_for((2, 8, 7, 6), 1).double()
-    expected = module(x).relu() + shortcut
-    module = fold(module) if folded else module
-    assert relative_error(module(x, 'relu', shortcut), expected) < 1e-14
-    with pytest.raises(ValueError, match='shortcut must have the shape'):
-        module(x, shortcut=shortcut[:1])
+    expected = conv(x) if activation is None else getattr(F, activation)(conv(x))
+    inputs = (x, shortcut) if adds_shortcut else (x,)
+    assert relative_error(fused(*inputs), expected + shortcut if adds_shortcut else expected) < 1e-14
+    with pytest.raises(TypeError, match='adds a shortcut' if adds_shortcut else 'adds no shortcut'):
+        fused(*(inputs[:1] if adds_shortcut else (x, shortcut)))
+    if adds_shortcut:
+        with pytest.raises(ValueError, match='shortcut must have the shape'):
+            fused(x, shortcut[:1])
 
 
 def strides(backbone):

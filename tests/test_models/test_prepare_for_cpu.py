@@ -8,7 +8,7 @@ from torch import nn
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models import prepare_for_cpu
-from mmmobilemamba.models.layers import Conv2d
+from mmmobilemamba.models.layers import Conv2d, FusedConv2d
 from mmmobilemamba.models.prepare_for_cpu import CALLS, PackedConv2d, RememberingConv2d
 from mmmobilemamba.ops import cpu
 
@@ -32,7 +32,7 @@ def test_authors_features():
     assert all(isinstance(conv, Conv2d) and conv.laid_out for conv in convs)
     assert bool(convs) == cpu.has_vectors()
     stem = RememberingConv2d if cpu.has_vectors() else PackedConv2d
-    assert [type(layer) for layer in prepared.stem] == [stem, nn.ReLU] * 3 + [stem]
+    assert [type(layer) for layer in prepared.stem] == [stem, nn.Identity] * 3 + [stem]
     calls = [len(m.calls) for m in prepared.modules() if isinstance(m, RememberingConv2d)]
     assert len(calls) == len(convs) and all(count == 1 for count in calls)
     assert backbone.training and not backbone.deploy and not prepared.training
@@ -119,9 +119,10 @@ def test_all_is_packed_where_the_kernels_are_not_wanted():
 needs_kernels = pytest.mark.skipif(not cpu.has_vectors(), reason='no kernels with vectors here')
 
 
-def remembering(channels=16, kernel_size=1, **kwargs):
+def remembering(channels=16, kernel_size=1, activation=None, adds_shortcut=False, **kwargs):
     """A prepared convolution and PyTorch's with the same weights."""
-    conv = Conv2d(channels, channels, kernel_size, **kwargs).requires_grad_(False)
+    follows = dict(activation=activation, adds_shortcut=adds_shortcut)
+    conv = FusedConv2d(channels, channels, kernel_size, **follows, **kwargs).requires_grad_(False)
     plain = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, **kwargs)
     plain.load_state_dict(conv.state_dict())
     return RememberingConv2d(conv), plain
@@ -129,29 +130,34 @@ def remembering(channels=16, kernel_size=1, **kwargs):
 
 @needs_kernels
 @torch.no_grad()
-def test_remembered_calls():
-    """One for each shape, layout and activation; images and shortcuts are new ones each time."""
-    prepared, plain = remembering()
+@pytest.mark.parametrize('activation', [None, 'relu'])
+@pytest.mark.parametrize('adds_shortcut', [True, False])
+def test_remembered_calls(activation, adds_shortcut):
+    """One for each shape and layout; images and shortcuts are new ones each time."""
+    prepared, plain = remembering(activation=activation, adds_shortcut=adds_shortcut)
     for size in ((1, 16, 4, 6), (2, 16, 5, 3)):
         for _ in range(3):
+            wide = torch.randn(size[0], 32, *size[2:]).contiguous(memory_format=torch.channels_last)
             x, shortcut = (torch.randn(size).contiguous(memory_format=torch.channels_last) for _ in range(2))
-            assert relative_error(prepared(x, 'relu', shortcut), plain(x).relu() + shortcut) < 1e-6
-            assert relative_error(prepared(x, 'relu'), plain(x).relu()) < 1e-6
-            assert relative_error(prepared(x), plain(x)) < 1e-6
-            narrow = torch.randn(size[0], 32, *size[2:]).contiguous(memory_format=torch.channels_last)[:, 16:]
-            assert relative_error(prepared(narrow, None, narrow), plain(narrow) + narrow) < 1e-6
-    assert len(prepared.calls) == 2 * 3
-    with pytest.raises(ValueError, match='shortcut must have the shape'):
-        prepared(x, None, shortcut[:, :, 1:])
+            for image in (x, wide[:, 16:]):
+                expected = plain(image).relu() if activation else plain(image)
+                if adds_shortcut:
+                    assert relative_error(prepared(image, shortcut), expected + shortcut) < 1e-6
+                else:
+                    assert relative_error(prepared(image), expected) < 1e-6
+    assert len(prepared.calls) == 2 * 2
+    if adds_shortcut:
+        with pytest.raises(ValueError, match='shortcut must have the shape'):
+            prepared(x, shortcut[:, :, 1:])
 
 
 @needs_kernels
 @torch.no_grad()
 def test_depthwise_without_bias():
-    prepared, plain = remembering(kernel_size=3, stride=2, groups=16, bias=False)
+    prepared, plain = remembering(kernel_size=3, stride=2, groups=16, bias=False, activation='silu')
     for _ in range(2):
         x = torch.randn(2, 16, 7, 6).contiguous(memory_format=torch.channels_last)
-        assert relative_error(prepared(x, 'silu'), nn.functional.silu(plain(x))) < 1e-6
+        assert relative_error(prepared(x), nn.functional.silu(plain(x))) < 1e-6
     assert len(prepared.calls) == 1
 
 
@@ -159,29 +165,37 @@ def test_depthwise_without_bias():
 @torch.no_grad()
 def test_what_is_not_remembered():
     """Maps in another format or type, and under autocast; of shapes that are known, too."""
-    prepared, plain = remembering()
+    prepared, plain = remembering(activation='relu', adds_shortcut=True)
     x = torch.randn(2, 16, 4, 6).contiguous(memory_format=torch.channels_last)
-    prepared(x, 'relu')
+    prepared(x, x)
     assert len(prepared.calls) == 1
     nchw = x.contiguous()
-    assert relative_error(prepared(nchw, 'relu', nchw), plain(x).relu() + x) < 1e-6
+    assert relative_error(prepared(nchw, nchw), plain(x).relu() + x) < 1e-6
     with torch.autocast('cpu', torch.bfloat16):
-        assert prepared(x, 'relu').dtype == plain(x).dtype == torch.bfloat16
+        assert prepared(x, x.bfloat16()).dtype == plain(x).dtype == torch.bfloat16
     with pytest.raises(RuntimeError, match='double'):
-        prepared(x.double(), 'relu')
-    assert prepared(x, 'relu', x.double()).dtype == torch.float64
+        prepared(x.double(), x)
+    assert prepared(x, x.double()).dtype == torch.float64
     assert len(prepared.calls) == 1
+
+
+@torch.no_grad()
+def test_packed_with_what_follows():
+    conv = FusedConv2d(3, 8, activation='relu', adds_shortcut=True)
+    x, shortcut = torch.rand(1, 3, 6, 5), torch.rand(1, 8, 6, 5)
+    packed = PackedConv2d(conv, x.shape)
+    assert relative_error(packed(x, shortcut), conv(x, shortcut)) < 1e-6
 
 
 @needs_kernels
 def test_gradients_of_the_map_and_the_shortcut():
-    prepared, _ = remembering()
+    prepared, _ = remembering(adds_shortcut=True)
     x = torch.randn(2, 16, 4, 6).contiguous(memory_format=torch.channels_last)
-    prepared(x)
+    prepared(x, x)
     for name in ('x', 'shortcut'):
         inputs = dict(x=x.clone(), shortcut=x.clone())
         inputs[name].requires_grad_()
-        prepared(**inputs).sum().backward()
+        prepared(*inputs.values()).sum().backward()
         assert inputs[name].grad.abs().max() > 0
 
 

@@ -107,14 +107,14 @@ def test_what_is_refused(tmp_path, capsys):
 def test_a_difference_is_seen(tmp_path, monkeypatch, part, value):
     """A fold that goes wrong writes nothing."""
     config, _ = make('classifier', tmp_path / 'trained.pth')
-    fold = tool.switch_to_deploy
+    deploy = tool.deploy
 
     def broken(model):
-        names = fold(model)
+        names = deploy(model)
         model.get_parameter(part).data.view(-1)[0] = value
         return names
 
-    monkeypatch.setattr(tool, 'switch_to_deploy', broken)
+    monkeypatch.setattr(tool, 'deploy', broken)
     with pytest.raises(SystemExit, match='was not folded: its outputs would change by'):
         tool.main([str(config), str(tmp_path / 'trained.pth'), str(tmp_path / 'folded.pth')])
     assert not (tmp_path / 'folded.pth').exists()

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmobilemamba import MobileMamba
-from mmmobilemamba.models import prepare_for_cpu
+from mmmobilemamba.models import deploy, prepare_for_cpu, set_backend
 from mmmobilemamba.models.backbones.arch import ARCHS
 from mmmobilemamba.models.layers import WTEMamba, fold_norm, fold_norm_before, folding
 from mmmobilemamba.ops import check_backend
@@ -40,8 +40,7 @@ class Baseline(nn.Module):
             for name, child in module.named_children():
                 if isinstance(child, WTEMamba):
                     setattr(module, name, BaselineWTEMamba(child))
-            if hasattr(module, 'backend'):
-                module.backend = 'naive'
+        set_backend(self, 'naive')
 
     def forward(self, x):
         """(N, C, H, W) -> the map of the last stage."""
@@ -204,9 +203,8 @@ def make_variant(model, text, image, compile_backend='inductor'):
     if form == 'deploy' and not is_ours(model):  # on the CPU in float32, where the fold can be checked
         model = fold_model(model, torch.rand(1, *image.shape[1:]))
     model = model.to(image)
-    for module in model.modules():
-        if hasattr(module, 'backend') and backend is not None:
-            module.backend = backend
+    if backend is not None:
+        set_backend(model, backend)
     if form == 'baseline':
         model = Baseline(model)
     if form == 'deploy' and is_ours(model):
@@ -252,9 +250,7 @@ class OnnxNetwork(nn.Module):
         super().__init__()
         from mmmobilemamba.deployment import onnx_file, precision  # only needed for these variants
 
-        for module in model.modules():
-            if hasattr(module, 'backend'):
-                module.backend = 'export'
+        set_backend(model, 'export')
         proto = onnx_file.to_onnx(model, image[:1].repeat(2, 1, 1, 1), dynamic_sizes=False)
         if kind == 'onnx_fp16':
             proto = precision.to_float16(proto)
@@ -278,8 +274,7 @@ def fold_model(model, image):
         nn.Module: To be used from now on.
     """
     if is_ours(model):
-        for part in [module for module in model.modules() if hasattr(module, 'switch_to_deploy')]:
-            part.switch_to_deploy()
+        deploy(model)
         return model
     if type(model).__module__.startswith('timm.'):
         from timm.utils import reparameterize_model

@@ -1,9 +1,9 @@
-"""Fold a trained checkpoint for inference: of a classifier, a detector or a segmentor.
+"""Switch a trained checkpoint to the deployed form: of a classifier, a detector or a segmentor.
 
     python tools/model_converters/reparameterize_model.py CONFIG CHECKPOINT OUT
     mim run mmmobilemamba reparameterize_model CONFIG CHECKPOINT OUT
 
-folds all that has a ``switch_to_deploy``: MobileMamba, its head in mmpretrain, DeconvFPN. OUT is a
+deploys all that has a ``switch_to_deploy``: MobileMamba, its head in mmpretrain, DeconvFPN. OUT is a
 checkpoint for the same config with the options that the tool prints, such as
 ``--cfg-options model.backbone.deploy=True``; they are in the config that OUT holds, too. Before anything
 is written it is loaded into that form, and the outputs of both on one random image are compared.
@@ -21,6 +21,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
+from mmmobilemamba.models import deploy
 from mmmobilemamba.models.checkpoint import CheckpointError, fetch_checkpoint
 
 TOLERANCE = 1e-3  # relative; folding moves float32 by some 1e-6
@@ -30,21 +31,6 @@ def build(config):
     """The model of a config, in evaluation, with weights yet to be loaded."""
     init_default_scope(config.get('default_scope', 'mmengine'))
     return MODELS.build(config.model).eval()
-
-
-def switch_to_deploy(model):
-    """Fold what can be folded.
-
-    Args:
-        model (nn.Module): Changed in place.
-
-    Returns:
-        list[str]: Names of the parts that were folded.
-    """
-    parts = [(name, module) for name, module in model.named_modules() if hasattr(module, 'switch_to_deploy')]
-    for _, module in parts:
-        module.switch_to_deploy()
-    return [name for name, _ in parts]
 
 
 @torch.no_grad()
@@ -69,13 +55,13 @@ def fold(config, path):
 
     Raises:
         CheckpointError, FileNotFoundError, RuntimeError: If the checkpoint cannot be read or does not fit, or
-            the config cannot be built in the form for inference.
+            the config cannot be built in the deployed form.
     """
     content = fetch_checkpoint(path)
     model = build(config)
     load_state_dict(model, content.get('state_dict', content), strict=True)
     folded = copy.deepcopy(model)
-    options = {f'model.{name}.deploy': True for name in switch_to_deploy(folded)}
+    options = {f'model.{name}.deploy': True for name in deploy(folded)}
     if not options:
         raise RuntimeError('There is nothing to fold: no MobileMamba, MobileMambaClsHead or DeconvFPN.')
     config = copy.deepcopy(config)

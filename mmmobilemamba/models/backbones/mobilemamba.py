@@ -4,201 +4,24 @@ Paper: https://arxiv.org/abs/2411.15941 (CVPR 2025)
 Checkpoints and recipes of the authors: https://github.com/lewandofskee/MobileMamba
 """
 
-from functools import partial
 from numbers import Integral
 
 import torch
-import torch.nn.functional as F
-from mmcv.cnn.bricks import DropPath
 from mmengine.model import BaseModule
 from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
-from torch.utils.checkpoint import checkpoint
 
-from mmmobilemamba.ops import check_backend
-
-from ..arch import resolve_arch, resolve_out_indices, stage_splits
-from ..checkpoint import adapt_classifier, adapt_state_dict, load_pretrained, split_pretrained
-from ..layers import SS2D, Conv2d, ConvBN, MKDeConv, Residual, WTEMamba, fold, folding
-from .recompute import frozen_statistics
-from .region import Region, compilable
+from ..arch import resolve_arch, resolve_out_indices
+from ..checkpoint import adapt_classifier, adapt_state_dict, split_pretrained
+from ..layers import ConvBN, fold, folding, set_backend
+from .blocks import build_stage, build_stem
+from .init import MobileMambaInit, MobileMambaPretrainedInit
+from .region import Region
 
 STRIDES = (16, 32, 64)
 
-
-class Stem(nn.Sequential):
-    """Convolutions with ReLU between them.
-
-    A ReLU is computed by the convolution before it, which can do it on the way; it keeps its place, as
-    checkpoints count it, but is not called.
-    """
-
-    region = None
-
-    @compilable
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, C, ceil(H / 16), ceil(W / 16)), where there are four."""
-        *first, last = list(self)[::2]
-        for conv in first:
-            x = conv(x, 'relu')
-        return last(x)
-
-
-class FFN(nn.Module):
-    """Two pointwise convolutions with a ReLU between, twice as wide inside."""
-
-    def __init__(self, channels, norm_cfg):
-        super().__init__()
-        self.pw1 = ConvBN(channels, 2 * channels, norm_cfg=norm_cfg)
-        self.pw2 = ConvBN(2 * channels, channels, norm_cfg=norm_cfg)
-
-    def forward(self, x: Tensor, shortcut=None) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        return self.pw2(self.pw1(x, 'relu'), shortcut=shortcut)
-
-    def zero_init_residuals(self):
-        """Let the branch start at zero."""
-        nn.init.zeros_(self.pw2.bn.weight)
-
-
-class SqueezeExcite(nn.Module):
-    """Channel attention: x * sigmoid(fc2(relu(fc1(mean(x)))))."""
-
-    def __init__(self, channels):
-        super().__init__()
-        reduced = max(8, (channels // 4 + 4) // 8 * 8)
-        self.fc1 = Conv2d(channels, reduced)
-        self.fc2 = Conv2d(reduced, channels)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        scale = self.fc2(self.fc1(x.mean((2, 3), keepdim=True), 'relu'))
-        return x * scale.sigmoid()
-
-
-class PatchMerging(nn.Module):
-    """Halve the resolution through an inverted bottleneck with squeeze-excite."""
-
-    def __init__(self, in_channels, out_channels, norm_cfg):
-        super().__init__()
-        hidden = 4 * in_channels
-        self.conv1 = ConvBN(in_channels, hidden, norm_cfg=norm_cfg)
-        self.conv2 = ConvBN(hidden, hidden, 3, stride=2, groups=hidden, norm_cfg=norm_cfg)
-        self.se = SqueezeExcite(hidden)
-        self.conv3 = ConvBN(hidden, out_channels, norm_cfg=norm_cfg)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2))."""
-        x = self.conv2(self.conv1(x, 'relu'), 'relu')
-        return self.conv3(self.se(x))
-
-
-class Downsample(nn.Module):
-    """Patch merging between two stages, with a depthwise convolution and an FFN on either side."""
-
-    region = None
-
-    def __init__(self, in_channels, out_channels, norm_cfg):
-        super().__init__()
-        self.dw0 = residual_dwconv(in_channels, norm_cfg)
-        self.ffn0 = Residual(FFN(in_channels, norm_cfg))
-        self.merge = PatchMerging(in_channels, out_channels, norm_cfg)
-        self.dw1 = residual_dwconv(out_channels, norm_cfg)
-        self.ffn1 = Residual(FFN(out_channels, norm_cfg))
-
-    @compilable
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, out_channels, ceil(H / 2), ceil(W / 2))."""
-        x = self.ffn0(self.dw0(x))
-        x = self.merge(x)
-        return self.ffn1(self.dw1(x))
-
-
-class Mixer(nn.Module):
-    """Multi-receptive field feature interaction (MRFFI).
-
-    The channels are split into a global part (WTE-Mamba), a local part (MK-DeConv) and a part
-    that passes unchanged, in this order.
-
-    Args:
-        splits (tuple[int, int, int]): Channels of the three parts; the last may be 0.
-        kernel_size (int): Kernel of the wavelet convolution and of the local branch.
-        norm_cfg (dict): Norm layer.
-    """
-
-    def __init__(self, splits, kernel_size, norm_cfg):
-        super().__init__()
-        self.splits = splits
-        self.global_op = WTEMamba(splits[0], kernel_size, norm_cfg)
-        self.local_op = MKDeConv(splits[1], kernel_size, norm_cfg)
-        self.proj = ConvBN(sum(splits), sum(splits), norm_cfg=norm_cfg)
-
-    def forward(self, x: Tensor, shortcut=None) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        global_part, local_part, identity = x.split(self.splits, dim=1)
-        parts = [self.global_op(global_part), self.local_op(local_part)]
-        if self.splits[2]:  # an empty part would turn the map to channels first
-            parts.append(identity)
-        return self.proj(F.relu(torch.cat(parts, dim=1), inplace=True), shortcut=shortcut)
-
-
-class Block(nn.Module):
-    """Five residual pieces, and a second shortcut around all of them."""
-
-    region = None
-
-    def __init__(self, splits, kernel_size, drop_path_rate, norm_cfg):
-        super().__init__()
-        channels = sum(splits)
-        self.dw0 = residual_dwconv(channels, norm_cfg)
-        self.ffn0 = Residual(FFN(channels, norm_cfg))
-        self.mixer = Residual(Mixer(splits, kernel_size, norm_cfg))
-        self.dw1 = residual_dwconv(channels, norm_cfg)
-        self.ffn1 = Residual(FFN(channels, norm_cfg))
-        self.drop_path = DropPath(drop_path_rate)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W)."""
-        return x + self.drop_path(self.branch(x))
-
-    @compilable
-    def branch(self, x: Tensor) -> Tensor:
-        """What is added to the outer shortcut: (N, C, H, W) -> (N, C, H, W)."""
-        y = self.ffn0(self.dw0(x))
-        y = self.mixer(y)
-        return self.ffn1(self.dw1(y))
-
-    def zero_init_residuals(self):
-        """With that of the FFNs, let every branch start at zero: a new block doubles its input."""
-        for branch in (self.dw0.fn, self.mixer.fn.proj, self.dw1.fn):
-            nn.init.zeros_(branch.bn.weight)
-
-
-class Stage(nn.Module):
-    """A downsample, except in the first stage, and the blocks at one resolution.
-
-    Args:
-        downsample (nn.Module): Comes first.
-        blocks (list[Block]): Follow in order.
-        with_cp (bool): Recompute each block in backward instead of keeping its activations.
-    """
-
-    def __init__(self, downsample, blocks, with_cp):
-        super().__init__()
-        self.downsample = downsample
-        self.blocks = nn.ModuleList(blocks)
-        self.with_cp = with_cp
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, C, H', W'), half the size except in the first stage."""
-        x = self.downsample(x)
-        for block in self.blocks:
-            if self.with_cp and torch.is_grad_enabled():
-                x = checkpoint(block, x, use_reentrant=False, context_fn=partial(frozen_statistics, block))
-            else:
-                x = block(x)
-        return x
+torch.fx.wrap('in_fast_format')  # one node in a graph of torch.fx, as it looks at types and devices
 
 
 @MODELS.register_module()
@@ -233,8 +56,8 @@ class MobileMamba(BaseModule):
         scan_backend (str): What computes the selective scan, one of ``mmmobilemamba.ops.BACKENDS`` or
             ``'auto'``, the fastest that can run. It also holds for convolutions, Haar transforms and gates:
             all but ``'auto'`` and ``'cpp'`` keep them from C++. Defaults to ``'auto'``.
-        deploy (bool): Build the form for inference, see :meth:`switch_to_deploy`, for checkpoints of that
-            form. Defaults to False.
+        deploy (bool): Build the deployed form, see :meth:`switch_to_deploy`, for checkpoints of that form.
+            Defaults to False.
         compile (bool | dict): Compile the network for training, see :meth:`compile_regions`; a dict has its
             arguments. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation, as in mmengine. A ``Pretrained``
@@ -278,7 +101,6 @@ class MobileMamba(BaseModule):
                 f'frozen_stages must be -1 (none), 0 (the stem) or 1 to 3 (the stem and that many '
                 f'stages), not {frozen_stages!r}.'
             )
-        check_backend(scan_backend)
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 
@@ -288,9 +110,7 @@ class MobileMamba(BaseModule):
         self.stem = build_stem(in_channels, embed_dims[0], norm_cfg)
         built = range(self.out_indices[-1] + 1)
         self.stages = nn.ModuleList(build_stage(self.arch, index, with_cp, norm_cfg) for index in built)
-        for module in self.modules():
-            if isinstance(module, (SS2D, Conv2d)):
-                module.backend = scan_backend
+        set_backend(self, scan_backend)
         self.training_graph = None  # see graph_training
         self.deploy = False
         if deploy:
@@ -316,13 +136,19 @@ class MobileMamba(BaseModule):
                 outs.append(x.contiguous())  # mmcv's RoIAlign, for one, reads no other format rightly
         return tuple(outs)
 
-    def switch_to_deploy(self):
-        """Fold, for inference, what can be folded; a second call changes nothing.
+    @property
+    def is_deployed(self):
+        """Whether the parameters are those of the deployed form; not with norm layers that do not fold."""
+        return self.deploy and not any(isinstance(module, ConvBN) for module in self.modules())
 
-        Batch norm, the shortcut around a depthwise convolution and the channel scales go into the
-        convolutions, exactly: in float64, rounded once. In evaluation the outputs stay the same, to
+    def switch_to_deploy(self):
+        """Switch to the deployed form, for inference; a second call changes nothing.
+
+        Batch norm, the shortcut around a depthwise convolution and the channel scales are folded into the
+        convolutions, exactly: in float64, rounded once. Their kernels compute ReLU, SiLU and the other
+        shortcuts, too, see :class:`~.layers.FusedConv2d`. In evaluation the outputs stay the same, to
         rounding; trained further, it would be another network. Norm layers other than batch norm stay.
-        A checkpoint of this form is loaded with ``deploy=True``.
+        A checkpoint of the deployed form is loaded with ``deploy=True``.
         """
         if not self.deploy:
             with folding(self):
@@ -358,33 +184,24 @@ class MobileMamba(BaseModule):
                 one.region = region
 
     def init_weights(self):
-        """Initialise as in the paper, unless it is a form for inference, then as ``init_cfg`` says.
+        """Initialise as in the paper, unless it is deployed, then as ``init_cfg`` says.
+
+        A new network is initialised as in the paper already; this draws again.
 
         Raises:
             CheckpointError: If a ``Pretrained`` checkpoint does not fit completely.
         """
-        if self.is_init:
-            return super().init_weights()  # which says that once is enough
-        if not self.deploy:
-            self._init_from_scratch()
         init_cfg = self.init_cfg
-        self.init_cfg, pretrained = split_pretrained(init_cfg)
+        others, pretrained = split_pretrained(init_cfg)
+        steps = [] if self.deploy else [dict(type=MobileMambaInit)]
+        steps += others
+        if pretrained is not None:
+            steps.append(dict(type=MobileMambaPretrainedInit, **pretrained))
+        self.init_cfg = steps
         try:
             super().init_weights()
         finally:
             self.init_cfg = init_cfg
-        if pretrained is not None:
-            self.is_init = False  # not before the checkpoint has been loaded
-            load_pretrained(self, **pretrained)
-            self.is_init = True
-
-    def _init_from_scratch(self):
-        for module in self.modules():
-            if hasattr(module, 'reset_parameters'):
-                module.reset_parameters()
-        for module in self.modules():
-            if isinstance(module, (Block, FFN)):
-                module.zero_init_residuals()
 
     def train(self, mode=True):
         """Set the mode, keeping frozen stages, and norms with ``norm_eval``, in evaluation."""
@@ -441,29 +258,3 @@ def in_fast_format(x):
     if x.device.type == 'cpu' or (x.is_cuda and halves):
         return x.contiguous(memory_format=torch.channels_last)
     return x
-
-
-def residual_dwconv(channels, norm_cfg):
-    """x + BN(3 x 3 depthwise convolution of x)."""
-    return Residual(ConvBN(channels, channels, 3, groups=channels, norm_cfg=norm_cfg))
-
-
-def build_stem(in_channels, channels, norm_cfg):
-    """Four 3 x 3 convolutions of stride 2: (N, in_channels, H, W) -> (N, channels, H / 16, W / 16)."""
-    widths = (in_channels, channels // 8, channels // 4, channels // 2, channels)
-    layers = []
-    for before, after in zip(widths, widths[1:]):
-        layers += [ConvBN(before, after, 3, stride=2, norm_cfg=norm_cfg), nn.ReLU(inplace=True)]
-    return Stem(*layers[:-1])
-
-
-def build_stage(arch, index, with_cp, norm_cfg):
-    """Stage ``index`` of an ``arch`` with all its fields."""
-    dims, depths, kernel_size = arch['embed_dims'], arch['depths'], arch['kernel_sizes'][index]
-    first, last = sum(depths[:index]), max(sum(depths) - 1, 1)
-    blocks = [
-        Block(stage_splits(arch, index), kernel_size, arch['drop_path_rate'] * number / last, norm_cfg)
-        for number in range(first, first + depths[index])
-    ]
-    downsample = Downsample(dims[index - 1], dims[index], norm_cfg) if index else nn.Identity()
-    return Stage(downsample, blocks, with_cp)

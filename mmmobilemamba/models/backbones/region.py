@@ -25,7 +25,7 @@ def compilable(method):
     @wraps(method)
     def call(module, *inputs):
         region = module.region
-        if region is None or not region.serves(module):
+        if region is None or not region.serves(module) or isinstance(inputs[0], torch.fx.Proxy):
             return method(module, *inputs)
         return region.run(module, *inputs)
 

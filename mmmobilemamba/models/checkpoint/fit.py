@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 
 def is_deployed(backbone: MobileMamba) -> bool:
-    """Whether a backbone has the form for inference, batch norms folded into the convolutions."""
-    return not hasattr(backbone.stem[0], 'bn')
+    """Whether a backbone is in its deployed form, batch norms folded into the convolutions."""
+    return backbone.is_deployed
 
 
 def check_form(folded: bool, wanted: bool, part: str, or_else: str | None = None) -> None:

@@ -1,5 +1,6 @@
-"""Convolution that takes what follows it along."""
+"""Convolution with the kernels of this package, and one that also computes what follows it."""
 
+import torch
 from torch import Tensor, nn
 
 from mmmobilemamba.ops import conv2d
@@ -7,6 +8,8 @@ from mmmobilemamba.ops.backends import WITH_CPP
 from mmmobilemamba.ops.cpu import can_run
 from mmmobilemamba.ops.cpu.conv import find_kernel, kernel_of, lay_out
 from mmmobilemamba.ops.epilogue import apply_epilogue
+
+torch.fx.wrap('conv2d')  # one node in a graph of torch.fx, as it looks at sizes and devices
 
 
 class Conv2d(nn.Conv2d):
@@ -23,12 +26,11 @@ class Conv2d(nn.Conv2d):
         self.backend = 'auto'
         self.laid_out = False
 
-    def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
-        """activation(conv(x)) + shortcut: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in_channels, H, W) -> (N, out_channels, H', W')."""
         if self.is_changed():
-            return apply_epilogue(super().forward(x), activation, shortcut)
-        rest = (self.stride[0], self.groups, activation, shortcut, self.backend)
-        return conv2d(x, self.weight, self.bias, *rest)
+            return super().forward(x)
+        return conv2d(x, self.weight, self.bias, self.stride[0], self.groups, backend=self.backend)
 
     def is_changed(self):
         """Whether somebody has given it a dilation, say, since it was made."""
@@ -58,3 +60,36 @@ class Conv2d(nn.Conv2d):
         super()._load_from_state_dict(*args, **kwargs)
         if self.laid_out:  # weights that were assigned instead of copied are as they come
             self.lay_out()
+
+
+class FusedConv2d(Conv2d):
+    """A convolution of the deployed form, whose kernel also computes what follows it.
+
+    Args:
+        in_channels, out_channels, kernel_size, stride, groups, bias: As in :class:`Conv2d`.
+        activation (str, optional): ``'relu'`` or ``'silu'``. Defaults to None.
+        adds_shortcut (bool): Add a second input to the output, after the activation. Defaults to False.
+    """
+
+    def __init__(self, *args, activation=None, adds_shortcut=False, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.activation = activation
+        self.adds_shortcut = adds_shortcut
+
+    def forward(self, x: Tensor, shortcut=None) -> Tensor:
+        """activation(conv(x)) + shortcut: (N, in_channels, H, W) -> (N, out_channels, H', W').
+
+        Raises:
+            TypeError: If there is no shortcut to add, or one that is not added.
+            ValueError: If the shortcut has another shape than the output.
+        """
+        if self.adds_shortcut != (shortcut is not None):
+            raise TypeError(f'This convolution adds {"a" if self.adds_shortcut else "no"} shortcut.')
+        if self.is_changed():
+            return apply_epilogue(nn.Conv2d.forward(self, x), self.activation, shortcut)
+        rest = (self.stride[0], self.groups, self.activation, shortcut, self.backend)
+        return conv2d(x, self.weight, self.bias, *rest)
+
+    def extra_repr(self):
+        """What follows the convolution, too."""
+        return f'{super().extra_repr()}, activation={self.activation}, adds_shortcut={self.adds_shortcut}'

@@ -3,14 +3,12 @@
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
-from mmmobilemamba.ops.epilogue import apply_epilogue
-
 from .conv import Conv2d
 from .fold import can_fold, fold_norm
 
 
 class ConvBN(nn.Module):
-    """Bias-free 2D convolution and a norm layer; an activation and a shortcut may follow.
+    """Bias-free 2D convolution and a norm layer.
 
     The norm layer is called ``bn`` whatever ``norm_cfg`` asks for, so that checkpoints keep
     their names and recipes that single out ``norm`` keep their meaning.
@@ -39,10 +37,10 @@ class ConvBN(nn.Module):
                 f'makes none. Add affine=True or choose another type, such as BN, SyncBN or GN.'
             )
 
-    def forward(self, x: Tensor, activation=None, shortcut=None) -> Tensor:
+    def forward(self, x: Tensor) -> Tensor:
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
-        return apply_epilogue(self.bn(self.conv(x)), activation, shortcut)
+        return self.bn(self.conv(x))
 
     def folded(self):
-        """One convolution where the norm layer is batch norm; otherwise as it is."""
-        return fold_norm(self.conv, self.bn) if can_fold(self.bn) else self
+        """One convolution where both are what they were made as and the norm is batch norm."""
+        return fold_norm(self.conv, self.bn) if type(self.conv) is Conv2d and can_fold(self.bn) else self

@@ -1,4 +1,4 @@
-"""Exact folds for inference: batch norm and channel scales into the convolution before them.
+"""Exact folds: batch norm, channel scales, activations and shortcuts into the convolution before them.
 
 All arithmetic is in float64, on the device of the weights. What is folded stays so until
 :func:`folding` rounds it, once. Source: section 3.3 of https://arxiv.org/abs/2101.03697 for batch
@@ -13,15 +13,18 @@ from mmcv.cnn.bricks import wrappers
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from .conv import Conv2d
+from .conv import Conv2d, FusedConv2d
 
 # Others, such as those that standardise their weights, may do more with them than convolve.
 PLAIN = (Conv2d, nn.Conv2d, nn.ConvTranspose2d, wrappers.Conv2d, wrappers.ConvTranspose2d)
+FUSED = {nn.ReLU: 'relu', nn.SiLU: 'silu'}  # names of the activations that a convolution takes along
+# What others may have changed of a convolution since it was made, as those do who dilate a backbone.
+GEOMETRY = ('stride', 'padding', 'dilation', 'padding_mode', '_reversed_padding_repeated_twice')
 
 
 @torch.no_grad()
 def fold(module):
-    """The form that a module has for inference, its children replaced by theirs.
+    """The deployed form of a module, its children replaced by theirs.
 
     A module knows its own form through a method ``folded()``, which is called once those of its
     children are in place, and may return the module itself.
@@ -120,6 +123,43 @@ def fold_identity(conv):
     weight = conv.weight.double().clone()  # float64 is its own double
     weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2] += 1
     return with_weights(conv, weight, conv.bias)
+
+
+def fuse(conv, activation=None, adds_shortcut=False):
+    """A convolution with the weights of another one that also computes what follows it.
+
+    Args:
+        conv (Conv2d): Stays as it is.
+        activation (str, optional): See :class:`FusedConv2d`.
+        adds_shortcut (bool): Likewise.
+
+    Returns:
+        FusedConv2d: With the parameters of ``conv``.
+    """
+    sizes = conv.in_channels, conv.out_channels, conv.kernel_size[0], 1, conv.groups
+    with torch.device('meta'):  # without weights, to which it would draw random numbers
+        fused = FusedConv2d(*sizes, bias=False, activation=activation, adds_shortcut=adds_shortcut)
+    fused.weight, fused.bias = conv.weight, conv.bias
+    for name in GEOMETRY:
+        setattr(fused, name, getattr(conv, name))
+    fused.backend, fused.laid_out = conv.backend, conv.laid_out
+    return fused.train(conv.training)
+
+
+def fuse_activation(module, conv, act):
+    """Put an activation into the convolution before it, in place; ``nn.Identity`` keeps its place.
+
+    Nothing changes where one of both is another module than the networks of this package have there.
+
+    Args:
+        module (nn.Module): Their parent.
+        conv (str): Name of the convolution in it.
+        act (str): Name of the activation.
+    """
+    source, activation = getattr(module, conv), FUSED.get(type(getattr(module, act)))
+    if type(source) is Conv2d and activation:
+        setattr(module, conv, fuse(source, activation))
+        setattr(module, act, nn.Identity())
 
 
 def keeps_channels(module):

@@ -1,12 +1,11 @@
 """MK-DeConv: multi-kernel depthwise convolution."""
 
 import torch
-import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from torch import Tensor, nn
 
 from .conv import Conv2d
-from .fold import can_fold, fold_norm, norm_affine
+from .fold import can_fold, fold_norm, fuse, norm_affine
 
 
 class MKDeConv(nn.Module):
@@ -16,17 +15,20 @@ class MKDeConv(nn.Module):
         super().__init__()
         self.dwconv = Conv2d(channels, channels, kernel_size, groups=channels, bias=False)
         self.bn1 = build_norm_layer(norm_cfg, channels)[1]
+        self.act = nn.ReLU()
         self.scale = ChannelScale(channels)
         self.bn2 = build_norm_layer(norm_cfg, channels)[1]
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        x = F.relu(self.bn1(self.dwconv(x)))
+        x = self.act(self.bn1(self.dwconv(x)))
         return self.bn2(self.scale(x))
 
     def folded(self):
-        """The form for inference; as it is where a norm layer is none that folds."""
-        return FoldedMKDeConv(self) if can_fold(self.bn1) and can_fold(self.bn2) else self
+        """The deployed form; as it is where a norm layer is none that folds, or a part was replaced."""
+        parts = type(self.dwconv), type(self.act), type(self.scale)
+        as_made = parts == (Conv2d, nn.ReLU, ChannelScale)
+        return FoldedMKDeConv(self) if as_made and can_fold(self.bn1) and can_fold(self.bn2) else self
 
 
 class ChannelScale(nn.Conv2d):
@@ -44,11 +46,11 @@ class ChannelScale(nn.Conv2d):
 
 
 class FoldedMKDeConv(nn.Module):
-    """MK-DeConv for inference: a convolution, ReLU and an affine map of each channel."""
+    """MK-DeConv in the deployed form: a convolution with ReLU, and an affine map of each channel."""
 
     def __init__(self, source):
         super().__init__()
-        self.dwconv = fold_norm(source.dwconv, source.bn1)
+        self.dwconv = fuse(fold_norm(source.dwconv, source.bn1), 'relu')
         scale, shift = norm_affine(source.bn2)
         scale = scale * source.scale.weight.double().flatten()
         trained = source.scale.weight.requires_grad
@@ -57,4 +59,4 @@ class FoldedMKDeConv(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        return torch.addcmul(self.shift, self.dwconv(x, 'relu'), self.scale)
+        return torch.addcmul(self.shift, self.dwconv(x), self.scale)

@@ -9,8 +9,7 @@ class Residual(nn.Module):
     """x + fn(x).
 
     Args:
-        fn (nn.Module): Called as ``fn(x, shortcut=x)``, it adds the shortcut where its own work ends, so
-            that a convolution can do it on the way.
+        fn (nn.Module): Keeps the shape of its input.
     """
 
     def __init__(self, fn):
@@ -19,8 +18,26 @@ class Residual(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Shape of ``x`` and ``fn(x)``, which are the same."""
-        return self.fn(x, shortcut=x)
+        return x + self.fn(x)
 
     def folded(self):
-        """One convolution where ``fn`` is a depthwise one; otherwise as it is."""
-        return fold_identity(self.fn) if keeps_channels(self.fn) else self
+        """One convolution where ``fn`` is a depthwise one; where ``fn`` can add the shortcut, it does."""
+        if keeps_channels(self.fn):
+            return fold_identity(self.fn)
+        return FoldedResidual(self.fn.with_shortcut()) if hasattr(self.fn, 'with_shortcut') else self
+
+
+class FoldedResidual(nn.Module):
+    """x + fn(x) in the deployed form.
+
+    Args:
+        fn (nn.Module): Called as ``fn(x, x)``; its last convolution adds the second input.
+    """
+
+    def __init__(self, fn):
+        super().__init__()
+        self.fn = fn
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Shape of ``x``."""
+        return self.fn(x, x)

@@ -10,12 +10,16 @@ from mmmobilemamba.ops import norm_gate, selective_scan
 
 from .conv import Conv2d
 from .conv_bn import ConvBN
+from .fold import fuse_activation
+
+for leaf in ('at_least_float32', 'norm_gate', 'selective_scan'):
+    torch.fx.wrap(leaf)  # one node in a graph of torch.fx, as they look at sizes, types and devices
 
 DIRECTIONS = 2
 
 
 class SS2D(nn.Module):
-    """State-space branch of WTE-Mamba: gate(scan(conv(in_proj(x)))), state size 1.
+    """State-space branch of WTE-Mamba: gate(scan(silu(conv(in_proj(x))))), state size 1.
 
     With E = 2 * channels the inner width and R = ceil(channels / 16) the rank of the step size,
     ``x_proj_weight`` (2, R + 2, E) gives each direction its step, B and C, and ``dt_proj_weight``
@@ -38,12 +42,13 @@ class SS2D(nn.Module):
         self.dt_rank = math.ceil(channels / 16)
         self.in_proj = ConvBN(channels, 2 * inner, norm_cfg=norm_cfg)
         self.dwconv = Conv2d(inner, inner, 3, groups=inner)
+        self.act = nn.SiLU()
         self.x_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, self.dt_rank + 2, inner))
         self.dt_proj_weight = nn.Parameter(torch.empty(DIRECTIONS, inner, self.dt_rank))
         self.dt_proj_bias = nn.Parameter(torch.empty(DIRECTIONS, inner))
         self.A_log = nn.Parameter(torch.empty(DIRECTIONS * inner, 1))
         self.D = nn.Parameter(torch.empty(DIRECTIONS * inner))
-        self.out_norm = nn.LayerNorm(inner)
+        self.out_norm = GatedLayerNorm(inner)
         self.out_proj = ConvBN(inner, channels, norm_cfg=norm_cfg)
         self.reset_parameters()
 
@@ -59,16 +64,41 @@ class SS2D(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
         u, z = self.in_proj(x).chunk(2, dim=1)
-        u = self.dwconv(u, 'silu')
+        u = self.act(self.dwconv(u))
         y = self.scan(u.flatten(2).transpose(1, 2))
-        norm, gate = self.out_norm, z.flatten(2).transpose(1, 2)
-        y = norm_gate(y, norm.weight, norm.bias, norm.eps, gate, self.backend)
+        y = self.out_norm(y, z.flatten(2).transpose(1, 2))
         # In this order, as a batch of one would else lose the memory format.
         return self.out_proj(y.unflatten(1, z.shape[2:]).permute(0, 3, 1, 2))
 
     def scan(self, u: Tensor) -> Tensor:
         """Project the step sizes, B and C, and scan: (N, L, E) -> (N, L, E), at least float32."""
         x_dbl = F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(2, (DIRECTIONS, -1))
-        A = -torch.exp(self.A_log.to(torch.promote_types(self.A_log.dtype, torch.float32)))
+        A = -torch.exp(at_least_float32(self.A_log))
         A, D = A.view(DIRECTIONS, -1), self.D.view(DIRECTIONS, -1)
         return selective_scan(u, x_dbl, self.dt_proj_weight, A, D, self.dt_proj_bias, self.backend)
+
+    def folded(self):
+        """With the SiLU in the convolution."""
+        fuse_activation(self, 'dwconv', 'act')
+        return self
+
+
+class GatedLayerNorm(nn.LayerNorm):
+    """Layer norm of one input, times the SiLU of another.
+
+    Attributes:
+        backend (str): Of :func:`~mmmobilemamba.ops.norm_gate`; ``'auto'`` unless changed.
+    """
+
+    def __init__(self, channels):
+        super().__init__(channels)
+        self.backend = 'auto'
+
+    def forward(self, y: Tensor, z: Tensor) -> Tensor:
+        """(N, L, E) and the gate (N, L, E) -> (N, L, E), in the type of the gate."""
+        return norm_gate(y, self.weight, self.bias, self.eps, z, self.backend)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    """In float32, or float64 if it is."""
+    return x.to(torch.promote_types(x.dtype, torch.float32))

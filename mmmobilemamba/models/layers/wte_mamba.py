@@ -1,5 +1,7 @@
 """WTE-Mamba: wavelet transform-enhanced Mamba."""
 
+import copy
+
 import torch
 from torch import Tensor, nn
 
@@ -11,6 +13,9 @@ from .ss2d import SS2D
 
 NUM_BANDS = 4
 
+for leaf in ('depthwise_conv2d', 'haar_dwt', 'haar_filter', 'haar_idwt'):
+    torch.fx.wrap(leaf)  # one node in a graph of torch.fx, as they look at sizes and devices
+
 
 class WTEMamba(nn.Module):
     """Global branch: wavelet transform-enhanced Mamba.
@@ -18,11 +23,15 @@ class WTEMamba(nn.Module):
     The scan sees the whole map, the depthwise convolution on the wavelet sub-bands its fine
     edges; both are scaled channel by channel and added. The weights and the scale of the wavelet branch
     are in the authors' order, in which the four sub-bands of a channel are neighbours.
+
+    Attributes:
+        backend (str): Of the Haar transforms; ``'auto'`` unless changed.
     """
 
     def __init__(self, channels, kernel_size, norm_cfg):
         super().__init__()
         bands = NUM_BANDS * channels
+        self.backend = 'auto'
         self.ss2d = SS2D(channels, norm_cfg)
         self.wavelet_conv = BandConv(bands, kernel_size)
         self.base_scale = nn.Parameter(torch.empty(1, channels, 1, 1))
@@ -36,57 +45,68 @@ class WTEMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        backend = self.ss2d.backend
-        bands = self.wavelet_conv(haar_dwt(x, backend), self.wavelet_scale, backend)
-        return haar_idwt(bands, self.base_scale * self.ss2d(x), backend)
+        bands = self.wavelet_conv(haar_dwt(x, self.backend))
+        scale = band_after_band(self.wavelet_scale.flatten()).view(1, -1, 1, 1)
+        bands = scale.to(bands.dtype) * bands
+        return haar_idwt(bands, self.base_scale * self.ss2d(x), self.backend)
 
     def folded(self):
-        """The form for inference; as it is where the norm layer of ``ss2d`` is none that folds."""
-        return FoldedWTEMamba(self) if isinstance(self.ss2d.out_proj, nn.Conv2d) else self
+        """The deployed form; as it is where ``ss2d`` ends in no convolution, or a part was replaced."""
+        parts = type(self.ss2d), type(self.wavelet_conv)
+        as_made = parts == (SS2D, BandConv) and type(self.ss2d.out_proj) is Conv2d
+        return FoldedWTEMamba(self) if as_made else self
 
 
 class BandConv(nn.Conv2d):
-    """Depthwise convolution on the bands of :func:`haar_dwt`, for :func:`haar_idwt`, scaled.
+    """Depthwise convolution on the bands of :func:`haar_dwt`, for :func:`haar_idwt`.
 
     The weights are (4C, 1, k, k), the four bands of a channel adjacent, as in the authors' checkpoints.
+
+    Attributes:
+        backend (str): Of :func:`~mmmobilemamba.ops.depthwise_conv2d`; ``'auto'`` unless changed.
     """
 
     def __init__(self, bands, kernel_size):
         super().__init__(bands, bands, kernel_size, padding=kernel_size // 2, groups=bands, bias=False)
+        self.backend = 'auto'
 
-    def forward(self, bands: Tensor, scale: Tensor, backend='auto') -> Tensor:
-        """(N, 4C, H, W), scale (1, 4C, 1, 1) -> (N, 4C, H, W)."""
-        return depthwise_conv2d(bands, band_weight(self.weight, scale), backend=backend)
+    def forward(self, bands: Tensor) -> Tensor:
+        """(N, 4C, H, W) -> (N, 4C, H, W)."""
+        return depthwise_conv2d(bands, band_weight(self.weight), backend=self.backend)
 
 
-def band_weight(weight: Tensor, scale: Tensor) -> Tensor:
+def band_weight(weight: Tensor) -> Tensor:
     """Weights (4C, 1, k, k) of the orthonormal transform, for one with the bands one after the other.
 
     A quarter of them makes up for the transforms, each of which is twice the orthonormal one.
     """
-    weight = weight * (scale.view(-1, 1, 1, 1) / NUM_BANDS)
-    return weight.unflatten(0, (-1, NUM_BANDS)).transpose(0, 1).flatten(0, 1)
+    return band_after_band(weight / NUM_BANDS)
+
+
+def band_after_band(x: Tensor) -> Tensor:
+    """From the authors' order, the four bands of a channel adjacent, to that of the maps: (4C, ...)."""
+    return x.unflatten(0, (-1, NUM_BANDS)).transpose(0, 1).flatten(0, 1)
 
 
 class FoldedWTEMamba(nn.Module):
-    """WTE-Mamba for inference: both scales are in the convolutions, whose bands follow one another."""
+    """WTE-Mamba in the deployed form: both scales are in the convolutions, whose bands follow one another."""
 
     def __init__(self, source):
         super().__init__()
-        self.ss2d = source.ss2d
+        self.backend = source.backend
+        self.ss2d = copy.deepcopy(source.ss2d)
         self.ss2d.out_proj = fold_affine(self.ss2d.out_proj, source.base_scale.flatten())
         weight = source.wavelet_conv.weight
         bands, _, *kernel_size = weight.shape
         with torch.device('meta'):  # without weights, to which it would draw random numbers
             self.wavelet_conv = Conv2d(bands, bands, kernel_size[0], groups=bands, bias=False)
-        self.wavelet_conv.backend = self.ss2d.backend
-        scaled = band_weight(weight.double(), source.wavelet_scale.double())
+        self.wavelet_conv.backend = source.wavelet_conv.backend
+        scaled = band_weight(weight.double() * source.wavelet_scale.double().view(-1, 1, 1, 1))
         self.wavelet_conv.weight = nn.Parameter(scaled, requires_grad=weight.requires_grad)
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        backend = self.ss2d.backend
-        if backend == 'export':
+        if self.backend == 'export':
             return haar_filter(x, self.wavelet_conv.weight, self.ss2d(x))
-        bands = self.wavelet_conv(haar_dwt(x, backend))
-        return haar_idwt(bands, self.ss2d(x), backend)
+        bands = self.wavelet_conv(haar_dwt(x, self.backend))
+        return haar_idwt(bands, self.ss2d(x), self.backend)

@@ -1,0 +1,83 @@
+"""Multi-receptive field feature interaction (MRFFI), the token mixer of MobileMamba."""
+
+import torch
+from torch import Tensor, nn
+
+from .conv import Conv2d
+from .conv_bn import ConvBN
+from .fold import fuse
+from .mk_deconv import MKDeConv
+from .wte_mamba import WTEMamba
+
+
+class Mixer(nn.Module):
+    """Multi-receptive field feature interaction (MRFFI).
+
+    The channels are split into a global part (WTE-Mamba), a local part (MK-DeConv) and a part
+    that passes unchanged, in this order.
+
+    Args:
+        splits (tuple[int, int, int]): Channels of the three parts; the last may be 0.
+        kernel_size (int): Kernel of the wavelet convolution and of the local branch.
+        norm_cfg (dict): Norm layer.
+    """
+
+    def __init__(self, splits, kernel_size, norm_cfg):
+        super().__init__()
+        self.splits = splits
+        self.global_op = WTEMamba(splits[0], kernel_size, norm_cfg)
+        self.local_op = MKDeConv(splits[1], kernel_size, norm_cfg)
+        self.act = nn.ReLU()
+        self.proj = ConvBN(sum(splits), sum(splits), norm_cfg=norm_cfg)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, C, H, W)."""
+        return self.proj(self.act(mix(x, self.splits, self.global_op, self.local_op)))
+
+    def folded(self):
+        """The deployed form; with a projection that did not fold, as it is."""
+        if type(self.proj) is not Conv2d:
+            return self
+        return FoldedMixer(self.splits, self.global_op, self.local_op, self.act, self.proj)
+
+
+class FoldedMixer(nn.Module):
+    """Mixer in the deployed form, whose projection adds the shortcut if there is one.
+
+    Args:
+        splits, global_op, local_op, act, proj: Of the mixer, folded.
+        adds_shortcut (bool): Whether the projection adds a shortcut. Defaults to False.
+    """
+
+    def __init__(self, splits, global_op, local_op, act, proj, adds_shortcut=False):
+        super().__init__()
+        self.splits = splits
+        self.global_op, self.local_op, self.act = global_op, local_op, act
+        self.proj = fuse(proj, adds_shortcut=adds_shortcut)
+
+    def forward(self, x: Tensor, shortcut=None) -> Tensor:
+        """(N, C, H, W), and a shortcut of that shape if one is added -> (N, C, H, W)."""
+        return self.proj(self.act(mix(x, self.splits, self.global_op, self.local_op)), shortcut)
+
+    def with_shortcut(self):
+        """The same, adding a shortcut."""
+        parts = self.splits, self.global_op, self.local_op, self.act, self.proj
+        return FoldedMixer(*parts, adds_shortcut=True)
+
+
+def mix(x, splits, global_op, local_op):
+    """The global part, the local part and the rest, each after its operation, concatenated again.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        splits (tuple[int, int, int]): Channels of the three parts; the last may be 0.
+        global_op, local_op (Callable): Keep the shape of the first two.
+
+    Returns:
+        Tensor: (N, C, H, W).
+    """
+    global_part, local_part, identity = x.split(splits, dim=1)
+    parts = [global_op(global_part), local_op(local_part)]
+    if splits[2]:  # an empty part would turn the map to channels first
+        parts.append(identity)
+    return torch.cat(parts, dim=1)
