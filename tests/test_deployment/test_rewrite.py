@@ -57,10 +57,10 @@ def test_wider_local_part(local_ratio):
     before = mixer.splits
     assert before[1] == (9 if local_ratio == 0.2 else 1) and before[2] > 0
     x = torch.randn(2, sum(before), 9, 7, dtype=torch.float64)
-    expected = mixer(x)
+    expected = mixer(x, x)
     widen_local_part(mixer)
     assert mixer.splits == (before[0], before[1] + before[2], 0)
-    assert relative_error(mixer(x), expected) < 1e-12
+    assert relative_error(mixer(x, x), expected) < 1e-12
 
 
 def test_exported_program():

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmobilemamba import MobileMamba
+from mmmobilemamba.models import set_backend
 from mmmobilemamba.models.backbones.arch import ARCHS, resolve_arch, stage_splits
 from mmmobilemamba.models.backbones.blocks import Block
 from mmmobilemamba.models.backbones.recompute import frozen_statistics
@@ -200,9 +201,12 @@ def test_every_parameter_gets_a_gradient(out_indices):
         assert parameter.grad.isfinite().all(), name
 
 
-def test_initialisation():
+@pytest.mark.parametrize('again', [False, True])
+def test_initialisation(again):
+    """The paper's, whether ``init_weights`` is called or not."""
     backbone = MobileMamba('b1')
-    backbone.init_weights()
+    if again:
+        backbone.init_weights()
     zero = {name for name, p in backbone.named_parameters() if name.endswith('bn.weight') and not p.any()}
     expected = set()
     for s, depth in enumerate((2, 3, 2)):
@@ -240,6 +244,41 @@ def test_init_cfg_of_other_kinds_comes_on_top():
     backbone.init_weights()
     assert (backbone.stem[0].conv.weight == 0.5).all()
     assert not backbone.stages[0].blocks[0].dw0.fn.bn.weight.any()
+
+
+def test_the_log_of_the_initialisation_is_true(tmp_path, monkeypatch):
+    """What mmengine logs: how each parameter whose mean changed got its value."""
+    path = tmp_path / 'weights.pth'
+    torch.save(small().state_dict(), path)
+    names = ['stem.0.conv.weight', 'stages.0.blocks.0.dw0.fn.bn.weight']
+    constant = dict(type='Constant', layer='Linear', val=0.5)  # of which there is none
+    pretrained = dict(type='Pretrained', checkpoint=str(path))
+    found = {}
+    for kind, init_cfg in dict(none=None, constant=constant, pretrained=pretrained).items():
+        backbone = MobileMamba(SMALL, init_cfg=init_cfg)
+        parameters = dict(backbone.named_parameters())
+
+        def note(self, kind=kind, parameters=parameters):
+            found[kind] = [self._params_init_info[parameters[name]]['init_info'] for name in names]
+
+        monkeypatch.setattr(MobileMamba, '_dump_init_info', note)
+        backbone.init_weights()
+        assert backbone.is_init and backbone.init_cfg == init_cfg
+    as_in_the_paper = 'Initialized by MobileMambaInit, as in the paper'
+    for kind in ('none', 'constant'):
+        assert found[kind][0] == as_in_the_paper
+        assert found[kind][1].startswith('The value is the same')  # it was zero before
+    assert found['pretrained'] == [f'Loaded from {path}'] * 2
+
+
+def test_the_backend_of_other_modules_stays():
+    network = nn.Sequential(small(), nn.Identity())
+    network[1].backend = 'theirs'
+    set_backend(network, 'naive')
+    assert network[1].backend == 'theirs'
+    assert {m.backend for m in network[0].modules() if hasattr(m, 'backend')} == {'naive'}
+    with pytest.raises(ValueError, match="backend 'theirs' is not one of"):
+        set_backend(network, 'theirs')
 
 
 def test_wavelet_is_not_part_of_the_state():
