@@ -74,9 +74,8 @@ def select_backend(
     check_backend(backend)
     if operation not in OPERATIONS:
         raise ValueError(f"operation '{operation}' is not one of {sorted(OPERATIONS)}.")
-    if operation == 'scan':
-        candidates = BACKENDS if backend == 'auto' else (backend,)
-    else:
+    candidates: tuple[str, ...] = BACKENDS if backend == 'auto' else (backend,)
+    if operation != 'scan':
         candidates = (*(name for name in BACKENDS[:2] if backend in ('auto', name)), 'torch')
     passed_over = {}
     for name in candidates:
