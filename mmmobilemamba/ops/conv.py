@@ -11,7 +11,7 @@ from .cpu.conv import conv2d_cpp, find_kernel
 from .cpu.library import can_run
 from .epilogue import apply_epilogue, check_activation
 from .shapes import evenly_spaced
-from .tracing import is_traced_or_transformed
+from .tracing import CAN_DETECT, is_traced_or_transformed
 from .triton.conv import can_run as can_use_triton
 from .triton.conv import conv2d_triton
 
@@ -111,7 +111,8 @@ def wants_padding(x, weight, groups):
     They take channels in multiples of 8; for others, such as those of the stem, cuDNN copies what a
     convolution reads and writes. A compiler makes the padding part of what comes before it.
     """
-    if not (x.is_cuda and torch.compiler.is_compiling()) or groups > 1 or weight.shape[2] == 1:
+    is_compiled = CAN_DETECT and torch.compiler.is_compiling()
+    if not (x.is_cuda and is_compiled) or groups > 1 or weight.shape[2] == 1:
         return False
     dtype = torch.get_autocast_dtype('cuda') if torch.is_autocast_enabled('cuda') else x.dtype
     is_half = dtype in (torch.float16, torch.bfloat16)

@@ -95,7 +95,7 @@ def _backward(ctx, grad):
     return grad_x, grad_weight, grad_bias, None
 
 
-def _save_grad_input(ctx, inputs, output):
+def _save_gradient(ctx, inputs, output):
     *tensors, _, ctx.stride = inputs
     ctx.save_for_backward(*tensors)
 
@@ -106,11 +106,6 @@ def _backward_grad_input(ctx, upstream):
     grad_grad = depthwise_conv(upstream, weight, None, ctx.stride) if needs[0] else None
     grad_weight = _grad_weight(grad, upstream, weight, ctx.stride) if needs[1] else None
     return grad_grad, grad_weight, None, None
-
-
-def _save_grad_weight(ctx, inputs, output):
-    *tensors, _, ctx.stride = inputs
-    ctx.save_for_backward(*tensors)
 
 
 def _backward_grad_weight(ctx, upstream):
@@ -135,10 +130,10 @@ OPERATORS = dict(
     depthwise_conv=(_forward_cpu, _forward_cuda, _fake_forward, _save_forward, _backward),
     depthwise_conv_act=(_forward_cpu, _forward_cuda, _fake_forward),
     depthwise_conv_grad_input=(
-        _grad_input_cpu, _grad_input_cuda, _fake_grad_input, _save_grad_input, _backward_grad_input,
+        _grad_input_cpu, _grad_input_cuda, _fake_grad_input, _save_gradient, _backward_grad_input,
     ),
     depthwise_conv_grad_weight=(
-        _grad_weight_cpu, _grad_weight_cuda, _fake_grad_weight, _save_grad_weight, _backward_grad_weight,
+        _grad_weight_cpu, _grad_weight_cuda, _fake_grad_weight, _save_gradient, _backward_grad_weight,
     ),
 )  # fmt: skip
 
