@@ -22,6 +22,7 @@ largest of these sizes, or of that which ``--picture`` gets.
 """
 
 import argparse
+import math
 import sys
 from collections import Counter
 from functools import partial
@@ -37,7 +38,7 @@ from mmmobilemamba import MobileMamba
 from mmmobilemamba.deployment import pipeline
 from mmmobilemamba.deployment.errors import DeploymentError
 from mmmobilemamba.models.arch import ARCHS
-from mmmobilemamba.models.layers import SS2D, FoldedWTEMamba, WTEMamba
+from mmmobilemamba.models.layers import SS2D, ChannelScale, FoldedWTEMamba, WTEMamba
 
 
 class RawForward(nn.Module):
@@ -67,6 +68,11 @@ def count_haar(counter, name, _, inputs, __):
     counter[name] += 2 * 4 * batch * channels * (height + height % 2) * (width + width % 2)
 
 
+def count_channel_scale(counter, name, _, inputs, __):
+    """Forward hook of a ChannelScale, whose input is (N, C, H, W): adds a multiplication an element."""
+    counter[name] += math.prod(map(int, inputs[0].shape))
+
+
 def count_flops(model, images, data_samples=None):
     """Run a model once and count.
 
@@ -79,12 +85,14 @@ def count_flops(model, images, data_samples=None):
         tuple[Counter, dict[str, int]]: FLOPs of every module by its name, '' for the whole; and of that,
         ``'scan'``, ``'Haar transforms'`` and ``'wavelet convolutions'``.
     """
-    scans, transforms, hooks = Counter(), Counter(), []
+    scans, transforms, scales, hooks = Counter(), Counter(), Counter(), []
     for name, module in model.named_modules():
         if isinstance(module, SS2D):
             hooks.append(module.register_forward_hook(partial(count_scan, scans, name)))
         if isinstance(module, (WTEMamba, FoldedWTEMamba)):
             hooks.append(module.register_forward_hook(partial(count_haar, transforms, name)))
+        if isinstance(module, ChannelScale):
+            hooks.append(module.register_forward_hook(partial(count_channel_scale, scales, name)))
     analyzer = FlopAnalyzer(RawForward(model.eval(), data_samples), images)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
     with torch.no_grad():
@@ -93,7 +101,7 @@ def count_flops(model, images, data_samples=None):
         hook.remove()
 
     flops = Counter({name.partition('.')[2]: count for name, count in counted.items() if name})
-    for name, more in (scans + transforms).items():
+    for name, more in (scans + transforms + scales).items():
         path = name.split('.')
         for length in range(len(path) + 1):
             flops['.'.join(path[:length])] += more

@@ -4,7 +4,7 @@ from .conv_bn import ConvBN
 from .ffn import FFN, FoldedFFN
 from .fold import PLAIN, can_fold, fold, fold_norm, fold_norm_before, folding, fuse, fuse_activation
 from .mixer import FoldedMixer, Mixer
-from .mk_deconv import FoldedMKDeConv, MKDeConv
+from .mk_deconv import ChannelScale, FoldedMKDeConv, MKDeConv
 from .residual import FoldedResidual, Residual
 from .squeeze_excite import SqueezeExcite
 from .ss2d import SS2D
@@ -14,6 +14,7 @@ __all__ = [
     'FFN',
     'PLAIN',
     'SS2D',
+    'ChannelScale',
     'Conv2d',
     'ConvBN',
     'FoldedFFN',
