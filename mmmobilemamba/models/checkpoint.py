@@ -148,7 +148,7 @@ def is_ours(state_dict):
 
 
 def is_fused(state_dict):
-    """Whether batch norms are folded into the convolutions, for inference, in the authors' layout or ours."""
+    """Whether batch norms are folded into the convolutions, in the authors' layout or ours."""
     return any(re.match(FUSED, key) for key in state_dict)
 
 
@@ -156,7 +156,7 @@ def check_form(folded, wanted, part, or_else=None):
     """Compare the form of a checkpoint with that of the network.
 
     Args:
-        folded (bool): Whether the checkpoint is folded for inference.
+        folded (bool): Whether the checkpoint is in the deployed form.
         wanted (bool): Whether the network is.
         part (str): What it is, in words.
         or_else (str, optional): What else than folded it may be, where its keys do not tell.
@@ -167,13 +167,13 @@ def check_form(folded, wanted, part, or_else=None):
     if folded and not wanted:
         doubt = f' (or was {or_else}: then build it without them, too)' if or_else else ''
         raise CheckpointError(
-            f'The {part} of this checkpoint is folded for inference, which cannot be undone: build it with '
+            f'The {part} of this checkpoint is in the deployed form, which cannot be undone: build it with '
             f'deploy=True, or load the checkpoint from which it was made{doubt}.'
         )
     if wanted and not folded:
         raise CheckpointError(
-            f'The {part} is built with deploy=True, but this checkpoint is not folded: build it with '
-            f'deploy=False, load, and call switch_to_deploy(), or fold the file with '
+            f'The {part} is built with deploy=True, but this checkpoint is not: build it with '
+            f'deploy=False, load, and call switch_to_deploy(), or deploy the file with '
             f'tools/model_converters/reparameterize_model.py.'
         )
 
@@ -257,7 +257,7 @@ def describe(state_dict):
         return f'no MobileMamba (its first keys: {keys})'
     archs = '/'.join(name.upper() for name in guess_archs(part)) or 'of unknown size'
     layout = "in the authors' layout" if is_authors(part) else 'in the layout of this package'
-    fused = ', folded for inference' if is_fused(part) else ''
+    fused = ', in the deployed form' if is_fused(part) else ''
     return f'a MobileMamba {archs} {layout}{fused}'
 
 
