@@ -110,7 +110,7 @@ def without(sd, key):
 
 
 BROKEN = dict(
-    fused=(fused, r'MobileMamba T2 .* folded for inference.*cannot be undone'),
+    fused=(fused, r'MobileMamba T2 .* in the deployed form.*cannot be undone'),
     other_arch=(lambda sd: authors_checkpoint('t4'), r'of another shape: .*looks like a MobileMamba T4 '),
     missing=(
         lambda sd: without(sd, 'blocks1.0.dw0.m.c.weight'),

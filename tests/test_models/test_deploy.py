@@ -1,4 +1,4 @@
-"""The form for inference: each fold alone, whole networks, and checkpoints of either form."""
+"""The deployed form: each fold alone, whole networks, and checkpoints of either form."""
 
 import copy
 import pickle
@@ -286,17 +286,19 @@ def test_other_norms_stay():
 @pytest.mark.parametrize('strict', [True, False])
 def test_wrong_form_is_an_error(strict):
     plain, folded = MobileMamba(SMALL).state_dict(), folded_checkpoint()
-    with pytest.raises(CheckpointError, match=r'this checkpoint is folded .* build it with deploy=True'):
+    with pytest.raises(
+        CheckpointError, match=r'this checkpoint is in the deployed form, .* build it with deploy=True'
+    ):
         MobileMamba(SMALL).load_state_dict(folded, strict=strict)
     part = {key: value for key, value in folded.items() if key.startswith('stages.')}
     with pytest.raises(CheckpointError, match='which cannot be undone'):
         MobileMamba(SMALL).load_state_dict(part, strict=strict)
-    with pytest.raises(CheckpointError, match=r'deploy=True, .* call switch_to_deploy\(\), or fold'):
+    with pytest.raises(CheckpointError, match=r'deploy=True, .* call switch_to_deploy\(\), or deploy'):
         MobileMamba(SMALL, deploy=True).load_state_dict(plain, strict=strict)
 
 
 def test_authors_file_into_a_folded_network():
-    with pytest.raises(CheckpointError, match='built with deploy=True, but this checkpoint is not folded'):
+    with pytest.raises(CheckpointError, match='built with deploy=True, but this checkpoint is not'):
         MobileMamba('t2', deploy=True).load_state_dict(authors_checkpoint('t2'))
 
 
@@ -307,7 +309,7 @@ def test_init_cfg(tmp_path):
     backbone = MobileMamba(SMALL, out_indices=(0, 1, 2), deploy=True, init_cfg=init_cfg)
     backbone.init_weights()
     assert torch.equal(backbone.stem[0].weight, folded_checkpoint()['stem.0.weight'])
-    with pytest.raises(CheckpointError, match='is folded for inference'):
+    with pytest.raises(CheckpointError, match='is in the deployed form'):
         MobileMamba(SMALL, init_cfg=init_cfg).init_weights()
     fresh = MobileMamba(SMALL, deploy=True)
     fresh.init_weights()
@@ -316,7 +318,7 @@ def test_init_cfg(tmp_path):
 
 def test_described():
     assert describe(folded_checkpoint('t2')) == (
-        'a MobileMamba T2 in the layout of this package, folded for inference'
+        'a MobileMamba T2 in the layout of this package, in the deployed form'
     )
 
 
@@ -345,7 +347,7 @@ def test_head(heads):
 
 def test_head_and_checkpoints_of_the_other_form(heads, tmp_path):
     head, folded = heads
-    with pytest.raises(CheckpointError, match='The head of this checkpoint is folded'):
+    with pytest.raises(CheckpointError, match='The head of this checkpoint is in the deployed form'):
         head.load_state_dict(folded.state_dict())
     torch.save(dict(state_dict=head.state_dict()), tmp_path / 'head.pth')
     with pytest.raises(CheckpointError, match='The head is built with deploy=True'):
@@ -378,7 +380,7 @@ def test_neck():
         assert torch.equal(out, same)
     with pytest.raises(CheckpointError, match='The neck is built with deploy=True'):
         built.load_state_dict(before)
-    with pytest.raises(CheckpointError, match='The neck of this checkpoint is folded'):
+    with pytest.raises(CheckpointError, match='The neck of this checkpoint is in the deployed form'):
         make_neck(BN).load_state_dict(neck.state_dict())
 
 

@@ -75,7 +75,7 @@ def test_portions_by_hand():
 
 
 def test_folded():
-    """The form for inference has the same scans and wavelets, and no batch norm."""
+    """The deployed form has the same scans and wavelets, and no batch norm."""
     config = find_config('mobilemamba/mobilemamba-t2_8xb128_in1k.py')
     flops, portions, _ = count(config, (192, 192))
     config.merge_from_dict({'model.backbone.deploy': True, 'model.head.deploy': True})

@@ -89,7 +89,7 @@ def test_what_is_refused(tmp_path, capsys):
             tool.main([str(config), trained, str(path)])
         assert message in capsys.readouterr().err
     tool.main([str(config), trained, str(out)])
-    with pytest.raises(SystemExit, match=r'was not folded.*is folded for inference, which cannot be undone'):
+    with pytest.raises(SystemExit, match=r'was not folded.*is in the deployed form, which cannot be undone'):
         tool.main([str(config), str(out), str(tmp_path / 'twice.pth')])
     with pytest.raises(SystemExit, match=r'none.pth was not folded'):
         tool.main([str(config), str(tmp_path / 'none.pth'), str(tmp_path / 'twice.pth')])

@@ -178,7 +178,7 @@ def check_checkpoint(config, path):
     """
     content = fetch_checkpoint(path)
     if is_fused(backbone_part(content.get('state_dict', content))):
-        raise CheckpointError(f'{path} is folded for inference; give the one that it was made from.')
+        raise CheckpointError(f'{path} is in the deployed form; give the one that it was made from.')
     build.load_model(config, path)
 
 

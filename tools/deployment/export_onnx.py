@@ -49,7 +49,7 @@ def parse_args(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('config', help='config file of the network')
-    parser.add_argument('checkpoint', type=Path, help='its checkpoint, folded for inference or not')
+    parser.add_argument('checkpoint', type=Path, help='its checkpoint, in the deployed form or not')
     parser.add_argument('out', type=Path, help='where to write, a name that ends in .onnx or .pt2')
     parser.add_argument(
         '--size',

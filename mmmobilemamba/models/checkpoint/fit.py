@@ -25,7 +25,7 @@ def check_form(folded: bool, wanted: bool, part: str, or_else: str | None = None
     """Compare the form of a checkpoint with that of the network.
 
     Args:
-        folded (bool): Whether the checkpoint is folded for inference.
+        folded (bool): Whether the checkpoint is in the deployed form.
         wanted (bool): Whether the network is.
         part (str): What it is, in words.
         or_else (str, optional): What else than folded it may be, where its keys do not tell.
@@ -36,13 +36,13 @@ def check_form(folded: bool, wanted: bool, part: str, or_else: str | None = None
     if folded and not wanted:
         doubt = f' (or was {or_else}: then build it without them, too)' if or_else else ''
         raise CheckpointError(
-            f'The {part} of this checkpoint is folded for inference, which cannot be undone: build it with '
+            f'The {part} of this checkpoint is in the deployed form, which cannot be undone: build it with '
             f'deploy=True, or load the checkpoint from which it was made{doubt}.'
         )
     if wanted and not folded:
         raise CheckpointError(
-            f'The {part} is built with deploy=True, but this checkpoint is not folded: build it with '
-            f'deploy=False, load, and call switch_to_deploy(), or fold the file with '
+            f'The {part} is built with deploy=True, but this checkpoint is not: build it with '
+            f'deploy=False, load, and call switch_to_deploy(), or deploy the file with '
             f'tools/model_converters/reparameterize_model.py.'
         )
 

@@ -27,7 +27,7 @@ def is_ours(state_dict: Mapping[str, Tensor]) -> bool:
 
 
 def is_fused(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether batch norms are folded into the convolutions, for inference, in the authors' layout or ours."""
+    """Whether batch norms are folded into the convolutions, in the authors' layout or ours."""
     return any(re.match(FUSED, key) for key in state_dict)
 
 
@@ -70,5 +70,5 @@ def describe(state_dict: Mapping[str, Tensor]) -> str:
         return f'no MobileMamba (its first keys: {keys})'
     archs = '/'.join(name.upper() for name in guess_archs(part)) or 'of unknown size'
     layout = "in the authors' layout" if is_authors(part) else 'in the layout of this package'
-    fused = ', folded for inference' if is_fused(part) else ''
+    fused = ', in the deployed form' if is_fused(part) else ''
     return f'a MobileMamba {archs} {layout}{fused}'

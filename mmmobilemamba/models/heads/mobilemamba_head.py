@@ -11,7 +11,7 @@ from ..layers import fold_norm_before, folding
 
 @MODELS.register_module()
 class MobileMambaClsHead(LeViTClsHead):
-    """mmpretrain's LeViTClsHead without distillation, able to be built in its form for inference.
+    """mmpretrain's LeViTClsHead without distillation, able to be built in its deployed form.
 
     With ``deploy=True``, that of mmpretrain 1.2.0 fails with ``TypeError: switch_to_deploy() takes 1
     positional argument but 2 were given``. Parameters and their names are the same.

@@ -29,8 +29,8 @@ class DeconvFPN(FPN):
         out_channels (int): Channels of every output.
         num_outs (int): Number of outputs, with the finer and the coarser levels.
         num_extra_trans_convs (int): Number of finer levels; 0 gives mmdet's FPN. Defaults to 1.
-        deploy (bool): Build the form for inference, see :meth:`switch_to_deploy`, for checkpoints of that
-            form. Defaults to False.
+        deploy (bool): Build the deployed form, see :meth:`switch_to_deploy`, for checkpoints of that form.
+            Defaults to False.
         **kwargs: Other arguments of :class:`mmdet.models.necks.FPN`, the coarser levels among them.
 
     Raises:
