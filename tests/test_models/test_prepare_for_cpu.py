@@ -13,6 +13,7 @@ from mmmobilemamba.models.prepare_for_cpu import CALLS, PackedConv2d, Rememberin
 from mmmobilemamba.ops import cpu
 
 from ..conftest import authors_checkpoint, golden, image_for, relative_error
+from ..helpers import randomise
 
 packs = torch.backends.mkldnn.is_available()
 pytestmark = pytest.mark.skipif(not packs, reason='this PyTorch comes without oneDNN')
@@ -42,7 +43,7 @@ def test_authors_features():
 @torch.no_grad()
 @pytest.mark.parametrize('size', [(1, 3, 64, 64), (3, 3, 65, 98)])
 def test_other_sizes(size):
-    backbone = MobileMamba('t2').eval()
+    backbone = randomise(MobileMamba('t2'))
     prepared = prepare_for_cpu(backbone, torch.rand(1, 3, 96, 128))
     image = image_for(size)
     assert relative_error(prepared(image)[0], backbone(image)[0]) < 1e-5
@@ -109,7 +110,7 @@ def test_a_convolution_is_a_network():
 
 @torch.no_grad()
 def test_all_is_packed_where_the_kernels_are_not_wanted():
-    backbone = MobileMamba('t2', scan_backend='torch').eval()
+    backbone = randomise(MobileMamba('t2', scan_backend='torch'))
     image = image_for((1, 3, 64, 64))
     prepared = prepare_for_cpu(backbone, image)
     assert not [m for m in prepared.modules() if isinstance(m, nn.Conv2d)]

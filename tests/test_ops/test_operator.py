@@ -10,7 +10,7 @@ from mmmobilemamba.ops.backends import AS_OPERATOR
 from mmmobilemamba.ops.selective_scan.operator import SelectiveScan
 
 from ..conftest import relative_error
-from .test_selective_scan import arguments
+from ..helpers import arguments, randomise
 
 pytestmark = pytest.mark.skipif(select_backend().backend != 'cpp', reason='the operator has no kernel here')
 needs_operator = pytest.mark.skipif(not AS_OPERATOR, reason='needs torch 2.4')
@@ -114,8 +114,7 @@ def train_once(forward, backbone, x):
 @pytest.mark.slow
 def test_compiled_as_one_graph():
     """With the backend of a real compiler left out: what is tested is that the graph is whole, and right."""
-    backbone = MobileMamba('t2')
-    backbone.init_weights()
+    backbone = randomise(MobileMamba('t2'))
     x = torch.randn(2, 3, 96, 64)
     compiled = torch.compile(backbone, fullgraph=True, backend='aot_eager')
     backbone.eval()
@@ -132,8 +131,7 @@ def test_compiled_as_one_graph():
 @needs_operator
 @pytest.mark.slow
 def test_exported_program():
-    backbone = MobileMamba('t2').eval()
-    backbone.init_weights()
+    backbone = randomise(MobileMamba('t2'))
     x = torch.randn(2, 3, 64, 96)
     program = torch.export.export(backbone, (x,))
     names = [str(node.target) for node in program.graph.nodes]
@@ -144,7 +142,7 @@ def test_exported_program():
 
 def test_traced_graphs_have_no_operator_of_ours():
     """What torch.jit.trace makes runs in C++ and on phones, where there is no Python."""
-    backbone = MobileMamba('t2').eval()
+    backbone = randomise(MobileMamba('t2'))
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         traced = torch.jit.trace(backbone, x)
