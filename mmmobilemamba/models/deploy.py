@@ -1,7 +1,9 @@
 """The deployed form of a whole model."""
 
+from torch import nn
 
-def deploy(model):
+
+def deploy(model: nn.Module) -> list[str]:
     """Switch every part of a model that has a ``switch_to_deploy`` to its deployed form, in place.
 
     Parts of this package that have one are MobileMamba, MobileMambaClsHead and DeconvFPN. A part that is

@@ -1,5 +1,7 @@
 """Preparation of a network for inference on a CPU, with what does not depend on the image done beforehand."""
 
+from __future__ import annotations
+
 import copy
 
 import torch
@@ -18,7 +20,7 @@ CALLS = 64  # that a convolution remembers; those of a detector meet hundreds of
 
 
 @torch.no_grad()
-def prepare_for_cpu(model, image):
+def prepare_for_cpu(model: nn.Module, image: Tensor) -> nn.Module:
     """A copy of a network for inference on this CPU, with images of one size.
 
     The copy is deployed (``switch_to_deploy``), in evaluation and without gradients. Its plain convolutions
@@ -66,7 +68,7 @@ def prepare_for_cpu(model, image):
     return model[0]
 
 
-def input_sizes(model, image):
+def input_sizes(model: nn.Module, image: Tensor) -> dict[nn.Conv2d, torch.Size]:
     """Sizes that convolutions without a kernel meet with an image (dict[nn.Conv2d, torch.Size])."""
     sizes = {}
 
@@ -122,7 +124,7 @@ class RememberingConv2d(PreparedConv2d):
         call = self.calls.get(key) or self.remember(key, x)
         return call(x, *shortcut) if call else self.conv(x, *shortcut)
 
-    def remember(self, key, x):
+    def remember(self, key: tuple, x: Tensor) -> PreparedConv | None:
         """The call of the kernel for such maps, or None if there is none."""
         conv = self.conv
         kernel = conv.find_kernel(x)
@@ -151,7 +153,7 @@ class PackedConv2d(PreparedConv2d):
         weight = conv.weight.detach().to_mkldnn()
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, size)
 
-    def forward(self, x: Tensor, shortcut=None) -> Tensor:
+    def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
         """As the convolution: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
         out = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, *self.geometry, 'none', [], ''

@@ -144,7 +144,7 @@ class GraphedNetwork(PreparedModule):
         return image.to(self.dtype, memory_format=self.memory_format, copy=True)
 
 
-def copy_as(dtype, x):
+def copy_as(dtype: torch.dtype, x: Tensor) -> Tensor:
     """A copy of a tensor, in a type if it is of a floating one."""
     return x.to(dtype, copy=True) if x.is_floating_point() else x.clone()
 

@@ -7,7 +7,7 @@ A scan raises an error if a named backend cannot run; the other operations fall 
 """
 
 from importlib.util import find_spec
-from typing import NamedTuple
+from typing import NamedTuple, Optional, Union
 
 import torch
 from torch import Tensor
@@ -32,7 +32,7 @@ class Choice(NamedTuple):
     passed_over: dict  # names of the faster ones, with the reasons
 
 
-def check_backend(backend):
+def check_backend(backend: str) -> None:
     """Make sure that there is such a backend, here or elsewhere.
 
     Raises:
@@ -44,13 +44,18 @@ def check_backend(backend):
         )
 
 
-def available_backends(device='cpu', dtype=torch.float32) -> tuple[str, ...]:
+def available_backends(
+    device: Union[str, torch.device] = 'cpu', dtype: torch.dtype = torch.float32
+) -> tuple[str, ...]:
     """Names that ``backend`` of the scan accepts for such tensors, beside ``'auto'``; the fastest first."""
     return tuple(name for name in BACKENDS if why_not(name, 'scan', device, dtype) is None)
 
 
 def select_backend(
-    backend: str = 'auto', device='cpu', dtype=torch.float32, operation: str = 'scan'
+    backend: str = 'auto',
+    device: Union[str, torch.device] = 'cpu',
+    dtype: torch.dtype = torch.float32,
+    operation: str = 'scan',
 ) -> Choice:
     """The backend that a call with ``backend`` uses for tensors on ``device`` of ``dtype``.
 
@@ -86,7 +91,9 @@ def select_backend(
     raise RuntimeError(f"backend '{backend}' cannot run: {reason}. backend='auto' chooses one that can.")
 
 
-def why_not(backend, operation, device, dtype):
+def why_not(
+    backend: str, operation: str, device: Union[str, torch.device], dtype: torch.dtype
+) -> Optional[str]:
     """Why a backend cannot run an operation for such tensors (str), or None.
 
     Args:
@@ -112,7 +119,7 @@ def why_not(backend, operation, device, dtype):
     return None
 
 
-def why_not_called_directly(operation, dtype):
+def why_not_called_directly(operation: str, dtype: torch.dtype) -> Optional[str]:
     """Why C++ kernels that are only called past PyTorch's dispatcher cannot run (str), or None."""
     if not tracing.CAN_DETECT:
         return why_not_detected()
@@ -125,7 +132,7 @@ def why_not_called_directly(operation, dtype):
     return 'autocast is on, under which convolutions run in its type' if autocasts() else None
 
 
-def why_not_triton(operation, dtype):
+def why_not_triton(operation: str, dtype: torch.dtype) -> Optional[str]:
     """Why the kernels in Triton cannot run for tensors on a GPU (str), or None."""
     if find_spec('triton') is None:
         return 'Triton is not installed; PyTorch for CUDA brings it on Linux (pip install triton)'
@@ -140,7 +147,7 @@ def why_not_triton(operation, dtype):
     return None if operation != 'depthwise_conv' or tracing.CAN_DETECT else why_not_detected()
 
 
-def why_not_detected():
+def why_not_detected() -> str:
     """Which names of PyTorch tell whether a call is traced or transformed, and are missing (str)."""
     return (
         f'torch {torch.__version__} has no {", ".join(tracing.MISSING)}, by which calls that are traced or '
@@ -154,7 +161,7 @@ def _name(dtype):
 
 if hasattr(torch.amp, 'is_autocast_available'):  # since PyTorch 2.4, as is the argument
 
-    def autocasts():
+    def autocasts() -> bool:
         """Whether autocast is on for CPUs, under which convolutions run in its type."""
         return torch.is_autocast_enabled('cpu')
 
@@ -163,7 +170,7 @@ else:
 
 
 @torch.compiler.assume_constant_result  # a compiled graph has the choice, not the way to it
-def resolve(backend, device_type, dtype):
+def resolve(backend: str, device_type: str, dtype: torch.dtype) -> str:
     """Name of the backend of a scan, as :func:`select_backend` chooses it (str)."""
     return select_backend(backend, device_type, dtype).backend
 

@@ -105,7 +105,7 @@ def depthwise_conv2d(
     return F.conv2d(x, weight, bias, stride, weight.shape[2] // 2, groups=groups)
 
 
-def wants_padding(x, weight, groups):
+def wants_padding(x: Tensor, weight: Tensor, groups: int) -> bool:
     """Whether to add channels of zeros for the tensor cores of a GPU (bool).
 
     They take channels in multiples of 8; for others, such as those of the stem, cuDNN copies what a
@@ -119,7 +119,7 @@ def wants_padding(x, weight, groups):
     return is_half and x.stride(1) == 1 and any(channels % EIGHT for channels in weight.shape[:2])
 
 
-def padded_conv(x, weight, bias, stride):
+def padded_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor], stride: int) -> Tensor:
     """``F.conv2d`` with channels of zeros up to multiples of 8, which are left out of the result."""
     outputs, inputs, side = weight.shape[:3]
     x = F.pad(x, (0, 0, 0, 0, 0, -inputs % EIGHT))
@@ -128,7 +128,7 @@ def padded_conv(x, weight, bias, stride):
     return out if bias is None else out + bias.view(1, -1, 1, 1).to(out.dtype)
 
 
-def pointwise_conv(x, weight, bias):
+def pointwise_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
     """``F.conv2d`` with all pixels as 16 or more images of one row, where that is a view and saves time.
 
     With fewer images PyTorch leaves a pointwise convolution on a CPU to a matrix product, which is slower,

@@ -1,13 +1,15 @@
 """What may follow a convolution: an activation, and then a shortcut that is added."""
 
 from functools import partial
+from typing import Optional
 
 import torch.nn.functional as F
+from torch import Tensor
 
 ACTIVATIONS = dict(relu=partial(F.relu, inplace=True), silu=F.silu)
 
 
-def check_activation(activation):
+def check_activation(activation: Optional[str]) -> None:
     """Make sure that there is such an activation.
 
     Raises:
@@ -17,7 +19,7 @@ def check_activation(activation):
         raise ValueError(f'activation must be None or one of {sorted(ACTIVATIONS)}, not {activation!r}.')
 
 
-def apply_epilogue(x, activation, shortcut):
+def apply_epilogue(x: Tensor, activation: Optional[str], shortcut: Optional[Tensor]) -> Tensor:
     """``activation(x) + shortcut`` of the shape of ``x``, where either may be None; may change ``x``.
 
     Raises:
@@ -31,7 +33,7 @@ def apply_epilogue(x, activation, shortcut):
     return shortcut + x
 
 
-def check_shortcut(shortcut, shape):
+def check_shortcut(shortcut: Tensor, shape: tuple[int, ...]) -> None:
     """Make sure that a shortcut has the shape of the output.
 
     Raises:

@@ -41,7 +41,7 @@ def haar_dwt(x: Tensor, backend: str = 'auto') -> Tensor:
     return haar_dwt_torch(x)
 
 
-def haar_dwt_torch(x):
+def haar_dwt_torch(x: Tensor) -> Tensor:
     """:func:`haar_dwt` in PyTorch."""
     pixels = pad_to_even(x).permute(0, 2, 3, 1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
     top, bottom = pixels.unbind(2)
@@ -75,7 +75,7 @@ def haar_idwt(bands: Tensor, base: Tensor, backend: str = 'auto') -> Tensor:
     return haar_idwt_torch(bands, base)
 
 
-def haar_idwt_torch(bands, base):
+def haar_idwt_torch(bands: Tensor, base: Tensor) -> Tensor:
     """:func:`haar_idwt` in PyTorch."""
     average, rows, columns, diagonal = bands.permute(0, 2, 3, 1).chunk(4, dim=3)
     top, bottom = average + rows, average - rows

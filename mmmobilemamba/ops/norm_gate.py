@@ -45,7 +45,7 @@ def norm_gate(
     return norm_gate_torch(y, weight, bias, eps, z)
 
 
-def norm_gate_torch(y, weight, bias, eps, z):
+def norm_gate_torch(y: Tensor, weight: Tensor, bias: Tensor, eps: float, z: Tensor) -> Tensor:
     """:func:`norm_gate` in PyTorch."""
     y = F.layer_norm(y, weight.shape, weight.to(y.dtype), bias.to(y.dtype), eps)
     return y.to(z.dtype) * F.silu(z)

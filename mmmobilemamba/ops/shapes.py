@@ -1,14 +1,18 @@
 """Shapes and strides of feature maps, which the forms for all devices share."""
 
+from collections.abc import Sequence
+from typing import Optional
+
 import torch
+from torch import Tensor
 
 
-def half_size(height, width):
+def half_size(height: int, width: int) -> tuple[int, int]:
     """Lines and columns (int, int) of the bands of a Haar transform."""
     return (height + 1) // 2, (width + 1) // 2
 
 
-def check_bands(bands, shape):
+def check_bands(bands: Tensor, shape: Sequence[int]) -> None:
     """Make sure that bands are those of a map of ``shape``, (N, C, H, W).
 
     Raises:
@@ -23,7 +27,7 @@ def check_bands(bands, shape):
         )
 
 
-def check_gate(y, weight, bias, z):
+def check_gate(y: Tensor, weight: Tensor, bias: Tensor, z: Tensor) -> None:
     """Make sure that the shapes of a gate's inputs fit.
 
     Raises:
@@ -36,7 +40,7 @@ def check_gate(y, weight, bias, z):
         )
 
 
-def evenly_spaced(x):
+def evenly_spaced(x: Tensor) -> Optional[int]:
     """The one stride (int) that leads through the pixels of all images of (N, C, H, W), or None.
 
     The strides of sides of 1 say nothing.

@@ -15,7 +15,7 @@ MISSING = tuple(f'{owner.__name__}.{name}' for owner, name in _NEEDED if not has
 CAN_DETECT = not MISSING
 
 
-def is_traced_or_transformed():
+def is_traced_or_transformed() -> bool:
     """Whether what is computed now is being recorded or transformed (bool).
 
     That is compilation, export, tracing, a dispatch mode, a transform of ``torch.func`` and differentiation

@@ -31,7 +31,7 @@ PACKAGES = {
 }
 
 
-def collect_env():
+def collect_env() -> dict[str, str]:
     """Versions, the machine, and what computes the operations of this package here.
 
     Returns:
@@ -50,7 +50,7 @@ def collect_env():
     return env
 
 
-def installed_version(names):
+def installed_version(names: tuple[str, ...]) -> str:
     """Version of the first of some distributions that is installed (str), or that none is."""
     for name in names:
         try:
@@ -60,7 +60,7 @@ def installed_version(names):
     return 'not installed'
 
 
-def describe_compiler():
+def describe_compiler() -> str:
     """The compiler that would build the kernels, in the first line of what it says about itself (str)."""
     try:
         command = find_compiler()
@@ -71,7 +71,7 @@ def describe_compiler():
     return f'{" ".join(command)}: {first}'
 
 
-def describe_kernels():
+def describe_kernels() -> str:
     """The library of C++ kernels with its instruction set and threads, or why there is none (str)."""
     reason = cpu.why_not()
     if reason is not None:
@@ -81,14 +81,14 @@ def describe_kernels():
     return f'{find_library()}, instruction set {cpu.INSTRUCTION_SETS[best]}, {threads}'
 
 
-def describe_choice(operation, device):
+def describe_choice(operation: str, device: str) -> str:
     """What :func:`~mmmobilemamba.ops.select_backend` chooses in float32, and why nothing faster (str)."""
     choice = select_backend(device=device, operation=operation)
     reasons = '; '.join(f'not {name}: {reason}' for name, reason in choice.passed_over.items())
     return f'{choice.backend} ({reasons})' if reasons else choice.backend
 
 
-def main():
+def main() -> None:
     """Print one line for each entry."""
     print_log('\n'.join(f'{name}: {value}' for name, value in collect_env().items()))
 

@@ -25,7 +25,7 @@ class Stem(nn.Sequential):
             x = layer(x)
         return x
 
-    def folded(self):
+    def folded(self) -> nn.Module:
         """With each ReLU in the convolution before it; it keeps its place, as checkpoints count it."""
         for index in range(len(self) - 1):
             fuse_activation(self, str(index), str(index + 1))
@@ -51,7 +51,7 @@ class PatchMerging(nn.Module):
         x = self.act2(self.conv2(x))
         return self.conv3(self.se(x))
 
-    def folded(self):
+    def folded(self) -> nn.Module:
         """With each ReLU in the convolution before it."""
         fuse_activation(self, 'conv1', 'act1')
         fuse_activation(self, 'conv2', 'act2')
@@ -109,7 +109,7 @@ class Block(nn.Module):
         y = self.mixer(y)
         return self.ffn1(self.dw1(y))
 
-    def zero_init_residuals(self):
+    def zero_init_residuals(self) -> None:
         """Let the branches start at zero that are not FFNs, which see to it themselves."""
         for branch in (self.dw0.fn, self.mixer.fn.proj, self.dw1.fn):
             nn.init.zeros_(branch.bn.weight)
@@ -141,12 +141,12 @@ class Stage(nn.Module):
         return x
 
 
-def residual_dwconv(channels, norm_cfg):
+def residual_dwconv(channels: int, norm_cfg: dict) -> Residual:
     """x + BN(3 x 3 depthwise convolution of x)."""
     return Residual(ConvBN(channels, channels, 3, groups=channels, norm_cfg=norm_cfg))
 
 
-def build_stem(in_channels, channels, norm_cfg):
+def build_stem(in_channels: int, channels: int, norm_cfg: dict) -> Stem:
     """Four 3 x 3 convolutions of stride 2: (N, in_channels, H, W) -> (N, channels, H / 16, W / 16)."""
     widths = (in_channels, channels // 8, channels // 4, channels // 2, channels)
     layers = []
@@ -155,7 +155,7 @@ def build_stem(in_channels, channels, norm_cfg):
     return Stem(*layers[:-1])
 
 
-def build_stage(arch, index, with_cp, norm_cfg):
+def build_stage(arch: dict, index: int, with_cp: bool, norm_cfg: dict) -> Stage:
     """Stage ``index`` of an ``arch`` with all its fields."""
     dims, depths, kernel_size = arch['embed_dims'], arch['depths'], arch['kernel_sizes'][index]
     first, last = sum(depths[:index]), max(sum(depths) - 1, 1)

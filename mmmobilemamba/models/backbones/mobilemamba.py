@@ -5,6 +5,7 @@ Checkpoints and recipes of the authors: https://github.com/lewandofskee/MobileMa
 """
 
 from numbers import Integral
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule
@@ -137,11 +138,11 @@ class MobileMamba(BaseModule):
         return tuple(outs)
 
     @property
-    def is_deployed(self):
+    def is_deployed(self) -> bool:
         """Whether the parameters are those of the deployed form; not with norm layers that do not fold."""
         return self.deploy and not any(isinstance(module, ConvBN) for module in self.modules())
 
-    def switch_to_deploy(self):
+    def switch_to_deploy(self) -> None:
         """Switch to the deployed form, for inference; a second call changes nothing.
 
         Batch norm, the shortcut around a depthwise convolution and the channel scales are folded into the
@@ -156,7 +157,7 @@ class MobileMamba(BaseModule):
             self.deploy = True
             self.train(self.training)  # new modules, too
 
-    def compile_regions(self, evaluation=False, **options):
+    def compile_regions(self, evaluation: bool = False, **options: Any) -> None:
         """Compile the stem, the downsamples and the blocks with ``torch.compile``, at their next use.
 
         The blocks of a stage share what is compiled: B1 takes six graphs in training. Parameters, buffers,
@@ -183,7 +184,7 @@ class MobileMamba(BaseModule):
             for one in alike:
                 one.region = region
 
-    def init_weights(self):
+    def init_weights(self) -> None:
         """Initialise as in the paper, unless it is deployed, then as ``init_cfg`` says.
 
         A new network is initialised as in the paper already; this draws again.
@@ -193,7 +194,7 @@ class MobileMamba(BaseModule):
         """
         init_cfg = self.init_cfg
         others, pretrained = split_pretrained(init_cfg)
-        steps = [] if self.deploy else [dict(type=MobileMambaInit)]
+        steps: list[Any] = [] if self.deploy else [dict(type=MobileMambaInit)]
         steps += others
         if pretrained is not None:
             steps.append(dict(type=MobileMambaPretrainedInit, **pretrained))
@@ -203,7 +204,7 @@ class MobileMamba(BaseModule):
         finally:
             self.init_cfg = init_cfg
 
-    def train(self, mode=True):
+    def train(self, mode: bool = True) -> 'MobileMamba':
         """Set the mode, keeping frozen stages, and norms with ``norm_eval``, in evaluation."""
         super().train(mode)
         self._freeze_stages()
@@ -213,7 +214,7 @@ class MobileMamba(BaseModule):
                     module.eval()
         return self
 
-    def get_layer_depth(self, param_name, prefix=''):
+    def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
         """Layer of a parameter, for layer-wise learning-rate decay, as in mmpretrain.
 
         The stem is layer 0 and every block one more, the first of a stage together with the stage's
@@ -252,7 +253,7 @@ class MobileMamba(BaseModule):
         adapt_classifier(self, state_dict, prefix)
 
 
-def in_fast_format(x):
+def in_fast_format(x: Tensor) -> Tensor:
     """In channels-last where that is faster: on a CPU, and for the tensor cores of a GPU. (N, C, H, W)."""
     halves = x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled()
     if x.device.type == 'cpu' or (x.is_cuda and halves):

@@ -1,11 +1,12 @@
 """Activation checkpointing that leaves batch statistics alone."""
 
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 
-def frozen_statistics(module):
+def frozen_statistics(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
     """Contexts for forward and for the recomputation of ``torch.utils.checkpoint``.
 
     The recomputation runs the module a second time, which would update its running statistics

@@ -5,10 +5,12 @@ a stage are alike, so that one compiled function, which takes the block as an ar
 Source: https://docs.pytorch.org/tutorials/recipes/regional_compilation.html.
 """
 
+from collections.abc import Callable
 from functools import wraps
 from types import FunctionType
 
 import torch
+from torch import nn
 
 from mmmobilemamba.ops.tracing import is_traced_or_transformed
 
@@ -16,7 +18,7 @@ from mmmobilemamba.ops.tracing import is_traced_or_transformed
 FIRST_VERSION = (2, 5)
 
 
-def compilable(method):
+def compilable(method: Callable) -> Callable:
     """Let a method of a module run in the compiled form that :class:`Region` has set, if it has set one.
 
     The module's class has an attribute ``region``, which is None until then.
@@ -59,7 +61,7 @@ class Region:
         function = FunctionType(code, method.__globals__, code.co_name, None, method.__closure__)
         self.run = torch.compile(function, **options)
 
-    def serves(self, module):
+    def serves(self, module: nn.Module) -> bool:
         """Whether to run the compiled form: not in a trace or an export, which compile for themselves."""
         return (module.training or self.evaluation) and not is_traced_or_transformed()
 
@@ -70,7 +72,7 @@ class Region:
         return Region, self.arguments
 
 
-def check_version():
+def check_version() -> None:
     """Make sure that this PyTorch can compile by region.
 
     Raises:

@@ -1,5 +1,7 @@
 """What computes the layers of this package."""
 
+from torch import nn
+
 from mmmobilemamba.ops import check_backend
 
 from .conv import Conv2d
@@ -9,7 +11,7 @@ from .wte_mamba import BandConv, FoldedWTEMamba, WTEMamba
 WITH_BACKEND = (SS2D, GatedLayerNorm, Conv2d, BandConv, WTEMamba, FoldedWTEMamba)
 
 
-def set_backend(network, name):
+def set_backend(network: nn.Module, name: str) -> None:
     """Choose what computes the layers of this package in a network, in place.
 
     Args:

@@ -1,5 +1,7 @@
 """Convolution with the kernels of this package, and one that also computes what follows it."""
 
+from typing import Optional
+
 import torch
 from torch import Tensor, nn
 
@@ -32,19 +34,19 @@ class Conv2d(nn.Conv2d):
             return super().forward(x)
         return conv2d(x, self.weight, self.bias, self.stride[0], self.groups, backend=self.backend)
 
-    def is_changed(self):
+    def is_changed(self) -> bool:
         """Whether somebody has given it a dilation, say, since it was made."""
         side = self.kernel_size[0]
         made = (self.stride[0], self.stride[0]), (side // 2, side // 2), (1, 1), 'zeros'
         return made != (self.stride, self.padding, self.dilation, self.padding_mode)
 
-    def find_kernel(self, x: Tensor):
+    def find_kernel(self, x: Tensor) -> Optional[str]:
         """Name of the kernel in C++ that :meth:`forward` takes for a map outside of autocast, or None."""
         if self.backend not in WITH_CPP or self.is_changed() or not can_run(x, self.weight):
             return None
         return find_kernel(x, self.weight, self.stride[0], self.groups)
 
-    def lay_out(self):
+    def lay_out(self) -> None:
         """Keep the weights in the layout that inference is fastest with, wherever the network is moved."""
         if self.backend in WITH_CPP and kernel_of(self.weight, self.stride[0], self.groups):
             self.weight.data = lay_out(self.weight.data)
@@ -76,7 +78,7 @@ class FusedConv2d(Conv2d):
         self.activation = activation
         self.adds_shortcut = adds_shortcut
 
-    def forward(self, x: Tensor, shortcut=None) -> Tensor:
+    def forward(self, x: Tensor, shortcut: Optional[Tensor] = None) -> Tensor:
         """activation(conv(x)) + shortcut: (N, in_channels, H, W) -> (N, out_channels, H', W').
 
         Raises:
@@ -90,6 +92,6 @@ class FusedConv2d(Conv2d):
         rest = (self.stride[0], self.groups, self.activation, shortcut, self.backend)
         return conv2d(x, self.weight, self.bias, *rest)
 
-    def extra_repr(self):
+    def extra_repr(self) -> str:
         """What follows the convolution, too."""
         return f'{super().extra_repr()}, activation={self.activation}, adds_shortcut={self.adds_shortcut}'

@@ -41,6 +41,6 @@ class ConvBN(nn.Module):
         """(N, in_channels, H, W) -> (N, out_channels, ceil(H / stride), ceil(W / stride))."""
         return self.bn(self.conv(x))
 
-    def folded(self):
+    def folded(self) -> nn.Module:
         """One convolution where both are what they were made as and the norm is batch norm."""
         return fold_norm(self.conv, self.bn) if type(self.conv) is Conv2d and can_fold(self.bn) else self

@@ -1,5 +1,7 @@
 """Feed-forward network of two pointwise convolutions."""
 
+from typing import Optional
+
 from torch import Tensor, nn
 
 from .conv import Conv2d
@@ -24,11 +26,11 @@ class FFN(nn.Module):
         """(N, C, H, W) -> (N, C, H, W)."""
         return self.pw2(self.act(self.pw1(x)))
 
-    def zero_init_residuals(self):
+    def zero_init_residuals(self) -> None:
         """Let the branch start at zero."""
         nn.init.zeros_(self.pw2.bn.weight)
 
-    def folded(self):
+    def folded(self) -> nn.Module:
         """The deployed form; of convolutions that did not fold, as it is."""
         fuse_activation(self, 'pw1', 'act')
         return FoldedFFN(self.pw1, self.act, self.pw2) if type(self.pw2) is Conv2d else self
@@ -49,10 +51,10 @@ class FoldedFFN(nn.Module):
         self.pw1, self.act = pw1, act
         self.pw2 = fuse(pw2, adds_shortcut=adds_shortcut)
 
-    def forward(self, x: Tensor, shortcut=None) -> Tensor:
+    def forward(self, x: Tensor, shortcut: Optional[Tensor] = None) -> Tensor:
         """(N, C, H, W), and a shortcut of that shape if one is added -> (N, C, H, W)."""
         return self.pw2(self.act(self.pw1(x)), shortcut)
 
-    def with_shortcut(self):
+    def with_shortcut(self) -> 'FoldedFFN':
         """The same, adding a shortcut."""
         return FoldedFFN(self.pw1, self.act, self.pw2, adds_shortcut=True)

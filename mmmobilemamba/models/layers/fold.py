@@ -6,11 +6,13 @@ norm and the identity.
 """
 
 import copy
+from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Optional, TypeVar
 
 import torch
 from mmcv.cnn.bricks import wrappers
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from .conv import Conv2d, FusedConv2d
@@ -21,9 +23,12 @@ FUSED = {nn.ReLU: 'relu', nn.SiLU: 'silu'}  # names of the activations that a co
 # What others may have changed of a convolution since it was made, as those do who dilate a backbone.
 GEOMETRY = ('stride', 'padding', 'dilation', 'padding_mode', '_reversed_padding_repeated_twice')
 
+_Layer = TypeVar('_Layer', bound=nn.Module)
+_Conv = TypeVar('_Conv', nn.Conv2d, nn.ConvTranspose2d)
+
 
 @torch.no_grad()
-def fold(module):
+def fold(module: nn.Module) -> nn.Module:
     """The deployed form of a module, its children replaced by theirs.
 
     A module knows its own form through a method ``folded()``, which is called once those of its
@@ -41,7 +46,7 @@ def fold(module):
 
 
 @contextmanager
-def folding(network):
+def folding(network: nn.Module) -> Iterator[None]:
     """Where what is folded in a network, in place, leaves a network of the same type on the same device.
 
     What was folded, the parameters in float64, is rounded at the end, and weights of convolutions get the
@@ -60,7 +65,7 @@ def folding(network):
                 network.to(device)
 
 
-def round_weights(module, dtype):
+def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
     """Give what was folded, the parameters in float64, a type, and the fastest layout; in place."""
     for parameter in module.parameters():
         if parameter.dtype == torch.float64:
@@ -70,12 +75,12 @@ def round_weights(module, dtype):
             child.lay_out()
 
 
-def can_fold(norm):
+def can_fold(norm: nn.Module) -> bool:
     """Whether a norm layer is an affine map of each channel in evaluation, as batch norm is."""
     return isinstance(norm, _BatchNorm) and norm.running_mean is not None
 
 
-def norm_affine(norm):
+def norm_affine(norm: _BatchNorm) -> tuple[Tensor, Tensor]:
     """Scale and shift of a batch norm in evaluation, (C) each, float64."""
     scale = torch.rsqrt(norm.running_var.double() + norm.eps)
     if norm.affine:
@@ -84,7 +89,7 @@ def norm_affine(norm):
     return scale, shift + norm.bias.double() if norm.affine else shift
 
 
-def fold_affine(conv, scale, shift=None):
+def fold_affine(conv: _Conv, scale: Tensor, shift: Optional[Tensor] = None) -> _Conv:
     """``scale * conv(x) + shift`` as one convolution.
 
     Args:
@@ -103,12 +108,12 @@ def fold_affine(conv, scale, shift=None):
     return with_weights(conv, weight, bias)
 
 
-def fold_norm(conv, norm):
+def fold_norm(conv: _Conv, norm: _BatchNorm) -> _Conv:
     """``norm(conv(x))`` in evaluation as one convolution, for a ``norm`` that :func:`can_fold`."""
     return fold_affine(conv, *norm_affine(norm))
 
 
-def fold_norm_before(norm, linear):
+def fold_norm_before(norm: _BatchNorm, linear: nn.Linear) -> nn.Linear:
     """``linear(norm(x))`` in evaluation as one linear layer, for a ``norm`` that :func:`can_fold`."""
     scale, shift = norm_affine(norm)
     weight = linear.weight.double()
@@ -118,14 +123,14 @@ def fold_norm_before(norm, linear):
     return with_weights(linear, weight * scale, bias)
 
 
-def fold_identity(conv):
+def fold_identity(conv: nn.Conv2d) -> nn.Conv2d:
     """``x + conv(x)`` as one convolution, for one that :func:`keeps_channels`."""
     weight = conv.weight.double().clone()  # float64 is its own double
     weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2] += 1
     return with_weights(conv, weight, conv.bias)
 
 
-def fuse(conv, activation=None, adds_shortcut=False):
+def fuse(conv: Conv2d, activation: Optional[str] = None, adds_shortcut: bool = False) -> FusedConv2d:
     """A convolution with the weights of another one that also computes what follows it.
 
     Args:
@@ -146,7 +151,7 @@ def fuse(conv, activation=None, adds_shortcut=False):
     return fused.train(conv.training)
 
 
-def fuse_activation(module, conv, act):
+def fuse_activation(module: nn.Module, conv: str, act: str) -> None:
     """Put an activation into the convolution before it, in place; ``nn.Identity`` keeps its place.
 
     Nothing changes where one of both is another module than the networks of this package have there.
@@ -162,7 +167,7 @@ def fuse_activation(module, conv, act):
         setattr(module, act, nn.Identity())
 
 
-def keeps_channels(module):
+def keeps_channels(module: nn.Module) -> bool:
     """Whether a module is a depthwise convolution that keeps the size, with zeros around the map."""
     return (
         type(module) in (Conv2d, nn.Conv2d)
@@ -176,7 +181,7 @@ def keeps_channels(module):
     )
 
 
-def with_weights(layer, weight, bias):
+def with_weights(layer: _Layer, weight: Tensor, bias: Optional[Tensor]) -> _Layer:
     """A layer with the settings and mode of ``layer``, and these weights, in float64."""
     new = copy.deepcopy(layer)
     for name, value in dict(weight=weight, bias=bias).items():

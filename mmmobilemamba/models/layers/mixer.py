@@ -1,5 +1,8 @@
 """Multi-receptive field feature interaction (MRFFI), the token mixer of MobileMamba."""
 
+from collections.abc import Callable, Sequence
+from typing import Optional
+
 import torch
 from torch import Tensor, nn
 
@@ -34,7 +37,7 @@ class Mixer(nn.Module):
         """(N, C, H, W) -> (N, C, H, W)."""
         return self.proj(self.act(mix(x, self.splits, self.global_op, self.local_op)))
 
-    def folded(self):
+    def folded(self) -> nn.Module:
         """The deployed form; with a projection that did not fold, as it is."""
         if type(self.proj) is not Conv2d:
             return self
@@ -55,17 +58,22 @@ class FoldedMixer(nn.Module):
         self.global_op, self.local_op, self.act = global_op, local_op, act
         self.proj = fuse(proj, adds_shortcut=adds_shortcut)
 
-    def forward(self, x: Tensor, shortcut=None) -> Tensor:
+    def forward(self, x: Tensor, shortcut: Optional[Tensor] = None) -> Tensor:
         """(N, C, H, W), and a shortcut of that shape if one is added -> (N, C, H, W)."""
         return self.proj(self.act(mix(x, self.splits, self.global_op, self.local_op)), shortcut)
 
-    def with_shortcut(self):
+    def with_shortcut(self) -> 'FoldedMixer':
         """The same, adding a shortcut."""
         parts = self.splits, self.global_op, self.local_op, self.act, self.proj
         return FoldedMixer(*parts, adds_shortcut=True)
 
 
-def mix(x, splits, global_op, local_op):
+def mix(
+    x: Tensor,
+    splits: Sequence[int],
+    global_op: Callable[[Tensor], Tensor],
+    local_op: Callable[[Tensor], Tensor],
+) -> Tensor:
     """The global part, the local part and the rest, each after its operation, concatenated again.
 
     Args:

@@ -24,7 +24,7 @@ class MKDeConv(nn.Module):
         x = self.act(self.bn1(self.dwconv(x)))
         return self.bn2(self.scale(x))
 
-    def folded(self):
+    def folded(self) -> nn.Module:
         """The deployed form; as it is where a norm layer is none that folds, or a part was replaced."""
         parts = type(self.dwconv), type(self.act), type(self.scale)
         as_made = parts == (Conv2d, nn.ReLU, ChannelScale)

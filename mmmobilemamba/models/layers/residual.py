@@ -20,7 +20,7 @@ class Residual(nn.Module):
         """Shape of ``x`` and ``fn(x)``, which are the same."""
         return x + self.fn(x)
 
-    def folded(self):
+    def folded(self) -> nn.Module:
         """One convolution where ``fn`` is a depthwise one; where ``fn`` can add the shortcut, it does."""
         if keeps_channels(self.fn):
             return fold_identity(self.fn)

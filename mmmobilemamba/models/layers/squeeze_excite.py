@@ -21,7 +21,7 @@ class SqueezeExcite(nn.Module):
         scale = self.fc2(self.act(self.fc1(x.mean((2, 3), keepdim=True))))
         return x * scale.sigmoid()
 
-    def folded(self):
+    def folded(self) -> nn.Module:
         """With the ReLU in the first convolution."""
         fuse_activation(self, 'fc1', 'act')
         return self

@@ -52,7 +52,7 @@ class SS2D(nn.Module):
         self.out_proj = ConvBN(inner, channels, norm_cfg=norm_cfg)
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Draw the scan's own parameters; like PyTorch's layers, the others see to themselves."""
         for weight in self.x_proj_weight:
             nn.init.kaiming_uniform_(weight, a=math.sqrt(5))  # as nn.Linear
@@ -77,7 +77,7 @@ class SS2D(nn.Module):
         A, D = A.view(DIRECTIONS, -1), self.D.view(DIRECTIONS, -1)
         return selective_scan(u, x_dbl, self.dt_proj_weight, A, D, self.dt_proj_bias, self.backend)
 
-    def folded(self):
+    def folded(self) -> nn.Module:
         """With the SiLU in the convolution."""
         fuse_activation(self, 'dwconv', 'act')
         return self

@@ -38,7 +38,7 @@ class WTEMamba(nn.Module):
         self.wavelet_scale = nn.Parameter(torch.empty(1, bands, 1, 1))
         self.reset_parameters()
 
-    def reset_parameters(self):
+    def reset_parameters(self) -> None:
         """Start with little of the wavelet branch."""
         nn.init.constant_(self.base_scale, 1.0)
         nn.init.constant_(self.wavelet_scale, 0.1)
@@ -50,7 +50,7 @@ class WTEMamba(nn.Module):
         bands = scale.to(bands.dtype) * bands
         return haar_idwt(bands, self.base_scale * self.ss2d(x), self.backend)
 
-    def folded(self):
+    def folded(self) -> nn.Module:
         """The deployed form; as it is where ``ss2d`` ends in no convolution, or a part was replaced."""
         parts = type(self.ss2d), type(self.wavelet_conv)
         as_made = parts == (SS2D, BandConv) and type(self.ss2d.out_proj) is Conv2d

@@ -24,7 +24,7 @@ class BuildError(RuntimeError):
     """The kernels cannot be built; the message says why."""
 
 
-def find_library():
+def find_library() -> Path:
     """Path of the library, built if it must be.
 
     Raises:
@@ -40,14 +40,14 @@ def find_library():
     return library
 
 
-def cache_folder():
+def cache_folder() -> Path:
     """Where PyTorch keeps extensions (Path)."""
     named = os.environ.get('TORCH_EXTENSIONS_DIR')
     cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
     return Path(named) if named else Path(cache) / 'torch_extensions'
 
 
-def find_compiler():
+def find_compiler() -> list[str]:
     """The command of a C++ compiler (list[str]): $CXX, or what is on the PATH.
 
     Raises:
@@ -62,7 +62,7 @@ def find_compiler():
     return [found]
 
 
-def build(library):
+def build(library: Path) -> None:
     """Compile into ``library`` (Path), which appears only when it is complete.
 
     Raises:

@@ -5,8 +5,10 @@ small maps takes as long as the convolution.
 """
 
 import ctypes
+from typing import Optional
 
 import torch
+from torch import Tensor
 
 from ..epilogue import check_shortcut
 from ..shapes import evenly_spaced
@@ -19,7 +21,7 @@ STRIDES = (1, 2)
 FEWEST_CHANNELS = 16  # of the output: the elements of a vector
 
 
-def lay_out(weight):
+def lay_out(weight: Tensor) -> Tensor:
     """Weights (O, C / groups, k, k) in the layout that the kernels read: output channels side by side.
 
     Where there are no kernels, in PyTorch's own. On GPUs those are kernels of depthwise convolutions.
@@ -30,7 +32,7 @@ def lay_out(weight):
     return weight.permute(2, 3, 1, 0).contiguous().permute(3, 2, 0, 1)
 
 
-def kernel_of(weight, stride, groups):
+def kernel_of(weight: Tensor, stride: int, groups: int) -> Optional[str]:
     """The kernel for convolutions with such a weight, (O, C / groups, k, k): a name, or None."""
     if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[0] < FEWEST_CHANNELS:
         return None
@@ -43,7 +45,7 @@ def kernel_of(weight, stride, groups):
     return 'depthwise' if groups == outputs and inputs == 1 and fits else None
 
 
-def find_kernel(x, weight, stride, groups):
+def find_kernel(x: Tensor, weight: Tensor, stride: int, groups: int) -> Optional[str]:
     """Name of the kernel for such tensors, (N, C, H, W) and (O, C / groups, k, k), or None."""
     kernel = kernel_of(weight, stride, groups)
     if kernel is None or not x.is_cpu or x.dtype != torch.float32 or not has_vectors():
@@ -102,7 +104,16 @@ class PreparedConv:
         return out
 
 
-def conv2d_cpp(kernel, x, weight, bias, stride, activation, shortcut, instruction_set=None):
+def conv2d_cpp(
+    kernel: str,
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    stride: int,
+    activation: Optional[str],
+    shortcut: Optional[Tensor],
+    instruction_set: Optional[str] = None,
+) -> Tensor:
     """:func:`~mmmobilemamba.ops.conv2d` in C++, without gradients.
 
     Args:

@@ -2,6 +2,8 @@
 
 import ctypes
 from functools import lru_cache
+from pathlib import Path
+from typing import Any, Optional
 
 import torch
 
@@ -26,7 +28,7 @@ FUNCTIONS = dict(
 
 
 @lru_cache
-def load():
+def load() -> tuple[ctypes.CDLL, int, Optional[ctypes.c_void_p]]:
     """The library, its best instruction set, and OpenMP's function that runs threads, or None.
 
     PyTorch has loaded an OpenMP already; with a second one the threads of both would get in each other's way.
@@ -51,7 +53,7 @@ def load():
     return library, library.instruction_set(), parallel
 
 
-def check_layout(library, path):
+def check_layout(library: ctypes.CDLL, path: Path) -> None:
     """Make sure that the structs in Python are those of a library, which would else read wrong memory.
 
     Args:
@@ -74,7 +76,7 @@ def check_layout(library, path):
 
 
 @lru_cache
-def why_not():
+def why_not() -> Optional[str]:
     """Why these kernels cannot run here (str), or None."""
     try:
         load()
@@ -84,12 +86,12 @@ def why_not():
 
 
 @lru_cache
-def has_vectors():
+def has_vectors() -> bool:
     """Whether the kernels of convolutions can be used here: called directly, and with AVX2 at least."""
     return tracing.CAN_DETECT and why_not() is None and load()[1] > 0
 
 
-def can_run(*tensors, differentiable=False):
+def can_run(*tensors: torch.Tensor, differentiable: bool = False) -> bool:
     """Whether a kernel may be called with these tensors directly, past PyTorch's dispatcher.
 
     Not where what is computed is traced or transformed, and only for plain tensors of one type, float32 or
@@ -113,7 +115,7 @@ def can_run(*tensors, differentiable=False):
     return True
 
 
-def run(name, *pointers, dtype, instruction_set=None):
+def run(name: str, *pointers: Any, dtype: torch.dtype, instruction_set: Optional[str] = None) -> None:
     """Call a kernel.
 
     Args:

@@ -1,9 +1,13 @@
 """Feature maps as the C++ kernels see them."""
 
+from typing import Optional
+
+from torch import Tensor
+
 from .structs import Map
 
 
-def as_map(x, column_stride=None):
+def as_map(x: Tensor, column_stride: Optional[int] = None) -> Map:
     """A tensor (N, C, H, W) with contiguous channels, which has to live as long as the map.
 
     Args:

@@ -1,14 +1,24 @@
 """The bidirectional selective scan in C++: forward and backward of csrc/scan.h."""
 
 import ctypes
+from typing import Optional
 
 import torch
+from torch import Tensor
 
 from .library import run
 from .structs import ScanGradients, ScanTensors
 
 
-def forward(u, x_dbl, dt_weight, A, D, dt_bias, instruction_set=None):
+def forward(
+    u: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    instruction_set: Optional[str] = None,
+) -> Tensor:
     """Equal to :func:`~..selective_scan.naive.selective_scan_naive`, without gradients.
 
     Args:
@@ -22,7 +32,16 @@ def forward(u, x_dbl, dt_weight, A, D, dt_bias, instruction_set=None):
     return y
 
 
-def backward(grad_y, u, x_dbl, dt_weight, A, D, dt_bias, instruction_set=None):
+def backward(
+    grad_y: Tensor,
+    u: Tensor,
+    x_dbl: Tensor,
+    dt_weight: Tensor,
+    A: Tensor,
+    D: Tensor,
+    dt_bias: Tensor,
+    instruction_set: Optional[str] = None,
+) -> tuple[Tensor, ...]:
     """Gradients of all six inputs, in float32 or float64.
 
     Sums over images and channels are over parts that do not depend on the number of threads, so

@@ -63,7 +63,7 @@ class ScanGradients(ctypes.Structure):
 STRUCTS = (Map, Gate, Conv, ScanTensors, ScanGradients)
 
 
-def layout():
+def layout() -> dict[str, int]:
     """What the library has to agree with (dict[str, int]).
 
     Sizes of structs in bytes, ``'Conv'``; offsets of their fields, ``'Conv.stride'``; numbers of activations,

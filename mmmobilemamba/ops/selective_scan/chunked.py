@@ -6,6 +6,8 @@ decays. The states at the ends of the chunks then obey the same recurrence over 
 which is solved by the same function. No decay is ever divided by, so nothing overflows.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,14 +53,14 @@ class LinearRecurrence(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, a: Tensor, b: Tensor, reverse: bool) -> Tensor:
+    def forward(ctx: Any, a: Tensor, b: Tensor, reverse: bool) -> Tensor:
         h = _recurrence(a, b, reverse)
         ctx.save_for_backward(a, h)
         ctx.reverse = reverse
         return h
 
     @staticmethod
-    def backward(ctx, grad_h: Tensor):
+    def backward(ctx: Any, grad_h: Tensor) -> tuple[Tensor, Tensor, None]:
         a, h = ctx.saved_tensors
         grad_b = LinearRecurrence.apply(_shift(a, not ctx.reverse), grad_h, not ctx.reverse)
         return grad_b * _shift(h, ctx.reverse), grad_b, None

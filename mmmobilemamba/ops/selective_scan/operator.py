@@ -5,6 +5,9 @@ nothing for backward but its inputs. Its kernels are in C++ for CPUs and in Trit
 """
 
 import importlib
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor
@@ -16,12 +19,12 @@ from ..cpu.library import can_run
 INPUTS = 'Tensor u, Tensor x_dbl, Tensor dt_weight, Tensor A, Tensor D, Tensor dt_bias'
 
 
-def output_dtype(u: Tensor):
+def output_dtype(u: Tensor) -> torch.dtype:
     """The state of a long scan overflows float16 and drowns in the rounding of bfloat16."""
     return torch.promote_types(u.dtype, torch.float32)
 
 
-def kernels_for(tensor):
+def kernels_for(tensor: Tensor) -> ModuleType:
     """The module with ``forward`` and ``backward`` for a tensor's device; Triton is imported at first use."""
     return importlib.import_module('mmmobilemamba.ops.triton.scan') if tensor.is_cuda else cpu_scan
 
@@ -30,12 +33,12 @@ class SelectiveScan(torch.autograd.Function):
     """The same without the library and its costs of some 40 us a call; also for older versions of torch."""
 
     @staticmethod
-    def forward(ctx, *inputs):
+    def forward(ctx: Any, *inputs: Tensor) -> Tensor:
         ctx.save_for_backward(*inputs)
         return kernels_for(inputs[0]).forward(*inputs)
 
     @staticmethod
-    def backward(ctx, grad_y):
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:
         inputs = ctx.saved_tensors
         if AS_OPERATOR and not can_run(grad_y, differentiable=True):  # a batch of gradients, for one
             return _backward(ctx, grad_y, inputs)
@@ -47,15 +50,15 @@ class SelectiveScanBackward(torch.autograd.Function):
     """The gradients; raises on double backward."""
 
     @staticmethod
-    def forward(ctx, *tensors):
+    def forward(ctx: Any, *tensors: Tensor) -> tuple[Tensor, ...]:
         return _run_backward(*tensors)
 
     @staticmethod
-    def backward(ctx, *grads):
+    def backward(ctx: Any, *grads: Tensor) -> NoReturn:
         return _refuse(ctx, *grads)
 
 
-def restore_dtypes(grads, inputs):
+def restore_dtypes(grads: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
     """Gradients in the types of the inputs (tuple[Tensor])."""
     return tuple(grad if grad.dtype == x.dtype else grad.to(x.dtype) for grad, x in zip(grads, inputs))
 
@@ -91,7 +94,7 @@ def _run_backward(grad_y, *inputs):
     return kernels_for(grad_y).backward(grad_y, *inputs)
 
 
-def register():
+def register() -> torch.library.Library:
     """Define the operator and its gradient; the returned library has to be kept."""
     library = torch.library.Library('mmmobilemamba', 'DEF')
     library.define(f'selective_scan({INPUTS}) -> Tensor')

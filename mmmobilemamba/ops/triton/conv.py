@@ -4,7 +4,10 @@ In float32 cuDNN has no kernels for this memory format. In half precision Triton
 with what follows the convolution; in training cuDNN is as fast.
 """
 
+from typing import Optional
+
 import torch
+from torch import Tensor
 
 from ..backends import uses_triton
 from ..epilogue import apply_epilogue, check_shortcut
@@ -15,7 +18,9 @@ SIDES = (3, 5, 7)
 STRIDES = (1, 2)
 
 
-def can_run(x, weight, bias, stride, groups, backend):
+def can_run(
+    x: Tensor, weight: Tensor, bias: Optional[Tensor], stride: int, groups: int, backend: str
+) -> bool:
     """Whether :func:`~mmmobilemamba.ops.conv2d` of such tensors runs in Triton (bool)."""
     if not x.is_cuda or x.ndim != 4 or groups == 1 or groups != x.shape[1] or x.stride(1) != 1:
         return False
@@ -36,12 +41,19 @@ def can_run(x, weight, bias, stride, groups, backend):
     )
 
 
-def learns(*tensors):
+def learns(*tensors: Tensor) -> bool:
     """Whether gradients are needed of something that is computed from these tensors (bool)."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
-def conv2d_triton(x, weight, bias, stride, activation, shortcut):
+def conv2d_triton(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor],
+    stride: int,
+    activation: Optional[str],
+    shortcut: Optional[Tensor],
+) -> Tensor:
     """:func:`~mmmobilemamba.ops.conv2d` in Triton, where :func:`can_run`."""
     if torch.is_autocast_enabled('cuda'):  # the kernels round weights to the dtype of the map
         x = x.to(torch.get_autocast_dtype('cuda'))

@@ -9,11 +9,13 @@ The spacing of pixels in memory is known at compile time: it tells Triton how ma
 at once. The sizes of a map are not, so that maps of other sizes need no other kernel.
 """
 
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple, Optional
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ..shapes import evenly_spaced
 from .common import on_device
@@ -283,7 +285,14 @@ def _tile_for(tiles, side):
     return tiles.get(side, tiles[3])
 
 
-def forward(x, weight, bias=None, stride=1, activation=None, shortcut=None):
+def forward(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    stride: int = 1,
+    activation: Optional[str] = None,
+    shortcut: Optional[Tensor] = None,
+) -> Tensor:
     """``activation(conv(x) + bias) + shortcut``, with the padding that keeps the size at stride 1.
 
     Args:
@@ -320,7 +329,7 @@ def forward(x, weight, bias=None, stride=1, activation=None, shortcut=None):
     return out
 
 
-def grad_input(grad, weight, size, stride=1):
+def grad_input(grad: Tensor, weight: Tensor, size: Sequence[int], stride: int = 1) -> Tensor:
     """Gradient of the input of :func:`forward` without activation.
 
     Args:
@@ -349,7 +358,7 @@ def grad_input(grad, weight, size, stride=1):
     return out
 
 
-def grad_weight(grad, x, kernel_size, stride=1):
+def grad_weight(grad: Tensor, x: Tensor, kernel_size: int, stride: int = 1) -> Tensor:
     """Gradient of the weight of :func:`forward` without activation; repeatable to the bit.
 
     Args:

@@ -6,9 +6,11 @@ its gradients are derivatives of each other, so that any order of derivative exi
 """
 
 import importlib
+from typing import Any, Optional
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..backends import AS_OPERATOR
 
@@ -25,7 +27,7 @@ def _kernels():
     return importlib.import_module('.depthwise', __package__)
 
 
-def empty_channels_last(like, batch, channels, height, width):
+def empty_channels_last(like: Tensor, batch: int, channels: int, height: int, width: int) -> Tensor:
     """A map (N, C, H, W) in channels-last, with the dtype and device of ``like``."""
     return like.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
 
@@ -138,7 +140,7 @@ OPERATORS = dict(
 )  # fmt: skip
 
 
-def register():
+def register() -> torch.library.Library:
     """Define the operators and their gradients; the returned library has to be kept."""
     library = torch.library.Library('mmmobilemamba', 'FRAGMENT')
     for name, (on_cpu, on_gpu, fake, *derivative) in OPERATORS.items():
@@ -161,14 +163,14 @@ class DepthwiseConv(torch.autograd.Function):
     """:func:`depthwise_conv` on a GPU without the library in forward, and its costs of some 15 us a call."""
 
     @staticmethod
-    def forward(ctx, *inputs):
+    def forward(ctx: Any, *inputs: Any) -> Tensor:
         _save_forward(ctx, inputs, None)
         return _forward_cuda(*inputs)
 
     backward = staticmethod(_backward)
 
 
-def depthwise_conv(x, weight, bias=None, stride=1):
+def depthwise_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: int = 1) -> Tensor:
     """Depthwise convolution with the padding that keeps the size at stride 1; needs PyTorch 2.4.
 
     Args:
@@ -183,7 +185,14 @@ def depthwise_conv(x, weight, bias=None, stride=1):
     return torch.ops.mmmobilemamba.depthwise_conv(x, weight, bias, stride)
 
 
-def depthwise_conv_act(x, weight, bias=None, stride=1, activation=None, shortcut=None):
+def depthwise_conv_act(
+    x: Tensor,
+    weight: Tensor,
+    bias: Optional[Tensor] = None,
+    stride: int = 1,
+    activation: Optional[str] = None,
+    shortcut: Optional[Tensor] = None,
+) -> Tensor:
     """:func:`depthwise_conv` with an activation and a shortcut added after it, without gradients.
 
     Args:

@@ -5,11 +5,14 @@ one pixel in channels-last maps, a few pixels of one line in channels-first maps
 rounded once.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
+from typing import Optional
 
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ..shapes import half_size
 from .common import alignment, empty_bands, empty_inverse, on_device
@@ -192,7 +195,7 @@ def _strides(shape, strides, last):
     return strides[0] // aligned, strides[2] // aligned, strides[near], strides[far] // aligned, aligned
 
 
-def haar_dwt(x, dtype=None):
+def haar_dwt(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
     """Equal to :func:`mmmobilemamba.ops.haar_dwt`, without gradients, in the memory format of ``x``.
 
     Args:
@@ -216,7 +219,12 @@ def haar_dwt(x, dtype=None):
     return bands
 
 
-def haar_idwt(bands, base, size=None, dtype=None):
+def haar_idwt(
+    bands: Tensor,
+    base: Optional[Tensor],
+    size: Optional[Sequence[int]] = None,
+    dtype: Optional[torch.dtype] = None,
+) -> Tensor:
     """Equal to :func:`mmmobilemamba.ops.haar_idwt`, without gradients, in the memory format of ``base``.
 
     Args:

@@ -9,6 +9,7 @@ from functools import lru_cache
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from ..shapes import check_gate
 from .common import alignment, empty_gate, has_contiguous_steps, on_device
@@ -122,7 +123,7 @@ def _strides(shape, strides, has_steps):
     return strides[0] // aligned, strides[near], strides[far] // aligned, aligned
 
 
-def norm_gate(y, weight, bias, eps, z):
+def norm_gate(y: Tensor, weight: Tensor, bias: Tensor, eps: float, z: Tensor) -> Tensor:
     """Equal to :func:`mmmobilemamba.ops.norm_gate`, without gradients.
 
     Args:
@@ -151,7 +152,9 @@ def norm_gate(y, weight, bias, eps, z):
     return out
 
 
-def norm_gate_backward(grad_out, y, weight, bias, eps, z):
+def norm_gate_backward(
+    grad_out: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, z: Tensor
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Gradients of :func:`norm_gate`; repeatable to the bit.
 
     Returns:

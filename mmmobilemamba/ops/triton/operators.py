@@ -5,9 +5,11 @@ Triton for GPUs, imported at first use, and in PyTorch for CPUs, so that graphs 
 """
 
 import importlib
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from ..shapes import check_gate
 from .common import empty_bands, empty_gate, empty_inverse
@@ -19,7 +21,9 @@ def _kernels(name):
     return importlib.import_module(f'.{name}', __package__)
 
 
-def register_haar(dwt, idwt):
+def register_haar(
+    dwt: Callable[[Tensor], Tensor], idwt: Callable[[Tensor, Tensor], Tensor]
+) -> torch.library.Library:
     """Define the operators of the Haar transform; the returned library has to be kept.
 
     ``haar_dwt(x, dtype)`` and ``haar_idwt(bands, base, height, width, dtype)`` give tensors of ``dtype``, in
@@ -87,7 +91,7 @@ def _idwt_backward(ctx, grad):
     return grad_bands, grad.to(base_dtype) if needs_base else None, None, None, None
 
 
-def register_norm_gate(norm_gate):
+def register_norm_gate(norm_gate: Callable[..., Tensor]) -> torch.library.Library:
     """Define the operator ``norm_gate`` and its gradient; the returned library has to be kept.
 
     Args:

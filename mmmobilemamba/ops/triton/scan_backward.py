@@ -2,6 +2,7 @@
 
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .common import on_device
 from .scan_common import (
@@ -134,7 +135,7 @@ def _store_step_gradients(
     tl.store(grad_weight + e[:, None] * R + r[None, :], sums, there)
 
 
-def backward(grad_y, u, *parameters):
+def backward(grad_y: Tensor, u: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
     """Gradients of all six inputs, in float32; repeatable to the bit."""
     launch = Launch(TILE, u, *parameters)
     u, grad_y = launch.u, grad_y.float().contiguous()

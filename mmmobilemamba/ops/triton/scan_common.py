@@ -8,9 +8,12 @@ sequence of several chunks, the states that enter each are computed first. All a
 are those of :func:`~mmmobilemamba.ops.selective_scan.naive.selective_scan_naive`.
 """
 
+from typing import Optional
+
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 FEW = 2  # chunks up to which a program of the forward pass walks through its sequence in any case
 ENOUGH = 512  # programs from which on it does so however long the sequence
@@ -263,11 +266,11 @@ class Launch:
         self.constants.update(S=segments, T=steps, W=CHANNELS, PRECISION=PRECISION, num_warps=segments)
         self.constants['EVEN'] = length % (steps * segments) == 0 and channels % CHANNELS == 0
 
-    def empty(self, *shape):
+    def empty(self, *shape: int) -> Tensor:
         """A tensor in float32."""
         return self.u.new_empty(shape, dtype=torch.float32)
 
-    def carries(self, x, adjoint):
+    def carries(self, x: Tensor, adjoint: bool) -> Optional[Tensor]:
         """States that enter the chunks, (N, 2, chunks, E); of the adjoint, gradients from the other end."""
         if self.chunks == 1:
             return None

@@ -7,6 +7,7 @@ of them. Which of both it is may change the last bits of an output.
 import torch
 import triton
 import triton.language as tl
+from torch import Tensor
 
 from .common import on_device
 from .scan_common import (
@@ -93,7 +94,7 @@ def _scan_forward(
             tl.debug_barrier()  # the second direction reads what other threads may have written
 
 
-def forward(u, *parameters):
+def forward(u: Tensor, *parameters: Tensor) -> Tensor:
     """Equal to :func:`~mmmobilemamba.ops.selective_scan.naive.selective_scan_naive`, without gradients."""
     launch = Launch(TILE, u, *parameters, walks=True)
     u = launch.u
