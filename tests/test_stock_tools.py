@@ -20,6 +20,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from .conftest import ROOT, load_script
 
@@ -45,12 +46,15 @@ def folder(tmp_path_factory):
 
 
 def prepare(pattern, folder):
-    """A config, and a checkpoint of random weights for it; returns both paths."""
+    """A config, and a checkpoint of random weights for it, no branch of which is silent; both paths."""
     (path,) = (ROOT / 'configs').glob(pattern)
     config = Config.fromfile(path)
     init_default_scope(config.default_scope)
     torch.manual_seed(0)
     model = MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model})
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            torch.nn.init.ones_(module.weight)
     checkpoint = folder / f'{config.default_scope}.pth'
     torch.save(dict(meta=dict(), state_dict=model.state_dict()), checkpoint)
     return path, checkpoint
