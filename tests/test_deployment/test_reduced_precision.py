@@ -66,6 +66,7 @@ def backbone(images):
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = None
+            module.weight.data.fill_(1.0)  # those of residual branches start at 0, which would silence them
     with torch.no_grad():
         model.train()(torch.from_numpy(np.concatenate(images)))
     model.eval().switch_to_deploy()
