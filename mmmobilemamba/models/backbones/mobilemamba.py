@@ -63,6 +63,9 @@ class MobileMamba(BaseModule):
             arguments. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation, as in mmengine. A ``Pretrained``
             checkpoint must fit completely. Defaults to None, the paper's.
+        adapt_in_channels (bool): Load RGB weights into a network of other ``in_channels``: summed for one
+            channel, else repeated and scaled, as timm does. It holds for ``init_cfg``, ``load_from`` and
+            ``load_state_dict``. Defaults to False: such weights do not fit.
 
     Attributes:
         out_channels (tuple[int]): Channels of each output.
@@ -91,6 +94,7 @@ class MobileMamba(BaseModule):
         deploy=False,
         compile=False,
         init_cfg=None,
+        adapt_in_channels=False,
     ):
         super().__init__(init_cfg)
         self.arch = resolve_arch(arch, drop_path_rate)
@@ -102,6 +106,8 @@ class MobileMamba(BaseModule):
                 f'frozen_stages must be -1 (none), 0 (the stem) or 1 to 3 (the stem and that many '
                 f'stages), not {frozen_stages!r}.'
             )
+        self.in_channels = in_channels
+        self.adapt_in_channels = adapt_in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 
