@@ -32,7 +32,8 @@ class MobileMamba(BaseModule):
     Registered in mmengine's root registry: ``type='MobileMamba'`` works in the configs of every
     OpenMMLab codebase once ``mmmobilemamba`` is imported (``custom_imports``). In evaluation any image
     of at least 1 x 1 pixel works; a side s leaves a stage with ceil(s / stride) pixels. In training,
-    batch norm needs more than one value a channel: at 64 x 64 pixels and less, two images or more.
+    batch norm needs more than one value a channel: at 64 x 64 pixels and less, two images or more. Heads
+    with a batch norm after pooling, as our classifiers have, need two images at any size.
 
     Checkpoints of the authors load as they are, flat or wrapped, through ``init_cfg``,
     ``load_state_dict`` or mmengine's ``load_checkpoint``; see ``mmmobilemamba.models.checkpoint``.

@@ -138,8 +138,8 @@ def adapt_input(backbone: MobileMamba, weights: Mapping[str, Tensor]) -> dict[st
     """Weights whose first convolution reads as many channels as the backbone's, if it adapts them.
 
     RGB weights are summed for one channel; for n they are repeated in turn, cut to n and scaled by 3 / n,
-    so that gray images in all channels give the same features. Source: ``adapt_input_conv`` of
-    https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/_manipulate.py.
+    so that an image with the same values in all channels gives features alike. Source: ``adapt_input_conv``
+    of https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/_manipulate.py.
 
     Args:
         backbone (MobileMamba): Adapts with ``adapt_in_channels=True``; else nothing is changed.
