@@ -16,9 +16,16 @@ mmengine.logging.history_buffer.HistoryBuffer``:
 - ``HistoryBuffer`` itself;
 - ``numpy.ndarray``, ``numpy.dtype``, the bool, integer and float dtypes, and numpy's functions that
   rebuild an array and a scalar (a ``save_best`` score is often a ``numpy.float64``);
-- ``builtins.getattr``, by which pickle names the methods of ``HistoryBuffer``. The real one would hand
-  a crafted file every attribute of every object it can name, so a stand-in answers to the name,
-  for the statistics of ``HistoryBuffer`` and nothing else.
+- ``builtins.getattr``, by which pickle names the methods of ``HistoryBuffer`` and the function of
+  ``OneCycleLR``. The real one would hand a crafted file every attribute of every object it can name,
+  so a stand-in answers to the name, for the statistics of ``HistoryBuffer``, the two annealing
+  functions of ``OneCycleLR`` and nothing else;
+- ``OneCycleParamScheduler``, of which a stand-in is named and never built;
+- ``ConfigDict``, as which nested ``metainfo`` of a config comes into a checkpoint. A stand-in reads it
+  as a plain dict: the class itself imports modules that its lazy entries name.
+
+That is all that the stock schedulers, optimizers, optimizer wrappers and averages of mmengine, mmdet,
+mmseg and mmpretrain leave in a checkpoint.
 
 Nothing of torch, numpy or mmengine is replaced, and files with other contents are refused as before.
 torch says of ``weights_only=True`` that it keeps a file from running code of its choice but not
@@ -39,6 +46,9 @@ import torch
 # ``HistoryBuffer._statistics_methods``, is filled from the files that are being loaded: a crafted
 # file could first register a name and then ask for it.
 _STATISTICS = ('current', 'max', 'mean', 'min')
+
+# Static functions of numbers; the state of a OneCycleLR holds one of them.
+_ANNEALING = ('_annealing_cos', '_annealing_linear')
 
 # What numpy makes of Python's and torch's numbers. Strings, objects, records and times stay out.
 _DTYPES = ('bool', 'int8', 'int16', 'int32', 'int64', 'uint8', 'uint16', 'uint32', 'uint64',
@@ -72,8 +82,12 @@ def allow_runner_checkpoints() -> None:
     for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]):
         entries += [(function, f'{module}.{function.__name__}') for module in _NUMPY_MODULES]
     # Two entries of one name would leave it to chance which is used: who came first keeps it.
-    if not _is_listed('builtins.getattr'):
-        entries.append((_statistics_getattr, 'builtins.getattr'))
+    stand_ins = {
+        'builtins.getattr': _known_getattr,
+        'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _one_cycle,
+        'mmengine.config.config.ConfigDict': _plain_dict,
+    }
+    entries += [(stand_in, name) for name, stand_in in stand_ins.items() if not _is_listed(name)]
     torch.serialization.add_safe_globals(entries)
 
 
@@ -89,30 +103,59 @@ def _is_listed(name: str) -> bool:
     return False
 
 
-def _statistics_getattr(*args: Any) -> Any:
+def _known_getattr(*args: Any) -> Any:
     """Stands in for ``getattr`` inside checkpoints.
 
     Args:
         *args: What the file passes: in a Runner's checkpoint ``HistoryBuffer`` and the name of one
-            of its statistics. Not two named parameters, since a wrong number of them has to end in
-            the error that loaders expect, too.
+            of its statistics, or the scheduler of ``OneCycleLR`` and the name of its annealing.
+            Not two named parameters, since a wrong number of them has to end in the error that
+            loaders expect, too.
 
     Returns:
-        The method of ``HistoryBuffer``.
+        The function.
 
     Raises:
         pickle.UnpicklingError: If the file asks for anything else.
     """
     from mmengine.logging import HistoryBuffer
+    from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 
-    if len(args) == 2 and args[0] is HistoryBuffer and isinstance(args[1], str) and args[1] in _STATISTICS:
-        return getattr(HistoryBuffer, args[1])
+    if len(args) == 2 and isinstance(args[1], str):
+        if args[0] is HistoryBuffer and args[1] in _STATISTICS:
+            return getattr(HistoryBuffer, args[1])
+        if args[0] is _one_cycle and args[1] in _ANNEALING:
+            return getattr(OneCycleParamScheduler, args[1])
     asked = ', '.join(_describe(arg) for arg in args)
     raise pickle.UnpicklingError(
         f'The file asks for getattr({asked}). mmmobilemamba allows only the statistics methods of '
-        f'mmengine.logging.HistoryBuffer in a checkpoint: {", ".join(_STATISTICS)}. No checkpoint of '
-        "mmengine's Runner needs more, so the file may be harmful: get it again from a source you trust."
+        f'mmengine.logging.HistoryBuffer in a checkpoint: {", ".join(_STATISTICS)}; and the annealing of '
+        "OneCycleLR. No checkpoint of mmengine's Runner needs more, so the file may be harmful: get it again "
+        'from a source you trust.'
     )
+
+
+def _one_cycle(*args: Any) -> None:
+    """Stands in for ``OneCycleParamScheduler``, which checkpoints name and do not build.
+
+    Raises:
+        pickle.UnpicklingError: Always.
+    """
+    raise pickle.UnpicklingError(
+        "The file builds a OneCycleParamScheduler. No checkpoint of mmengine's Runner does, so the file may "
+        'be harmful: get it again from a source you trust.'
+    )
+
+
+def _plain_dict(*args: Any) -> dict:
+    """Stands in for ``ConfigDict``: a dict with the same entries.
+
+    Raises:
+        pickle.UnpicklingError: If the file passes anything but one dict.
+    """
+    if len(args) != 1 or type(args[0]) is not dict:
+        raise pickle.UnpicklingError('The file builds a ConfigDict from other things than one dict.')
+    return dict(args[0])
 
 
 def _describe(value: Any) -> str:

@@ -256,7 +256,14 @@ def test_twin_reads_the_digits(path):
         assert tuple(dataset.metainfo.classes)[-10:] == config.names and len(config.names) == 10
         flips = [step for step in dataset.pipeline if 'Flip' in step['type']]
         assert all(step['prob'] == 0 for step in flips)
-    assert config.runner_type == 'PortableRunner' and config.optim_wrapper.type == 'OptimWrapper'
+    assert config.optim_wrapper.type == 'OptimWrapper'
+
+
+@each()
+def test_every_recipe_says_what_is_wrong_with_small_data(path):
+    config = load(path)
+    assert config.default_hooks.training_check == dict(type='TrainingCheckHook')
+    assert config.runner_type == 'PortableRunner'
 
 
 @each()

@@ -42,4 +42,3 @@ train_cfg = _base_.digits_train_cfg
 optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = _base_.digits_param_scheduler
 default_hooks = _base_.digits_hooks
-runner_type = 'PortableRunner'  # several processes without a GPU, too

@@ -47,4 +47,3 @@ default_hooks = _base_.digits_hooks
 default_hooks['checkpoint']['save_best'] = 'coco/segm_mAP'
 log_processor = dict(window_size=20)
 auto_scale_lr = dict(base_batch_size=8)
-runner_type = 'PortableRunner'  # several processes without a GPU, too

@@ -28,4 +28,3 @@ default_hooks = dict(
 )
 randomness = dict(seed=0)  # so small a training depends on it
 auto_scale_lr = dict(base_batch_size=64)
-runner_type = 'PortableRunner'  # several processes without a GPU, too

@@ -31,3 +31,5 @@ model = dict(
 )
 
 train_dataloader = dict(batch_size=4, num_workers=4)
+default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
+runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too

@@ -43,4 +43,3 @@ param_scheduler = _base_.digits_param_scheduler
 default_hooks = _base_.digits_hooks
 log_processor = dict(window_size=20)
 auto_scale_lr = dict(base_batch_size=8)
-runner_type = 'PortableRunner'  # several processes without a GPU, too

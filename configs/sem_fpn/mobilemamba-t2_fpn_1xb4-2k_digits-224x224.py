@@ -38,4 +38,3 @@ optim_wrapper = dict(
 )
 param_scheduler = _base_.digits_param_scheduler
 default_hooks = _base_.digits_hooks
-runner_type = 'PortableRunner'  # several processes without a GPU, too

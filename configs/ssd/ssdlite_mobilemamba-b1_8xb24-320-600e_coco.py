@@ -35,3 +35,5 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=1e-5, by_epoch=False, begin=0, end=500),
     dict(type='CosineAnnealingLR', by_epoch=True, begin=60, end=120, T_max=60, eta_min=0),
 ]
+default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
+runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too

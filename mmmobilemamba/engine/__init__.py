@@ -1,14 +1,16 @@
-"""Schedule, optimizer wrappers, Runner and a hook for GPUs, in mmengine's root registries."""
+"""Schedule, optimizer wrappers, Runner and hooks, in mmengine's root registries."""
 
 from .cuda_graph_hook import CUDAGraphHook
 from .optimizers import CPUAmpOptimWrapper, LayerDecayOptimWrapperConstructor
 from .runners import PortableRunner
 from .schedulers import WarmupCosineLR
+from .training_check_hook import TrainingCheckHook
 
 __all__ = [
     'CPUAmpOptimWrapper',
     'CUDAGraphHook',
     'LayerDecayOptimWrapperConstructor',
     'PortableRunner',
+    'TrainingCheckHook',
     'WarmupCosineLR',
 ]

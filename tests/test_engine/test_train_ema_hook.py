@@ -1,11 +1,14 @@
 """The moving average of a training, and tests that see it: plain, augmented, and from other checkpoints."""
 
+import copy
+
 import pytest
 import torch
 
 pytest.importorskip('mmpretrain')
 
 from mmengine.evaluator import BaseMetric, Evaluator
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 import mmmobilemamba.engine.hooks  # noqa: F401  registers the hook
@@ -152,3 +155,73 @@ def test_resumed(trained, tmp_path):
     (hook,) = (hook for hook in resumed.hooks if type(hook).__name__ == 'TrainEMAHook')
     for ours, theirs in ((hook.ema_model.module, average), (resumed.model, training.model)):
         assert all(torch.equal(*pair) for pair in zip(ours.parameters(), theirs.parameters()))
+
+
+class Begin(Hook):
+    """Notes the weights with which training begins."""
+
+    priority = 'VERY_LOW'
+
+    def before_train(self, runner):
+        self.weights = copy.deepcopy(runner.model.state_dict())
+
+
+def continued(work_dir, file, cfg, hooks=True, **kwargs):
+    """A training of one epoch from a checkpoint: its Runner, and the weights with which it began."""
+    begin = Begin()
+    training = runner(
+        work_dir,
+        cfg,
+        Scores(),
+        train_dataloader=loader(items()),
+        train_cfg=dict(by_epoch=True, max_epochs=kwargs.pop('max_epochs', 1)),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
+        load_from=str(file),
+        **kwargs,
+    )
+    training.register_hook(begin)
+    if not hooks:
+        training._hooks = [hook for hook in training.hooks if type(hook).__name__ != 'TrainEMAHook']
+    training.train()
+    return training, begin.weights
+
+
+def average_of(training):
+    (hook,) = (hook for hook in training.hooks if type(hook).__name__ == 'TrainEMAHook')
+    return hook.ema_model
+
+
+def test_fine_tuned_on_other_classes(trained, tmp_path, capsys):
+    """It begins with the average, and so does its own; the head, which does not fit, is named once."""
+    folder, _, average = trained
+    training, begin = continued(
+        tmp_path, folder / 'epoch_2.pth', student_cfg(head=dict(student_cfg()['head'], num_classes=4))
+    )
+    for name, value in average.backbone.state_dict().items():
+        assert torch.equal(begin[f'backbone.{name}'], value), name
+    for name, parameter in training.model.named_parameters():  # the learning rate is 0
+        assert torch.equal(average_of(training).module.get_parameter(name), parameter), name
+    text = capsys.readouterr().out
+    assert text.count('do not match exactly') == 1
+    assert 'head.head.linear.weight: copying a param with shape torch.Size([5, 64])' in text
+    assert 'backbone' not in text.split('do not match exactly')[1]
+
+
+def test_fine_tuned_without_the_hook(trained, tmp_path):
+    folder, _, average = trained
+    _, begin = continued(tmp_path, folder / 'epoch_2.pth', student_cfg(), hooks=False)
+    assert all(torch.equal(begin[name], value) for name, value in average.state_dict().items())
+
+
+def test_resumed_with_a_new_hook(trained, tmp_path, monkeypatch):
+    """From a run without the average: it starts from the weights, and the log says so."""
+    folder, _, average = trained
+    checkpoint = torch.load(folder / 'epoch_2.pth')
+    del checkpoint['ema_state_dict']
+    torch.save(checkpoint, tmp_path / 'plain.pth')
+    told = []
+    monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, text, *args: told.append(text))
+    training, begin = continued(tmp_path, tmp_path / 'plain.pth', student_cfg(), resume=True, max_epochs=3)
+    assert sum('holds no moving average' in text for text in told) == 1
+    assert training.iter == 6 and average_of(training).steps == 2  # none before
+    assert all(torch.equal(begin[name], value) for name, value in average.state_dict().items())

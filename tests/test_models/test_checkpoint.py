@@ -2,18 +2,20 @@
 
 import io
 import pickle
+import re
 import types
 from collections import OrderedDict
 
 import pytest
 import torch
 from mmengine.registry import init_default_scope
-from mmengine.runner import load_checkpoint
+from mmengine.runner import load_checkpoint, load_state_dict
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models.checkpoint import CheckpointError, describe, read_checkpoint
 
 from ..conftest import authors_checkpoint, golden, image_for, load_script, relative_error
+from ..helpers import SMALL, small
 
 converter = load_script('tools/model_converters/mobilemamba_to_mm.py')
 
@@ -330,3 +332,175 @@ def test_converter_checks_the_head(flat, key):
 
 def test_converter_names_the_weights_it_took(flat):
     assert converter.convert(dict(net=flat, net_E=None))['meta']['weights'] == 'net'
+
+
+# Parts of our own layout, other networks, and other channels.
+
+
+def own_weights(**kwargs):
+    return small(**kwargs).state_dict()
+
+
+PARTS = {
+    'downsample': r'stages\.1\.downsample\.',
+    'merge': r'stages\.2\.downsample\.merge\.',
+    'stem': r'stem\.',
+    'a_norm': r'stem\.0\.bn\.',
+    'one_block': r'stages\.1\.blocks\.1\.mixer\.',
+    'scan': r'stages\.0\.blocks\.0\.mixer\.fn\.global_op\.ss2d\.(A_log|D)$',
+}
+
+
+@pytest.mark.parametrize('deploy', [False, True])
+@pytest.mark.parametrize('name', PARTS)
+def test_a_part_of_the_network(name, deploy):
+    """What is there is loaded, what is missing is reported by torch, with strict=True as well."""
+    source, backbone = small(), MobileMamba(SMALL)
+    if deploy:
+        source.switch_to_deploy()
+        backbone.switch_to_deploy()
+    part = {key: value for key, value in source.state_dict().items() if re.match(PARTS[name], key)}
+    if not part:
+        assert deploy and name == 'a_norm'
+        return
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    missing, unexpected = backbone.load_state_dict(part, strict=False)
+    counters = {key for key in before if key.endswith('num_batches_tracked')}
+    assert not unexpected and set(missing) == set(before) - set(part) - counters
+    for key, value in backbone.state_dict().items():
+        assert torch.equal(value, part.get(key, before[key])), key
+    with pytest.raises(RuntimeError, match='Missing key'):
+        backbone.load_state_dict(part)
+
+
+OTHERS = {
+    'cspnext': ['stem.0.conv.weight', 'stem.0.bn.weight', 'stem.1.conv.weight', 'stage1.0.conv.weight'],
+    'convnext': ['stem.0.weight', 'stages.0.blocks.0.conv_dw.weight', 'stages.1.downsample.0.weight'],
+    'efficientvit': [
+        'patch_embed.0.c.weight',
+        'blocks1.0.dw0.m.c.weight',
+        'blocks1.0.mixer.m.attn.qkvs.0.c.weight',
+    ],
+    'efficientvit_timm': [
+        'stages.0.blocks.0.dw0.m.conv.weight',
+        'stages.0.blocks.0.mixer.m.attn.proj.1.bn.weight',
+    ],
+    'metaformer': ['stem.conv.weight', 'stages.0.blocks.0.token_mixer.norm.weight'],
+}
+
+
+@pytest.mark.parametrize('name', OTHERS)
+@pytest.mark.parametrize('prefix', ['', 'backbone.'])
+def test_other_networks_are_not_described_as_this_one(name, prefix):
+    foreign = {prefix + key: torch.zeros(4) for key in OTHERS[name]}
+    assert describe(foreign) == f'no MobileMamba (its first keys: {", ".join(list(foreign)[:3])})'
+    model = torch.nn.ModuleDict(dict(backbone=MobileMamba(SMALL))) if prefix else MobileMamba(SMALL)
+    with pytest.raises(CheckpointError, match='looks like no MobileMamba'):
+        model.load_state_dict(foreign, strict=False)
+
+
+@pytest.mark.parametrize(('checkpoint', 'network'), [('t2', 't4'), ('t4', 's6'), ('t4', 'b1'), ('b1', 's6')])
+def test_another_size_is_an_error(checkpoint, network):
+    """Though T4, S6 and B1 share one stage's width, and mmengine would load what fits."""
+    weights = MobileMamba(checkpoint).state_dict()
+    backbone = MobileMamba(network)
+    before = {key: value.clone() for key, value in backbone.state_dict().items()}
+    with pytest.raises(
+        CheckpointError, match=f'(?s)of another shape: .*looks like a MobileMamba {checkpoint.upper()}'
+    ):
+        load_state_dict(backbone, weights)
+    assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
+
+
+def test_most_of_it_fits(capsys):
+    """A network of one block less and another number of channels: one warning, which names both."""
+    shorter = dict(SMALL, depths=(1, 1, 1))
+    weights = own_weights()
+    backbone = MobileMamba(shorter, in_channels=4)
+    load_state_dict(backbone, weights)
+    loaded = backbone.state_dict()
+    assert all(torch.equal(loaded[key], weights[key]) for key in loaded if key != 'stem.0.conv.weight')
+    text = capsys.readouterr().out
+    assert text.count('do not match exactly') == 1
+    assert 'size mismatch for stem.0.conv.weight: copying a param with shape torch.Size([4, 3, 3, 3])' in text
+    assert 'unexpected key in source state_dict: stages.1.blocks.1.dw0.fn.conv.weight' in text
+
+
+def features(backbone, image):
+    with torch.no_grad():
+        return backbone.eval()(image)[-1]
+
+
+@pytest.mark.parametrize('deploy', [False, True])
+@pytest.mark.parametrize('way', ['load_state_dict', 'load_checkpoint', 'init_cfg'])
+@pytest.mark.parametrize('channels', [1, 2, 4, 7])
+def test_rgb_weights_for_other_channels(tmp_path, channels, way, deploy):
+    """Gray images give the same features in one channel as in three."""
+    rgb = small()
+    image = torch.rand(1, 1, 64, 96, generator=torch.Generator().manual_seed(0))
+    if deploy:
+        rgb.switch_to_deploy()
+    expected = features(rgb, image.expand(1, 3, 64, 96))
+    path = tmp_path / 'rgb.pth'
+    torch.save(dict(state_dict=rgb.state_dict()), path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path)) if way == 'init_cfg' else None
+    backbone = MobileMamba(
+        SMALL, in_channels=channels, deploy=deploy, adapt_in_channels=True, init_cfg=init_cfg
+    )
+    if way == 'init_cfg':
+        backbone.init_weights()
+    elif way == 'load_checkpoint':
+        load_checkpoint(backbone, str(path), strict=True)
+    else:
+        backbone.load_state_dict(rgb.state_dict())
+    first = 'stem.0.weight' if deploy else 'stem.0.conv.weight'
+    filters, of_rgb = backbone.state_dict()[first], rgb.state_dict()[first]
+    if channels == 1:
+        torch.testing.assert_close(features(backbone, image), expected, rtol=1e-4, atol=1e-5)
+    else:  # red, green, blue, red, ...
+        repeated = torch.stack([of_rgb[:, channel % 3] for channel in range(channels)], 1)
+        torch.testing.assert_close(filters, repeated * 3 / channels)
+    own = {key: value.clone() for key, value in backbone.state_dict().items()}
+    backbone.load_state_dict(own)  # its own weights are taken as they are
+    assert all(torch.equal(value, own[key]) for key, value in backbone.state_dict().items())
+
+
+def test_authors_weights_for_one_channel(flat):
+    backbone = MobileMamba('t2', in_channels=1, adapt_in_channels=True)
+    backbone.load_state_dict(dict(flat))
+    torch.testing.assert_close(
+        backbone.stem[0].conv.weight.data, flat['patch_embed.0.c.weight'].sum(1, keepdim=True)
+    )
+
+
+def test_channels_are_not_adapted_unasked(tmp_path):
+    path = tmp_path / 'rgb.pth'
+    torch.save(own_weights(), path)
+    init_cfg = dict(type='Pretrained', checkpoint=str(path))
+    message = r'(?s)\(4, 3, 3, 3\) instead of \(4, 1, 3, 3\).*adapt_in_channels=True'
+    with pytest.raises(CheckpointError, match=message):
+        MobileMamba(SMALL, in_channels=1, init_cfg=init_cfg).init_weights()
+    two = own_weights(in_channels=2)  # of which nobody knows what the channels are
+    with pytest.raises(RuntimeError, match=r'size mismatch for stem\.0\.conv\.weight'):
+        MobileMamba(SMALL, in_channels=4, adapt_in_channels=True).load_state_dict(two)
+
+
+def test_a_detectors_weights_in_a_classifier_and_back():
+    """The backbone is shared, whatever is on top."""
+    detector = {f'backbone.{key}': value for key, value in MobileMamba('t2').state_dict().items()}
+    model = build_classifier()
+    load_state_dict(model, {**detector, 'bbox_head.retina_cls.weight': torch.zeros(9)})
+    back = torch.nn.ModuleDict(
+        dict(backbone=MobileMamba('t2', out_indices=(0, 1)), neck=torch.nn.Linear(2, 2))
+    )
+    load_state_dict(back, model.state_dict())
+    for key, value in back['backbone'].state_dict().items():
+        assert torch.equal(value, detector[f'backbone.{key}']), key
+
+
+def test_a_deployed_classifier_in_a_plain_detector():
+    deployed = small()
+    deployed.switch_to_deploy()
+    weights = {f'backbone.{key}': value for key, value in deployed.state_dict().items()}
+    with pytest.raises(CheckpointError, match='in the deployed form, which cannot be undone'):
+        load_state_dict(torch.nn.ModuleDict(dict(backbone=MobileMamba(SMALL))), weights)

@@ -24,4 +24,6 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', by_epoch=False, interval=8000),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='SegVisualizationHook'),
+    training_check=dict(type='TrainingCheckHook'),
 )
+runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too

@@ -54,6 +54,17 @@ class TrainEMAHook(EMAHook):
             self._swap_ema_parameters()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Go on with the average of a checkpoint."""
-        if self.ema_model is not None:
-            super().after_load_checkpoint(runner, checkpoint)
+        """Go on with the average of a checkpoint that is resumed.
+
+        What ``load_from`` loads is the average already, in ``state_dict``: the new average starts as a copy
+        of the model, at its first step. mmpretrain's own loads ``ema_state_dict`` then, too, which ends in
+        torch's ``size mismatch`` where the number of classes is another.
+        """
+        if self.ema_model is None or not runner._resume:
+            return
+        if 'ema_state_dict' not in checkpoint:
+            runner.logger.warning(
+                'The checkpoint holds no moving average, so it starts anew from the weights: the run that is '
+                'resumed had no TrainEMAHook.'
+            )
+        super().after_load_checkpoint(runner, checkpoint)

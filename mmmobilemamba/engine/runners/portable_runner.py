@@ -9,9 +9,12 @@ from mmengine.device import get_device
 from mmengine.dist import is_distributed
 from mmengine.optim import OptimWrapper
 from mmengine.registry import MODEL_WRAPPERS, RUNNERS
-from mmengine.runner import Runner
+from mmengine.runner import BaseLoop, Runner
 from torch import distributed, nn
 from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from ..training_check_hook import FILTERED, check_iterations, check_not_empty
 
 
 @RUNNERS.register_module()
@@ -24,7 +27,8 @@ class PortableRunner(Runner):
     - AmpOptimWrapper, which ``--amp`` selects, refuses a CPU. Here, :class:`CPUAmpOptimWrapper` takes its
       place, with bfloat16, and the log says so.
 
-    Where there is an accelerator, it is the Runner of mmengine.
+    Everywhere, an epoch without iterations and a dataset without images are errors that say what to change,
+    before schedulers that divide by them are built.
 
     Example:
         >>> runner_type = 'PortableRunner'  # in a config, or after --cfg-options
@@ -41,6 +45,33 @@ class PortableRunner(Runner):
         if self.distributed and get_device() == 'cpu':
             model_wrapper_cfg = cpu_wrapper(model_wrapper_cfg, self.cfg.get('find_unused_parameters', False))
         return super().wrap_model(model_wrapper_cfg, model)
+
+    def build_train_loop(self, loop: BaseLoop | dict) -> BaseLoop:
+        """As in mmengine.
+
+        Raises:
+            ValueError: If there is no iteration in an epoch.
+        """
+        loop = super().build_train_loop(loop)
+        check_iterations(loop.dataloader)
+        return loop
+
+    @staticmethod
+    def build_dataloader(dataloader: DataLoader | dict, *args: Any, **kwargs: Any) -> DataLoader:
+        """As in mmengine.
+
+        Raises:
+            ValueError: If the dataset has no image.
+        """
+        try:
+            loader = Runner.build_dataloader(dataloader, *args, **kwargs)
+        except ValueError as error:
+            # What numpy says when mmengine serialises a dataset without entries.
+            if 'need at least one array to concatenate' not in str(error):
+                raise
+            raise ValueError(f'A dataset is empty: {dataloader["dataset"]}. {FILTERED}') from error
+        check_not_empty(loader)
+        return loader
 
     def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper:
         """As in mmengine; on a CPU, with its own kind of mixed precision."""

@@ -109,10 +109,16 @@ class WarmupCosineLR(_ParamScheduler):
             *args, **kwargs, other arguments: Those of the class; fractions of an epoch are allowed.
 
         Raises:
-            ValueError: If the lengths are in iterations already, or ``epoch_length`` is missing.
+            ValueError: If the lengths are in iterations already, or ``epoch_length`` is missing or 0.
         """
         if not by_epoch:
             raise ValueError('convert_to_iter_based is for lengths in epochs: remove it, or by_epoch=False.')
+        if epoch_length == 0:
+            raise ValueError(
+                'An epoch has no iteration: there are fewer images than train_dataloader.batch_size, and '
+                'drop_last=True leaves them out. Set a smaller batch_size, or drop_last=False, or repeat the '
+                "dataset: dict(type='RepeatDataset', times=..., dataset=...)."
+            )
         if not epoch_length or epoch_length < 0:
             raise ValueError(f'epoch_length must be the iterations of an epoch, not {epoch_length!r}.')
         return cls(

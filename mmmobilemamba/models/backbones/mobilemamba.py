@@ -32,7 +32,8 @@ class MobileMamba(BaseModule):
     Registered in mmengine's root registry: ``type='MobileMamba'`` works in the configs of every
     OpenMMLab codebase once ``mmmobilemamba`` is imported (``custom_imports``). In evaluation any image
     of at least 1 x 1 pixel works; a side s leaves a stage with ceil(s / stride) pixels. In training,
-    batch norm needs more than one value a channel: at 64 x 64 pixels and less, two images or more.
+    batch norm needs more than one value a channel: at 64 x 64 pixels and less, two images or more. Heads
+    with a batch norm after pooling, as our classifiers have, need two images at any size.
 
     Checkpoints of the authors load as they are, flat or wrapped, through ``init_cfg``,
     ``load_state_dict`` or mmengine's ``load_checkpoint``; see ``mmmobilemamba.models.checkpoint``.
@@ -63,6 +64,9 @@ class MobileMamba(BaseModule):
             arguments. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation, as in mmengine. A ``Pretrained``
             checkpoint must fit completely. Defaults to None, the paper's.
+        adapt_in_channels (bool): Load RGB weights into a network of other ``in_channels``: summed for one
+            channel, else repeated and scaled, as timm does. It holds for ``init_cfg``, ``load_from`` and
+            ``load_state_dict``. Defaults to False: such weights do not fit.
 
     Attributes:
         out_channels (tuple[int]): Channels of each output.
@@ -91,6 +95,7 @@ class MobileMamba(BaseModule):
         deploy=False,
         compile=False,
         init_cfg=None,
+        adapt_in_channels=False,
     ):
         super().__init__(init_cfg)
         self.arch = resolve_arch(arch, drop_path_rate)
@@ -102,6 +107,8 @@ class MobileMamba(BaseModule):
                 f'frozen_stages must be -1 (none), 0 (the stem) or 1 to 3 (the stem and that many '
                 f'stages), not {frozen_stages!r}.'
             )
+        self.in_channels = in_channels
+        self.adapt_in_channels = adapt_in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
 

@@ -17,7 +17,7 @@ Each imports only from those above it.
 """
 
 from .convert import convert_backbone, convert_head
-from .fit import check_fit, check_form, fitting_weights, is_deployed
+from .fit import adapt_input, check_fit, check_form, check_overlap, fitting_weights, is_deployed
 from .hooks import adapt_classifier, adapt_state_dict, load_pretrained, split_pretrained
 from .layout import backbone_part, describe, guess_archs, is_authors, is_fused, is_ours
 from .names import HEAD_RENAMES, RENAMES, rename
@@ -29,10 +29,12 @@ __all__ = [
     'WRAPPERS',
     'CheckpointError',
     'adapt_classifier',
+    'adapt_input',
     'adapt_state_dict',
     'backbone_part',
     'check_fit',
     'check_form',
+    'check_overlap',
     'convert_backbone',
     'convert_head',
     'describe',

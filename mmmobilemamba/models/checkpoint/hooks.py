@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from .convert import convert_head
-from .fit import check_form, fitting_weights, is_beyond, is_deployed
+from .fit import adapt_input, check_form, check_overlap, fitting_weights, is_beyond, is_deployed
 from .layout import is_authors, is_fused, is_ours
 from .read import CheckpointError, entries_below, fetch_checkpoint, unwrap
 
@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 def adapt_state_dict(backbone: MobileMamba, state_dict: dict[str, Tensor], prefix: str) -> None:
     """Rewrite the entries below ``prefix`` in place so that the backbone can load them.
 
-    Called on every load. Our own names stay as they are, less the stages that are not built. Any
-    other form (authors' names, wrapped, below ``backbone.``) must fit completely.
+    Called on every load. Our own names stay as they are, less the stages that are not built, and may be
+    some of a backbone's; what does not fit is left to the caller, who reports it, unless most does not.
+    Any other form (authors' names, wrapped, below ``backbone.``) must fit completely.
 
     Raises:
         CheckpointError: If there are entries, but not those of a MobileMamba that fits.
@@ -30,11 +31,19 @@ def adapt_state_dict(backbone: MobileMamba, state_dict: dict[str, Tensor], prefi
     below = {key[len(prefix) :]: value for key, value in entries.items()}
     if not below:
         return
-    if is_ours(below):
-        check_form(is_fused(below), is_deployed(backbone), 'backbone')
+    kept = {key: value for key, value in below.items() if not is_beyond(key, len(backbone.stages))}
+    # FSDP has no state dict of its own to compare with while it loads one.
+    is_sharded = any(name.endswith('_fsdp_wrapped_module') for name, _ in backbone.named_modules())
+    is_part = not is_sharded and kept.keys() <= backbone.state_dict().keys()
+    if is_part or is_ours(below):
+        if not is_part:
+            check_form(is_fused(below), is_deployed(backbone), 'backbone')
+        kept = adapt_input(backbone, kept)
+        if not is_sharded:
+            check_overlap(backbone, kept)
         for key in below:
-            if is_beyond(key, len(backbone.stages)):
-                del state_dict[prefix + key]
+            del state_dict[prefix + key]
+        state_dict.update({prefix + key: value for key, value in kept.items()})
         return
     weights = fitting_weights(backbone, unwrap(below))
     for key in entries:

@@ -10,9 +10,11 @@ from torch import Tensor
 from ..arch import ARCHS
 from .names import rename
 
-# Keys that no other network has: `patch_embed.proj`, `stem.0.weight` are met elsewhere.
-AUTHORS = r'patch_embed\.\d\.|blocks1\.\d+\.(dw0|ffn0|mixer)\.'
-OURS = r'stem\.\d\.(conv|bn)\.|stages\.\d\.blocks\.\d+\.(dw0|ffn0|mixer)\.fn\.'
+# Keys that no other network has. Met elsewhere are `patch_embed.proj` (ViT), `patch_embed.0.c` and
+# `blocks1.0.mixer.m` (EfficientViT), `stem.0.weight` (ConvNeXt), `stem.0.conv` (CSPNeXt) and
+# `stages.0.blocks.0.mixer.m` (EfficientViT in timm).
+AUTHORS = r'blocks[123]\.\d+\.mixer\.m\.attn\.(global_op|local_op)\.'
+OURS = r'stages\.\d\.(blocks\.\d+|downsample)\.((dw0|dw1|ffn0|ffn1|mixer)\.fn|merge\.conv1)\.'
 FUSED = r'patch_embed\.0\.weight$|stem\.0\.weight$|stages\.\d\.blocks\.\d+\.dw0\.weight$'
 
 

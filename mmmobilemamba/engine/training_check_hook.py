@@ -1,0 +1,253 @@
+"""What makes a training fail or learn nothing is said before its first step, with what to change."""
+
+from __future__ import annotations
+
+import copy
+import random
+import re
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dataset import InfiniteSampler
+from mmengine.hooks import EMAHook, Hook
+from mmengine.model import BaseModel, BaseTTAModel, is_model_wrapper
+from mmengine.registry import HOOKS
+from mmengine.runner import Runner
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader
+
+from mmmobilemamba.models import MobileMamba
+from mmmobilemamba.models.checkpoint import CheckpointError, describe, is_authors, unwrap
+
+FILTERED = (
+    'Either its files were not found, or all of them were filtered out: compare data_root, data_prefix and '
+    'ann_file with the folders, metainfo.classes with the names in the annotations, and look at filter_cfg '
+    'and indices.'
+)
+
+
+@HOOKS.register_module()
+class TrainingCheckHook(Hook):
+    """Check data, schedule and checkpoint of a run before time is spent on it. Every recipe has it.
+
+    It changes nothing. mmengine (0.10.7) trains zero iterations without a word where ``drop_last`` leaves no
+    batch of a small dataset, and reports a checkpoint of another network as a long list of keys.
+
+    Raises:
+        ValueError: Before training, if there is nothing to train or validate on, or a batch of one image
+            would leave a batch norm with one value a channel.
+        CheckpointError: When a checkpoint is loaded that has no weights for any MobileMamba of the model, or
+            one of another model is resumed.
+
+    Example:
+        >>> default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
+    """
+
+    priority = 'VERY_HIGH'
+
+    def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
+        """Make sure that a checkpoint is one of this model, before it is loaded."""
+        model = unwrap_model(runner.model)
+        weights = checkpoint.get('state_dict', checkpoint)
+        check_backbone(model, weights, runner._load_from)
+        if not runner._resume:
+            return
+        check_resumed(model, weights)
+        if 'ema_state_dict' in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
+            runner.logger.warning(
+                'The run that is resumed had a moving average and this one has none: it goes on from the '
+                'averaged weights.'
+            )
+
+    def before_train(self, runner: Runner) -> None:
+        """Check the batches, and say which schedulers end or begin after the training."""
+        check_iterations(runner.train_dataloader)
+        if runner.val_loop is not None:
+            check_validation(runner.val_dataloader)
+        # A part of what FSDP wraps cannot run alone.
+        if not is_model_wrapper(runner.model) or isinstance(runner.model, DistributedDataParallel):
+            check_smallest_batch(unwrap_model(runner.model), runner.train_dataloader)
+        late = late_schedulers(runner)
+        if late:
+            runner.logger.warning(' '.join(late) + ' Shorten param_scheduler, or train for longer.')
+
+
+def unwrap_model(model: nn.Module) -> nn.Module:
+    """The model inside of DDP and its kind, and of test-time augmentation."""
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    return model
+
+
+# Checkpoints.
+
+
+def check_backbone(model: nn.Module, weights: dict[str, Any], source: str | None) -> None:
+    """Make sure that weights hold entries for a backbone of a model, if it has a MobileMamba.
+
+    Raises:
+        CheckpointError: If they do not.
+    """
+    backbones = [name for name, module in model.named_modules() if isinstance(module, MobileMamba)]
+    if not backbones or '' in backbones:  # which sees all keys itself
+        return
+    # Whatever is in front: mmdet's semi-supervised detectors, for one, rename what they load.
+    ends = '|'.join({re.escape(name.rpartition('.')[2]) for name in backbones})
+    if any(re.search(rf'(^|\.)({ends})\.', str(key)) for key in weights):
+        return
+    # mmpretrain's classifiers rename the authors' files when they load them.
+    renames = any(kind.__name__ == 'ImageClassifier' for kind in type(model).__mro__)
+    inner = unwrap(weights)
+    if renames and is_authors(inner):
+        return
+    raise CheckpointError(
+        f'{source} has nothing for the {backbones[0]} of this {type(model).__name__}: it looks like '
+        f'{describe(inner)}. Weights of a backbone alone, and the ImageNet weights of a detector or '
+        f"segmentor, go into model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...) instead of "
+        f'load_from.'
+    )
+
+
+def check_resumed(model: nn.Module, weights: dict[str, Any]) -> None:
+    """Make sure that what is resumed was trained with a model of the same shapes.
+
+    Raises:
+        CheckpointError: If it was not.
+    """
+    saved = {re.sub(r'^module\.', '', key): value for key, value in weights.items()}
+    others = [
+        f'{key} {tuple(saved[key].shape)} instead of {tuple(value.shape)}'
+        for key, value in model.state_dict().items()
+        if key in saved and saved[key].shape != value.shape
+    ]
+    if others:
+        raise CheckpointError(
+            f'The checkpoint to resume is of another model: {"; ".join(others[:3])}. To resume, leave the '
+            f'model as it was; to fine-tune what fits, give the file to load_from, and no --resume.'
+        )
+
+
+# Data.
+
+
+def check_not_empty(loader: DataLoader) -> None:
+    """Make sure that a dataset has an image.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    if hasattr(loader.dataset, '__len__') and len(loader.dataset) == 0:
+        raise ValueError(f'The dataset {type(loader.dataset).__name__} is empty. {FILTERED}')
+
+
+def check_iterations(loader: DataLoader) -> None:
+    """Make sure that an epoch of training has an iteration.
+
+    Raises:
+        ValueError: If it has none.
+    """
+    check_not_empty(loader)
+    batches = loader.batch_sampler
+    if isinstance(loader.sampler, InfiniteSampler) or not hasattr(batches, '__len__') or len(batches) > 0:
+        return
+    images, size = len(batches.sampler), batches.batch_size
+    times = -(-size // max(images, 1))
+    raise ValueError(
+        f'There is no iteration in an epoch: a process has {images} images, fewer than the batch_size of '
+        f'{size}, and drop_last=True leaves them out. Set train_dataloader.batch_size={images} or less (with '
+        f'the learning rate cut down alike), or train_dataloader.drop_last=False, or repeat the images: '
+        f"train_dataloader.dataset=dict(type='RepeatDataset', times={times}, dataset=...)."
+    )
+
+
+def check_validation(loader: DataLoader) -> None:
+    """Make sure that there is something to validate on.
+
+    Raises:
+        ValueError: If there is not.
+    """
+    check_not_empty(loader)
+    if hasattr(loader.batch_sampler, '__len__') and len(loader.batch_sampler) == 0:
+        raise ValueError('There is no iteration in a validation. Set val_dataloader.drop_last=False.')
+
+
+def check_smallest_batch(model: nn.Module, loader: DataLoader) -> None:
+    """Make sure that batch norms have more than one value a channel in the smallest batch of an epoch.
+
+    Where that is one image, a copy of the model computes the loss of the first one to see.
+
+    Raises:
+        ValueError: If a batch norm has not.
+    """
+    if smallest_batch(loader) != 1 or not isinstance(model, BaseModel):
+        return
+    copied = copy.deepcopy(model).train()
+    for name, module in copied.named_modules():
+        if isinstance(module, nn.SyncBatchNorm):  # which counts the values of all processes
+            module.eval()
+        elif isinstance(module, _BatchNorm):
+            module.register_forward_pre_hook(_refuse_single_values(name, loader.batch_sampler.batch_size))
+    states = random.getstate(), np.random.get_state()
+    with torch.random.fork_rng(devices=[]), torch.no_grad():
+        batch = loader.collate_fn([loader.dataset[0]])
+        batch = copied.data_preprocessor(batch, True)
+        if isinstance(batch, dict):
+            copied(**batch, mode='loss')
+        else:
+            copied(*batch, mode='loss')
+    random.setstate(states[0])
+    np.random.set_state(states[1])
+
+
+def smallest_batch(loader: DataLoader) -> int | None:
+    """How many images the smallest batch of an epoch has (int), or None where that cannot be told."""
+    batches = loader.batch_sampler
+    size = getattr(batches, 'batch_size', None)
+    if size is None or batches.drop_last or isinstance(loader.sampler, InfiniteSampler):
+        return size
+    return len(batches.sampler) % size or size
+
+
+def _refuse_single_values(name, batch_size):
+    """A hook before a batch norm that refuses what torch refuses, with what to change."""
+
+    def check(module, inputs):
+        if module.training and inputs[0].numel() == inputs[0].shape[1]:
+            where = 'Batches have' if batch_size == 1 else 'The last batch of an epoch has'
+            raise ValueError(
+                f'{where} one image, of which the batch norm {name} sees one value a channel, too few to '
+                f'train with. Set train_dataloader.batch_size to 2 or more and drop_last=True, or another '
+                f'batch_size that leaves no single image.'
+            )
+
+    return check
+
+
+# Schedule.
+
+
+def late_schedulers(runner: Runner) -> list[str]:
+    """Which schedulers never begin, or are in their warm-up when the training ends: a sentence each."""
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):
+        schedulers = [scheduler for several in schedulers.values() for scheduler in several]
+    sentences = []
+    for scheduler in schedulers:
+        unit = 'epochs' if scheduler.by_epoch else 'iterations'
+        steps = runner.max_epochs if scheduler.by_epoch else runner.max_iters
+        name = type(scheduler).__name__
+        if scheduler.begin >= steps > 0:
+            sentences.append(f'{name} begins after {scheduler.begin} of {steps} {unit}, which is never.')
+        elif is_warmup(scheduler) and scheduler.end > steps:
+            sentences.append(
+                f'{name} warms up for {scheduler.end} of {steps} {unit}, so the full value is never reached.'
+            )
+    return sentences
+
+
+def is_warmup(scheduler: Any) -> bool:
+    """Whether a scheduler of mmengine raises what it schedules to the base value."""
+    return getattr(scheduler, 'start_factor', 1) < getattr(scheduler, 'end_factor', 0)
