@@ -21,7 +21,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
 
-from mmmobilemamba.utils.fonts import FontError, choose_font, one_line
+from mmmobilemamba.utils.fonts import FontError, choose_fonts, one_line
 from mmmobilemamba.utils.test_results import (
     LabelMaps,
     ResultsError,
@@ -161,14 +161,16 @@ def draw(path, matrix, classes, font=None):
         FontError: If there is no such font.
     """
     shares, number = per_cent(matrix), len(classes)
-    font, warning = choose_font(classes, font, default=font_manager.findfont('DejaVu Sans'))
-    properties = font_manager.FontProperties(fname=font, size=8)
+    fonts, warning = choose_fonts(classes, font, default=font_manager.findfont('DejaVu Sans'))
+    for file in fonts:
+        font_manager.fontManager.addfont(file)
+    families = [font_manager.get_font(file).family_name for file in fonts]
     names = [one_line(name) for name in classes]
     side = float(np.clip(0.35 * number + 3, *SIDES))
     figure = Figure(figsize=(side, side), dpi=DPI, layout='constrained')
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=100)
-    style = dict(fontproperties=properties, parse_math=False)  # a name may have dollars
+    style = dict(fontfamily=families, fontsize=8, parse_math=False)  # a name may have dollars
     axes.set_xticks(range(number), names, rotation=90, **style)
     axes.set_yticks(range(number), names, **style)
     axes.set(xlabel='predicted class', ylabel='true class', title='Per cent of the pixels of the true class')

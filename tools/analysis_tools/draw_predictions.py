@@ -27,7 +27,7 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageDraw, ImageOps
 from scipy import ndimage
 
-from mmmobilemamba.utils.fonts import FontError, choose_font, one_line, open_font
+from mmmobilemamba.utils.fonts import FontError, NameFont, choose_fonts, one_line
 from mmmobilemamba.utils.test_results import (
     LabelMaps,
     ResultsError,
@@ -52,8 +52,7 @@ SCALE, LARGEST = 3, 2000  # enlargement, and px a side to which it is limited un
 LARGEST_OVERVIEW = 12_000  # px a side
 LEAST_AREA = 0.002  # of the image, of a region that is worth a name
 LONGEST_NAME = 200  # bytes; file systems take 255
-FONT_SIZE = 15
-FONT = open_font(None, FONT_SIZE)
+FONT = NameFont()
 
 
 class PredictionsError(ResultsError):
@@ -64,7 +63,7 @@ class Style:
     """What all pictures of a run have in common, and what there is to say about them.
 
     Args:
-        font (FreeTypeFont): For names of classes.
+        font (NameFont): For names of classes.
         scale (int, optional): Enlargement; ``SCALE`` or what makes ``LARGEST`` px if not given.
         threshold (float): Least score of a box.
     """
@@ -97,9 +96,10 @@ def tint(image, mask, color):
 
 def write_name(canvas, text, left, top, color, width, font=FONT):
     """Write ``text`` on ``color`` just above ``top``, px, and not beyond ``width``."""
-    place = (max(min(left, width - font.getlength(text)), 0), max(top - sum(font.getmetrics()) + 1, 0))
-    canvas.rectangle(canvas.textbbox(place, text, font=font), fill=color)
-    canvas.text(place, text, fill='black' if np.dot(color, LUMINANCE) > 110 else 'white', font=font)
+    length = font.getlength(text)
+    left, top = max(min(left, width - length), 0), max(top - font.height, 0)
+    canvas.rectangle((left, top, left + length, top + font.height - 1), fill=color)
+    font.write(canvas, (left, top), text, 'black' if np.dot(color, LUMINANCE) > 110 else 'white')
 
 
 def draw_instances(image, boxes, labels, classes, scale, scores=None, masks=(), remarks=None, font=FONT):
@@ -114,7 +114,7 @@ def draw_instances(image, boxes, labels, classes, scale, scores=None, masks=(), 
         scores (ndarray | None): (M,), or None for ground truth.
         masks (Sequence[ndarray | None]): M of bool (height, width), None for a box without one; or none.
         remarks (Sequence[str] | None): M texts behind the names.
-        font (FreeTypeFont): For the names.
+        font (NameFont): For the names.
 
     Returns:
         Image: ``scale`` times as large.
@@ -146,7 +146,7 @@ def draw_map(image, labels, classes, palette, scale, ignored=(IGNORED,), font=FO
         palette (Sequence): A colour of 3 ints for every class.
         scale (float): Enlargement.
         ignored (Sequence[int]): Labels that are blackened and not named.
-        font (FreeTypeFont): For the names.
+        font (NameFont): For the names.
 
     Returns:
         Image: ``scale`` times as large.
@@ -184,11 +184,11 @@ def draw_framed(image, caption, color, scale, font=FONT):
     """An image inside ``scale * CROP_SIDE`` px, in a frame and below a caption of ``color``."""
     side = scale * CROP_SIDE
     lines = wrap(caption, font, side - 8)
-    top = CAPTION + (len(lines) - 1) * (sum(font.getmetrics()) + 1)
+    top = CAPTION + len(lines) * (font.height + 1) - FONT.height - 1
     sheet = Image.new('RGB', (side, side + top), 'white')
     canvas = ImageDraw.Draw(sheet)
     for index, line in enumerate(lines):
-        canvas.text((4, 2 + index * (sum(font.getmetrics()) + 1)), line, fill=color, font=font)
+        font.write(canvas, (4, 2 + index * (font.height + 1)), line, color)
     canvas.rectangle((0, top, side, side + top), fill=color)
     inner = (side - 2 * BORDER, side - 2 * BORDER)
     inside = ImageOps.pad(image, inner, Image.Resampling.BICUBIC, color='white')
@@ -219,7 +219,7 @@ def side_by_side(truth, predicted):
     canvas = ImageDraw.Draw(sheet)
     for place, (text, image) in enumerate(parts):
         left = place * (width + GAP)
-        canvas.text((left + 4, 2), text, fill='black', font=FONT)
+        FONT.write(canvas, (left + 4, 2), text, 'black')
         sheet.paste(image, (left, CAPTION))
     return sheet
 
@@ -440,8 +440,8 @@ def draw(args):
     codebase = codebase_of(config, list(READERS))
     samples = samples_of(build_test_data(config, codebase))
     names = {name for sample in samples for name in sample.dataset.metainfo.get('classes') or ()}
-    font, warning = choose_font(sorted(map(str, names)), args.font)
-    style = Style(open_font(font, FONT_SIZE), args.scale, args.score_thr)
+    fonts, warning = choose_fonts(sorted(map(str, names)), args.font)
+    style = Style(NameFont(fonts), args.scale, args.score_thr)
     drawers = READERS[codebase](args.predictions, config, samples, style)
     if not drawers:
         raise PredictionsError(f'{args.predictions} holds no predictions for the images of {args.config}.')
