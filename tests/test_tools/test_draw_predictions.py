@@ -222,9 +222,10 @@ def test_classifier(folder):
         pickle.dumps([{**each, 'pred_score': torch.tensor([0.7, 0.3])} for each in found])
     )
     draw_predictions.main(['config.py', 'found.pkl', 'out', '--scale', '1', '--columns', '1'])
-    assert_color(Image.open(folder / 'out' / 'one.png'), (1, 24), draw_predictions.RIGHT)
-    assert_color(Image.open(folder / 'out' / 'zero.png'), (1, 24), draw_predictions.WRONG)
-    assert Image.open(folder / 'out' / 'overview.png').size == (176, 2 * (182 + 8) + 8)
+    # At 160 px the caption has two lines.
+    assert_color(Image.open(folder / 'out' / 'one.png'), (1, 44), draw_predictions.RIGHT)
+    assert_color(Image.open(folder / 'out' / 'zero.png'), (1, 44), draw_predictions.WRONG)
+    assert Image.open(folder / 'out' / 'overview.png').size == (176, 2 * (182 + 20 + 8) + 8)
     draw_predictions.main(['config.py', 'found.pkl', 'one', '--number', '1'])
     assert sorted(path.name for path in (folder / 'one').iterdir()) == ['one.png', 'overview.png']
 

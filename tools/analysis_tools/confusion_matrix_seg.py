@@ -13,20 +13,31 @@ the dataset, lowers labels twice under ``reduce_zero_label``, and counts in 8 bi
 import argparse
 import csv
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
-from mmengine.registry import DATASETS, init_default_scope
-from PIL import Image
+
+from mmmobilemamba.utils.fonts import FontError, choose_fonts, one_line
+from mmmobilemamba.utils.test_results import (
+    LabelMaps,
+    ResultsError,
+    build_test_data,
+    codebase_of,
+    ignored_labels,
+    label_map_reader,
+    samples_of,
+)
 
 MOST_NUMBERS = 30  # classes, up to which every cell has its number
 SIDES = (6, 40)  # inches, least and most of the picture
 DPI = 100
 
 
-class MatrixError(RuntimeError):
+class MatrixError(ResultsError):
     """There is nothing to count; the message says why and what to do."""
 
 
@@ -37,7 +48,7 @@ def count(truth, predicted, number, ignored):
         truth (ndarray): Labels of integers, any shape.
         predicted (ndarray): The same for what was predicted.
         number (int): Of classes.
-        ignored (int): Label in ``truth`` of pixels that do not count.
+        ignored (int | Sequence[int]): Labels in ``truth`` of pixels that do not count.
 
     Returns:
         ndarray: int64 (number, number), true classes by predicted ones.
@@ -47,61 +58,54 @@ def count(truth, predicted, number, ignored):
     """
     if truth.shape != predicted.shape:
         raise MatrixError(f'ground truth has {truth.shape} pixels, the prediction {predicted.shape}')
-    counted = truth != ignored
+    counted = ~np.isin(truth, ignored)
     pairs = [labels[counted].astype(np.int64) for labels in (truth, predicted)]
     for name, labels in zip(('ground truth', 'the prediction'), pairs):
         if labels.size and not 0 <= labels.min() <= labels.max() < number:
+            strange = np.setdiff1d(labels, np.arange(number))
             raise MatrixError(
-                f'{name} has labels {labels.min()} to {labels.max()}, the config {number} classes'
+                f'{name} has labels {labels.min()} to {labels.max()}, the config {number} classes, 0 to '
+                f'{number - 1}: {", ".join(map(str, strange[:10]))} is none of them, nor ignored'
             )
     return np.bincount(number * pairs[0] + pairs[1], minlength=number**2).reshape(number, number)
 
 
-def find_loader(dataset):
-    """The step of a dataset's pipeline that reads ground truth.
-
-    Raises:
-        MatrixError: If there is none.
-    """
-    for step in getattr(getattr(dataset, 'pipeline', None), 'transforms', ()):
-        if type(step).__name__.endswith('LoadAnnotations'):
-            return step
-    raise MatrixError(f'the test pipeline of {type(dataset).__name__} does not load annotations')
-
-
-def gather(config, folder):
+def gather(config, path):
     """Count over the test dataset of a Config.
 
     Args:
         config (Config): Of mmseg.
-        folder (Path): What ``mim test ... --out`` has written.
+        path (Path): What ``mim test ... --out`` has written, or a file of DumpResults.
 
     Returns:
         tuple[ndarray, Sequence[str]]: The matrix of :func:`count` and the names of the classes.
 
     Raises:
-        MatrixError: If predictions are missing or do not fit.
+        ResultsError: If data or predictions are missing or do not fit.
     """
-    init_default_scope('mmseg')
-    dataset = DATASETS.build(config.test_dataloader.dataset)
-    load, classes = find_loader(dataset), dataset.metainfo['classes']
-    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
-    files = [folder / f'{Path(info["img_path"]).stem}.png' for info in infos]
-    absent = [file for file in files if not file.is_file()]
-    if absent or not files:
+    samples = samples_of(build_test_data(config, codebase_of(config, ['mmseg'])))
+    classes = samples[0].dataset.metainfo.get('classes')
+    if not classes:
+        raise MatrixError("the test data have no names of classes: give metainfo=dict(classes=('a', 'b'))")
+    maps = LabelMaps(path, config, samples)
+    if maps.absent:
         raise MatrixError(
-            f'{len(absent)} of {len(files)} images have no prediction in {folder}'
-            f'{f", such as {absent[0].name}" if absent else ""}; `mim test ... --out {folder}` writes them'
+            f'{len(maps.absent)} of {len(samples)} images have no prediction in {path}, such as '
+            f'{maps.absent[0]}; `mim test ... --out {path}` writes them'
         )
     matrix = np.zeros((len(classes), len(classes)), np.int64)
-    for info, file in zip(infos, files):
-        predicted = np.asarray(Image.open(file)).astype(int)
-        if info['reduce_zero_label']:  # then mmseg writes classes from 1 on
-            predicted = predicted - 1
+    for index, sample in enumerate(maps.samples):
+        load, ignored = label_map_reader(sample.dataset), ignored_labels(config, sample.dataset)
+        if load is None:
+            raise MatrixError(
+                f'the test pipeline of {type(sample.dataset).__name__} does not load annotations'
+            )
+        truth = load(dict(sample.info))['gt_seg_map']
         try:
-            matrix += count(load(info)['gt_seg_map'], predicted, len(classes), dataset.ignore_index)
+            matrix += count(truth, maps.read(index), len(classes), ignored)
         except MatrixError as error:
-            raise MatrixError(f'{file}: {error}') from None
+            truth_path = sample.info.get('seg_map_path')
+            raise MatrixError(f'{maps.name(index)}: {error} (ground truth: {truth_path})') from None
     return matrix, classes
 
 
@@ -141,15 +145,34 @@ def write_csv(path, matrix, classes):
             writer.writerow([name, counts.sum(), *cells])
 
 
-def draw(path, matrix, classes):
-    """Write the picture, of at most ``SIDES[1] * DPI`` pixels a side."""
+def draw(path, matrix, classes, font=None):
+    """Write the picture, of at most ``SIDES[1] * DPI`` pixels a side.
+
+    Args:
+        path (Path): File to write.
+        matrix (ndarray): See :func:`count`.
+        classes (Sequence[str]): Names.
+        font (Path, optional): Font file for the names.
+
+    Returns:
+        str | None: What the font lacks.
+
+    Raises:
+        FontError: If there is no such font.
+    """
     shares, number = per_cent(matrix), len(classes)
+    fonts, warning = choose_fonts(classes, font, default=font_manager.findfont('DejaVu Sans'))
+    for file in fonts:
+        font_manager.fontManager.addfont(file)
+    families = [font_manager.get_font(file).family_name for file in fonts]
+    names = [one_line(name) for name in classes]
     side = float(np.clip(0.35 * number + 3, *SIDES))
     figure = Figure(figsize=(side, side), dpi=DPI, layout='constrained')
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=100)
-    axes.set_xticks(range(number), classes, rotation=90, fontsize=8)
-    axes.set_yticks(range(number), classes, fontsize=8)
+    style = dict(fontfamily=families, fontsize=8, parse_math=False)  # a name may have dollars
+    axes.set_xticks(range(number), names, rotation=90, **style)
+    axes.set_yticks(range(number), names, **style)
     axes.set(xlabel='predicted class', ylabel='true class', title='Per cent of the pixels of the true class')
     if number <= MOST_NUMBERS:
         for row, column in np.argwhere(~np.isnan(shares)):
@@ -157,7 +180,10 @@ def draw(path, matrix, classes):
             color = 'white' if share > 50 else 'black'
             axes.text(column, row, f'{share:.1f}', ha='center', va='center', fontsize=7, color=color)
     figure.colorbar(image, ax=axes, shrink=0.8)
-    figure.savefig(path)
+    with warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing')  # once a character; ours is one for all
+        figure.savefig(path)
+    return warning
 
 
 def main(argv=None):
@@ -165,19 +191,22 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('config', help='config of mmseg whose test dataset was predicted')
-    parser.add_argument('predictions', type=Path, help='folder written by --out')
+    parser.add_argument('predictions', type=Path, help='folder written by --out, or file of DumpResults')
     parser.add_argument('out', type=Path, help='folder for the matrix')
+    parser.add_argument('--font', type=Path, help='font file (TrueType, OpenType) for names of classes')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes of the config')
     args = parser.parse_args(argv)
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options or {})
     try:
         matrix, classes = gather(config, args.predictions)
-    except MatrixError as error:
+        args.out.mkdir(parents=True, exist_ok=True)
+        write_csv(args.out / 'confusion_matrix.csv', matrix, classes)
+        warning = draw(args.out / 'confusion_matrix.png', matrix, classes, args.font)
+    except (ResultsError, FontError, OSError) as error:
         sys.exit(f'confusion_matrix_seg.py: error: {error}')
-    args.out.mkdir(parents=True, exist_ok=True)
-    write_csv(args.out / 'confusion_matrix.csv', matrix, classes)
-    draw(args.out / 'confusion_matrix.png', matrix, classes)
+    if warning:
+        print(f'confusion_matrix_seg.py: warning: {warning}', file=sys.stderr)
     print('\n'.join(table(matrix, classes)))
     print(f'Matrix: {args.out.resolve() / "confusion_matrix.csv"} and .png')
 

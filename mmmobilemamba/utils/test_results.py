@@ -1,0 +1,300 @@
+"""The test data of a config, and what ``mim test ... --out`` has written about them."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mmcv
+import numpy as np
+from mmcv.transforms import LoadImageFromFile
+from mmengine.config import Config
+from mmengine.dataset import ClassBalancedDataset, RepeatDataset
+from mmengine.registry import DATASETS, init_default_scope
+from PIL import Image
+
+BYTE = 2**8  # mmseg writes labels of one byte
+
+
+class ResultsError(RuntimeError):
+    """Data or results cannot be used; the message says why and what to do."""
+
+
+class Sample(NamedTuple):
+    """One image of a test set."""
+
+    dataset: Any  # that reads it, inside any wrappers
+    info: dict[str, Any]  # what the dataset knows of it
+
+    @property
+    def path(self) -> str | None:
+        """File of the image, None if the dataset holds the pixels itself."""
+        return self.info.get('img_path')
+
+    def read(self) -> Image.Image:
+        """The image, 8-bit RGB, in the geometry in which the model got it from the test pipeline's loader.
+
+        Raises:
+            ResultsError: If it cannot be read.
+        """
+        results = copy.deepcopy(self.info)
+        own = 'img' in results  # as CIFAR's, in RGB; files are read in BGR
+        for step in (*_steps(self.dataset), LoadImageFromFile()):
+            if 'img' in results:
+                break
+            try:
+                results = step(results)
+            except Exception as error:  # loaders raise whatever their decoder does
+                raise ResultsError(f'{self.path} cannot be read: {error}') from error
+            if results is None:
+                raise ResultsError(f'{self.path} cannot be read.')
+        return to_picture(np.asarray(results['img']), reverse=not own)
+
+
+def to_picture(pixels: np.ndarray, reverse: bool = True) -> Image.Image:
+    """What can be shown of an image, 8-bit RGB.
+
+    Args:
+        pixels (ndarray): (H, W) or (H, W, C) of any number of channels, of which the first three are shown,
+            or the first if there are two. Numbers that do not fit in 8 bits are stretched to fill them.
+        reverse (bool): Whether the first three channels are BGR. Defaults to True.
+    """
+    pixels = pixels.reshape(*pixels.shape[:2], -1)
+    pixels = pixels[..., :3] if pixels.shape[2] > 2 else np.repeat(pixels[..., :1], 3, axis=2)
+    if pixels.dtype != np.uint8:
+        pixels = np.nan_to_num(pixels.astype(np.float32), posinf=0, neginf=0)
+        low, high = pixels.min(), pixels.max()
+        if low < 0 or high > 255 or high <= 1:
+            pixels = (pixels - low) * (255 / max(high - low, 1e-6))
+        pixels = pixels.astype(np.uint8)
+    return Image.fromarray(np.ascontiguousarray(pixels[..., ::-1] if reverse else pixels))
+
+
+def codebase_of(config: Config, known: Sequence[str]) -> str:
+    """The codebase of a config: its ``default_scope``, or where its test dataset comes from if it has none.
+
+    Raises:
+        ResultsError: If it is not one of ``known``.
+    """
+    scope = config.get('default_scope')
+    if scope in (None, 'mmengine'):  # as in configs that are pure Python
+        settings = _test_dataset(config)
+        while 'dataset' in settings or settings.get('datasets'):
+            settings = settings.get('dataset') or settings['datasets'][0]
+        kind = settings.get('type')
+        names = [kind] if isinstance(kind, str) else [each.__module__ for each in type.mro(kind)]
+        scope = next((root for root in (name.partition('.')[0] for name in names) if root in known), scope)
+    if scope not in known:
+        raise ResultsError(f'The config has default_scope {scope!r}; known are {", ".join(known)}.')
+    return scope
+
+
+def build_test_data(config: Config, codebase: str) -> Any:
+    """The test dataset of a config.
+
+    Raises:
+        ResultsError: If it has none, if the files are not there, or if there are no images.
+    """
+    init_default_scope(codebase)
+    try:
+        dataset = DATASETS.build(_test_dataset(config))
+    except OSError as error:
+        raise ResultsError(f'The test data of the config cannot be read: {error}') from error
+    if not len(dataset):
+        raise ResultsError('The test data of the config have no images.')
+    return dataset
+
+
+def samples_of(dataset: Any) -> list[Sample]:
+    """All images of a dataset, through any wrappers."""
+    return [_locate(dataset, index) for index in range(len(dataset))]
+
+
+def load_predictions(path: Path) -> list[dict[str, Any]]:
+    """What DumpResults or DumpDetResults has written: a file of our own making, as pickles run code.
+
+    Raises:
+        ResultsError: If there is no such file, or it is of something else.
+    """
+    if not path.is_file():
+        raise ResultsError(f'There is no file {path}; `mim test ... --out {path}` writes it.')
+    try:
+        predictions = pickle.loads(path.read_bytes())
+    except (pickle.UnpicklingError, EOFError, ValueError, UnicodeDecodeError) as error:
+        raise ResultsError(f'{path} is no file of `mim test ... --out`: {error}') from error
+    if not isinstance(predictions, list) or not all(isinstance(each, dict) for each in predictions):
+        raise ResultsError(f'{path} is no file of `mim test ... --out`: it is no list of predictions.')
+    return predictions
+
+
+def match(
+    predictions: Sequence[Mapping[str, Any]], samples: Sequence[Sample], strangers: bool = False
+) -> list[Sample]:
+    """For every prediction its image, by path and id: two data sets may have ids, or pictures, in common.
+
+    Args:
+        predictions (Sequence[Mapping[str, Any]]): As :func:`load_predictions` gives them.
+        samples (Sequence[Sample]): Those of the test data.
+        strangers (bool): Whether other images will do, whose files are there. Defaults to False.
+
+    Raises:
+        ResultsError: If there is none.
+    """
+    if len(predictions) == len(samples) and all(map(_is_of, predictions, samples)):
+        return list(samples)
+    places: dict[tuple, list[Sample]] = defaultdict(list)
+    for sample in samples:
+        number = sample.info.get('img_id')
+        for key in {(sample.path, number), (sample.path, None), (None, number)}:
+            places[key].append(sample)
+    found = []
+    for each in predictions:
+        path, number = each.get('img_path'), each.get('img_id')
+        keys = ((path, number), (path, None), (None, number))
+        alike = next((places[key] for key in keys if key != (None, None) and key in places), [])
+        if alike:
+            found.append(alike.pop(0) if len(alike) > 1 else alike[0])
+        elif strangers and path and Path(path).is_file():
+            found.append(Sample(samples[0].dataset, dict(img_path=path)))
+        else:
+            raise ResultsError(
+                f'The predictions have the image {path or number}, which is not in the test data of the '
+                f'config: give the config that they were made with.'
+            )
+    return found
+
+
+def label_map_reader(dataset: Any) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
+    """The step of a dataset's test pipeline that reads ground truth, None if there is none."""
+    names = ((step, type(step).__name__) for step in _steps(dataset))
+    return next((step for step, name in names if name.endswith('LoadAnnotations')), None)
+
+
+class LabelMaps:
+    """Label maps that a segmentor has predicted.
+
+    Args:
+        path (Path): Folder that mmseg's IoUMetric has written, or file of mmengine's DumpResults.
+        config (Config): Of mmseg.
+        samples (Sequence[Sample]): The images of the test data.
+
+    Attributes:
+        samples (list[Sample]): Those that have a prediction.
+        absent (list[str]): What is missing for the images that have no prediction.
+
+    Raises:
+        ResultsError: If there is nothing, or one file may be for several images.
+    """
+
+    def __init__(self, path: Path, config: Config, samples: Sequence[Sample]) -> None:
+        self.path = path
+        self.samples: list[Sample] = []
+        self.absent: list[str] = []
+        self._maps: list[Any] = []
+        if path.suffix in ('.pkl', '.pickle'):
+            predictions = load_predictions(path)
+            if not all('pred_sem_seg' in each for each in predictions):
+                raise ResultsError(f'{path} has no label maps (pred_sem_seg).')
+            self.samples = match(predictions, samples)
+            self._maps = [each['pred_sem_seg']['data'] for each in predictions]
+            found = {id(sample) for sample in self.samples}
+            self.absent = [str(sample.path) for sample in samples if id(sample) not in found]
+            return
+        if not path.is_dir():
+            raise ResultsError(f'There is no folder {path}; `mim test ... --out {path}` makes it.')
+        _check_written(path, config, samples)
+        for sample in samples:
+            file = path / f'{Path(sample.path).stem}.png'
+            if file.is_file():
+                self.samples.append(sample)
+                self._maps.append(file)
+            else:
+                self.absent.append(file.name)
+
+    def read(self, index: int) -> np.ndarray:
+        """The labels of image ``index`` of ``samples``, int (H, W); -1 is a pixel without a class."""
+        labels = self._maps[index]
+        if not isinstance(labels, Path):
+            return np.asarray(labels).astype(int).reshape(labels.shape[-2:])
+        labels = mmcv.imread(str(labels), flag='unchanged', backend='cv2').astype(int)
+        # With a reduced zero label mmseg writes the classes from 1 on.
+        return labels - 1 if self.samples[index].info.get('reduce_zero_label') else labels
+
+    def name(self, index: int) -> str:
+        """Where the labels of image ``index`` are from, for messages."""
+        place = self._maps[index]
+        return str(place) if isinstance(place, Path) else f'{self.path}, {self.samples[index].path}'
+
+
+def ignored_labels(config: Config, dataset: Any) -> list[int]:
+    """Labels of ground truth that are not evaluated: ``ignore_index`` of a dataset and of the evaluators."""
+    evaluators = config.get('test_evaluator') or {}
+    evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
+    owners = [each.get('ignore_index') for each in evaluators if isinstance(each, Mapping)]
+    return sorted({label for label in (*owners, getattr(dataset, 'ignore_index', None)) if label is not None})
+
+
+def _test_dataset(config: Config) -> Mapping[str, Any]:
+    """Settings of the test dataset."""
+    settings = config.get('test_dataloader') or {}
+    if not isinstance(settings, Mapping) or not settings.get('dataset'):
+        raise ResultsError('The config has no test_dataloader with a dataset.')
+    return settings['dataset']
+
+
+def _locate(dataset: Any, index: int) -> Sample:
+    """Image ``index`` of a dataset, in the innermost one."""
+    if hasattr(dataset, 'datasets'):
+        place, index = dataset._get_ori_dataset_idx(index)
+        return _locate(dataset.datasets[place], index)
+    if hasattr(dataset, 'dataset'):
+        if isinstance(dataset, (RepeatDataset, ClassBalancedDataset)):
+            index = dataset._get_ori_dataset_idx(index)
+        return _locate(dataset.dataset, index)
+    return Sample(dataset, dataset.get_data_info(index))
+
+
+def _steps(dataset: Any) -> Sequence[Any]:
+    """The steps of a dataset's pipeline."""
+    return getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+
+
+def _is_of(prediction: Mapping[str, Any], sample: Sample) -> bool:
+    """Whether a prediction is of an image, as far as it says so."""
+    pairs = ((prediction.get(key), sample.info.get(key)) for key in ('img_path', 'img_id'))
+    return all(one == other for one, other in pairs if one is not None and other is not None)
+
+
+def _check_written(path: Path, config: Config, samples: Sequence[Sample]) -> None:
+    """Make sure that the files in a folder are what :class:`LabelMaps` takes them for.
+
+    Raises:
+        ResultsError: If not.
+    """
+    evaluators = config.get('test_evaluator') or {}
+    for each in [evaluators] if isinstance(evaluators, Mapping) else evaluators:
+        kind = each.get('type') if isinstance(each, Mapping) else type(each)
+        if getattr(kind, '__name__', str(kind)).rpartition('.')[2] == 'CityscapesMetric':
+            raise ResultsError(
+                f"CityscapesMetric writes Cityscapes' label ids into {path}, which are not the labels of the "
+                f'classes: test with IoUMetric, and give --cfg-options test_evaluator.type=IoUMetric here.'
+            )
+    help_text = (
+        "Test with test_evaluator = dict(_delete_=True, type='DumpResults', out_file_path='maps.pkl') in the "
+        'config, and give maps.pkl here.'
+    )
+    twice = [stem for stem, number in Counter(Path(each.path).stem for each in samples).items() if number > 1]
+    if twice:
+        paths = [each.path for each in samples if Path(each.path).stem == twice[0]]
+        raise ResultsError(
+            f'mmseg writes the maps of {paths[0]} and {paths[1]} into the same file, {path / twice[0]}.png, '
+            f'one over the other. {help_text}'
+        )
+    classes = len(samples[0].dataset.metainfo.get('classes') or ())
+    room = BYTE - any(each.info.get('reduce_zero_label') for each in samples)
+    if classes > room:
+        raise ResultsError(f'mmseg writes labels of 8 bits, and {classes} classes need more. {help_text}')
