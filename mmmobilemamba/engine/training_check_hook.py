@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader
 
 from mmmobilemamba.models import MobileMamba
 from mmmobilemamba.models.checkpoint import CheckpointError, describe, is_authors, unwrap
@@ -151,14 +151,15 @@ def check_iterations(loader: DataLoader) -> None:
     """
     check_not_empty(loader)
     batches = loader.batch_sampler
-    if isinstance(loader.sampler, InfiniteSampler) or not hasattr(batches, '__len__') or len(batches) > 0:
+    if is_endless(loader) or not hasattr(batches, '__len__') or len(batches) > 0:
         return
     images, size = len(batches.sampler), batches.batch_size
     times = -(-size // max(images, 1))
+    drop_last = 'drop_last' if type(batches) is BatchSampler else 'batch_sampler.drop_last'
     raise ValueError(
         f'There is no iteration in an epoch: a process has {images} images, fewer than the batch_size of '
         f'{size}, and drop_last=True leaves them out. Set train_dataloader.batch_size={images} or less (with '
-        f'the learning rate cut down alike), or train_dataloader.drop_last=False, or repeat the images: '
+        f'the learning rate cut down alike), or train_dataloader.{drop_last}=False, or repeat the images: '
         f"train_dataloader.dataset=dict(type='RepeatDataset', times={times}, dataset=...)."
     )
 
@@ -206,9 +207,15 @@ def smallest_batch(loader: DataLoader) -> int | None:
     """How many images the smallest batch of an epoch has (int), or None where that cannot be told."""
     batches = loader.batch_sampler
     size = getattr(batches, 'batch_size', None)
-    if size is None or batches.drop_last or isinstance(loader.sampler, InfiniteSampler):
+    if size is None or batches.drop_last or is_endless(loader):
         return size
     return len(batches.sampler) % size or size
+
+
+def is_endless(loader: DataLoader) -> bool:
+    """Whether a data loader never ends, so that all its batches are full."""
+    # Beside a batch sampler of its own, a DataLoader has a sampler that it does not use.
+    return isinstance(getattr(loader.batch_sampler, 'sampler', loader.sampler), InfiniteSampler)
 
 
 def _refuse_single_values(name, batch_size):
