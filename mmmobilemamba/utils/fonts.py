@@ -122,14 +122,14 @@ def choose_fonts(
     Raises:
         FontError: If ``path`` is no font.
     """
-    names = [one_line(name) for name in names]
-    text = ALWAYS + ''.join(names)
+    lines = [one_line(name) for name in names]
+    text = ALWAYS + ''.join(lines)
     chosen: list[str | None] = [default] if path is None else [str(path), default]
     lacking = _missing_in_all(chosen, text)
     if lacking and path is None:
         chosen = [*_find_fonts(ALWAYS + lacking[:SAMPLE]), default]
         lacking = _missing_in_all(chosen, text)
-    return chosen, _warning(names, chosen, lacking)
+    return chosen, _warning(lines, chosen, lacking)
 
 
 def system_fonts() -> Iterator[str]:

@@ -9,7 +9,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mmcv
 import numpy as np
 from mmcv.transforms import LoadImageFromFile
 from mmengine.config import Config
@@ -85,7 +84,7 @@ def codebase_of(config: Config, known: Sequence[str]) -> str:
         settings = _test_dataset(config)
         while 'dataset' in settings or settings.get('datasets'):
             settings = settings.get('dataset') or settings['datasets'][0]
-        kind = settings.get('type')
+        kind: Any = settings.get('type')
         names = [kind] if isinstance(kind, str) else [each.__module__ for each in type.mro(kind)]
         scope = next((root for root in (name.partition('.')[0] for name in names) if root in known), scope)
     if scope not in known:
@@ -208,7 +207,7 @@ class LabelMaps:
             raise ResultsError(f'There is no folder {path}; `mim test ... --out {path}` makes it.')
         _check_written(path, config, samples)
         for sample in samples:
-            file = path / f'{Path(sample.path).stem}.png'
+            file = path / f'{Path(sample.path or "").stem}.png'
             if file.is_file():
                 self.samples.append(sample)
                 self._maps.append(file)
@@ -220,7 +219,7 @@ class LabelMaps:
         labels = self._maps[index]
         if not isinstance(labels, Path):
             return np.asarray(labels).astype(int).reshape(labels.shape[-2:])
-        labels = mmcv.imread(str(labels), flag='unchanged', backend='cv2').astype(int)
+        labels = np.asarray(Image.open(labels)).astype(int)
         # With a reduced zero label mmseg writes the classes from 1 on.
         return labels - 1 if self.samples[index].info.get('reduce_zero_label') else labels
 
@@ -287,9 +286,11 @@ def _check_written(path: Path, config: Config, samples: Sequence[Sample]) -> Non
         "Test with test_evaluator = dict(_delete_=True, type='DumpResults', out_file_path='maps.pkl') in the "
         'config, and give maps.pkl here.'
     )
-    twice = [stem for stem, number in Counter(Path(each.path).stem for each in samples).items() if number > 1]
+    twice = [
+        stem for stem, number in Counter(Path(each.path or '').stem for each in samples).items() if number > 1
+    ]
     if twice:
-        paths = [each.path for each in samples if Path(each.path).stem == twice[0]]
+        paths = [each.path for each in samples if Path(each.path or '').stem == twice[0]]
         raise ResultsError(
             f'mmseg writes the maps of {paths[0]} and {paths[1]} into the same file, {path / twice[0]}.png, '
             f'one over the other. {help_text}'

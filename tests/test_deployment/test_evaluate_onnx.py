@@ -1,7 +1,10 @@
 """Scores of a file by the config's own data and metrics are those of PyTorch."""
 
+import json
+import pickle
 import re
 
+import numpy as np
 import pytest
 import torch
 
@@ -12,6 +15,8 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmseg')
 
 from mmdet.structures import DetDataSample
+from mmengine.config import Config
+from PIL import Image
 
 from mmmobilemamba.deployment import onnx_file
 
@@ -57,6 +62,110 @@ def test_same_scores_as_pytorch(name, root, key, scenes, tmp_path, capsys):
     rows = {row.split('|')[1].strip(): float(row.split('|')[column + 2]) for row in table[2:4]}
     assert rows['ONNX Runtime'] == pytest.approx(rows['PyTorch'], abs=0.1)
     assert rows['PyTorch'] > 0
+
+
+METRICS = dict(
+    classifier=(
+        'imagenet',
+        (64, 64),
+        [
+            dict(type='Accuracy', topk=(1, 5)),
+            dict(type='SingleLabelMetric', average=None),
+            dict(type='ConfusionMatrix'),
+            dict(type='MultiLabelMetric', average=None, topk=1),
+            dict(type='AveragePrecision', average=None),
+            dict(type='DumpResults', out_file_path='dumped.pkl'),
+        ],
+    ),
+    retinanet=(
+        'coco',
+        (224, 224),
+        [
+            dict(type='CocoMetric', ann_file='coco/annotations/instances_val.json', classwise=True),
+            dict(type='DumpDetResults', out_file_path='dumped.pkl'),
+        ],
+    ),
+    sem_fpn=(
+        'ade',
+        (224, 224),
+        [
+            dict(type='IoUMetric', iou_metrics=['mIoU', 'mDice', 'mFscore'], output_dir='maps'),
+            dict(type='DumpResults', out_file_path='dumped.pkl'),
+        ],
+    ),
+)
+
+
+@pytest.mark.parametrize('name', list(METRICS))
+def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
+    """Those that give a number a class, a matrix, many numbers or none, several in a list."""
+    root, size, metrics = METRICS[name]
+    monkeypatch.chdir(tmp_path)
+    config = config_of(name)
+    config.test_dataloader.dataset.data_root = str(scenes / root)
+    config.test_dataloader.update(num_workers=0, persistent_workers=False)
+    for metric in metrics:
+        if 'ann_file' in metric:
+            metric['ann_file'] = str(next((scenes / root).glob('annotations/*val*.json')))
+    config.test_evaluator = metrics
+    config.dump('config.py')
+    path, checkpoint = export(name, tmp_path, size, **(dict(with_logits=True) if name == 'sem_fpn' else {}))
+    tool.main(['config.py', str(path), '--checkpoint', str(checkpoint), '--work-dir', 'work'])
+    output = capsys.readouterr().out
+    assert f'All numbers: {tmp_path / "work/scores.json"}' in output
+    scores = json.loads((tmp_path / 'work/scores.json').read_text())
+    assert list(scores) == ['ONNX Runtime', 'PyTorch']
+    found, expected = scores.values()
+    assert list(found) == list(expected)
+    for key in found:
+        assert np.shape(found[key]) == np.shape(expected[key])
+        np.testing.assert_allclose(found[key], expected[key], atol=0.5, err_msg=key)  # of 100
+    if name == 'classifier':
+        lines = [line.strip('| ').split(' | ') for line in output.splitlines() if line.startswith('| ')]
+        rows = dict(zip(*lines[:2]))
+        assert len(found['single-label/precision_classwise']) == len(found['multi-label/AP_classwise']) == 10
+        mean = np.mean(found['single-label/recall_classwise'])
+        assert rows['single-label/recall_classwise'] == f'mean of 10: {mean:.4f}'
+        assert np.shape(found['confusion_matrix/result']) == (10, 10)
+        assert rows['confusion_matrix/result'] == '10 x 10 values'
+        assert rows['accuracy/top5'] == f'{found["accuracy/top5"]:.4f}'
+    # Neither engine's files are lost.
+    dumps = [pickle.loads((tmp_path / f'dumped{end}.pkl').read_bytes()) for end in ('', '_pytorch')]
+    assert len(dumps[0]) == len(dumps[1]) > 0
+    if name == 'sem_fpn':
+        maps = [len(list((tmp_path / folder).iterdir())) for folder in ('maps', 'maps_pytorch')]
+        assert maps == [3, 3]
+        assert dumps[0][0]['seg_logits']['data'].shape == dumps[1][0]['seg_logits']['data'].shape
+
+
+def test_table():
+    """Values of every kind have few characters, and many scores a line each."""
+    values = {
+        'a': 0.5,
+        'b': torch.tensor([1.0, 3.0, float('nan')]),
+        'c': np.zeros((3, 4)),
+        'd': {'e': 7, 'f': [None, 'x']},
+        'g': None,
+        'h': 'long ' * 20,
+        'i|j': np.float32(2),
+        'k': torch.tensor([4.0]),
+        'l': [],
+    }
+    header, _, row = tool.table({'one': values}).strip().splitlines()
+    assert header == '| engine | a | b | c | d/e | d/f | g | h | i/j | k | l |'
+    text = 'long ' * 8 + '...'
+    expected = ['one', '0.5000', 'mean of 3: 2.0000', '3 x 4 values', '7', '2 values', 'None', text, '2.0000']
+    assert row == f'| {" | ".join([*expected, "4.0000", "0 values"])} |'
+    scores = {'one': {f's{i}': i / 4 for i in range(20)}, 'two': {'s0': 1.0, 'more': 2.0}}
+    lines = tool.table(scores).strip().splitlines()
+    assert lines[:4] == [
+        '| score | one | two |',
+        '|---|---|---|',
+        '| s0 | 0.0000 | 1.0000 |',
+        '| s1 | 0.2500 | None |',
+    ]
+    assert lines[-1] == '| more | None | 2.0000 |' and len(lines) == 2 + 21
+    assert tool.table({'one': {}, 'two': {}}).strip() == 'The metrics of the config give no scores.'
 
 
 @torch.no_grad()
@@ -112,3 +221,26 @@ def test_errors(tmp_path):
         ValueError, match=r'The file takes images of \[64, 64\], and the test data are \(96, 64\)'
     ):
         model(noise_for((1, 3, 96, 64), 0), [])
+
+
+def test_another_config(classifier, tmp_path, monkeypatch):
+    """Of another task, normalisation or number of classes than the file: refused at the start."""
+    config, _ = classifier
+    monkeypatch.chdir(tmp_path)
+    path, _ = export('classifier', tmp_path, (64, 64))
+    with pytest.raises(SystemExit, match='The file is for classification, and the config for detection'):
+        tool.main([config, str(path), '--cfg-options', 'default_scope=mmdet'])
+    with pytest.raises(SystemExit, match=r'exported with mean \[\d.* the config has \[1\.0, 2\.0, 3\.0\]'):
+        tool.main([config, str(path), '--cfg-options', 'data_preprocessor.mean=[1.0,2.0,3.0]'])
+    (tmp_path / 'crops/a').mkdir(parents=True)
+    Image.new('RGB', (64, 64)).save(tmp_path / 'crops/a/0.png')
+    changed = Config.fromfile(config)
+    changed.test_dataloader.dataset = dict(
+        type='CustomDataset', data_prefix='crops', pipeline=changed.test_dataloader.dataset.pipeline
+    )
+    changed.test_dataloader.update(num_workers=0, persistent_workers=False)
+    changed.dump('other.py')
+    with pytest.raises(
+        SystemExit, match=r'The file has 10 classes \(.*\), and the test data 1 \(a, \.\.\.\)'
+    ):
+        tool.main(['other.py', str(path)])

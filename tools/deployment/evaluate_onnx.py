@@ -5,11 +5,13 @@
 
 runs the config's test loop, with its data, batches and metrics, twice: with ONNX Runtime as the engine, and
 with PyTorch from the checkpoint. The file is one of ``export_onnx.py``, of the config's test size or with
-free sizes.
+free sizes. Every metric of the codebase will do: a table has what is one number, or the mean of several, and
+WORK_DIR/scores.json all that they give.
 """
 
 import argparse
 import copy
+import json
 import sys
 from pathlib import Path
 
@@ -22,9 +24,11 @@ except ImportError as missing:
         f'evaluate_onnx.py: error: {missing}. It needs: python -m pip install onnx onnxruntime onnxscript'
     ) from None
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.config import Config, DictAction
+from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
 from mmengine.runner import Runner
@@ -32,6 +36,11 @@ from mmengine.structures import InstanceData, PixelData
 
 from mmmobilemamba.deployment import build, onnx_file
 from mmmobilemamba.models.checkpoint import CheckpointError, backbone_part, fetch_checkpoint, is_fused
+
+TASKS = dict(mmpretrain='classification', mmdet='detection', mmseg='segmentation')
+MOST_COLUMNS = 12  # of a table with a line for each engine; with more, there is a line for each score
+LONGEST_TEXT = 40  # characters of a cell
+OUTPUTS = ('out_file_path', 'outfile_prefix', 'output_dir')  # where metrics write files
 
 
 @MODELS.register_module(force=True)  # which a config names
@@ -122,19 +131,78 @@ def predict_pixels(sample, found, about):
     logits = found['logits'][None, :, :height, :width]
     align_corners = about.get('align_corners', False)
     logits = F.interpolate(logits, sample.ori_shape[:2], mode='bilinear', align_corners=align_corners)
-    sample.pred_sem_seg = PixelData(data=logits.argmax(1))
+    sample.seg_logits, sample.pred_sem_seg = PixelData(data=logits[0]), PixelData(data=logits.argmax(1))
 
 
 PREDICT = dict(classification=predict_class, detection=predict_boxes, segmentation=predict_pixels)
 
 
-def evaluate(config, work_dir, model=None, checkpoint=None):
-    """Scores (dict) of a model (dict), or else the config's with a checkpoint, on the config's test data."""
+class SameClasses(Hook):
+    """Stops a test whose data have another number of classes than the ``labels`` (list[str]) of a file."""
+
+    def __init__(self, labels):
+        self.labels = labels
+
+    def before_test(self, runner):
+        metainfo = getattr(runner.test_dataloader.dataset, 'metainfo', {})
+        for each in metainfo if isinstance(metainfo, list) else [metainfo]:
+            classes = each.get('classes') or ()
+            if self.labels and classes and len(classes) != len(self.labels):
+                known, there = (', '.join(map(str, names[:3])) for names in (self.labels, classes))
+                raise ValueError(
+                    f'The file has {len(self.labels)} classes ({known}, ...), and the test data '
+                    f'{len(classes)} ({there}, ...): give the config that it was exported with.'
+                )
+
+
+def evaluate(config, work_dir, model=None, checkpoint=None, labels=()):
+    """Scores (dict) of a model (dict), or else the config's with a checkpoint, on the config's test data.
+
+    Either gets metrics of its own, which have seen nothing. Files that they write for the config's model get
+    ``_pytorch`` at the end of their names, so that those of the other stay. ``labels`` are the classes that
+    the data should have.
+    """
     config = copy.deepcopy(config)
     config.model = model or config.model
-    config.work_dir, config.load_from = str(work_dir), checkpoint and str(checkpoint)
+    config.work_dir, config.load_from, config.resume = str(work_dir), checkpoint and str(checkpoint), False
     config.custom_hooks = []  # of the training
-    return Runner.from_cfg(config).test()
+    if model is None:
+        move_outputs(config.test_evaluator)
+    runner = Runner.from_cfg(config)
+    runner.register_hook(SameClasses(labels))
+    return runner.test()
+
+
+def move_outputs(evaluator):
+    """Change the names of the files that metrics write, in the settings of one evaluator or several."""
+    if isinstance(evaluator, (list, tuple)):
+        for each in evaluator:
+            move_outputs(each)
+    elif isinstance(evaluator, dict):
+        move_outputs(evaluator.get('metrics'))  # of an evaluator of several
+        for key in OUTPUTS:
+            if evaluator.get(key):
+                path = Path(evaluator[key])
+                suffix = path.suffix if key == 'out_file_path' else ''
+                evaluator[key] = str(path.with_name(f'{path.name.removesuffix(suffix)}_pytorch{suffix}'))
+
+
+def check_config(config, about, preprocessor):
+    """Make sure that a file is of the task of a config, and of the same normalisation.
+
+    Raises:
+        ValueError: If not.
+    """
+    task = TASKS.get(config.get('default_scope'))
+    if task not in (None, about['task']):
+        raise ValueError(f'The file is for {about["task"]}, and the config for {task}.')
+    for key in ('mean', 'std'):
+        ours, theirs = preprocessor.get(key), about.get(key)
+        if ours and theirs and not np.allclose(ours, theirs):
+            raise ValueError(
+                f'The file was exported with {key} {list(theirs)}, and the config has {list(ours)}: give the '
+                f'config that it was exported with.'
+            )
 
 
 def main(argv=None):
@@ -153,21 +221,23 @@ def main(argv=None):
         parser.error(f'there is no file {args.model}')
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options)
-    preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor')
+    preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor') or {}
     preprocessor = {'type': 'ClsDataPreprocessor', **preprocessor}  # which mmpretrain takes unless told
     model = dict(type='OnnxModel', path=str(args.model), data_preprocessor=preprocessor)
     try:
-        precision = OnnxModel(args.model, None).about.get('precision', 'float32')
+        about = OnnxModel(args.model, None).about
+        check_config(config, about, preprocessor)
+        precision, labels = about.get('precision', 'float32'), about.get('labels')
         if args.checkpoint:
             check_checkpoint(config, args.checkpoint)
         engine = 'ONNX Runtime' if precision == 'float32' else f'ONNX Runtime, {precision}'
-        scores = {engine: evaluate(config, args.work_dir, model=model)}
+        scores = {engine: evaluate(config, args.work_dir, model=model, labels=labels)}
     except (CheckpointError, ValueError, OSError, RuntimeError) as error:
         sys.exit(f'{args.model} was not evaluated. {error}')
-    print(table(scores))
+    report(scores, args.work_dir)
     if args.checkpoint:
         scores['PyTorch'] = evaluate(config, args.work_dir, checkpoint=args.checkpoint)
-        print(table(scores))
+        report(scores, args.work_dir)
 
 
 def check_checkpoint(config, path):
@@ -182,13 +252,68 @@ def check_checkpoint(config, path):
     build.load_model(config, path)
 
 
+def report(scores, work_dir):
+    """Print the table of ``scores`` (dict by the engine), and write all of them into a file."""
+    path = Path(work_dir) / 'scores.json'
+    path.parent.mkdir(parents=True, exist_ok=True)
+    values = {
+        engine: {name: plain(each) for name, each in flatten(found)} for engine, found in scores.items()
+    }
+    path.write_text(json.dumps(values, indent=1, ensure_ascii=False, default=str) + '\n', encoding='utf-8')
+    print(table(scores))
+    print(f'All numbers: {path.resolve()}')
+
+
 def table(scores):
-    """Scores (dict) by the engine, one line each."""
-    names = list(next(iter(scores.values())))
-    lines = [f'| engine | {" | ".join(names)} |', '|---' * (1 + len(names)) + '|']
-    for engine, values in scores.items():
-        lines.append(f'| {engine} | {" | ".join(f"{value:.4f}" for value in values.values())} |')
-    return '\n'.join(['', *lines])
+    """Scores (dict) by the engine: a line for each, or if there are many a line for each score."""
+    values = {engine: dict(flatten(each)) for engine, each in scores.items()}
+    names = list(dict.fromkeys(name for each in values.values() for name in each))
+    if not names:
+        return '\nThe metrics of the config give no scores.'
+    lines = [['engine', *names]]
+    lines += [[engine, *(cell(each.get(name)) for name in names)] for engine, each in values.items()]
+    if len(names) > MOST_COLUMNS:
+        lines = [['score', *values], *([name, *cells] for name, *cells in list(zip(*lines))[1:])]
+    texts = [f'| {" | ".join(str(text).replace("|", "/") for text in line)} |' for line in lines]
+    return '\n'.join(['', texts[0], '|---' * len(lines[0]) + '|', *texts[1:]])
+
+
+def flatten(scores, prefix=''):
+    """Pairs of a name and a value, for values that may be dicts of others: ``a/b``."""
+    for name, value in scores.items():
+        if isinstance(value, dict):
+            yield from flatten(value, f'{prefix}{name}/')
+        else:
+            yield f'{prefix}{name}', value
+
+
+def plain(value):
+    """A value as JSON holds it: lists of numbers for arrays and tensors."""
+    if isinstance(value, torch.Tensor):
+        value = value.detach().cpu().numpy()
+    if isinstance(value, (np.ndarray, np.generic)):
+        return value.tolist()
+    return [plain(each) for each in value] if isinstance(value, (list, tuple)) else value
+
+
+def cell(value):
+    """A value in few characters: a number, the mean of numbers and how many they are, or a shape."""
+    value = plain(value)
+    if isinstance(value, list):
+        try:
+            array = np.array(value, float)
+        except (TypeError, ValueError):  # of texts, or of lists that are not alike
+            return f'{len(value)} values'
+        if array.ndim > 1 or not array.size:
+            return f'{" x ".join(map(str, array.shape))} values'
+        if array.size != 1:
+            mean = array[~np.isnan(array)].mean() if not np.isnan(array).all() else float('nan')
+            return f'mean of {array.size}: {mean:.4f}'
+        value = array.item()
+    if isinstance(value, float):
+        return f'{value:.4f}'
+    text = ' '.join(str(value).split())
+    return text if len(text) <= LONGEST_TEXT else f'{text[:LONGEST_TEXT]}...'
 
 
 if __name__ == '__main__':
