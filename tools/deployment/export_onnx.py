@@ -63,7 +63,7 @@ def parse_args(argv):
     parser.add_argument('--topk', type=int, help=f'classes that a classifier names (default: {TOPK})')
     parser.add_argument('--logits', action='store_true', help='of a segmentor, too')
     parser.add_argument(
-        '--preprocess', action='store_true', help='normalise inside: images are uint8, RGB, (N, H, W, 3)'
+        '--preprocess', action='store_true', help='normalise inside: images are uint8, RGB, (N, H, W, 3); of other in_channels, (N, H, W, C)'
     )
     parser.add_argument('--fp16', action='store_true', help='float16, with float32 at inputs and outputs')
     parser.add_argument(
@@ -117,13 +117,13 @@ def prepare(args):
     if args.backbone:
         model = model.backbone
     task = build.task_of(model)
-    about = build.describe(config, task)
+    about = build.describe(config, task, model)
     size = build.input_size(about, args.size, args.dynamic)
     about.update(size=None if args.dynamic else size, preprocessed=args.preprocess, precision='float32')
     if (args.logits and task != 'segmentation') or (args.topk and task != 'classification'):
         raise build.DeploymentError(f'--logits is for segmentors and --topk for classifiers; this is {task}.')
     graph = build.make_graph(model, task, args.topk or TOPK, args.logits)
-    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(2, len(about['mean']), *size, generator=torch.Generator().manual_seed(0))
     if args.preprocess:
         graph, image = build.with_preprocessing(graph, about), proof.to_pixels(image)
     return graph.eval(), about, image
@@ -137,7 +137,8 @@ def compare(graph, run, about, size):
     worst = 0.0
     if about['task'] == 'segmentation':
         onnx_file.graph_of(graph).with_logits = True
-    images = proof.test_images(size, about['size'] is None, about['preprocessed'])
+    channels = len(about['mean'])
+    images = proof.test_images(size, about['size'] is None, about['preprocessed'], channels=channels)
     for name, image in images:
         with torch.no_grad(), proof.Candidates() as candidates:
             expected = list(graph(image))
@@ -242,7 +243,10 @@ def lower_precision(path, about, size, args, images):
         DeploymentError: If it loses too much.
     """
     full = onnx.load(str(path))
-    proofs = proof.test_images(size, about['size'] is None, about['preprocessed'], extreme=False)
+    channels = len(about['mean'])
+    proofs = proof.test_images(
+        size, about['size'] is None, about['preprocessed'], extreme=False, channels=channels
+    )
     sets = {'images of the proof': [image.numpy() for _, image in proofs]}
     if images:
         sets[f'{len(images)} images of {args.int8}'] = images
