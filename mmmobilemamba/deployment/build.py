@@ -14,6 +14,7 @@ from torch import nn
 
 from ..models import deploy, set_backend
 from ..models.checkpoint import entries_below, fetch_checkpoint, fitting_weights, is_fused, is_ours
+from ..utils import codebase_of
 from .datasets import labels_of
 from .detectors import DenseDetector, TwoStageDetector
 from .errors import DeploymentError
@@ -36,7 +37,7 @@ def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
     Raises:
         CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
     """
-    init_default_scope(config.get('default_scope') or 'mmengine')
+    init_default_scope(codebase_of(config) or 'mmengine')
     content = fetch_checkpoint(checkpoint)
     state_dict = content.get('state_dict', content)
     model = MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model})

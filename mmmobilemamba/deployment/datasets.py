@@ -9,6 +9,7 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.registry import DATASETS, init_default_scope
 
+from ..utils import codebase_of
 from .errors import DeploymentError
 
 
@@ -47,7 +48,7 @@ def labels_of(config: Config, trained: Sequence[str] | None = None) -> list[str]
     Raises:
         DeploymentError: If several test sets have different names, or the names are a file that is not there.
     """
-    init_default_scope(config.get('default_scope') or 'mmengine')
+    init_default_scope(codebase_of(config) or 'mmengine')
     every = [_names(dataset, trained) for dataset, _ in datasets_of(config)] or [list(trained or ())]
     if any(names != every[0] for names in every):
         raise DeploymentError(

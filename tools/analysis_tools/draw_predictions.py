@@ -22,6 +22,8 @@ from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from mmmobilemamba.utils import codebase_of
+
 COLORS = ((230, 25, 75), (60, 180, 75), (255, 225, 25), (0, 130, 200), (245, 130, 48), (145, 30, 180),
           (70, 240, 240), (240, 50, 230), (210, 245, 60), (250, 190, 212))  # fmt: skip
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -246,9 +248,9 @@ def draw(args):
     """
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options or {})
-    scope = config.get('default_scope')
+    scope = codebase_of(config)
     if scope not in READERS:
-        raise PredictionsError(f'{args.config} has default_scope {scope!r}; known are {", ".join(READERS)}.')
+        raise PredictionsError(f'{args.config} has default_scope {config.get("default_scope")!r}; known are {", ".join(READERS)}.')
     init_default_scope(scope)
     dataset = DATASETS.build(config.test_dataloader.dataset)
     samples = READERS[scope](args.predictions, dataset, args)

@@ -39,6 +39,7 @@ from mmmobilemamba.deployment import pipeline
 from mmmobilemamba.deployment.errors import DeploymentError
 from mmmobilemamba.models.arch import ARCHS
 from mmmobilemamba.models.layers import SS2D, ChannelScale, FoldedWTEMamba, WTEMamba
+from mmmobilemamba.utils import codebase_of
 
 
 class RawForward(nn.Module):
@@ -142,7 +143,7 @@ def build(config, shape):
     Returns:
         tuple[BaseModel, Tensor, list]: Model, images (1, in_channels, H, W), their metadata.
     """
-    init_default_scope(config.get('default_scope') or 'mmengine')
+    init_default_scope(codebase_of(config) or 'mmengine')
     preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor')
     model = MODELS.build({**config.model, 'data_preprocessor': preprocessor})
     meta = BaseDataElement(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))

@@ -23,13 +23,14 @@ from torch import nn
 
 from mmmobilemamba.models import deploy
 from mmmobilemamba.models.checkpoint import CheckpointError, fetch_checkpoint
+from mmmobilemamba.utils import codebase_of
 
 TOLERANCE = 1e-3  # relative; folding moves float32 by some 1e-6
 
 
 def build(config):
     """The model of a config, in evaluation, with weights yet to be loaded."""
-    init_default_scope(config.get('default_scope') or 'mmengine')
+    init_default_scope(codebase_of(config) or 'mmengine')
     return MODELS.build(config.model).eval()
 
 
