@@ -171,4 +171,6 @@ def test_mixed_precision_on_a_cpu_by_class():
     runner._log_level, runner.logger = 'INFO', MMLogger.get_instance('python_configs')
     runner.model = torch.nn.Linear(1, 1)
     wrapper = runner.build_optim_wrapper(dict(type=AmpOptimWrapper, optimizer=dict(type='SGD', lr=1)))
-    assert type(wrapper).__name__ == ('AmpOptimWrapper' if torch.cuda.is_available() else 'CPUAmpOptimWrapper')
+    assert type(wrapper).__name__ == (
+        'AmpOptimWrapper' if torch.cuda.is_available() else 'CPUAmpOptimWrapper'
+    )

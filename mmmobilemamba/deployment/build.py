@@ -158,7 +158,8 @@ def default_size(about: Mapping[str, Any], dynamic: bool) -> Size:
             f"The config's test pipeline gives pictures of several sizes, up to {first} or "
             f'{second}: choose --dynamic, or one size for all with --size HEIGHT WIDTH.'
         )
-    return pad(sizes[0], about['pad_divisor'])
+    least = about.get('pad_size') or (0, 0)
+    return pad((max(sizes[0][0], least[0]), max(sizes[0][1], least[1])), about['pad_divisor'])
 
 
 def describe(config: Config, task: str, model: nn.Module | None = None) -> dict[str, Any]:
@@ -185,6 +186,7 @@ def describe(config: Config, task: str, model: nn.Module | None = None) -> dict[
         std=of_channels(preprocessor, 'std', count, 1.0),
         channels={1: 'gray', 3: 'RGB' if swaps else 'BGR', 4: 'BGRA'}.get(count, f'{count} channels'),
         pad_divisor=pad_divisor_of(preprocessor),
+        pad_size=(preprocessor.get('test_cfg') or {}).get('size'),  # of mmseg, height and width at least
         pad_value=preprocessor.get('pad_value', preprocessor.get('pad_val', 0)),
         labels=labels_for(config, model),
         load=loader_of(steps),
@@ -214,8 +216,8 @@ def labels_for(config: Config, model: nn.Module | None) -> list[str]:
     count = class_count(model)
     if names and count is not None and len(names) != count:
         warnings.warn(
-            f'The test data name {len(names)} classes, such as {names[0]!r}, and the head has {count}, so the '
-            f'names are left out. Give {count} in metainfo=dict(classes=[...]) of test_dataloader.dataset.',
+            f'The test data name {len(names)} classes, such as {names[0]!r}, and the head has {count}, so '
+            f'the names are left out. Give {count} as classes in metainfo of test_dataloader.dataset.',
             stacklevel=3,
         )
         return []

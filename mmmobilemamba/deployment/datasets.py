@@ -16,9 +16,9 @@ from .errors import DeploymentError
 def datasets_of(config: Config) -> list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
     """The innermost datasets that a config tests on, each with its pipeline.
 
-    Wrappers of one dataset (``dataset``) and of several (``datasets``) are looked through; what they have of a
-    pipeline, such as MultiImageMixDataset's, comes after that of the dataset inside. Without test data, it is
-    the validation data.
+    Wrappers of one dataset (``dataset``) and of several (``datasets``) are looked through; what they have of
+    a pipeline, such as MultiImageMixDataset's, comes after that of the dataset inside. Without test data, it
+    is the validation data.
     """
     loaders = config.get('test_dataloader') or config.get('val_dataloader') or []
     loaders = loaders if isinstance(loaders, Sequence) else [loaders]
@@ -66,9 +66,11 @@ def _names(dataset, trained) -> list[str]:
         built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
         if not built.metainfo.get('classes'):
             built.full_init()  # which finds them in folders, or in the annotations
-        return _checked(built.metainfo.get('classes') or trained)
+        names = built.metainfo.get('classes')
     except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = f'{type(error).__name__}: {error}'
+    else:
+        return _checked(names or trained)
     names = given if given and not isinstance(given, str) else trained
     source = "the config's" if names is given else "those of the checkpoint's training"
     if not names:

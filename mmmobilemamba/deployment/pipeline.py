@@ -63,7 +63,7 @@ def read_test_pipeline(config: Config) -> list[dict[str, Any]]:
 def loader_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """The step of a pipeline that reads pictures, as JSON holds it; None if none does.
 
-    mmcv's ``LoadImageFromFile`` stands for a pipeline that is empty. Of an unknown one there is the type alone.
+    mmcv's ``LoadImageFromFile`` stands for a pipeline that is empty. Of an unknown one there is the type.
     """
     if not pipeline:
         return dict(type='LoadImageFromFile')

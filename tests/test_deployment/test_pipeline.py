@@ -36,8 +36,14 @@ PIPELINES = dict(
     classification=[EDGE, CROP],
     crop_of_a_resize=[dict(type='Resize', scale=(133, 80), keep_ratio=True), CROP],
     pad_to_a_size=[dict(type='Resize', scale=(133, 80), keep_ratio=True), dict(type='Pad', size=(140, 133))],
-    pad_to_a_square=[dict(type='Resize', scale=(133, 80), keep_ratio=True), dict(type='Pad', pad_to_square=True)],
-    pad_to_multiples=[dict(type='Resize', scale=(133, 80), keep_ratio=True), dict(type='Pad', size_divisor=32)],
+    pad_to_a_square=[
+        dict(type='Resize', scale=(133, 80), keep_ratio=True),
+        dict(type='Pad', pad_to_square=True),
+    ],
+    pad_to_multiples=[
+        dict(type='Resize', scale=(133, 80), keep_ratio=True),
+        dict(type='Pad', size_divisor=32),
+    ],
     pad_without_end=[dict(type='Pad', size_divisor=32)],
     crop_and_edge=[CROP, dict(EDGE, edge='long')],
 )
@@ -183,7 +189,9 @@ def test_recipes(path):
     ],
 )
 def test_steps_that_are_unknown(step):
-    with pytest.raises(DeploymentError, match=r'is not supported; it must be|Pad must have|known are Resize, ResizeEdge'):
+    with pytest.raises(
+        DeploymentError, match=r'is not supported; it must be|Pad must have|known are Resize, ResizeEdge'
+    ):
         pipeline.resize_steps([step])
 
 

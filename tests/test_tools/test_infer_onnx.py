@@ -17,6 +17,7 @@ pytest.importorskip('onnxruntime')
 SCRIPT = 'tools/deployment/infer_onnx.py'
 infer_onnx = load_script(SCRIPT)
 LABELS = ('background', 'cat', 'dog')
+LOAD = dict(type='LoadImageFromFile')
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)
 TYPES = {'uint8': onnx.TensorProto.UINT8, 'float32': onnx.TensorProto.FLOAT}
 
@@ -27,7 +28,9 @@ def make_file(path, task, outputs=(), size=(8, 8), preprocessed=False, name='ima
     ``outputs`` has arrays without the axis of the batch; ``about`` changes the metadata, None for none.
     """
     about = dict(
-        dict(task=task, mean=MEAN, std=STD, channels='RGB', pad_divisor=1, labels=LABELS, resize=[]),
+        dict(
+            task=task, mean=MEAN, std=STD, channels='RGB', pad_divisor=1, labels=LABELS, resize=[], load=LOAD
+        ),
         size=size,
         preprocessed=preprocessed,
         **about,

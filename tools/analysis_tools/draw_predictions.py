@@ -250,7 +250,10 @@ def draw(args):
     config.merge_from_dict(args.cfg_options or {})
     scope = codebase_of(config)
     if scope not in READERS:
-        raise PredictionsError(f'{args.config} has default_scope {config.get("default_scope")!r}; known are {", ".join(READERS)}.')
+        known = ', '.join(READERS)
+        raise PredictionsError(
+            f'{args.config} has default_scope {config.get("default_scope")!r}; known are {known}.'
+        )
     init_default_scope(scope)
     dataset = DATASETS.build(config.test_dataloader.dataset)
     samples = READERS[scope](args.predictions, dataset, args)

@@ -15,6 +15,7 @@ import argparse
 import colorsys
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,6 +89,11 @@ class Preparation:
         placement = Placement(picture.size, shown=picture.size)
         pixels = np.asarray(picture)
         for settings in self.about['resize']:
+            if settings['type'] == 'Pad' and self.about['task'] == 'segmentation':
+                raise NetworkError(
+                    'Pad in the test pipeline of a segmentor is not supported, as mmseg stretches what is '
+                    'padded over the picture; set size_divisor in data_preprocessor.test_cfg instead.'
+                )
             pixels, placement = apply_step(pixels, placement, settings)
         pixels = self.in_order(pixels)
         height, width = self.padded_size(*pixels.shape[:2])
@@ -106,12 +112,12 @@ class Preparation:
         return image, placement
 
     def in_order(self, pixels):
-        """Pixels (H, W) or (H, W, 3 or 4), as Pillow orders them, as (H, W, C) for C channels of the network."""
+        """Pixels (H, W) or (H, W, 3 or 4), as Pillow orders them, as (H, W, C) for the network."""
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         if pixels.shape[2] != len(self.about['mean']):
             raise NetworkError(
-                f"{self.name} takes images of {len(self.about['mean'])} channels, and the config's loader makes "
-                f'{pixels.shape[2]} of this picture.'
+                f"{self.name} takes images of {len(self.about['mean'])} channels, and the config's loader "
+                f'makes {pixels.shape[2]} of this picture.'
             )
         return pixels[..., [2, 1, 0, 3]] if pixels.shape[2] == 4 else pixels
 
@@ -119,7 +125,9 @@ class Preparation:
         """Height and width of the network's input for an image of ``height`` by ``width`` px."""
         if self.about['size'] is None:
             divisor = max(self.about['pad_divisor'], 1)
-            return tuple(-(-side // divisor) * divisor for side in (height, width))
+            least = self.about.get('pad_size') or (0, 0)
+            sides = (max(side, low) for side, low in zip((height, width), least))
+            return tuple(-(-side // divisor) * divisor for side in sides)
         size = tuple(self.about['size'])
         if height > size[0] or width > size[1]:
             raise NetworkError(
@@ -155,6 +163,13 @@ class Network(Preparation):
             )
         if about['task'] not in DRAW:
             raise NetworkError(f'{self.path} has the task {about["task"]}; it must be {" or ".join(DRAW)}.')
+        if 'load' not in about:
+            warnings.warn(
+                f"{self.path.name} does not say how pictures are read, so OpenCV's way counts, and photos "
+                f'are turned by their EXIF data; of the recipes, those for classification read otherwise. Export '
+                f'the network again.',
+                stacklevel=2,
+            )
         super().__init__(about, self.path.name)
         self.task, self.labels = about['task'], about['labels']
 
@@ -194,7 +209,7 @@ def upright(picture):
 
 
 def read_picture(picture, load):
-    """A picture (PIL.Image) as a loader of mmcv reads it, of mode RGB, L or RGBA, see :meth:`Preparation.read`.
+    """A picture (PIL.Image) as a loader of mmcv reads it, of mode RGB, L or RGBA.
 
     What OpenCV makes of gray and CMYK pictures differs by up to 2 of 255.
 
@@ -217,14 +232,14 @@ def read_picture(picture, load):
     ):
         if value not in known:
             raise NetworkError(
-                f"The config's {load['type']} has {name}={value!r}, which this program cannot follow; it knows "
-                f'{", ".join(map(str, known))}.'
+                f"The config's {load['type']} has {name}={value!r}, which this program cannot follow; it "
+                f'knows {", ".join(map(str, known))}.'
             )
     if backend == 'turbojpeg' and picture.format not in ('JPEG', 'MPO', None):
         raise NetworkError(f"The config's loader, turbojpeg, reads JPEG alone, and this is {picture.format}.")
+    check_mode(picture, backend, color, own)
     if color in ('color', 'grayscale') and backend != 'turbojpeg':
         picture = ImageOps.exif_transpose(picture)
-    check_mode(picture, backend, color, own)
     if color == 'unchanged':
         return picture
     if picture.mode.startswith('I'):  # 16 bits, of which the higher 8 are taken
@@ -250,7 +265,9 @@ def check_mode(picture, backend, color, own):
         reason = 'OpenCV makes other colours of it'
     else:
         return
-    raise NetworkError(f'A {name} of mode {mode} cannot be read as in the training: {reason}. Convert it to 8 bits.')
+    raise NetworkError(
+        f'A {name} of mode {mode} cannot be read as in the training: {reason}. Convert it to 8 bits.'
+    )
 
 
 def apply_step(pixels, placement, step):
@@ -276,7 +293,9 @@ def pad(pixels, step):
     height, width = pixels.shape[:2]
     size, divisor = step.get('size'), step.get('size_divisor')
     pair = isinstance(size, (list, tuple)) and len(size) == 2
-    if step.get('padding_mode', 'constant') != 'constant' or not (pair or divisor or step.get('pad_to_square')):
+    if step.get('padding_mode', 'constant') != 'constant' or not (
+        pair or divisor or step.get('pad_to_square')
+    ):
         raise unknown(step)
     if step.get('pad_to_square'):
         height = width = max(height, width)
@@ -295,8 +314,8 @@ def pad(pixels, step):
 def unknown(step):
     """What says that a step is not known (NetworkError)."""
     return NetworkError(
-        f'The step {step} is not supported; it must be Resize or ResizeEdge with scale, Pad of a constant, or '
-        f'CenterCrop without auto_pad. Export the network with such a test pipeline.'
+        f'The step {step} is not supported; it must be Resize or ResizeEdge with scale, Pad of a constant, '
+        f'or CenterCrop without auto_pad. Export the network with such a test pipeline.'
     )
 
 

@@ -1,4 +1,4 @@
-# configs/mobilemamba/mobilemamba-t2_8xb128_in1k.py in mmengine's pure Python style; tests keep both equal.
+# configs/mobilemamba/mobilemamba-t2_8xb128_in1k.py in mmengine's pure Python style.
 from mmcv.transforms import CenterCrop, RandomChoice, RandomFlip
 from mmengine.dataset import DefaultSampler
 from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook

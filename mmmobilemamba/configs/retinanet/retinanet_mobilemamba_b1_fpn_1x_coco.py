@@ -1,4 +1,4 @@
-# configs/retinanet/retinanet_mobilemamba-b1_fpn_1x_coco.py in mmengine's pure Python style; tests keep both equal.
+# configs/retinanet/retinanet_mobilemamba-b1_fpn_1x_coco.py in mmengine's pure Python style.
 from mmcv.transforms import LoadImageFromFile
 from mmdet.datasets import AspectRatioBatchSampler, CocoDataset
 from mmdet.datasets.transforms import LoadAnnotations, PackDetInputs, RandomFlip, Resize
@@ -172,9 +172,7 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
-visualizer = dict(
-    type=DetLocalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer'
-)
+visualizer = dict(type=DetLocalVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer')
 log_processor = dict(type=LogProcessor, window_size=50, by_epoch=True)
 log_level = 'INFO'
 load_from = None

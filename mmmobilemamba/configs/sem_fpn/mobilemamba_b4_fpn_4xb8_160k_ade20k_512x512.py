@@ -1,4 +1,4 @@
-# configs/sem_fpn/mobilemamba-b4_fpn_4xb8-160k_ade20k-512x512.py in mmengine's pure Python style; tests keep both equal.
+# configs/sem_fpn/mobilemamba-b4_fpn_4xb8-160k_ade20k-512x512.py in mmengine's pure Python style.
 from mmcv.transforms import LoadImageFromFile, RandomFlip, RandomResize, Resize, TestTimeAug
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from mmengine.hooks import CheckpointHook, DistSamplerSeedHook, IterTimerHook, LoggerHook, ParamSchedulerHook
@@ -9,7 +9,7 @@ from mmseg.datasets import ADE20KDataset
 from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs, PhotoMetricDistortion, RandomCrop
 from mmseg.engine import SegVisualizationHook
 from mmseg.evaluation import IoUMetric
-from mmseg.models import CrossEntropyLoss, EncoderDecoder, FPN, FPNHead, SegDataPreProcessor, SegTTAModel
+from mmseg.models import FPN, CrossEntropyLoss, EncoderDecoder, FPNHead, SegDataPreProcessor, SegTTAModel
 from torch.optim import AdamW
 
 from mmmobilemamba import MobileMamba
@@ -149,9 +149,7 @@ env_cfg = dict(
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
     dist_cfg=dict(backend='nccl'),
 )
-visualizer = dict(
-    type=ContiguousSegVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer'
-)
+visualizer = dict(type=ContiguousSegVisualizer, vis_backends=[dict(type=LocalVisBackend)], name='visualizer')
 log_processor = dict(by_epoch=False)
 log_level = 'INFO'
 load_from = None

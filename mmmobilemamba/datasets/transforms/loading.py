@@ -23,8 +23,9 @@ class PillowLoadImageFromFile(LoadImageFromFile):
     count. All other pictures are read as mmcv reads them.
 
     Args:
-        color_type (str): ``'color'``, ``'grayscale'``, either with ``'_ignore_orientation'`` for pictures as they
-            are stored, or ``'unchanged'``. Defaults to 'color_ignore_orientation', as torchvision and timm read.
+        color_type (str): ``'color'``, ``'grayscale'``, either with ``'_ignore_orientation'`` for pictures as
+            they are stored, or ``'unchanged'``. Defaults to 'color_ignore_orientation', as torchvision and
+            timm read.
         to_float32 (bool): Whether to give float32 instead of uint8. Defaults to False.
         ignore_empty (bool): Give None for a file that cannot be read. Defaults to False.
         backend_args (dict, optional): See :func:`mmengine.fileio.get`.
@@ -41,7 +42,7 @@ class PillowLoadImageFromFile(LoadImageFromFile):
         )
 
     def transform(self, results: dict) -> dict | None:
-        """Reads ``img_path``; sets ``img``, (H, W, 3) of BGR or (H, W) of gray, ``img_shape`` and ``ori_shape``."""
+        """Reads ``img_path``; sets ``img``, (H, W, 3) of BGR or (H, W) of gray, and its shapes."""
         try:
             img = self.read(fileio.get(results['img_path'], backend_args=self.backend_args))
         except Exception as error:  # of many kinds, by the format
@@ -52,7 +53,8 @@ class PillowLoadImageFromFile(LoadImageFromFile):
             raise
         if self.to_float32:
             img = img.astype(np.float32)
-        return {**results, 'img': img, 'img_shape': img.shape[:2], 'ori_shape': img.shape[:2]}
+        results.update(img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2])
+        return results
 
     def read(self, content: bytes) -> np.ndarray:
         """A file's content -> uint8 (H, W, 3), BGR, or (H, W), gray; unchanged, uint16 perhaps."""

@@ -93,8 +93,9 @@ function applyStep({ pixels, placement }, step) {
 /** Width and height of the network's input for an image of `width` by `height` px. */
 export function paddedSize(about, name, width, height) {
   if (!about.size) {
-    const divisor = Math.max(about.pad_divisor, 1);
-    return [width, height].map((side) => Math.ceil(side / divisor) * divisor);
+    const divisor = Math.max(about.pad_divisor, 1), [leastHeight, leastWidth] = about.pad_size ?? [0, 0];
+    const sides = [Math.max(width, leastWidth), Math.max(height, leastHeight)];
+    return sides.map((side) => Math.ceil(side / divisor) * divisor);
   }
   const [fullHeight, fullWidth] = about.size;
   if (height > fullHeight || width > fullWidth) {
@@ -150,7 +151,16 @@ function asRead(about, pixels, width, height) {
 /** The network's input (type, data, dims) for `pixels`, a whole picture, and its placement. */
 export function prepare(about, name, pixels) {
   const size = [pixels.width, pixels.height];
+  if (!['RGB', 'BGR', 'gray'].includes(about.channels)) {
+    throw new UserError(`${name} takes images of ${about.channels}, which this page cannot read.`);
+  }
   const start = { pixels, placement: { size, scale: [1, 1], offset: [0, 0], shown: size } };
+  if (about.task === 'segmentation' && about.resize.some((step) => step.type === 'Pad')) {
+    throw new UserError(
+      'Pad in the test pipeline of a segmentor is not supported, as mmseg stretches what is padded over the ' +
+      'picture; set size_divisor in data_preprocessor.test_cfg instead.'
+    );
+  }
   const done = about.resize.reduce(applyStep, start);
   const padded = paddedSize(about, name, done.pixels.width, done.pixels.height);
   const make = about.preprocessed ? asRead : normalised;
