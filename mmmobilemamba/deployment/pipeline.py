@@ -44,7 +44,7 @@ def type_name(step: Mapping[str, Any]) -> str:
     return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
-def read_test_pipeline(config: Config) -> list[dict[str, Any]]:
+def read_test_pipeline(config: Config) -> list[Mapping[str, Any]]:
     """The test pipeline of a config, with that of wrappers after it.
 
     Raises:

@@ -37,8 +37,9 @@ def make_file(path, task, outputs=(), size=(8, 8), preprocessed=False, name='ima
     )
     kind = TYPES['uint8' if preprocessed else 'float32']
     sides = list(size or ('h', 'w'))
+    channels = 3 if about['mean'] == 'left out' else len(about['mean'])
     image = onnx.helper.make_tensor_value_info(
-        name, kind, ['n', *sides, 3] if preprocessed else ['n', 3, *sides]
+        name, kind, ['n', *sides, channels] if preprocessed else ['n', channels, *sides]
     )
     nodes, infos = [], []
     for key, value in dict(outputs).items():

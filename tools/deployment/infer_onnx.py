@@ -165,9 +165,8 @@ class Network(Preparation):
             raise NetworkError(f'{self.path} has the task {about["task"]}; it must be {" or ".join(DRAW)}.')
         if 'load' not in about:
             warnings.warn(
-                f"{self.path.name} does not say how pictures are read, so OpenCV's way counts, and photos "
-                f'are turned by their EXIF data; of the recipes, those for classification read otherwise. Export '
-                f'the network again.',
+                f"{self.path.name} does not say how pictures are read: OpenCV's way counts, turning photos "
+                f'by their EXIF data. Recipes for classification read otherwise. Export the network again.',
                 stacklevel=2,
             )
         super().__init__(about, self.path.name)
