@@ -85,6 +85,8 @@ def test_wheel_ships_mim(wheel):
         tracked = {name for name in tracked if '__pycache__' not in name and '/web/ort/' not in name}
         assert {f'mmmobilemamba/.mim/{name}' for name in tracked} <= names
     assert 'mmmobilemamba/.mim/model-index.yml' in names
+    python = (ROOT / 'mmmobilemamba/configs').rglob('*.py')  # recipes in mmengine's pure Python style
+    assert {path.relative_to(ROOT).as_posix() for path in python} <= names
     assert not [name for name in names if name.startswith('tests') or name.endswith('.pyc')]
 
 

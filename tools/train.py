@@ -31,11 +31,13 @@ def load_config(path, options=()):
         )
     from mmengine.config import Config, DictAction
 
+    from mmmobilemamba.utils import codebase_of
+
     config = Config.fromfile(path, import_custom_modules=False)
     parser = argparse.ArgumentParser()
     parser.add_argument('options', nargs='*', action=DictAction)
     config.merge_from_dict(parser.parse_args(list(options)).options or {})
-    if config.get('default_scope') not in CODEBASES:
+    if codebase_of(config) is None:
         raise ValueError(
             f'{path} has default_scope {config.get("default_scope")!r}, but must have one of '
             f'{", ".join(CODEBASES)}. Inherit the default_runtime.py of one of them, or set default_scope'
@@ -93,9 +95,11 @@ def main(name, description):
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes to the config'
     )
     args, _ = parser.parse_known_args()
+    from mmmobilemamba.utils import codebase_of
+
     try:
         config = load_config(args.config, args.cfg_options)
-        tool = stock_tool(config.default_scope, name)
+        tool = stock_tool(codebase_of(config), name)
     except ValueError as error:
         parser.error(str(error))
     from mmengine.device import get_device

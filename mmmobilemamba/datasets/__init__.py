@@ -1,5 +1,5 @@
 """Transforms for mmpretrain; ``mmmobilemamba.mmpretrain`` imports this module."""
 
-from .transforms import RandomResizedCropAndInterpolation
+from .transforms import PillowLoadImageFromFile, RandomResizedCropAndInterpolation
 
-__all__ = ['RandomResizedCropAndInterpolation']
+__all__ = ['PillowLoadImageFromFile', 'RandomResizedCropAndInterpolation']

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.registry import DATASETS, MODELS, init_default_scope
+from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from ..models import deploy, set_backend
 from ..models.checkpoint import entries_below, fetch_checkpoint, fitting_weights, is_fused, is_ours
+from ..utils import codebase_of
+from .datasets import labels_of
 from .detectors import DenseDetector, TwoStageDetector
 from .errors import DeploymentError
 from .graphs import BackboneGraph, ClassifierGraph, Preprocessed, SegmentorGraph
-from .pipeline import Size, largest_sizes, pad, pad_divisor_of, read_test_pipeline, resize_steps
+from .pipeline import Size, largest_sizes, loader_of, pad, pad_divisor_of, read_test_pipeline, resize_steps
 
 TASKS = ('backbone', 'classification', 'detection', 'segmentation')
 SMALLEST = 32  # px; below, the last map of a detector's neck would be empty
@@ -25,6 +28,8 @@ SMALLEST = 32  # px; below, the last map of a detector's neck would be empty
 def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
     """The model of a config, in evaluation and in its deployed form, for graphs that leave PyTorch.
 
+    Its ``dataset_meta`` is that of the training, from the checkpoint, or empty.
+
     Args:
         config (Config): Of mmpretrain, mmdet or mmseg.
         checkpoint (str | Path): Its weights, of either form.
@@ -32,7 +37,7 @@ def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
     Raises:
         CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
     """
-    init_default_scope(config.get('default_scope', 'mmengine'))
+    init_default_scope(codebase_of(config) or 'mmengine')
     content = fetch_checkpoint(checkpoint)
     state_dict = content.get('state_dict', content)
     model = MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model})
@@ -43,6 +48,7 @@ def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
     load_state_dict(model, state_dict, strict=True)
     deploy(model)
     set_backend(model, 'export')
+    model.dataset_meta = (content.get('meta') or {}).get('dataset_meta') or {}
     return model.cpu().float().eval().requires_grad_(False)
 
 
@@ -152,39 +158,89 @@ def default_size(about: Mapping[str, Any], dynamic: bool) -> Size:
             f"The config's test pipeline gives pictures of several sizes, up to {first} or "
             f'{second}: choose --dynamic, or one size for all with --size HEIGHT WIDTH.'
         )
-    return pad(sizes[0], about['pad_divisor'])
+    least = about.get('pad_size') or (0, 0)
+    return pad((max(sizes[0][0], least[0]), max(sizes[0][1], least[1])), about['pad_divisor'])
 
 
-def describe(config: Config, task: str) -> dict[str, Any]:
-    """What a program that runs the network has to know (dict of what JSON can hold)."""
+def describe(config: Config, task: str, model: nn.Module | None = None) -> dict[str, Any]:
+    """What a program that runs the network has to know (dict of what JSON can hold).
+
+    Args:
+        config (Config): Of mmpretrain, mmdet or mmseg.
+        task (str): One of ``TASKS``.
+        model (nn.Module, optional): From :func:`load_model`, whose number of classes the names must have.
+
+    Raises:
+        DeploymentError: If the config says what cannot be, such as means of other channels than the image's.
+    """
     preprocessor = dict(config.model.get('data_preprocessor') or config.get('data_preprocessor') or {})
     swaps = preprocessor.get('to_rgb', preprocessor.get('bgr_to_rgb', False))
+    count = (config.model.get('backbone') or {}).get('in_channels', 3)
     head = config.model.get('decode_head', {})
     head = head[-1] if isinstance(head, list) else head
+    steps = read_test_pipeline(config)
     return dict(
         task=task,
         align_corners=head.get('align_corners', False),
-        mean=list(preprocessor.get('mean', (0.0, 0.0, 0.0))),
-        std=list(preprocessor.get('std', (1.0, 1.0, 1.0))),
-        channels='RGB' if swaps else 'BGR',
+        mean=of_channels(preprocessor, 'mean', count, 0.0),
+        std=of_channels(preprocessor, 'std', count, 1.0),
+        channels={1: 'gray', 3: 'RGB' if swaps else 'BGR', 4: 'BGRA'}.get(count, f'{count} channels'),
         pad_divisor=pad_divisor_of(preprocessor),
-        labels=labels_of(config),
-        resize=resize_steps(read_test_pipeline(config)),
+        pad_size=(preprocessor.get('test_cfg') or {}).get('size'),  # of mmseg, height and width at least
+        pad_value=preprocessor.get('pad_value', preprocessor.get('pad_val', 0)),
+        labels=labels_for(config, model),
+        load=loader_of(steps),
+        resize=resize_steps(steps),
     )
 
 
-def labels_of(config: Config) -> list[str]:
-    """Names of the classes (list[str]), of the test data's metainfo or else of its class; [] if unknown."""
-    dataset = config.get('test_dataloader', {}).get('dataset', {})
-    names = dataset.get('metainfo', {}).get('classes')
-    if names is None and 'type' in dataset:
-        with DATASETS.switch_scope_and_registry(config.get('default_scope')) as registry:
-            names = getattr(registry.get(dataset['type']), 'METAINFO', {}).get('classes')
-    return list(names or ())
+def of_channels(preprocessor: Mapping[str, Any], key: str, count: int, default: float) -> list[float]:
+    """Mean or std of a data preprocessor for every channel of the image (list[float]).
+
+    Raises:
+        DeploymentError: If they are neither one nor as many as the channels.
+    """
+    values = preprocessor.get(key)
+    values = [default] if values is None else list(values)
+    if len(values) not in (1, count):
+        raise DeploymentError(
+            f'The data_preprocessor has {len(values)} values in {key}, and the images of the backbone have '
+            f'in_channels={count}: give as many, or one for all.'
+        )
+    return values * count if len(values) == 1 else values
+
+
+def labels_for(config: Config, model: nn.Module | None) -> list[str]:
+    """Names of the classes (list[str]); none, and a warning, if they are not as many as a model has."""
+    names = labels_of(config, (getattr(model, 'dataset_meta', None) or {}).get('classes'))
+    count = class_count(model)
+    if names and count is not None and len(names) != count:
+        warnings.warn(
+            f'The test data name {len(names)} classes, such as {names[0]!r}, and the head has {count}, so '
+            f'the names are left out. Give {count} as classes in metainfo of test_dataloader.dataset.',
+            stacklevel=3,
+        )
+        return []
+    return names
+
+
+def class_count(model: nn.Module | None) -> int | None:
+    """Number of classes of a model's head (int); None of a backbone, or if the head does not say."""
+    for path in ('roi_head.bbox_head', 'bbox_head', 'decode_head', 'head'):
+        head = model
+        for name in path.split('.'):
+            head = getattr(head, name, None)
+        head = head[-1] if isinstance(head, nn.ModuleList) else head
+        if isinstance(getattr(head, 'num_classes', None), int):
+            return head.num_classes
+    return None
 
 
 def with_preprocessing(graph: nn.Module, about: Mapping[str, Any]) -> Preprocessed:
-    """The graph with normalisation inside: it takes images as they are read, uint8, RGB, (N, H, W, 3)."""
+    """The graph with normalisation inside: it takes images as they are read, uint8, (N, H, W, C).
+
+    Three channels are RGB, one is gray, and four are BGRA, as OpenCV reads them.
+    """
     return Preprocessed(graph, about['mean'], about['std'], swaps=about['channels'] == 'BGR')
 
 

@@ -17,8 +17,8 @@ class Preprocessed(nn.Module):
     """A network that takes images as they are read.
 
     Args:
-        network (nn.Module): Of a normalised image, (N, 3, H, W).
-        mean (Sequence[float]): Of the three channels, in 0 to 255, in the order of the network.
+        network (nn.Module): Of a normalised image, (N, C, H, W).
+        mean (Sequence[float]): Of the C channels, in 0 to 255, in the order of the network.
         std (Sequence[float]): Likewise.
         swaps (bool): Whether the network's order is that of the image, RGB, turned round.
     """
@@ -27,11 +27,11 @@ class Preprocessed(nn.Module):
         super().__init__()
         self.network = network
         self.swaps = swaps
-        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(1, 3, 1, 1), False)
-        self.register_buffer('scale', 1 / torch.tensor(std, dtype=torch.float32).view(1, 3, 1, 1), False)
+        self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), False)
+        self.register_buffer('scale', 1 / torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), False)
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """uint8, RGB, (N, H, W, 3) -> what the network gives."""
+        """uint8, (N, H, W, C), of three channels RGB -> what the network gives."""
         x = image.permute(0, 3, 1, 2).float()
         if self.swaps:
             x = x.flip(1)

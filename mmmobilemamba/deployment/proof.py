@@ -14,7 +14,12 @@ NEAR = TOLERANCE  # scores of boxes that are nearer to each other, relative to t
 
 
 def test_images(
-    shape: tuple[int, int], dynamic_sizes: bool, raw: bool, seed: int = 0, extreme: bool = True
+    shape: tuple[int, int],
+    dynamic_sizes: bool,
+    raw: bool,
+    seed: int = 0,
+    extreme: bool = True,
+    channels: int = 3,
 ) -> Iterator[tuple[str, Tensor]]:
     """Images of other batches, sizes and values than the one that a graph was made with; (name, image) pairs.
 
@@ -24,6 +29,7 @@ def test_images(
         raw (bool): uint8 images, (N, H, W, 3), instead of normalised ones, (N, 3, H, W).
         seed (int): Of the noise.
         extreme (bool): Values as well that no picture has, unless ``raw``.
+        channels (int): Of the images; below, 3 stands for it.
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = shape
@@ -32,13 +38,13 @@ def test_images(
         sizes['another size'] = (1, height + 64, width + 32)
         sizes['odd sides'] = (2, height + 17, width + 31)
     for name, (batch, *sides) in sizes.items():
-        image = torch.randn(batch, 3, *sides, generator=generator)
+        image = torch.randn(batch, channels, *sides, generator=generator)
         yield name, to_pixels(image) if raw else image
     for name, value in {'black': -2.5, 'white': 2.5}.items():
-        image = torch.full((1, 3, height, width), value)
+        image = torch.full((1, channels, height, width), value)
         yield name, to_pixels(image) if raw else image
     if extreme and not raw:
-        yield 'values of 100', 100 * torch.randn(1, 3, height, width, generator=generator)
+        yield 'values of 100', 100 * torch.randn(1, channels, height, width, generator=generator)
 
 
 def to_pixels(image: Tensor) -> Tensor:

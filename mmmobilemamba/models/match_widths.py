@@ -35,7 +35,8 @@ def match_widths(model_type: str, backbone: dict[str, Any], **model: Any) -> nn.
         >>> neck = dict(type='DeconvFPN', in_channels=['stage0', 'stage1', 'stage2'], ...)
         >>> model = dict(type='match_widths', model_type='RetinaNet', neck=neck, ...)
     """
-    if backbone.get('type') != 'MobileMamba' or 'arch' not in backbone:
+    kind = backbone.get('type')  # a class in configs of mmengine's pure Python style
+    if getattr(kind, '__name__', kind) != 'MobileMamba' or 'arch' not in backbone:
         raise ValueError(
             f"match_widths takes widths from backbone=dict(type='MobileMamba', arch=...), not from "
             f'{dict(backbone)}. For another backbone use type={model_type!r} and write the widths as numbers.'

@@ -16,6 +16,8 @@ from mmengine.dataset import ClassBalancedDataset, RepeatDataset
 from mmengine.registry import DATASETS, init_default_scope
 from PIL import Image
 
+from .codebase import codebase_of
+
 BYTE = 2**8  # mmseg writes labels of one byte
 
 
@@ -73,23 +75,18 @@ def to_picture(pixels: np.ndarray, reverse: bool = True) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(pixels[..., ::-1] if reverse else pixels))
 
 
-def codebase_of(config: Config, known: Sequence[str]) -> str:
-    """The codebase of a config: its ``default_scope``, or where its test dataset comes from if it has none.
+def check_codebase(config: Config, known: Sequence[str]) -> str:
+    """The codebase of a config.
 
     Raises:
         ResultsError: If it is not one of ``known``.
     """
-    scope = config.get('default_scope')
-    if scope in (None, 'mmengine'):  # as in configs that are pure Python
-        settings = _test_dataset(config)
-        while 'dataset' in settings or settings.get('datasets'):
-            settings = settings.get('dataset') or settings['datasets'][0]
-        kind: Any = settings.get('type')
-        names = [kind] if isinstance(kind, str) else [each.__module__ for each in type.mro(kind)]
-        scope = next((root for root in (name.partition('.')[0] for name in names) if root in known), scope)
-    if scope not in known:
-        raise ResultsError(f'The config has default_scope {scope!r}; known are {", ".join(known)}.')
-    return scope
+    codebase = codebase_of(config)
+    if codebase not in known:
+        raise ResultsError(
+            f'The config has default_scope {config.get("default_scope")!r}; known are {", ".join(known)}.'
+        )
+    return codebase
 
 
 def build_test_data(config: Config, codebase: str) -> Any:

@@ -57,6 +57,31 @@ def test_dynamic_size_with_preprocessing(classifier, tmp_path):
         torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.parametrize(('channels', 'preprocessed'), [(1, False), (4, True)])
+def test_other_channels(channels, preprocessed, classifier, tmp_path):
+    """Gray or four bands, normalised inside the file or outside."""
+    config = build.read_config(classifier[0])
+    config.model.backbone.in_channels = channels
+    config.data_preprocessor.update(mean=[9.0] * channels, std=[2.0] * channels, to_rgb=False)
+    config.dump(tmp_path / 'config.py')
+    state_dict = torch.load(classifier[1])['state_dict']
+    (stem,) = (key for key in state_dict if key.endswith('stem.0.conv.weight'))
+    state_dict[stem] = state_dict[stem][:, :1].repeat(1, channels, 1, 1)
+    torch.save(dict(state_dict=state_dict), tmp_path / 'network.pth')
+    out = tmp_path / 'network.onnx'
+    flags = ['--preprocess'] * preprocessed
+    tool.main([str(tmp_path / 'config.py'), str(tmp_path / 'network.pth'), str(out), '--size', '64', *flags])
+    assert metadata(out)['channels'] == {1: 'gray', 4: 'BGRA'}[channels]
+    image = torch.randint(0, 256, (1, channels, 64, 64), dtype=torch.uint8)
+    normal = (image.float() - 9) / 2
+    fed = image.permute(0, 2, 3, 1) if preprocessed else normal
+    found = onnx_file.open_session(out).run(['logits'], {'image': fed.contiguous().numpy()})[0]
+    model = build.load_model(config, tmp_path / 'network.pth')
+    with torch.no_grad():
+        expected = model(normal, mode='tensor')
+    torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-4)
+
+
 def test_backbone_as_program(classifier, tmp_path):
     out = tmp_path / 'network.pt2'
     tool.main([*classifier, str(out), '--backbone', '--cfg-options', 'model.backbone.out_indices=[0,2]'])

@@ -274,6 +274,71 @@ def test_upright_and_opaque(page, tmp_path):
         assert np.abs(np.array(found) - expected).max() <= (1 if name == 'b.png' else 0)
 
 
+def test_reads_as_the_file_says(page, tmp_path):
+    """A photo on its side is turned or not, and made gray or not; anew, as another network comes."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    smooth_picture(8, 6).save(tmp_path / 'a.jpg', exif=exif, quality=100)
+    page.choose('picture', tmp_path / 'a.jpg')
+    for channels, color in (
+        ('RGB', 'color'),
+        ('RGB', 'color_ignore_orientation'),
+        ('gray', 'grayscale'),
+        ('gray', 'grayscale_ignore_orientation'),
+    ):
+        count = 1 if channels == 'gray' else 3
+        about = dict(channels=channels, mean=[0.0] * count, std=[1.0] * count, size=None, labels=[])
+        load = dict(type='PillowLoadImageFromFile', color_type=color)
+        path = make_file(tmp_path / 'x.onnx', 'backbone', load=load, **about)
+        page.choose('model', path)
+        network = infer_onnx.Network(path)
+        batch, _ = network.prepare(Image.open(tmp_path / 'a.jpg'))
+        assert page.results() == dict(maps=dict(stage0=list(batch.shape[1:])))
+        read = """
+            const { prepare } = await import('/prepare.js');
+            const { readPicture } = await import('/picture.js');
+            const file = new Blob([Uint8Array.from(a[1])]);
+            return Array.from(prepare(a[0], 'x', (await readPicture(file, a[0].load)).pixels).input.data);
+        """
+        found = page.evaluate(read, network.about, list((tmp_path / 'a.jpg').read_bytes()))
+        assert np.abs(np.array(found) - batch.ravel()).max() <= 1
+
+
+@pytest.mark.parametrize(
+    ('about', 'message'),
+    [
+        (
+            dict(load=dict(type='LoadBands')),
+            'reads pictures with {"type":"LoadBands"}, which this page cannot',
+        ),
+        (
+            dict(load=dict(type='LoadImageFromFile', imdecode_backend='pillow')),
+            'a.png cannot be read as in the training: mmcv reads 16 bits of gray with Pillow',
+        ),
+        (dict(channels='BGRA', mean=[0] * 4, std=[1] * 4), 'x.onnx takes images of BGRA, which this page'),
+    ],
+)
+def test_pictures_that_are_read_otherwise(page, tmp_path, about, message):
+    Image.fromarray(np.full((8, 8), 9999, np.uint16)).save(tmp_path / 'a.png')
+    page.choose('picture', tmp_path / 'a.png')
+    page.choose('model', make_file(tmp_path / 'x.onnx', 'backbone', **about))
+    assert message in page('message').text and not page('results').is_displayed()
+
+
+def test_pads_to_the_same_pixels(page, tmp_path):
+    steps = [
+        dict(type='Resize', scale=[24, 30], keep_ratio=True),
+        dict(type='Pad', size=[32, 30], pad_val=dict(img=[114, 113, 112])),
+        dict(type='Pad', pad_to_square=True, pad_val=7),
+        dict(type='Pad', size_divisor=20, pad_val=dict(img=5)),
+    ]
+    network = infer_onnx.Network(make_file(tmp_path / 'x.onnx', 'backbone', size=None, resize=steps))
+    batch, _ = network.prepare(picture_of(40, 37))
+    found = page.evaluate(PREPARE, network.about, pixels_of(picture_of(40, 37)))
+    assert found['dims'] == list(batch.shape) == [1, 3, 40, 40]
+    assert np.array_equal(np.array(found['data'], np.float32), batch.ravel())
+
+
 def test_files_that_are_dropped(page, tmp_path):
     """A network and a picture at once."""
     picture_of(8, 8).save(tmp_path / 'a.png')

@@ -91,7 +91,7 @@ def test_training_pipeline(name, photo):
     pipeline = pipeline_of(name, 'train_dataloader')
     kinds = [type(transform).__name__ for transform in pipeline.transforms]
     assert kinds == [
-        'LoadImageFromFile',
+        'PillowLoadImageFromFile',
         'RandomResizedCropAndInterpolation',
         'RandomFlip',
         'RandomChoice',

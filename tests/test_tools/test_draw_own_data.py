@@ -383,15 +383,15 @@ def test_configs_of_pure_python():
     """Without a default scope, and with classes for types."""
     from mmpretrain.datasets import CustomDataset
 
-    from mmmobilemamba.utils.test_results import ResultsError, codebase_of
+    from mmmobilemamba.utils.test_results import ResultsError, check_codebase
 
     known = list(draw_predictions.READERS)
     inner = dict(type=CustomDataset, data_prefix='crops')
     for dataset in (inner, dict(type='RepeatDataset', dataset=inner, times=2)):
-        assert codebase_of(Config(dict(test_dataloader=dict(dataset=dataset))), known) == 'mmpretrain'
-    assert codebase_of(Config(dict(test_dataloader=dict(dataset=dict(type='mmdet.X')))), known) == 'mmdet'
-    with pytest.raises(ResultsError, match='no test_dataloader'):
-        codebase_of(Config(dict()), known)
+        assert check_codebase(Config(dict(test_dataloader=dict(dataset=dataset))), known) == 'mmpretrain'
+    assert check_codebase(Config(dict(test_dataloader=dict(dataset=dict(type='mmdet.X')))), known) == 'mmdet'
+    with pytest.raises(ResultsError, match='default_scope None; known are'):
+        check_codebase(Config(dict()), known)
 
 
 def test_names_in_any_script(capsys, monkeypatch):

@@ -183,6 +183,18 @@ def test_shape_of_a_segmentor():
     assert get_flops.default_shape(config, (480, 640)) == (512, 683)
 
 
+@pytest.mark.parametrize('channels', [1, 4])
+def test_other_channels(channels):
+    """Of the first convolution of the stem alone, 3 x 3 with a stride of 2, the FLOPs change."""
+    config = find_config('mobilemamba/mobilemamba-t2_8xb128_in1k.py')
+    colors, _, _ = count(config, (64, 64))
+    config.model.backbone.in_channels = channels
+    config.data_preprocessor.update(mean=[1.0] * channels, std=[1.0] * channels)
+    flops, _, model = count(config, (64, 64))
+    width = model.backbone.stem[0].conv.out_channels
+    assert flops[''] - colors[''] == (channels - 3) * 9 * width * 32 * 32
+
+
 @pytest.mark.parametrize('steps', [[], [EDGE], [dict(type='Pad', size_divisor=32)]])
 def test_pipelines_without_a_largest_size(steps):
     with pytest.raises(DeploymentError):

@@ -17,6 +17,7 @@ pytest.importorskip('onnxruntime')
 SCRIPT = 'tools/deployment/infer_onnx.py'
 infer_onnx = load_script(SCRIPT)
 LABELS = ('background', 'cat', 'dog')
+LOAD = dict(type='LoadImageFromFile')
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)
 TYPES = {'uint8': onnx.TensorProto.UINT8, 'float32': onnx.TensorProto.FLOAT}
 
@@ -27,15 +28,18 @@ def make_file(path, task, outputs=(), size=(8, 8), preprocessed=False, name='ima
     ``outputs`` has arrays without the axis of the batch; ``about`` changes the metadata, None for none.
     """
     about = dict(
-        dict(task=task, mean=MEAN, std=STD, channels='RGB', pad_divisor=1, labels=LABELS, resize=[]),
+        dict(
+            task=task, mean=MEAN, std=STD, channels='RGB', pad_divisor=1, labels=LABELS, resize=[], load=LOAD
+        ),
         size=size,
         preprocessed=preprocessed,
         **about,
     )
     kind = TYPES['uint8' if preprocessed else 'float32']
     sides = list(size or ('h', 'w'))
+    channels = 3 if about['mean'] == 'left out' else len(about['mean'])
     image = onnx.helper.make_tensor_value_info(
-        name, kind, ['n', *sides, 3] if preprocessed else ['n', 3, *sides]
+        name, kind, ['n', *sides, channels] if preprocessed else ['n', channels, *sides]
     )
     nodes, infos = [], []
     for key, value in dict(outputs).items():

@@ -81,6 +81,19 @@ def test_fold(kind, parts, tmp_path, capsys):
             assert relative_error(folded(image), model(image)) < 1e-5
 
 
+@pytest.mark.parametrize('channels', [1, 4])
+def test_other_channels(channels, tmp_path, capsys):
+    config, _ = make('classifier', tmp_path / 'trained.pth')
+    options = [f'model.backbone.in_channels={channels}']
+    changed = Config.fromfile(config)
+    changed.model.backbone.in_channels = channels
+    torch.save(dict(state_dict=MODELS.build(changed.model).state_dict()), tmp_path / 'trained.pth')
+    out = tmp_path / 'folded.pth'
+    tool.main([str(config), str(tmp_path / 'trained.pth'), str(out), '--cfg-options', *options])
+    assert 'folded backbone, head; outputs within' in capsys.readouterr().out
+    assert torch.load(out)['state_dict']['backbone.stem.0.weight'].shape[1] == channels
+
+
 def test_what_is_refused(tmp_path, capsys):
     config, _ = make('classifier', tmp_path / 'trained.pth')
     trained, out = str(tmp_path / 'trained.pth'), tmp_path / 'folded.pth'

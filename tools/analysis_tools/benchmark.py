@@ -79,7 +79,7 @@ def make_steps(name, size, batch, variants, args):
         }
         return {variant: captured(variant, step) for variant, step in steps.items()}
     model = benchmark_models.build(name)
-    image = random_images(batch, size, args)
+    image = random_images(batch, size, args, benchmark_models.channels_of(model))
     steps = {}
     for variant in variants:
         network = benchmark_models.make_variant(model, variant, image, args.compile_backend)
@@ -87,10 +87,10 @@ def make_steps(name, size, batch, variants, args):
     return steps
 
 
-def random_images(batch, size, args):
-    """Images, (batch, 3, height, width), in float32 for a network under autocast."""
+def random_images(batch, size, args, channels=3):
+    """Images, (batch, channels, height, width), in float32 for a network under autocast."""
     dtype = torch.float32 if args.amp else DTYPES[args.dtype]
-    return torch.rand(batch, 3, *size, dtype=dtype, device=args.device)
+    return torch.rand(batch, channels, *size, dtype=dtype, device=args.device)
 
 
 def make_step(network, variant, image, args):

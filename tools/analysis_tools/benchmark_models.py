@@ -19,6 +19,7 @@ from mmmobilemamba.models.backbones.arch import ARCHS
 from mmmobilemamba.models.layers import WTEMamba, fold_norm, fold_norm_before, folding
 from mmmobilemamba.ops import check_backend
 from mmmobilemamba.ops.haar import pad_to_even
+from mmmobilemamba.utils import codebase_of
 
 FORMS = ('baseline', 'plain', 'deploy')
 ONNX = ('onnx', 'onnx_fp16', 'onnx_int8')
@@ -154,11 +155,16 @@ def build(name):
             raise ValueError(f'{name} must return a torch.nn.Module, not {type(model).__name__}')
         return randomise(model).eval()
     config = Config.fromfile(name)
-    init_default_scope(config.default_scope)
+    init_default_scope(codebase_of(config) or 'mmengine')
     config.model.backbone.init_cfg = None
     model = MODELS.build(config.model)
     model.forward = partial(model.forward, mode='tensor') if hasattr(model, 'head') else model.extract_feat
     return randomise(model).eval()
+
+
+def channels_of(model):
+    """Channels of the images that a network takes: MobileMamba's ``in_channels``, or 3."""
+    return next((each.in_channels for each in model.modules() if isinstance(each, MobileMamba)), 3)
 
 
 def is_ours(model):

@@ -26,7 +26,7 @@ from mmmobilemamba.utils.test_results import (
     LabelMaps,
     ResultsError,
     build_test_data,
-    codebase_of,
+    check_codebase,
     ignored_labels,
     label_map_reader,
     samples_of,
@@ -83,7 +83,7 @@ def gather(config, path):
     Raises:
         ResultsError: If data or predictions are missing or do not fit.
     """
-    samples = samples_of(build_test_data(config, codebase_of(config, ['mmseg'])))
+    samples = samples_of(build_test_data(config, check_codebase(config, ['mmseg'])))
     classes = samples[0].dataset.metainfo.get('classes')
     if not classes:
         raise MatrixError("the test data have no names of classes: give metainfo=dict(classes=('a', 'b'))")

@@ -32,7 +32,7 @@ from mmmobilemamba.utils.test_results import (
     LabelMaps,
     ResultsError,
     build_test_data,
-    codebase_of,
+    check_codebase,
     ignored_labels,
     label_map_reader,
     load_predictions,
@@ -437,7 +437,7 @@ def draw(args):
     """
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options or {})
-    codebase = codebase_of(config, list(READERS))
+    codebase = check_codebase(config, list(READERS))
     samples = samples_of(build_test_data(config, codebase))
     names = {name for sample in samples for name in sample.dataset.metainfo.get('classes') or ()}
     fonts, warning = choose_fonts(sorted(map(str, names)), args.font)

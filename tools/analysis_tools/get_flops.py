@@ -39,6 +39,7 @@ from mmmobilemamba.deployment import pipeline
 from mmmobilemamba.deployment.errors import DeploymentError
 from mmmobilemamba.models.arch import ARCHS
 from mmmobilemamba.models.layers import SS2D, ChannelScale, FoldedWTEMamba, WTEMamba
+from mmmobilemamba.utils import codebase_of
 
 
 class RawForward(nn.Module):
@@ -78,7 +79,7 @@ def count_flops(model, images, data_samples=None):
 
     Args:
         model (BaseModel | MobileMamba): Of mmpretrain, mmdet or mmseg, or a backbone.
-        images (Tensor): What its data preprocessor makes, (N, 3, H, W).
+        images (Tensor): What its data preprocessor makes, (N, in_channels, H, W).
         data_samples (list, optional): Metadata of the images; two-stage detectors need it.
 
     Returns:
@@ -140,13 +141,14 @@ def build(config, shape):
         shape (tuple[int, int]): Height and width of the image, before the model's own padding.
 
     Returns:
-        tuple[BaseModel, Tensor, list]: Model, images (1, 3, H, W), their metadata.
+        tuple[BaseModel, Tensor, list]: Model, images (1, in_channels, H, W), their metadata.
     """
-    init_default_scope(config.default_scope)
+    init_default_scope(codebase_of(config) or 'mmengine')
     preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor')
     model = MODELS.build({**config.model, 'data_preprocessor': preprocessor})
     meta = BaseDataElement(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
-    data = model.data_preprocessor(dict(inputs=[torch.zeros(3, *shape)], data_samples=[meta]))
+    channels = (config.model.get('backbone') or {}).get('in_channels', 3)
+    data = model.data_preprocessor(dict(inputs=[torch.zeros(channels, *shape)], data_samples=[meta]))
     return model, data['inputs'], data['data_samples']
 
 

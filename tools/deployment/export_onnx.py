@@ -34,7 +34,7 @@ from mmengine.config import DictAction
 if not hasattr(torch.export, 'Dim') or not hasattr(torch.export.Dim, 'DYNAMIC'):
     raise SystemExit(f'export_onnx.py: error: it needs torch 2.6 or newer, and this is {torch.__version__}.')
 
-from mmmobilemamba.deployment import build, calibration, onnx_file, precision, proof, report
+from mmmobilemamba.deployment import build, calibration, onnx_file, pipeline, precision, proof, report
 from mmmobilemamba.models.checkpoint import CheckpointError
 
 TOPK = 5
@@ -63,7 +63,9 @@ def parse_args(argv):
     parser.add_argument('--topk', type=int, help=f'classes that a classifier names (default: {TOPK})')
     parser.add_argument('--logits', action='store_true', help='of a segmentor, too')
     parser.add_argument(
-        '--preprocess', action='store_true', help='normalise inside: images are uint8, RGB, (N, H, W, 3)'
+        '--preprocess',
+        action='store_true',
+        help='normalise inside: images are uint8, RGB, (N, H, W, 3); of other in_channels, (N, H, W, C)',
     )
     parser.add_argument('--fp16', action='store_true', help='float16, with float32 at inputs and outputs')
     parser.add_argument(
@@ -117,16 +119,30 @@ def prepare(args):
     if args.backbone:
         model = model.backbone
     task = build.task_of(model)
-    about = build.describe(config, task)
+    about = build.describe(config, task, model)
     size = build.input_size(about, args.size, args.dynamic)
+    warn_of_pictures(about)
     about.update(size=None if args.dynamic else size, preprocessed=args.preprocess, precision='float32')
     if (args.logits and task != 'segmentation') or (args.topk and task != 'classification'):
         raise build.DeploymentError(f'--logits is for segmentors and --topk for classifiers; this is {task}.')
     graph = build.make_graph(model, task, args.topk or TOPK, args.logits)
-    image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
+    image = torch.randn(2, len(about['mean']), *size, generator=torch.Generator().manual_seed(0))
     if args.preprocess:
         graph, image = build.with_preprocessing(graph, about), proof.to_pixels(image)
     return graph.eval(), about, image
+
+
+def warn_of_pictures(about):
+    """Say what the programs that read pictures will refuse, if anything."""
+    steps = pipeline.unknown_steps(about['resize'])
+    if about['load'] is None or about['load']['type'] not in pipeline.LOADERS:
+        steps.insert(0, about['load']['type'] if about['load'] else 'no loader of pictures')
+    if steps:
+        print(
+            f"warning: the config's test pipeline has {', '.join(steps)}, so infer_onnx.py and the page "
+            f'refuse pictures for this file. Prepare them yourself, as the pipeline does.',
+            file=sys.stderr,
+        )
 
 
 def compare(graph, run, about, size):
@@ -137,7 +153,8 @@ def compare(graph, run, about, size):
     worst = 0.0
     if about['task'] == 'segmentation':
         onnx_file.graph_of(graph).with_logits = True
-    images = proof.test_images(size, about['size'] is None, about['preprocessed'])
+    channels = len(about['mean'])
+    images = proof.test_images(size, about['size'] is None, about['preprocessed'], channels=channels)
     for name, image in images:
         with torch.no_grad(), proof.Candidates() as candidates:
             expected = list(graph(image))
@@ -242,7 +259,10 @@ def lower_precision(path, about, size, args, images):
         DeploymentError: If it loses too much.
     """
     full = onnx.load(str(path))
-    proofs = proof.test_images(size, about['size'] is None, about['preprocessed'], extreme=False)
+    channels = len(about['mean'])
+    proofs = proof.test_images(
+        size, about['size'] is None, about['preprocessed'], extreme=False, channels=channels
+    )
     sets = {'images of the proof': [image.numpy() for _, image in proofs]}
     if images:
         sets[f'{len(images)} images of {args.int8}'] = images

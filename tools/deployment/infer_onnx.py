@@ -17,6 +17,7 @@ import json
 import os
 import sys
 import unicodedata
+import warnings
 from pathlib import Path
 from typing import NamedTuple
 
@@ -33,6 +34,9 @@ except ImportError as missing:
 KEY = 'mmmobilemamba'  # of the metadata
 FIELDS = ('task', 'mean', 'std', 'channels', 'pad_divisor', 'labels', 'resize', 'size', 'preprocessed')
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+LOADERS = ('LoadImageFromFile', 'PillowLoadImageFromFile')
+COLOR_TYPES = ('color', 'grayscale', 'unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation')
+TRANSPARENT = (124, 117, 104)  # what mmcv's backend pillow puts behind gray pictures with transparency
 LUMINANCE = (0.299, 0.587, 0.114)
 BACKGROUND = 'background'  # this class keeps the picture's own colours
 SHOWN_SIDE = 480  # px, to which smaller pictures are enlarged before anything is drawn
@@ -75,34 +79,61 @@ class Preparation:
     def __init__(self, about, name):
         self.about, self.name = about, name
 
+    def read(self, picture):
+        """A picture (PIL.Image) as the config's loader reads it, in the geometry that the network sees.
+
+        The mode is RGB, L (gray) or RGBA; what is read already stays as it is.
+        """
+        return read_picture(picture, self.about.get('load', {'type': 'LoadImageFromFile'}))
+
     def prepare(self, picture):
         """A picture (PIL.Image) as a batch of one, and its :class:`Placement` in it.
 
-        The batch is float32 (1, 3, H, W), or uint8 (1, H, W, 3) if normalisation is inside the network.
+        The batch is float32 (1, C, H, W), or uint8 (1, H, W, C) if normalisation is inside the network.
         """
-        picture = upright(picture)
+        picture = self.read(picture)
         placement = Placement(picture.size, shown=picture.size)
         pixels = np.asarray(picture)
         for settings in self.about['resize']:
+            if settings['type'] == 'Pad' and self.about['task'] == 'segmentation':
+                raise NetworkError(
+                    'Pad in the test pipeline of a segmentor is not supported, as mmseg stretches what is '
+                    'padded over the picture; set size_divisor in data_preprocessor.test_cfg instead.'
+                )
             pixels, placement = apply_step(pixels, placement, settings)
+        pixels = self.in_order(pixels)
         height, width = self.padded_size(*pixels.shape[:2])
         mean, std = (np.array(self.about[key], np.float32) for key in ('mean', 'std'))
+        padding = self.about.get('pad_value', 0)
         step = -1 if self.about['channels'] == 'BGR' else 1
         if self.about['preprocessed']:
             # Of what is a whole number, the mean is the nearest to zero after normalisation.
-            image = np.zeros((1, height, width, 3), np.uint8) + np.rint(mean[::step]).astype(np.uint8)
+            nearest = np.clip(np.rint(mean + padding * std), 0, 255)[::step].astype(np.uint8)
+            image = np.zeros((1, height, width, len(mean)), np.uint8) + nearest
             image[0, : pixels.shape[0], : pixels.shape[1]] = pixels
         else:
-            image = np.zeros((1, 3, height, width), np.float32)
+            image = np.full((1, len(mean), height, width), padding, np.float32)
             pixels = (pixels[..., ::step] - mean) / std
             image[0, :, : pixels.shape[0], : pixels.shape[1]] = pixels.transpose(2, 0, 1)
         return image, placement
+
+    def in_order(self, pixels):
+        """Pixels (H, W) or (H, W, 3 or 4), as Pillow orders them, as (H, W, C) for the network."""
+        pixels = pixels[..., None] if pixels.ndim == 2 else pixels
+        if pixels.shape[2] != len(self.about['mean']):
+            raise NetworkError(
+                f"{self.name} takes images of {len(self.about['mean'])} channels, and the config's loader "
+                f'makes {pixels.shape[2]} of this picture.'
+            )
+        return pixels[..., [2, 1, 0, 3]] if pixels.shape[2] == 4 else pixels
 
     def padded_size(self, height, width):
         """Height and width of the network's input for an image of ``height`` by ``width`` px."""
         if self.about['size'] is None:
             divisor = max(self.about['pad_divisor'], 1)
-            return tuple(-(-side // divisor) * divisor for side in (height, width))
+            least = self.about.get('pad_size') or (0, 0)
+            sides = (max(side, low) for side, low in zip((height, width), least))
+            return tuple(-(-side // divisor) * divisor for side in sides)
         size = tuple(self.about['size'])
         if height > size[0] or width > size[1]:
             raise NetworkError(
@@ -138,6 +169,12 @@ class Network(Preparation):
             )
         if about['task'] not in DRAW:
             raise NetworkError(f'{self.path} has the task {about["task"]}; it must be {" or ".join(DRAW)}.')
+        if 'load' not in about:
+            warnings.warn(
+                f"{self.path.name} does not say how pictures are read: OpenCV's way counts, turning photos "
+                f'by their EXIF data. Recipes for classification read otherwise. Export the network again.',
+                stacklevel=2,
+            )
         super().__init__(about, self.path.name)
         self.task, self.labels = about['task'], about['labels']
         self.fonts = [None]  # files for the names in pictures; None is the font inside Pillow, of ASCII alone
@@ -173,15 +210,74 @@ class Network(Preparation):
 
 
 def upright(picture):
-    """A picture as OpenCV reads it: turned by its EXIF data, 8 bits a channel, RGB."""
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode.startswith('I'):
+    """A picture as mmcv's loader reads it unless told otherwise: turned by its EXIF data, 8 bits, RGB."""
+    return read_picture(picture, {'type': 'LoadImageFromFile'})
+
+
+def read_picture(picture, load):
+    """A picture (PIL.Image) as a loader of mmcv reads it, of mode RGB, L or RGBA.
+
+    What OpenCV makes of gray and CMYK pictures differs by up to 2 of 255.
+
+    Args:
+        picture (PIL.Image): As opened; what this function has made of one stays as it is.
+        load (dict): The step of the config's test pipeline.
+    """
+    if load is None or load.get('type') not in LOADERS:
+        raise NetworkError(
+            f"The config's test pipeline reads pictures with {load and load.get('type')}, which this program "
+            f'cannot follow; it knows {" and ".join(LOADERS)}.'
+        )
+    own = load['type'] == 'PillowLoadImageFromFile'  # of mmmobilemamba
+    backend = 'pillow' if own else load.get('imdecode_backend') or 'cv2'
+    color = load.get('color_type', 'color')
+    for name, value, known in (
+        ('imdecode_backend', backend, ('cv2', 'pillow', 'turbojpeg')),
+        ('color_type', color, COLOR_TYPES),
+        ('to_float32', bool(load.get('to_float32')), (False,)),
+    ):
+        if value not in known:
+            raise NetworkError(
+                f"The config's {load['type']} has {name}={value!r}, which this program cannot follow; it "
+                f'knows {", ".join(map(str, known))}.'
+            )
+    if backend == 'turbojpeg' and picture.format not in ('JPEG', 'MPO', None):
+        raise NetworkError(f"The config's loader, turbojpeg, reads JPEG alone, and this is {picture.format}.")
+    check_mode(picture, backend, color, own)
+    if color in ('color', 'grayscale') and backend != 'turbojpeg':
+        picture = ImageOps.exif_transpose(picture)
+    if color == 'unchanged':
+        return picture
+    if picture.mode.startswith('I'):  # 16 bits, of which the higher 8 are taken
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    return picture.convert('RGB')
+    if picture.mode == 'LA' and backend == 'pillow':  # as mmcv lays it on a ground
+        transparent, picture = picture.convert('RGBA'), Image.new('RGB', picture.size, TRANSPARENT)
+        picture.paste(transparent, mask=transparent.getchannel('A'))
+    picture = picture if picture.mode == 'L' and color.startswith('gray') else picture.convert('RGB')
+    return picture.convert('L') if color.startswith('gray') else picture
+
+
+def check_mode(picture, backend, color, own):
+    """Refuse a picture of a mode of Pillow's that a loader reads otherwise, or not at all."""
+    name, mode = picture.format or 'picture', picture.mode
+    deep = mode.startswith('I;16') or (mode == 'I' and name in ('PNG', 'PPM'))  # of 16 bits
+    if deep and backend == 'pillow' and not own:
+        reason = 'mmcv reads it with Pillow, which makes all above 255 white'
+    elif mode in ('I', 'F') and not deep:
+        reason = 'its values have no range'
+    elif color == 'unchanged' and mode not in ('L', 'RGB', 'RGBA'):
+        reason = "the config's loader leaves it unchanged, and this program takes 8 bits of gray, RGB or RGBA"
+    elif backend == 'cv2' and (mode == 'LAB' or (mode == 'RGBA' and name == 'TIFF')):
+        reason = 'OpenCV makes other colours of it'
+    else:
+        return
+    raise NetworkError(
+        f'A {name} of mode {mode} cannot be read as in the training: {reason}. Convert it to 8 bits.'
+    )
 
 
 def apply_step(pixels, placement, step):
-    """One step of a test pipeline, for uint8 (H, W, 3) -> uint8 (H', W', 3), and its placement."""
+    """One step of a test pipeline, for uint8 (H, W, ...) -> uint8 (H', W', ...), and its placement."""
     height, width = pixels.shape[:2]
     if step['type'] == 'CenterCrop' and not step.get('auto_pad'):
         sides = np.broadcast_to(step['crop_size'], 2).tolist()  # width, height
@@ -189,6 +285,8 @@ def apply_step(pixels, placement, step):
         pixels = pixels[top : top + sides[1], left : left + sides[0]]
         offset = placement.offset[0] + left, placement.offset[1] + top
         return pixels, placement._replace(offset=offset, shown=pixels.shape[1::-1])
+    if step['type'] == 'Pad':
+        return pad(pixels, step), placement
     size = resized_size(width, height, step)
     pixels = resize(pixels, *size, step.get('backend', 'cv2'), step.get('interpolation', 'bilinear'))
     factors = size[0] / width, size[1] / height
@@ -196,13 +294,41 @@ def apply_step(pixels, placement, step):
     return pixels, placement._replace(scale=scale, offset=offset, shown=size)
 
 
+def pad(pixels, step):
+    """The step Pad: a constant at the right and below, uint8 (H, W, ...) -> uint8 (H', W', ...)."""
+    height, width = pixels.shape[:2]
+    size, divisor = step.get('size'), step.get('size_divisor')
+    pair = isinstance(size, (list, tuple)) and len(size) == 2
+    if step.get('padding_mode', 'constant') != 'constant' or not (
+        pair or divisor or step.get('pad_to_square')
+    ):
+        raise unknown(step)
+    if step.get('pad_to_square'):
+        height = width = max(height, width)
+    if divisor:
+        height, width = (-(-side // divisor) * divisor for side in (height, width))
+    elif pair:
+        height, width = max(height, size[1]), max(width, size[0])
+    value = step.get('pad_val', 0)
+    value = np.array(value.get('img', 0) if isinstance(value, dict) else value)
+    value = value[::-1] if value.ndim else value  # of BGR in the config
+    padded = np.zeros((height, width, *pixels.shape[2:]), np.uint8) + np.rint(value).astype(np.uint8)
+    padded[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return padded
+
+
+def unknown(step):
+    """What says that a step is not known (NetworkError)."""
+    return NetworkError(
+        f'The step {step} is not supported; it must be Resize or ResizeEdge with scale, Pad of a constant, '
+        f'or CenterCrop without auto_pad. Export the network with such a test pipeline.'
+    )
+
+
 def resized_size(width, height, step):
     """Width and height after the step Resize or ResizeEdge."""
     if step['type'] not in ('Resize', 'ResizeEdge') or step.get('scale') is None:
-        raise NetworkError(
-            f'The step {step} is not supported; it must be Resize or ResizeEdge with scale, or CenterCrop '
-            f'without auto_pad. Export the network with such a test pipeline.'
-        )
+        raise unknown(step)
     if step['type'] == 'ResizeEdge':
         scale, edge = step['scale'], step.get('edge', 'short')
         if edge == 'width' or (edge == 'short' and width < height) or (edge == 'long' and width > height):
@@ -547,12 +673,15 @@ def infer(network, path, target, args):
     """Draw what is found in the picture at ``path`` into ``target``; the numbers, for JSON."""
     try:
         with Image.open(path) as file:
-            picture = upright(file)
+            picture = network.read(file)
+            picture.load()
+    except NetworkError:
+        raise
     except Exception as error:  # of many kinds, by the format
         raise NetworkError(f'It cannot be read: {error}') from error
     batch, placement = network.prepare(picture)
     found = network.found(network.run(batch), 0, placement, args.score_threshold, args.topk)
-    DRAW[network.task](picture, network, found).save(target)
+    DRAW[network.task](picture.convert('RGB'), network, found).save(target)
     about = dict(file=path.name, drawn=target.name, width=picture.width, height=picture.height)
     return dict(about, **summary(network, found))
 

@@ -23,13 +23,14 @@ from torch import nn
 
 from mmmobilemamba.models import deploy
 from mmmobilemamba.models.checkpoint import CheckpointError, fetch_checkpoint
+from mmmobilemamba.utils import codebase_of
 
 TOLERANCE = 1e-3  # relative; folding moves float32 by some 1e-6
 
 
 def build(config):
     """The model of a config, in evaluation, with weights yet to be loaded."""
-    init_default_scope(config.get('default_scope', 'mmengine'))
+    init_default_scope(codebase_of(config) or 'mmengine')
     return MODELS.build(config.model).eval()
 
 
@@ -39,7 +40,7 @@ def difference(model, folded):
 
     That is the features of the neck or backbone, and the logits of a classifier.
     """
-    image = torch.rand(1, 3, 64, 96) * 2 - 1
+    image = torch.rand(1, getattr(model.backbone, 'in_channels', 3), 64, 96) * 2 - 1
     outputs = [list(part.extract_feat(image)) for part in (model, folded)]
     if isinstance(getattr(model, 'head', None), nn.Module):
         outputs = [[*maps, part(image, mode='tensor')] for maps, part in zip(outputs, (model, folded))]

@@ -9,8 +9,8 @@ data_preprocessor = dict(
 bgr_mean = data_preprocessor['mean'][::-1]
 bgr_std = data_preprocessor['std'][::-1]
 
-# As Pillow reads it for timm, which ignores the orientation in EXIF data.
-load = dict(type='LoadImageFromFile', imdecode_backend='pillow', color_type='color_ignore_orientation')
+# As Pillow reads it for timm, which ignores the orientation in EXIF data; of 16 bits of gray, the higher 8.
+load = dict(type='PillowLoadImageFromFile', color_type='color_ignore_orientation')
 
 
 def rand_augment(interpolation):

@@ -76,7 +76,7 @@ class PortableRunner(Runner):
     def build_optim_wrapper(self, optim_wrapper: dict | OptimWrapper) -> OptimWrapper:
         """As in mmengine; on a CPU, with its own kind of mixed precision."""
         asked = optim_wrapper.get('type') if isinstance(optim_wrapper, dict) else None
-        if asked == 'AmpOptimWrapper' and get_device() == 'cpu':
+        if getattr(asked, '__name__', asked) == 'AmpOptimWrapper' and get_device() == 'cpu':
             self.logger.info(
                 'There is no GPU: CPUAmpOptimWrapper, in bfloat16, stands in for AmpOptimWrapper.'
             )
@@ -113,6 +113,7 @@ def cpu_wrapper(model_wrapper_cfg: dict | None = None, find_unused_parameters: b
     if model_wrapper_cfg is None:
         wrapper.update(broadcast_buffers=False, find_unused_parameters=find_unused_parameters)
     wrapper.update(model_wrapper_cfg or {})
-    if issubclass(MODEL_WRAPPERS.get(wrapper['type']), DistributedDataParallel):
+    kind = wrapper['type']  # a class in configs of mmengine's pure Python style
+    if issubclass(MODEL_WRAPPERS.get(kind) if isinstance(kind, str) else kind, DistributedDataParallel):
         wrapper.setdefault('device_ids', None)
     return wrapper

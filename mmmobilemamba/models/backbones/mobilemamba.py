@@ -115,6 +115,7 @@ class MobileMamba(BaseModule):
         embed_dims = self.arch['embed_dims']
         self.out_channels = tuple(embed_dims[index] for index in self.out_indices)
         self.strides = tuple(STRIDES[index] for index in self.out_indices)
+        self.in_channels = int(in_channels)
         self.stem = build_stem(in_channels, embed_dims[0], norm_cfg)
         built = range(self.out_indices[-1] + 1)
         self.stages = nn.ModuleList(build_stage(self.arch, index, with_cp, norm_cfg) for index in built)

@@ -9,7 +9,7 @@ import { summary } from './results.js';
 import { factsOf, inWords, showFacts, showFound, timesInWords } from './view.js';
 
 const element = (id) => document.getElementById(id);
-const state = { network: null, picture: null, result: null, camera: null };
+const state = { network: null, file: null, picture: null, result: null, camera: null };
 const WIDE = '(min-width: 52rem)'; // a window with room for what is not always wanted
 let queue = Promise.resolve(); // one thing after the other: a session cannot run twice at a time
 
@@ -59,8 +59,18 @@ function show() {
   element('json').textContent = JSON.stringify(summary(about, result.found, threshold()), null, 1);
 }
 
+/** How pictures are read for a network, as text to be compared. */
+const loaderOf = (network) => JSON.stringify(network?.about.load);
+
+/** Read a picture as the network wants it, if there is one. */
+async function readFile(file) {
+  state.picture = await readPicture(file, state.network?.about.load);
+  Object.assign(state, { file, loader: loaderOf(state.network) });
+}
+
 async function run() {
   state.result = null;
+  if (state.file && state.network && loaderOf(state.network) !== state.loader) await readFile(state.file);
   if (state.network && state.picture) state.result = await state.network.run(state.picture.pixels);
 }
 
@@ -83,7 +93,7 @@ function useModelFile(file) {
 function usePicture(file) {
   return enqueue(`Looking at ${file.name} …`, async () => {
     stopCamera();
-    state.picture = await readPicture(file);
+    await readFile(file);
     element('picture-name').textContent = file.name;
     await run();
   });
@@ -125,7 +135,8 @@ function stopCamera() {
 async function useFrame(camera) {
   if (state.camera !== camera) return; // stopped while this waited for its turn
   try {
-    state.picture = camera.frame();
+    state.file = null;
+    state.picture = camera.frame(state.network?.about.load);
     await run();
   } catch (error) {
     stopCamera(); // the next frame would fail alike

@@ -25,6 +25,7 @@ export function short(count, unit = '') {
 
 /** A step of a test pipeline in words. */
 export function stepInWords(step) {
+  if (!['Resize', 'ResizeEdge', 'CenterCrop'].includes(step.type)) return step.type;
   const sides = [].concat(step.scale ?? step.crop_size);
   const size = sides.length > 1 ? sides.join(' × ') : `${sides[0]} × ${sides[0]}`;
   if (step.type === 'CenterCrop') return `centre ${size} px`;
@@ -42,7 +43,7 @@ export function factsOf({ about, name, bytes, weights }, threads) {
     ['File', `${name}, ${short(bytes, 'B')}`],
     ['Task', `${about.task}${classes}`],
     ['Weights', [short(weights), about.precision].filter(Boolean).join(', ')],
-    ['Input', `${size}, ${about.preprocessed ? 'RGB, as it is read' : about.channels}`],
+    ['Input', `${size}, ${about.preprocessed ? `${about.channels === 'BGR' ? 'RGB' : about.channels}, as it is read` : about.channels}`],
     ['Resizing', about.resize.map(stepInWords).join(', then ') || 'none'],
     ['Mean', about.preprocessed ? 'inside the network' : numbers(about.mean)],
     ['Std', about.preprocessed ? 'inside the network' : numbers(about.std)],
