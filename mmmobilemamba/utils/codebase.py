@@ -11,11 +11,11 @@ CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 def codebase_of(config: Config) -> str | None:
-    """One of ``CODEBASES``: the config's ``default_scope``, or else where its types are from; None if unknown.
+    """One of ``CODEBASES``: the config's ``default_scope``, or else where its types are from.
 
-    Configs in mmengine's pure Python style may have no ``default_scope``, as their types are classes
-    (https://mmengine.readthedocs.io/en/latest/advanced_tutorials/config.html). The model's counts, then that
-    of the test data.
+    None if neither tells. Configs in mmengine's pure Python style may have no ``default_scope``, as their
+    types are classes (https://mmengine.readthedocs.io/en/latest/advanced_tutorials/config.html). The model's
+    type counts, then that of the test data.
     """
     scope = config.get('default_scope')
     if scope and scope != 'mmengine':

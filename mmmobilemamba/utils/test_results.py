@@ -82,7 +82,7 @@ def check_codebase(config: Config, known: Sequence[str]) -> str:
         ResultsError: If it is not one of ``known``.
     """
     codebase = codebase_of(config)
-    if codebase not in known:
+    if codebase is None or codebase not in known:
         raise ResultsError(
             f'The config has default_scope {config.get("default_scope")!r}; known are {", ".join(known)}.'
         )
