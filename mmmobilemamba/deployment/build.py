@@ -20,6 +20,7 @@ from .detectors import DenseDetector, TwoStageDetector
 from .errors import DeploymentError
 from .graphs import BackboneGraph, ClassifierGraph, Preprocessed, SegmentorGraph
 from .pipeline import Size, largest_sizes, loader_of, pad, pad_divisor_of, read_test_pipeline, resize_steps
+from .supported import CHECKS, check_operators
 
 TASKS = ('backbone', 'classification', 'detection', 'segmentation')
 SMALLEST = 32  # px; below, the last map of a detector's neck would be empty
@@ -66,9 +67,10 @@ def task_of(model: nn.Module) -> str:
         return 'detection'
     if hasattr(getattr(model, 'head', None), 'num_classes'):
         return 'classification'
+    heads = [f'a {type(head).__name__}' for name, head in model.named_children() if 'head' in name]
     raise DeploymentError(
-        f'{type(model).__name__} is none of what can be exported: a classifier, an anchor-based detector, a '
-        f'segmentor or a backbone.'
+        f'{type(model).__name__}{" with " + " and ".join(heads) if heads else ""} is none of what can be '
+        f'exported: a classifier, a detector with dense heads or of two stages, a segmentor or a backbone.'
     )
 
 
@@ -78,31 +80,13 @@ def check_supported(model: nn.Module, task: str) -> None:
     Raises:
         DeploymentError: If the model has a setting, or a head, that the graphs have not.
     """
-    problem = None
-    if task == 'classification' and is_a(model.head, 'MultiLabelClsHead'):
-        problem = 'it may find several classes in an image, and the graph has one'
-    if task == 'segmentation' and model.test_cfg.get('mode', 'whole') != 'whole':
-        problem = f'test_cfg.mode is {model.test_cfg.mode!r}, and the graph takes whole images'
-    if task == 'segmentation' and model.decode_head.out_channels == 1:
-        problem = 'it has one output for two classes, and the graph takes the largest of several'
-    if task == 'detection':
-        two_stages = hasattr(model, 'roi_head')
-        head = model.rpn_head if two_stages else model.bbox_head
-        stages = [model.test_cfg.rpn, model.test_cfg.rcnn] if two_stages else [model.test_cfg]
-        kinds = {stage.nms.get('type', 'nms') for stage in stages}
-        if not is_a(head, 'AnchorHead'):
-            problem = f'{type(head).__name__} is no head with anchors'
-        elif two_stages and not is_a(model.roi_head, 'StandardRoIHead'):
-            problem = f'{type(model.roi_head).__name__} is no StandardRoIHead'
-        elif kinds != {'nms'}:
-            problem = f'test_cfg asks for {sorted(kinds)}, and the graph suppresses boxes by plain nms'
-    if problem:
-        raise DeploymentError(f'{type(model).__name__} cannot be exported: {problem}.')
-
-
-def is_a(module: nn.Module, name: str) -> bool:
-    """Whether a module is of a class of that name, or of one that is made from it."""
-    return any(kind.__name__ == name for kind in type(module).__mro__)
+    if task == 'backbone':
+        return
+    try:
+        check_operators(model)
+        CHECKS[task](model)
+    except DeploymentError as problem:
+        raise DeploymentError(f'{type(model).__name__} cannot be exported: {problem}') from None
 
 
 def make_graph(model: nn.Module, task: str, topk: int = 5, with_logits: bool = False) -> nn.Module:

@@ -6,36 +6,66 @@ found: the ``max_per_img`` best boxes of each image, with a score of 0 where the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Sequence
 
 import torch
 import torchvision
-from mmengine.config import ConfigDict
 from torch import Tensor, nn
 
-from .suppress import suppress
-
-MAX_CANDIDATES = 4000  # boxes of an image, of all classes, that a second stage hands to the suppression
+from .dense_heads import (
+    TINY,
+    Candidates,
+    as_voted,
+    best,
+    clip,
+    paa_head,
+    rpn_head,
+    rule_of,
+    take,
+    vote,
+    yolox_head,
+)
+from .probes import NO_PROBE, Probe
+from .suppress import Suppression, read_suppression, suppress
 
 
 class DenseDetector(nn.Module):
-    """A detector of one stage with anchors, such as RetinaNet and SSDLite."""
+    """A detector of one stage, such as RetinaNet, SSDLite, FCOS, RTMDet and YOLOX."""
 
     output_names = ['boxes', 'scores', 'labels']
 
     def __init__(self, model):
         super().__init__()
         self.model = model
+        self.rule = rule_of(model.bbox_head)
+        self.suppression = read_suppression(model.bbox_head.test_cfg)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 3, H, W) -> boxes (N, K, 4), left, top, right, bottom in px; scores and labels (N, K)."""
+    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, C, H, W) -> boxes (N, K, 4), left, top, right, bottom in px; scores and labels (N, K)."""
         head = self.model.bbox_head
-        config = self.model.test_cfg
-        scores, deltas = head(self.model.extract_feat(image))
-        boxes, scores, labels = zip(*candidates(head, scores, deltas, config.get('nms_pre', -1)))
-        boxes = clip(torch.cat(boxes, 1), image.shape[2:])
-        scores = drop_small(boxes, torch.cat(scores, 1), config)
-        return best(boxes, scores, torch.cat(labels, 1), config, config.get('score_thr', 0.0))
+        logits, *others = head(self.model.extract_feat(image))
+        # RTMDet's objectness ends in the inverse of a sigmoid.
+        exact = not getattr(head, 'with_objectness', False)
+        logits = probe.numbers(*logits) if exact else probe.saturated(*logits)
+        maps = [logits, *(probe.numbers(*levels) for levels in others)]
+        found = self.rule(head, maps, image.shape[2:], probe)
+        limit = head.test_cfg.get('max_per_img', -1)
+        if self.rule is paa_head:
+            threshold = head.test_cfg.score_thr
+            scores = torch.where(found.scores > threshold, found.scores.clamp(min=TINY), 0.0)
+            clipped = head.bbox_coder.clip_border
+            boxes, scores, labels = by_class(
+                found.boxes[:, :, None], scores, limit, self.suppression, clipped, probe
+            )
+            if head.with_score_voting:
+                order = as_voted(labels, scores, head.cls_out_channels)
+                boxes = take(vote(boxes, labels, found, threshold), order)
+                scores, labels = scores.gather(1, order), labels.gather(1, order)
+            return boxes, scores, labels
+        if self.rule is yolox_head:  # which gives all that are left
+            limit = -1
+        return left_over(found, limit, self.suppression, probe)
 
 
 class TwoStageDetector(nn.Module):
@@ -46,108 +76,125 @@ class TwoStageDetector(nn.Module):
         self.model = model
         masks = ['masks'] if model.roi_head.with_mask else []
         self.output_names = ['boxes', 'scores', 'labels', *masks]
+        self.rpn_suppression = read_suppression(model.rpn_head.test_cfg, 'test_cfg.rpn')
+        self.suppression = read_suppression(model.roi_head.test_cfg, 'test_cfg.rcnn')
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> boxes (N, K, 4), scores, labels (N, K), masks in the boxes (N, K, h, w)."""
-        maps = self.model.extract_feat(image)
-        proposals, known = self.propose(maps, image.shape[2:])
-        boxes, scores, labels = self.detect(maps, proposals, known, image.shape[2:])
+    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
+        """(N, C, H, W) -> boxes (N, K, 4), scores, labels (N, K), masks in the boxes (N, K, h, w)."""
+        maps = probe.numbers(*self.model.extract_feat(image))
+        proposals, known = self.propose(maps, image.shape[2:], probe)
+        boxes, scores, labels = self.detect(maps, proposals, known, image.shape[2:], probe)
         if not self.model.roi_head.with_mask:
             return boxes, scores, labels
-        return boxes, scores, labels, self.masks(maps, boxes, labels)
+        return boxes, scores, labels, self.masks(maps, boxes, labels, probe)
 
-    def propose(self, maps: Sequence[Tensor], size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    def propose(self, maps: Sequence[Tensor], size: Sequence[int], probe: Probe) -> tuple[Tensor, Tensor]:
         """Proposals (N, P, 4), and whether there are so many (N, P)."""
-        head, config = self.model.rpn_head, self.model.test_cfg.rpn
-        all_scores, all_deltas = head(maps)
-        levels = list(candidates(head, all_scores, all_deltas, config.nms_pre))
-        boxes = clip(torch.cat([boxes for boxes, _, _ in levels], 1), size)
-        scores = torch.cat([scores for _, scores, _ in levels], 1)
-        level = torch.cat([torch.full_like(labels, i) for i, (_, _, labels) in enumerate(levels)], 1)
-        boxes, scores, _ = best(boxes, drop_small(boxes, scores, config), level, config, 0.0)
+        head = self.model.rpn_head
+        outputs = [probe.numbers(*levels) for levels in head(maps)]
+        found = rpn_head(head, outputs, size, probe)
+        boxes, scores, _ = left_over(found, head.test_cfg.max_per_img, self.rpn_suppression, probe)
+        (boxes,) = probe.numbers(boxes)
         return boxes, scores > 0
 
     def detect(
-        self, maps: Sequence[Tensor], proposals: Tensor, known: Tensor, size: Sequence[int]
+        self, maps: Sequence[Tensor], proposals: Tensor, known: Tensor, size: Sequence[int], probe: Probe
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Boxes (N, K, 4), scores and labels (N, K), of proposals."""
-        head, config = self.model.roi_head.bbox_head, self.model.test_cfg.rcnn
+        head, config = self.model.roi_head.bbox_head, self.model.roi_head.test_cfg
         batch, count = known.shape
-        scores, deltas = head(extract(self.model.roi_head.bbox_roi_extractor, maps, proposals))
-        scores = scores.softmax(-1)[:, :-1].reshape(batch, count, -1) * known[..., None]
-        classes = head.num_classes
-        boxes = head.bbox_coder.decode(proposals.reshape(-1, 4), deltas)
-        boxes = boxes.reshape(batch, count, -1, 4).expand(-1, -1, classes, -1).reshape(batch, -1, 4)
-        scores, index = scores.flatten(1).topk(torch.sym_min(MAX_CANDIDATES, count * classes), dim=1)
-        return best(clip(take(boxes, index), size), scores, index % classes, config, config.score_thr)
+        logits, deltas = head(extract(self.model.roi_head.bbox_roi_extractor, maps, proposals))
+        logits, deltas = probe.numbers(logits, deltas)
+        scores = logits.softmax(-1)[:, :-1].reshape(batch, count, head.num_classes)
+        valid = (scores > config.score_thr) & known[..., None]
+        scores = torch.where(valid, scores.clamp(min=TINY), 0.0)
+        boxes = head.bbox_coder.decode(proposals.reshape(-1, 4), deltas).reshape(batch, count, -1, 4)
+        boxes = clip(boxes, size, head.bbox_coder)
+        clipped = head.bbox_coder.clip_border
+        return by_class(boxes, scores, config.max_per_img, self.suppression, clipped, probe)
 
-    def masks(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor) -> Tensor:
+    def masks(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor, probe: Probe) -> Tensor:
         """Masks (N, K, h, w), of the classes of the boxes."""
         roi_head = self.model.roi_head
         extractor = (
             roi_head.bbox_roi_extractor if roi_head.share_roi_extractor else roi_head.mask_roi_extractor
         )
-        logits = roi_head.mask_head(extract(extractor, maps, boxes))
+        (boxes,) = probe.numbers(boxes)
+        (logits,) = probe.numbers(roi_head.mask_head(extract(extractor, maps, boxes)))
         if logits.shape[1] > 1:
             index = labels.reshape(-1, 1, 1, 1).expand(-1, 1, *logits.shape[2:])
             logits = logits.gather(1, index)
         return logits.sigmoid().reshape(*labels.shape, *logits.shape[2:])
 
 
-def candidates(
-    head: nn.Module, all_scores: Sequence[Tensor], all_deltas: Sequence[Tensor], limit: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """The best pairs of a box and a class of each level: boxes (N, B, 4), scores and labels (N, B).
+def left_over(
+    found: Candidates, limit: int, settings: Suppression | None, probe: Probe, classes: int = 0
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the suppression leaves of candidates, the best first: boxes (N, K, 4), scores and labels (N, K).
 
     Args:
-        head (nn.Module): mmdet's AnchorHead.
-        all_scores, all_deltas (list[Tensor]): What it gives, (N, A * C, H, W) a level.
-        limit (int): The most pairs of a level; without limit if negative.
+        found (Candidates): Of all classes.
+        limit (int): The most of an image; no limit if not positive.
+        settings (Suppression, optional): How; boxes are sorted alone if not given.
+        probe (Probe): See :mod:`.probes`.
+        classes (int): If positive, candidates are those of class 0, 1, ... of each place in turn, and each
+            class is suppressed by itself. That is the same where no box leaves the image, and less work.
     """
-    sizes = [scores.shape[2:] for scores in all_scores]
-    all_priors = head.prior_generator.grid_priors(sizes, device=all_scores[0].device)
-    for scores, deltas, priors in zip(all_scores, all_deltas, all_priors):
-        batch = scores.shape[0]
-        scores = scores.permute(0, 2, 3, 1).reshape(batch, -1, head.cls_out_channels)
-        scores = scores.sigmoid() if head.use_sigmoid_cls else scores.softmax(-1)[..., :-1]
-        classes = head.cls_out_channels if head.use_sigmoid_cls else head.cls_out_channels - 1
-        deltas = deltas.permute(0, 2, 3, 1).reshape(batch, -1, 4)
-        pairs = scores.shape[1] * classes
-        scores, index = scores.flatten(1).topk(torch.sym_min(limit, pairs) if limit > 0 else pairs, dim=1)
-        anchor = index // classes
-        boxes = head.bbox_coder.decode(priors[anchor].reshape(-1, 4), take(deltas, anchor).reshape(-1, 4))
-        yield boxes.reshape(batch, -1, 4), scores, index % classes
-
-
-def take(boxes: Tensor, index: Tensor) -> Tensor:
-    """Some boxes of each image: (N, B, 4), (N, K) -> (N, K, 4)."""
-    return boxes.gather(1, index[..., None].expand(-1, -1, 4))
-
-
-def clip(boxes: Tensor, size: Sequence[int]) -> Tensor:
-    """Boxes within an image of ``size``, height and width in px."""
-    height, width = size
-    x, y = boxes[..., 0::2].clamp(0, width), boxes[..., 1::2].clamp(0, height)
-    return torch.stack((x, y), dim=-1).flatten(-2).reshape(boxes.shape)
-
-
-def drop_small(boxes: Tensor, scores: Tensor, config: ConfigDict) -> Tensor:
-    """Scores (N, B), zero where a side of the box, (N, B, 4), is not above ``min_bbox_size``."""
-    smallest = config.get('min_bbox_size', -1)
-    if smallest < 0:
-        return scores
-    return scores * (boxes[..., 2:] - boxes[..., :2] > smallest).all(-1)
-
-
-def best(
-    boxes: Tensor, scores: Tensor, labels: Tensor, config: ConfigDict, threshold: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """What is left of boxes (N, B, 4), scores and labels (N, B), the best first, at most ``max_per_img``."""
-    # Boxes of different labels are moved apart, so that none suppresses another.
-    apart = labels.to(boxes.dtype) * (boxes.max() + 1)
-    scores = suppress(boxes + apart[..., None], scores, config.nms.iou_threshold, threshold)
-    scores, index = scores.topk(torch.sym_min(config.max_per_img, scores.shape[1]), dim=1)
+    boxes, scores, labels, _ = found
+    if settings is not None:
+        limit = min((number for number in (limit, settings.max_num) if number > 0), default=-1)
+        moved = apart(found, settings)
+        moved, scores = probe.numbers(moved, scores)
+        batch, kept = scores.shape[0], scores
+        if classes:
+            moved, kept = (
+                x.unflatten(1, (-1, classes)).transpose(1, 2).flatten(0, 1) for x in (moved, scores)
+            )
+        thresholds = settings.iou_threshold, settings.score_threshold
+        kept = probe.kept(moved, kept, suppress(moved, kept, *thresholds), thresholds)
+        scores = kept.reshape(batch, classes, -1).transpose(1, 2).flatten(1) if classes else kept
+    scores, index = best(scores, limit if limit > 0 else None, probe)
     return take(boxes, index), scores, labels.gather(1, index)
+
+
+def apart(found: Candidates, settings: Suppression) -> Tensor:
+    """The boxes (N, B, 4) as they are suppressed: those of different classes do not overlap.
+
+    This is the arithmetic of mmcv's ``batched_nms``, to the last digit. A box that is turned inside out has
+    no area there, but would have one in ONNX.
+    """
+    boxes, scores, labels, most = found
+    valid = scores > 0
+    lowest = boxes.amin((1, 2))
+    highest = torch.where(valid[..., None], boxes, lowest[:, None, None]).amax((1, 2))
+    step = torch.zeros_like(highest) if settings.class_agnostic else highest + 1
+    if most >= settings.split_thr:
+        step = torch.where(valid.sum(1) >= settings.split_thr, highest - lowest + 1, step)
+    if most >= settings.split_thr or not settings.class_agnostic:
+        boxes = boxes + (labels.to(boxes.dtype) * step[:, None])[..., None]
+    first, last = boxes[..., :2], boxes[..., 2:] + settings.offset
+    return torch.cat((first, torch.maximum(first, last)), -1)
+
+
+def by_class(
+    boxes: Tensor,
+    scores: Tensor,
+    limit: int,
+    settings: Suppression | None,
+    clipped: bool,
+    probe: Probe,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What mmdet's ``multiclass_nms`` leaves of boxes (N, P, C or 1, 4) with scores (N, P, C).
+
+    Args:
+        clipped (bool): Whether all boxes are within the image.
+    """
+    batch, _, classes = scores.shape
+    labels = torch.arange(classes, device=scores.device).expand(scores.shape).flatten(1)
+    boxes = boxes.expand(-1, -1, classes, -1).reshape(batch, -1, 4)
+    alone = clipped and settings is not None and not settings.class_agnostic
+    found = Candidates(boxes, scores.flatten(1), labels, most=0 if alone else math.inf)
+    return left_over(found, limit, settings, probe, classes if alone else 0)
 
 
 def extract(extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
@@ -156,10 +203,19 @@ def extract(extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tens
     image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(-1, count, 1)
     rois = torch.cat([image, boxes], 2).reshape(-1, 5)
     strides = extractor.featmap_strides
-    level = extractor.map_roi_levels(rois, len(strides)).view(-1, 1, 1, 1)
+    level = level_of(rois, extractor.finest_scale, len(strides)).view(-1, 1, 1, 1)
     layer = extractor.roi_layers[0]
     out = 0
     for index, (x, stride) in enumerate(zip(maps, strides)):
         settings = (layer.output_size, 1 / stride, layer.sampling_ratio, layer.aligned)
         out = out + torchvision.ops.roi_align(x, rois, *settings) * (level == index)
     return out
+
+
+def level_of(rois: Tensor, finest_scale: float, levels: int) -> Tensor:
+    """``SingleRoIExtractor.map_roi_levels``, (K, 5) -> (K,), with comparisons instead of a logarithm.
+
+    Runtimes round logarithms differently, and a box as large as the image may be just between two levels.
+    """
+    scale = torch.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])) / finest_scale + 1e-6
+    return sum((scale >= 2**level).long() for level in range(1, levels)) + torch.zeros_like(scale).long()

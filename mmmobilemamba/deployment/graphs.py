@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .dense_heads import best
+from .probes import NO_PROBE, Probe
 from .substitutes import substitute
 
 
@@ -30,12 +32,12 @@ class Preprocessed(nn.Module):
         self.register_buffer('mean', torch.tensor(mean, dtype=torch.float32).view(1, -1, 1, 1), False)
         self.register_buffer('scale', 1 / torch.tensor(std, dtype=torch.float32).view(1, -1, 1, 1), False)
 
-    def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
+    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
         """uint8, (N, H, W, C), of three channels RGB -> what the network gives."""
         x = image.permute(0, 3, 1, 2).float()
         if self.swaps:
             x = x.flip(1)
-        return self.network((x - self.mean) * self.scale)
+        return self.network((x - self.mean) * self.scale, probe)
 
 
 class BackboneGraph(nn.Module):
@@ -46,8 +48,8 @@ class BackboneGraph(nn.Module):
         self.backbone = backbone
         self.output_names = [f'stage{index}' for index in backbone.out_indices]
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> a map (N, C, H', W') of each wanted stage."""
+    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
+        """(N, C, H, W) -> a map (N, C, H', W') of each wanted stage."""
         return self.backbone(image)
 
 
@@ -66,18 +68,21 @@ class ClassifierGraph(nn.Module):
         self.model = model
         self.topk = min(topk, model.head.num_classes)
 
-    def forward(self, image: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(N, 3, H, W) -> logits (N, classes), probabilities (N, topk), classes (N, topk)."""
+    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, Tensor, Tensor]:
+        """(N, C, H, W) -> logits (N, classes), probabilities (N, topk), classes (N, topk)."""
         logits = self.model.head(self.model.extract_feat(image))
-        scores, labels = logits.softmax(1).topk(self.topk, dim=1)
+        (given,) = probe.numbers(logits)
+        scores = given.softmax(1)
+        scores, labels = best(scores, self.topk, probe)
         return logits, scores, labels
 
 
 class SegmentorGraph(nn.Module):
-    """A segmentor of mmseg, over the whole image: the class of each pixel.
+    """A segmentor of mmseg: the class of each pixel, of the whole image or by windows that slide over it.
 
     Args:
-        model (nn.Module): mmseg's EncoderDecoder, with more than one class.
+        model (nn.Module): mmseg's EncoderDecoder. One with a single output, for two classes, gets the logits
+            of both: that of class 0 is where the threshold is.
         with_logits (bool): Give the logits, too. Defaults to False.
     """
 
@@ -87,11 +92,61 @@ class SegmentorGraph(nn.Module):
         substitute(model)
         self.with_logits = with_logits
         self.output_names = ['classes', 'logits'] if with_logits else ['classes']
+        self.slides = model.test_cfg.get('mode', 'whole') == 'slide'
 
-    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """(N, 3, H, W) -> classes, int32, (N, H, W), and logits (N, classes, H, W)."""
-        head = self.model.decode_head
-        logits = head(self.model.extract_feat(image))
-        logits = F.interpolate(logits, image.shape[2:], mode='bilinear', align_corners=head.align_corners)
-        classes = logits.argmax(1).int()
+    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
+        """(N, C, H, W) -> classes, int32, (N, H, W), and logits (N, classes, H, W)."""
+        logits = self.slide(image) if self.slides else self.logits(image)
+        if logits.shape[1] == 1:
+            threshold = torch.tensor(self.last_head.threshold, dtype=torch.float64).logit().to(logits)
+            logits = torch.cat((threshold.expand_as(logits), logits), 1)
+        (given,) = probe.numbers(logits)
+        classes = probe.best(given, given.argmax(1, keepdim=True))[:, 0].int()
         return (classes, logits) if self.with_logits else (classes,)
+
+    @property
+    def last_head(self) -> nn.Module:
+        """The decode head that predicts."""
+        head = self.model.decode_head
+        return head[-1] if isinstance(head, nn.ModuleList) else head
+
+    def logits(self, image: Tensor) -> Tensor:
+        """(N, C, H, W) -> (N, outputs, H, W)."""
+        x = self.model.extract_feat(image)
+        if isinstance(self.model.decode_head, nn.ModuleList):
+            first, *others = self.model.decode_head
+            logits = first(x)
+            for head in others:
+                logits = head(x, logits)
+        else:
+            logits = self.model.decode_head(x)
+        if isinstance(logits, tuple):  # with what the loss is of, which is behind it
+            logits = logits[0]
+        align_corners = self.last_head.align_corners
+        return F.interpolate(logits, image.shape[2:], mode='bilinear', align_corners=align_corners)
+
+    def slide(self, image: Tensor) -> Tensor:
+        """The mean of the windows at each pixel, as mmseg's ``slide_inference`` has it; for one size.
+
+        All windows go through the network as one batch.
+        """
+        config, (height, width) = self.model.test_cfg, image.shape[2:]
+        rows, columns = (
+            starts(side, crop, stride)
+            for side, crop, stride in zip((height, width), config.crop_size, config.stride)
+        )
+        sides = min(config.crop_size[0], height), min(config.crop_size[1], width)
+        places = [(top, left) for top in rows for left in columns]
+        crops = [image[:, :, top : top + sides[0], left : left + sides[1]] for top, left in places]
+        logits = self.logits(torch.cat(crops)).chunk(len(crops))
+        total, count = 0, torch.zeros(1, 1, height, width, device=image.device)
+        for part, (top, left) in zip(logits, places):
+            total = total + F.pad(part, (left, width - left - sides[1], top, height - top - sides[0]))
+            count[:, :, top : top + sides[0], left : left + sides[1]] += 1
+        return total / count
+
+
+def starts(side: int, crop: int, stride: int) -> list[int]:
+    """Where windows of a size begin on a side of an image, in px (list[int]); the last one ends with it."""
+    number = max(side - crop + stride - 1, 0) // stride + 1
+    return [max(min(index * stride + crop, side) - crop, 0) for index in range(number)]

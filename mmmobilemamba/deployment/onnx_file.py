@@ -19,12 +19,31 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from . import suppress  # noqa: F401  (registers the operator)
+from .errors import DeploymentError
 from .rewrite import rewrite
 
 OPSET = 18
 NO_LIMIT = 2**63 - 1
 LARGE_SIDES = (1120, 1248)  # px, of which no level of a pyramid has one pixel
 LARGEST = 2**31 - 1  # bytes that one file of protobuf may have
+
+
+@contextmanager
+def refusing(what: str = 'export it', dynamic_sizes: bool = False) -> Iterator[None]:
+    """Turns what PyTorch's exporter, or a model on its way, stumbles over into a :class:`DeploymentError`.
+
+    Args:
+        what (str): What PyTorch is about to do.
+        dynamic_sizes (bool): Whether one size instead of any may be the way out.
+    """
+    try:
+        yield
+    except DeploymentError:
+        raise
+    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
+        text = ' '.join(str(error.__cause__ or error).split())[:400]
+        advice = ' Give --size HEIGHT WIDTH instead of --dynamic, if one will do.' if dynamic_sizes else ''
+        raise DeploymentError(f'PyTorch {torch.__version__} cannot {what}: {text}{advice}') from error
 
 
 @contextmanager
@@ -64,14 +83,14 @@ def to_program(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> torch.ex
         # A side of 1 on the way would be taken for one of every image.
         sides = dict(zip(sides_of(image), LARGE_SIDES))
         image = image.new_zeros([sides.get(axis, size) for axis, size in enumerate(image.shape)])
-    with quietly(), torch.no_grad():
+    with refusing(dynamic_sizes=dynamic_sizes), quietly(), torch.no_grad():
         return torch.export.export(rewrite(graph), (image,), dynamic_shapes=shapes, strict=False)
 
 
 def to_onnx(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> onnx.ModelProto:
     """The graph as a model of ONNX, of standard operators (onnx.ModelProto); see :func:`to_program`."""
     program = to_program(graph, image, dynamic_sizes)
-    with quietly(), torch.no_grad():
+    with refusing(dynamic_sizes=dynamic_sizes), quietly(), torch.no_grad():
         exported = torch.onnx.export(
             program,
             (),
@@ -120,8 +139,10 @@ def _suppression(boxes, scores, iou_threshold, score_threshold):
 
 
 def graph_of(graph: nn.Module) -> nn.Module:
-    """The graph below a preprocessing."""
-    return getattr(graph, 'network', graph)
+    """The graph below a preprocessing, and what records it."""
+    while hasattr(graph, 'network'):
+        graph = graph.network
+    return graph
 
 
 def write(proto: onnx.ModelProto, path: Path, about: Mapping[str, Any]) -> None:
@@ -172,6 +193,30 @@ def operators(proto: onnx.ModelProto) -> Counter[str]:
             counts[node.op_type] += 1
             graphs += [attribute.g for attribute in node.attribute if attribute.HasField('g')]
     return counts
+
+
+def without_probes(proto: onnx.ModelProto, count: int) -> onnx.ModelProto:
+    """A copy with the first ``count`` outputs, without what only others need (onnx.ModelProto)."""
+    model = onnx.ModelProto()
+    model.CopyFrom(proto)
+    del model.graph.output[count:]
+    used = {output.name for output in model.graph.output}
+    for node in reversed(list(model.graph.node)):
+        if used.isdisjoint(node.output):
+            model.graph.node.remove(node)
+        else:
+            used.update(node.input, *map(outer_values, node.attribute))
+    return model
+
+
+def outer_values(attribute: onnx.AttributeProto) -> set[str]:
+    """Names of what a loop's body takes from around it (set[str]), and of its own."""
+    names, graphs = set(), [attribute.g] if attribute.HasField('g') else []
+    while graphs:
+        for node in graphs.pop().node:
+            names.update(node.input)
+            graphs += [part.g for part in node.attribute if part.HasField('g')]
+    return names
 
 
 def with_probes(proto: onnx.ModelProto) -> onnx.ModelProto:

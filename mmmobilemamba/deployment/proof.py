@@ -1,154 +1,190 @@
-"""Whether a file gives what PyTorch gives, for several inputs."""
+"""Whether a file gives what PyTorch gives, for several inputs.
+
+PyTorch follows the file from probe to probe (:mod:`.probes`): from what the file has at one of them, it
+computes what should be at the next, and goes on with what the file has there. So every part is compared with
+the same input. Numbers must agree. A choice must be one of the best by the scores that it was made of; which
+of equal ones was taken does not matter. Otherwise one rounding error would change all that is behind it where
+scores are equal, as those of a saturated sigmoid are.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, nn
+from torchvision.ops import box_iou
 
-TOLERANCE = 1e-4  # relative to the largest value of an output
-CLEAR = 1e-3  # a class of a score that is nearer to the best may be taken for it; so may as many pixels
-NEAR = TOLERANCE  # scores of boxes that are nearer to each other, relative to the largest, may change places
+from .probes import Probe
+
+TOLERANCE = 1e-4  # relative to the largest value of a tensor
+ROWS = 1024  # boxes that are compared with all others at once
+BEYOND = 'far beyond pixels'  # an image for which it is enough that a file gives numbers
 
 
 def test_images(
-    shape: tuple[int, int],
-    dynamic_sizes: bool,
-    raw: bool,
-    seed: int = 0,
-    extreme: bool = True,
-    channels: int = 3,
+    shape: tuple[int, int], about: Mapping[str, Any], seed: int = 0, extreme: bool = True
 ) -> Iterator[tuple[str, Tensor]]:
     """Images of other batches, sizes and values than the one that a graph was made with; (name, image) pairs.
 
+    All but one can come from a picture, with the mean and standard deviation of the network.
+
     Args:
         shape (tuple[int, int]): Height and width that the graph was made for.
-        dynamic_sizes (bool): Whether it takes others.
-        raw (bool): uint8 images, (N, H, W, 3), instead of normalised ones, (N, 3, H, W).
+        about (dict): See :func:`~.build.describe`. Further sizes if its ``size`` is None, and uint8 images,
+            (N, H, W, C), instead of normalised ones, (N, C, H, W), if it is ``preprocessed``.
         seed (int): Of the noise.
-        extreme (bool): Values as well that no picture has, unless ``raw``.
-        channels (int): Of the images; below, 3 stands for it.
+        extreme (bool): Values as well that no picture has, unless ``preprocessed``.
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = shape
+    mean, std = (torch.tensor(about[key], dtype=torch.float32).view(1, -1, 1, 1) for key in ('mean', 'std'))
+
+    def image_of(pixels):
+        return pixels.byte().permute(0, 2, 3, 1).contiguous() if raw else (pixels - mean) / std
+
+    raw, channels = about['preprocessed'], mean.numel()
     sizes = {'noise': (1, height, width), 'a batch of 3': (3, height, width)}
-    if dynamic_sizes:
+    if about['size'] is None:
         sizes['another size'] = (1, height + 64, width + 32)
         sizes['odd sides'] = (2, height + 17, width + 31)
     for name, (batch, *sides) in sizes.items():
-        image = torch.randn(batch, channels, *sides, generator=generator)
-        yield name, to_pixels(image) if raw else image
-    for name, value in {'black': -2.5, 'white': 2.5}.items():
-        image = torch.full((1, channels, height, width), value)
-        yield name, to_pixels(image) if raw else image
+        noise = torch.randn(batch, channels, *sides, generator=generator)
+        yield name, image_of((noise * 58 + 116).clamp(0, 255))
+    for name, value in {'black': 0.0, 'white': 255.0}.items():
+        yield name, image_of(torch.full((1, channels, height, width), value))
     if extreme and not raw:
-        yield 'values of 100', 100 * torch.randn(1, channels, height, width, generator=generator)
+        yield BEYOND, image_of(5800 * torch.randn(1, channels, height, width, generator=generator))
 
 
 def to_pixels(image: Tensor) -> Tensor:
-    """A normalised image as one that was read, roughly: (N, 3, H, W) -> uint8, (N, H, W, 3)."""
+    """A normalised image as one that was read, roughly: (N, C, H, W) -> uint8, (N, H, W, C)."""
     return (image * 58 + 116).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
 
 
-def largest_error(task: str, expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """How far outputs of PyTorch and of a file are apart, relative to the largest value of each (float).
+def largest_error(
+    graph: nn.Module, image: Tensor, outputs: Sequence[Tensor], probed: Sequence[Tensor] = ()
+) -> float:
+    """How far a file is from PyTorch, relative to the largest value of each tensor (float).
 
-    Choices, such as classes, count as an error of 1 where they are clear and differ.
+    Infinite where a choice is wrong, a shape another, or a value no number, unless it is none in PyTorch.
 
     Args:
-        task (str): One of :data:`~.build.TASKS`.
-        expected, found (list[Tensor]): Outputs, in the same order.
+        graph (nn.Module): Such as those of :mod:`.graphs`, in PyTorch.
+        image (Tensor): What both are given.
+        outputs, probed (list[Tensor]): What the file gives, see :class:`~.probes.Recorded`.
     """
-    if [x.shape for x in expected] != [x.shape for x in found]:
+    replay = Replay(probed)
+    try:
+        with torch.no_grad():
+            expected = graph(image, replay)
+    except Mismatch:
         return float('inf')
-    if not all(x.isfinite().all() for x in (*expected, *found)):
+    if replay.waiting or len(expected) != len(outputs):
         return float('inf')
-    compare = dict(classification=_classes, detection=_boxes, segmentation=_pixels).get(task, _values)
-    return compare(expected, found)
+    return max([replay.error, *map(difference, expected, outputs)])
 
 
-def _values(expected, found):
-    errors = ((a - b).abs().max() / b.abs().max().clamp(min=1e-12) for a, b in zip(found, expected))
-    return max(float(error) for error in errors)
+def is_finite(graph: nn.Module, image: Tensor, outputs: Sequence[Tensor]) -> bool:
+    """Whether a file gives outputs of the right shapes, and numbers where PyTorch gives them."""
+    with torch.no_grad():
+        expected = graph(image)
+    if [x.shape for x in expected] != [x.shape for x in outputs]:
+        return False
+    return all(bool(b.isfinite().all() or not a.isfinite().all()) for a, b in zip(expected, outputs))
 
 
-def _classes(expected, found):
-    """Logits, scores, labels; a label may differ from one of the same score."""
-    logits, scores, _ = expected
-    probabilities = logits.softmax(1)
-    there = (probabilities.gather(1, found[2]) - scores).abs().max()
-    return max(_values(expected[:2], found[:2]), float(there > CLEAR))
+def difference(expected: Tensor, found: Tensor) -> float:
+    """Largest difference, relative to the largest value (float)."""
+    if expected.shape != found.shape or bool(found.isnan().any()):
+        return float('inf')
+    same = expected == found  # infinite values, too
+    if same.all():
+        return 0.0
+    largest = expected[expected.isfinite()].abs().max().clamp(min=1e-12)
+    error = float(((found - expected)[~same].abs() / largest).max())
+    return error if error == error else float('inf')
 
 
-def _pixels(expected, found):
-    """Classes, and logits perhaps; where there are none, single pixels on a border may differ."""
-    different = (expected[0] != found[0]).double().mean().item()
-    values = _values(expected[1:], found[1:]) if len(expected) > 1 else 0.0
-    return max(values, float(different > CLEAR))
+class Mismatch(Exception):
+    """A file has another probe than PyTorch."""
 
 
-def _boxes(expected, found):
-    """Boxes, scores, labels and masks perhaps, in the same places where scores are clear."""
-    scores, others = expected[1], found[1]
-    clear = is_clear(scores)
-    error = (scores - others).abs().max().item()
-    for values, other_values in zip([expected[0], *expected[2:]], [found[0], *found[2:]]):
-        if values.shape[:2] == scores.shape and clear.any():
-            different = (values - other_values)[clear].abs().max().item()
-            error = max(error, different / max(values[clear].abs().max().item(), 1.0))
-    return error
+class Replay(Probe):
+    """Compares what passes with what a file had there, and goes on with the latter.
 
-
-def is_clear(scores: Tensor) -> Tensor:
-    """Which of some scores, the best first, (N, K), are above 0 and far enough from both neighbours."""
-    gaps = torch.nn.functional.pad((scores[:, :-1] - scores[:, 1:]), (1, 1), value=float('inf'))
-    return (scores > 0) & (torch.minimum(gaps[:, :-1], gaps[:, 1:]) > NEAR * scores.max())
-
-
-class Candidates(TorchDispatchMode):
-    """Collects what a detector hands to :func:`~.suppress.suppress`, as files of ONNX give with a probe.
+    Args:
+        found (list[Tensor]): Of the file, in order.
 
     Attributes:
-        found (list[Tensor]): Boxes, (N, B, 4), and scores, (N, B), of every call.
+        error (float): The largest so far.
+        waiting (list[Tensor]): Those of ``found`` that have not had their turn.
     """
 
-    supports_higher_order_operators = True  # such as the loop of the scan in a program of torch.export
+    def __init__(self, found):
+        self.waiting = list(found)
+        self.error = 0.0
 
-    def __init__(self):
-        super().__init__()
-        self.found = []
+    def next_like(self, value: Tensor) -> Tensor:
+        """What the file has at this probe, if it can be."""
+        if not self.waiting or self.waiting[0].shape != value.shape:
+            raise Mismatch
+        return self.waiting.pop(0)
 
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is torch.ops.mmmobilemamba.suppress.default:
-            self.found += args[:2]
-        return func(*args, **(kwargs or {}))
+    def numbers(self, *values: Tensor) -> tuple[Tensor, ...]:
+        found = tuple(map(self.next_like, values))
+        self.error = max([self.error, *map(difference, values, found)])
+        return found
 
+    def saturated(self, *logits: Tensor) -> tuple[Tensor, ...]:
+        found = tuple(map(self.next_like, logits))
+        self.error = max([self.error, *(difference(a.sigmoid(), b.sigmoid()) for a, b in zip(logits, found))])
+        return found
 
-def candidates_error(expected: Sequence[Tensor], found: Sequence[Tensor]) -> float:
-    """How far the candidates of a detector are apart, relative to the largest value (float).
-
-    Where no score reaches a detector's threshold, its outputs are nothing, and equal whatever they come from:
-    what goes into the suppression says more. Candidates of nearly one score may change places.
-
-    Args:
-        expected, found (list[Tensor]): As in :class:`Candidates`.
-    """
-    if [x.shape for x in expected] != [x.shape for x in found]:
-        return float('inf')
-    if not all(x.isfinite().all() for x in (*expected, *found)):
-        return float('inf')
-    error = 0.0
-    for boxes, scores, others, other_scores in zip(expected[::2], expected[1::2], found[::2], found[1::2]):
-        order, other_order = (x.argsort(dim=1, descending=True, stable=True) for x in (scores, other_scores))
-        scores, other_scores = scores.gather(1, order), other_scores.gather(1, other_order)
-        error = max(error, _values([scores], [other_scores]))
-        clear = is_clear(scores)
-        if clear.any():
-            boxes, others = (
-                x.gather(1, index[..., None].expand(-1, -1, 4))
-                for x, index in ((boxes, order), (others, other_order))
+    def best(self, scores: Tensor, index: Tensor) -> Tensor:
+        found = self.next_like(index)
+        best = scores.topk(index.shape[1], dim=1).values
+        if bool((found < 0).any() or (found >= scores.shape[1]).any()):
+            raise Mismatch
+        repeated = bool((found.sort(1).values.diff(dim=1) == 0).any())
+        self.error = max(self.error, float('inf') if repeated else 0.0)
+        if best.numel():
+            difference_of_scores = (scores.gather(1, found) - best).abs().max() / scores.abs().max().clamp(
+                1e-12
             )
-            error = max(error, _values([boxes[clear]], [others[clear]]))
-    return error
+            self.error = max(self.error, float(difference_of_scores))
+        return found
+
+    def kept(self, boxes: Tensor, scores: Tensor, kept: Tensor, settings: tuple[float, float]) -> Tensor:
+        found = self.next_like(kept)
+        right = all(is_greedy(*image, *settings) for image in zip(boxes, scores, found))
+        self.error = max(self.error, 0.0 if right else float('inf'))
+        return found
+
+
+def is_greedy(
+    boxes: Tensor, scores: Tensor, kept: Tensor, iou_threshold: float, score_threshold: float
+) -> bool:
+    """Whether a suppression of boxes (B, 4) with scores (B,) left the right ones, with their scores (B,).
+
+    Of those above the threshold it leaves the ones that overlap no better one that is left: the others each
+    overlap such a one. What is equal to rounding, scores or overlap and threshold, may be taken either way.
+    """
+    left = kept > 0
+    if not torch.equal(kept, torch.where(left, scores, 0)) or bool(
+        (left & (scores <= score_threshold)).any()
+    ):
+        return False
+    candidates = torch.nonzero(scores > score_threshold).flatten()
+    survivors = torch.nonzero(left).flatten()
+    for part in candidates.split(ROWS):
+        overlap = box_iou(boxes[part], boxes[survivors])
+        others = part[:, None] != survivors
+        better = scores[survivors] >= scores[part, None] - TOLERANCE * scores.max()
+        above = (overlap > iou_threshold - TOLERANCE) & others & better
+        if not (left[part] | above.any(1)).all():
+            return False
+        if (left[part, None] & others & (overlap > iou_threshold + TOLERANCE)).any():
+            return False
+    return True

@@ -12,6 +12,7 @@ pytest.importorskip('onnxscript')
 pytest.importorskip('mmpretrain')
 
 from mmmobilemamba.deployment import build, onnx_file, proof  # noqa: E402
+from mmmobilemamba.deployment.probes import NO_PROBE  # noqa: E402
 
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
 from .networks import graph_of  # noqa: E402
@@ -93,22 +94,27 @@ def test_backbone_as_program(classifier, tmp_path):
 
 
 def test_detector(tmp_path):
-    """Suppression inside, in standard operators; the proof compares what goes into it, too."""
+    """Suppression inside, in standard operators; the file has no output for the proof alone."""
     pytest.importorskip('mmdet')
-    _, graph, _ = graph_of('retinanet', tmp_path)
-    proto = onnx_file.to_onnx(graph, noise_for((2, 3, 96, 96), 0), dynamic_sizes=False)
+    _, graph, about = graph_of('retinanet', tmp_path)
+    about.update(size=[96, 96], preprocessed=False)
+    out = tmp_path / 'network.onnx'
+    run = tool.make_onnx(graph, about, noise_for((2, 3, 96, 96), 0), out)
+    proto = onnx.load(out)
     assert onnx_file.operators(proto)['NonMaxSuppression'] == 1
-    session = onnx_file.open_session(onnx_file.with_probes(proto).SerializeToString())
+    assert [output.name for output in proto.graph.output] == graph.output_names
     image = noise_for((3, 3, 96, 96), 1)
-    with torch.no_grad(), proof.Candidates() as candidates:
-        expected = list(graph(image))
-    *found, boxes, scores = [torch.from_numpy(x) for x in onnx_file.run(session, image)]
-    assert (expected[1] > 0).sum() > 10
-    assert proof.largest_error('detection', expected, found) < 1e-4
-    inside = [boxes, scores.flatten(1)]
-    assert proof.candidates_error(candidates.found, inside) < 1e-4
-    assert proof.candidates_error(candidates.found, [boxes + 1, inside[1]]) > 1e-4
-    assert proof.candidates_error(candidates.found, [boxes, 1.001 * inside[1]]) > 1e-4
+    outputs, probed = run(image)
+    assert (outputs[1] > 0).sum() > 10
+    assert proof.largest_error(graph, image, outputs, probed) < 1e-4
+    for name, found in zip(graph.output_names, onnx_file.run(onnx_file.open_session(out), image)):
+        expected = outputs[graph.output_names.index(name)]
+        torch.testing.assert_close(torch.from_numpy(found), expected, rtol=1e-4, atol=1e-3)
+    for index, values in enumerate((*outputs, *probed)):
+        changed = [x.clone() for x in (*outputs, *probed)]
+        changed[index] = 1.001 * values if values.is_floating_point() else values.roll(1, 1)
+        error = proof.largest_error(graph, image, changed[:3], changed[3:])
+        assert error > 1e-4 or not values.any(), index
 
 
 def test_what_differs_is_not_written(classifier, tmp_path, monkeypatch):
@@ -137,25 +143,43 @@ def test_cannot_be_exported(classifier, tmp_path, options, message):
 class Classes(torch.nn.Module):
     """A segmentor of two classes."""
 
-    with_logits = False
+    output_names = ['classes']
 
-    def forward(self, image):
-        logits = torch.stack([image.sum(1), image.prod(1)], dim=1)
-        classes = logits.argmax(1).int()
-        return (classes, logits) if self.with_logits else (classes,)
+    def forward(self, image, probe=NO_PROBE):
+        (logits,) = probe.numbers(torch.stack([image.sum(1), image.prod(1)], dim=1))
+        return (probe.best(logits, logits.argmax(1, keepdim=True))[:, 0].int(),)
 
 
-@pytest.mark.parametrize('with_logits', [False, True])
-def test_programs_of_segmentors_are_compared_by_logits(tmp_path, with_logits):
-    """Which a file that gives classes alone has not: one of the same network has."""
+def test_programs_are_compared_by_probes(tmp_path):
+    """Which a program has not that gives classes alone: one of the same network has."""
     graph, image = Classes(), torch.randn(2, 3, 8, 8)
-    graph.with_logits = with_logits
     run = tool.make_program(graph, dict(task='segmentation', size=[8, 8]), image, tmp_path / 'out.pt2')
-    graph.with_logits = True
-    expected, found = graph(image), run(image)
-    assert len(found) == 2 and all(torch.equal(a, b) for a, b in zip(found, expected))
-    outputs = torch.export.load(tmp_path / 'out.pt2').module()(image)
-    assert len(outputs) == 1 + with_logits
+    (classes,), (logits, index) = run(image)
+    assert torch.equal(logits.argmax(1), classes.long()) and torch.equal(index[:, 0].int(), classes)
+    assert proof.largest_error(graph, image, [classes], [logits, index]) == 0
+    assert proof.largest_error(graph, image, [1 - classes], [logits, index]) > 0.5
+    assert len(torch.export.load(tmp_path / 'out.pt2').module()(image)) == 1
+
+
+def test_what_pytorch_cannot_export_is_refused():
+    """By a message, whatever the exporter stumbles over."""
+
+    class Odd(torch.nn.Module):
+        def forward(self, image, probe=NO_PROBE):
+            return (image * len(image.unique()),)
+
+    with pytest.raises(build.DeploymentError, match=r'^PyTorch .* cannot export it: .*[^.]$'):
+        onnx_file.to_onnx(Odd(), torch.rand(2, 3, 8, 8), dynamic_sizes=False)
+
+    class Halves(torch.nn.Module):
+        def forward(self, image, probe=NO_PROBE):
+            return (image.unflatten(3, (-1, 2)).sum(4),)
+
+    about = dict(size=None, preprocessed=False, mean=[0.0] * 3, std=[1.0] * 3)
+    with pytest.raises(
+        build.DeploymentError, match=r'cannot run it on 2x3x81x95: .* Give --size HEIGHT WIDTH'
+    ):
+        tool.compare(Halves(), lambda image: (Halves()(image), []), about, (64, 64))
 
 
 @pytest.mark.parametrize(

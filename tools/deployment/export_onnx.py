@@ -34,7 +34,16 @@ from mmengine.config import DictAction
 if not hasattr(torch.export, 'Dim') or not hasattr(torch.export.Dim, 'DYNAMIC'):
     raise SystemExit(f'export_onnx.py: error: it needs torch 2.6 or newer, and this is {torch.__version__}.')
 
-from mmmobilemamba.deployment import build, calibration, onnx_file, pipeline, precision, proof, report
+from mmmobilemamba.deployment import (
+    build,
+    calibration,
+    onnx_file,
+    pipeline,
+    precision,
+    probes,
+    proof,
+    report,
+)
 from mmmobilemamba.models.checkpoint import CheckpointError
 
 TOPK = 5
@@ -126,6 +135,11 @@ def prepare(args):
     if (args.logits and task != 'segmentation') or (args.topk and task != 'classification'):
         raise build.DeploymentError(f'--logits is for segmentors and --topk for classifiers; this is {task}.')
     graph = build.make_graph(model, task, args.topk or TOPK, args.logits)
+    if args.dynamic and getattr(graph, 'slides', False):
+        raise build.DeploymentError(
+            "test_cfg.mode is 'slide', whose windows depend on the size: give --size HEIGHT WIDTH instead of "
+            '--dynamic, or --cfg-options model.test_cfg.mode=whole.'
+        )
     image = torch.randn(2, len(about['mean']), *size, generator=torch.Generator().manual_seed(0))
     if args.preprocess:
         graph, image = build.with_preprocessing(graph, about), proof.to_pixels(image)
@@ -146,24 +160,20 @@ def warn_of_pictures(about):
 
 
 def compare(graph, run, about, size):
-    """Print how far PyTorch and ``run`` are apart for several images; the largest error.
-
-    Of a segmentor, the logits are compared, too, as classes say little.
-    """
+    """Print how far PyTorch and ``run`` are apart for several images; the largest error."""
     worst = 0.0
-    if about['task'] == 'segmentation':
-        onnx_file.graph_of(graph).with_logits = True
-    channels = len(about['mean'])
-    images = proof.test_images(size, about['size'] is None, about['preprocessed'], channels=channels)
-    for name, image in images:
-        with torch.no_grad(), proof.Candidates() as candidates:
-            expected = list(graph(image))
-        found = run(image)
-        count = min(len(expected), len(found))
-        error = proof.largest_error(about['task'], expected[:count], found[:count])
-        if candidates.found or len(found) > count:
-            error = max(error, proof.candidates_error(candidates.found, found[count:]))
-        print(f'  {name}, {"x".join(map(str, image.shape))}: {error:.1e}')
+    for name, image in proof.test_images(size, about):
+        shape = 'x'.join(map(str, image.shape))
+        with onnx_file.refusing(f'run it on {shape}', about['size'] is None), torch.no_grad():
+            graph(image)  # what it cannot take itself is no fault of the file's
+        outputs, probed = run(image)
+        if name == proof.BEYOND:
+            finite = proof.is_finite(graph, image, outputs)
+            error, said = (0.0, 'numbers') if finite else (float('inf'), 'no numbers')
+        else:
+            error = proof.largest_error(graph, image, outputs, probed)
+            said = f'{error:.1e}'
+        print(f'  {name}, {shape}: {said}')
         worst = max(worst, error)
     return worst
 
@@ -173,39 +183,33 @@ def make_program(graph, about, image, path):
     program = onnx_file.to_program(graph, image, dynamic_sizes=False)
     with onnx_file.quietly():
         torch.export.save(program, path, extra_files={'mmmobilemamba.json': json.dumps(about)})
-        programs = [torch.export.load(path).module()]
-    if about['task'] == 'segmentation' and not onnx_file.graph_of(graph).with_logits:
-        # Classes say little: a second program of the same network, for the proof alone, gives the logits.
-        onnx_file.graph_of(graph).with_logits = True
-        programs.append(onnx_file.to_program(graph, image, dynamic_sizes=False).module())
+        program = probed = torch.export.load(path).module()
+    if probes.has_probes(graph, image):  # which a second program of the same network has, for the proof alone
+        probed = onnx_file.to_program(probes.Recorded(graph), image, dynamic_sizes=False).module()
 
     def run(image):
-        with torch.no_grad(), proof.Candidates() as candidates:
-            outputs = [output for program in programs for output in program(image)]
-        del outputs[1 : len(programs)]  # the classes of the second one
-        return [*outputs, *candidates.found]
+        with torch.no_grad():
+            outputs = program(image)
+            return outputs, probed(image)[len(outputs) :]
 
     return run
 
 
 def make_onnx(graph, about, image, path):
-    """Write a file of ONNX, print what it holds, and return what runs it."""
-    proto = onnx_file.to_onnx(graph, image, about['size'] is None)
+    """Write a file of ONNX, print what it holds, and return what runs it with its probes."""
+    probed = onnx_file.to_onnx(probes.Recorded(graph), image, about['size'] is None)
+    count = len(onnx_file.graph_of(graph).output_names)
+    proto = onnx_file.without_probes(probed, count)
     counts = onnx_file.operators(proto)
     print(f'{sum(counts.values())} nodes: {", ".join(f"{n} {name}" for name, n in counts.most_common())}')
     onnx_file.write(proto, path, about)
     session = onnx_file.open_session(path)
-    probed = onnx_file.with_probes(proto)
-    if len(probed.graph.output) > len(proto.graph.output):
+    if len(probed.graph.output) > count:
         session = onnx_file.open_session(probed.SerializeToString())
 
     def run(image):
-        outputs = [torch.from_numpy(x) for x in onnx_file.run(session, image)]
-        if about['task'] != 'detection':
-            return outputs
-        count = len(proto.graph.output)
-        scores = [x.flatten(1) for x in outputs[count + 1 :: 2]]  # (N, 1, B) as the suppression takes them
-        return [*outputs[:count], *(x for pair in zip(outputs[count::2], scores) for x in pair)]
+        found = [torch.from_numpy(x) for x in onnx_file.run(session, image)]
+        return found[:count], found[count:]
 
     return run
 
@@ -259,10 +263,7 @@ def lower_precision(path, about, size, args, images):
         DeploymentError: If it loses too much.
     """
     full = onnx.load(str(path))
-    channels = len(about['mean'])
-    proofs = proof.test_images(
-        size, about['size'] is None, about['preprocessed'], extreme=False, channels=channels
-    )
+    proofs = proof.test_images(size, about, extreme=False)
     sets = {'images of the proof': [image.numpy() for _, image in proofs]}
     if images:
         sets[f'{len(images)} images of {args.int8}'] = images

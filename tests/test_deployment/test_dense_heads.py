@@ -1,0 +1,187 @@
+"""Detectors with every kind of dense head find what mmdet's ``predict`` finds, with every setting."""
+
+import pytest
+import torch
+
+pytest.importorskip('mmdet')
+
+from mmdet.structures import DetDataSample
+from mmengine.config import ConfigDict
+
+from mmmobilemamba.deployment.build import DeploymentError, check_supported, make_graph
+
+from ..conftest import noise_for
+from .dense_detectors import ANCHORS, DELTAS, HEADS, build, config_of
+
+SIZE = (160, 192)
+
+
+@pytest.fixture(scope='module')
+def retinanet():
+    """A RetinaNet, whose settings tests may change."""
+    return build(config_of('RetinaHead'))
+
+
+@torch.no_grad()
+def assert_same(model, image):
+    """That the graph gives what mmdet's predict gives, and how many objects that is."""
+    graph = make_graph(model, 'detection')
+    info = dict(img_shape=SIZE, ori_shape=SIZE, pad_shape=SIZE, scale_factor=(1.0, 1.0))
+    samples = [DetDataSample(metainfo=dict(info, batch_input_shape=SIZE)) for _ in image]
+    counts = []
+    for boxes, scores, labels, sample in zip(*graph(image), model.predict(image, samples, rescale=False)):
+        expected = sample.pred_instances
+        counts.append(len(expected))
+        assert (scores > 0).sum() == counts[-1]
+        found = [x[: counts[-1]] for x in (boxes, scores)]
+        torch.testing.assert_close(found, [expected.bboxes, expected.scores], rtol=1e-6, atol=1e-4)
+        assert torch.equal(labels[: counts[-1]], expected.labels)
+    return counts
+
+
+@pytest.mark.parametrize('name', HEADS)
+def test_heads(name):
+    model = build(config_of(name))
+    assert min(assert_same(model, noise_for((2, 3, *SIZE), 0))) > 10
+
+
+@pytest.mark.parametrize('name', ['YOLOXHead', 'PAAHead', 'ATSSHead'])
+def test_no_score_is_too_low(name):
+    model = build(config_of(name, dict(score_thr=0.0)))
+    assert min(assert_same(model, noise_for((2, 3, *SIZE), 1))) >= 30
+
+
+NMS = dict(type='nms', iou_threshold=0.5)
+
+
+@pytest.mark.parametrize(
+    'settings',
+    [
+        dict(score_thr=0.6),
+        dict(nms_pre=7),
+        dict(nms_pre=-1),
+        dict(nms_pre=-20, max_per_img=1000, score_thr=0.9),
+        dict(max_per_img=3),
+        dict(min_bbox_size=40),
+        dict(min_bbox_size=-1),
+        dict(nms=dict(iou_threshold=0.2)),
+        dict(nms=dict(iou_thr=0.2)),
+        dict(nms=dict(NMS, class_agnostic=True)),
+        dict(nms=dict(NMS, class_agnostic=True, split_thr=20)),
+        dict(nms=dict(NMS, split_thr=20)),
+        dict(nms=dict(NMS, max_num=5)),
+        dict(nms=dict(NMS, max_num=5, split_thr=20)),
+        dict(nms=dict(NMS, offset=1)),
+        dict(nms=dict(NMS, score_threshold=0.9)),
+        dict(nms=None),
+    ],
+    ids=str,
+)
+def test_settings(retinanet, settings):
+    """Each of them changes what is found, or is another word for what is."""
+    retinanet.bbox_head.test_cfg = config_of('RetinaHead', settings).test_cfg
+    assert min(assert_same(retinanet, noise_for((2, 3, *SIZE), 2))) > 2
+
+
+def test_settings_change_what_is_found(retinanet):
+    """So that the tests above can fail."""
+    image, found = noise_for((2, 3, *SIZE), 2), {}
+    for name, settings in dict(
+        plain={},
+        agnostic=dict(nms=dict(NMS, class_agnostic=True)),
+        offset=dict(nms=dict(NMS, offset=1)),
+        split=dict(nms=dict(NMS, class_agnostic=True, split_thr=20)),
+        all=dict(nms=None),
+    ).items():
+        retinanet.bbox_head.test_cfg = ConfigDict(
+            config_of('RetinaHead', dict(settings, max_per_img=80)).test_cfg
+        )
+        with torch.no_grad():
+            found[name] = make_graph(retinanet, 'detection')(image)[1]
+    different = [(a, b) for a in found for b in found if a < b and not torch.equal(found[a], found[b])]
+    same = {frozenset(('plain', 'split'))}  # each class by itself, as it is without class_agnostic
+    assert {frozenset(pair) for pair in different} | same == {
+        frozenset((a, b)) for a in found for b in found if a < b
+    }
+
+
+def test_boxes_beyond_the_image():
+    """Boxes of several classes may overlap after mmcv has moved them apart, if they leave the image."""
+    coder = dict(DELTAS, clip_border=False)
+    for nms in (NMS, dict(NMS, split_thr=20)):
+        model = build(config_of('RetinaHead', dict(nms=nms), dict(bbox_coder=coder)))
+        assert min(assert_same(model, noise_for((2, 3, *SIZE), 3))) > 10
+
+
+@pytest.mark.parametrize(
+    ('name', 'settings', 'message'),
+    [
+        ('RetinaHead', dict(nms=dict(NMS, type='soft_nms')), "asks for 'soft_nms'.* plain 'nms'"),
+        ('RetinaHead', dict(nms=dict(NMS, type='nms_match')), "asks for 'nms_match'"),
+        ('RetinaHead', dict(nms=dict(NMS, type='mmcv.ops.nms')), "asks for 'mmcv.ops.nms'"),
+        (
+            'RetinaHead',
+            dict(nms=dict(NMS, min_score=0.1)),
+            'nms has min_score; it takes iou_thr',
+        ),
+        ('RetinaHead', dict(nms=dict(type='nms')), 'nms has no iou_threshold'),
+        ('RetinaHead', dict(nms_pre=0), 'nms_pre is 0, with which mmdet finds nothing'),
+        ('RetinaHead', dict(max_per_img=-1), 'test_cfg.max_per_img is -1: set how many'),
+        ('PAAHead', dict(max_per_img=None), 'test_cfg.max_per_img is None: set how many'),
+    ],
+)
+def test_settings_that_are_refused(name, settings, message):
+    with pytest.raises(DeploymentError, match=message):
+        make_graph(build(config_of(name, settings)), 'detection')
+
+
+HEADS_OF_THEIR_OWN = dict(
+    FoveaHead=dict(type='FoveaHead', strides=[8, 16, 32, 64], base_edge_list=[16, 32, 64, 128]),
+    TOODHead=dict(type='TOODHead', anchor_generator=ANCHORS, bbox_coder=DELTAS, stacked_convs=2),
+    VFNetHead=dict(type='VFNetHead', strides=[8, 16, 32, 64]),
+    SABLRetinaHead=dict(type='SABLRetinaHead', num_classes=3, in_channels=32),
+)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('FoveaHead', r'FoveaHead is a head that predicts in a way of its own \(FoveaHead._predict_by'),
+        ('TOODHead', r'TOODHead is a head that predicts in a way of its own .*: RetinaHead, SSDHead, FCOS'),
+        ('VFNetHead', 'is a DeformConv2d of mmcv, which ONNX has no operator for'),
+        ('SABLRetinaHead', 'SABLRetinaHead is a head that predicts in a way of its own'),
+    ],
+)
+def test_heads_that_are_refused(name, message):
+    from mmengine.registry import MODELS
+
+    config = config_of('RetinaHead')
+    sizes = dict(in_channels=32, num_classes=3)
+    config.bbox_head = ConfigDict({**sizes, **HEADS_OF_THEIR_OWN[name]})
+    with pytest.raises(DeploymentError, match=f'^SingleStageDetector cannot be exported: .*{message}'):
+        check_supported(MODELS.build(config), 'detection')
+
+
+def test_own_methods_are_refused(retinanet):
+    """A head of a user that predicts otherwise is not exported as if it did not."""
+
+    class Mine(type(retinanet.bbox_head)):
+        def _bbox_post_process(self, *args, **kwargs):
+            return super()._bbox_post_process(*args, **kwargs)
+
+    class MyDetector(type(retinanet)):
+        def predict(self, *args, **kwargs):
+            return super().predict(*args, **kwargs)
+
+    retinanet.bbox_head.test_cfg = config_of('RetinaHead').test_cfg
+    plain, detector = type(retinanet.bbox_head), type(retinanet)
+    try:
+        retinanet.bbox_head.__class__ = Mine
+        with pytest.raises(DeploymentError, match=r'Mine is a head .* \(.*Mine._bbox_post_process\)'):
+            check_supported(retinanet, 'detection')
+        retinanet.bbox_head.__class__ = plain
+        retinanet.__class__ = MyDetector
+        with pytest.raises(DeploymentError, match='MyDetector has a predict of its own'):
+            check_supported(retinanet, 'detection')
+    finally:
+        retinanet.bbox_head.__class__, retinanet.__class__ = plain, detector

@@ -1,0 +1,112 @@
+"""Recipes whose weights have moved are exported: logits of a thousand, saturated scores, thousands of ties.
+
+All of them by ``make test-deploy``; two that were the hardest, in the usual suite.
+"""
+
+import logging
+
+import pytest
+import torch
+
+pytest.importorskip('onnx')
+pytest.importorskip('onnxruntime')
+pytest.importorskip('onnxscript')
+pytest.importorskip('mmpretrain')
+pytest.importorskip('mmdet')
+pytest.importorskip('mmseg')
+
+from mmengine.config import Config
+from mmengine.registry import MODELS, init_default_scope
+
+from mmmobilemamba.deployment import proof
+from mmmobilemamba.models import deploy, set_backend
+
+from ..conftest import ROOT, load_script, noise_for
+from ..helpers import ODD, randomise
+from . import dense_detectors
+
+tool = load_script('tools/deployment/export_onnx.py')
+FOLDERS = ('deeplabv3', 'mask_rcnn', 'mobilemamba', 'pspnet', 'retinanet', 'sem_fpn', 'ssd')
+RECIPES = sorted(
+    str(path.relative_to(ROOT / 'configs'))
+    for name in FOLDERS
+    for path in (ROOT / 'configs' / name).glob('*.py')
+)
+WITHOUT_NORMS = 'retinanet/retinanet_mobilemamba-b1_fpn_1x_coco.py'  # in neck and head
+HARDEST = {
+    (WITHOUT_NORMS, '--dynamic'),
+    ('mask_rcnn/mask-rcnn_mobilemamba-t2_fpn_3e_digits.py', '--size'),
+}
+SCORES = ('cls.weight', 'conv_cls.weight', 'fc_cls.weight', 'conv_seg.weight', 'linear.weight', 'l.weight')
+
+
+def moved(recipe, folder):
+    """A recipe with a tiny backbone, and a checkpoint of which all layers have grown (two Path)."""
+    config = Config.fromfile(ROOT / 'configs' / recipe)
+    config.model.backbone.update(arch=ODD, init_cfg=None)
+    config.model.pop('teacher', None)
+    if config.model.get('type') == 'DistilledClassifier':
+        config.model.type = 'ImageClassifier'
+        for key in ('teacher_size', 'kd_weight', 'tau'):
+            config.model.pop(key, None)
+    if 'head' in config.model:
+        config.model.head.in_channels = ODD['embed_dims'][-1]
+    init_default_scope(config.default_scope)
+    logging.disable(logging.INFO)
+    try:
+        model = randomise(MODELS.build(config.model))
+    finally:
+        logging.disable(logging.NOTSET)
+    for name, parameter in model.named_parameters():
+        if parameter.ndim > 1 and not name.startswith('backbone'):
+            torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
+        if name.endswith(SCORES):
+            parameter.data *= 300
+    config.dump(folder / 'config.py')
+    torch.save(dict(state_dict=model.state_dict()), folder / 'moved.pth')
+    return folder / 'config.py', folder / 'moved.pth'
+
+
+def params():
+    for recipe in RECIPES:
+        for option in ('--size', '--dynamic'):
+            marks = () if (recipe, option) in HARDEST else pytest.mark.deploy
+            yield pytest.param(recipe, option, marks=marks)
+
+
+@pytest.mark.parametrize(('recipe', 'option'), params())
+def test_recipes(recipe, option, tmp_path, capsys):
+    options = ['--size', '96'] + ([option] if option == '--dynamic' else [])
+    tool.main([*map(str, moved(recipe, tmp_path)), str(tmp_path / 'out.onnx'), *options])
+    said = capsys.readouterr().out
+    assert said.count('\n  ') == (7 if option == '--dynamic' else 5) and 'of PyTorch' in said
+
+
+@torch.no_grad()
+def test_the_recipe_without_norms_is_saturated(tmp_path):
+    """As it is after a training, so that the test above is of what it says."""
+    config, checkpoint = moved(WITHOUT_NORMS, tmp_path)
+    model = tool.build.load_model(Config.fromfile(config), checkpoint)
+    scores, _ = model.bbox_head(model.extract_feat(noise_for((1, 3, 96, 96), 0)))
+    logits = torch.cat([level.flatten() for level in scores])
+    assert logits.abs().max() > 300 and (logits.sigmoid() == 1).sum() > 1000
+
+
+@pytest.mark.parametrize(
+    ('name', 'dynamic'),
+    [
+        pytest.param(name, dynamic, marks=() if (name, dynamic) == ('GFLHead', False) else pytest.mark.deploy)
+        for name in dense_detectors.HEADS
+        for dynamic in (False, True)
+    ],
+)
+def test_heads(name, dynamic, tmp_path):
+    """Every dense head that there is a form for, in ONNX Runtime."""
+    model = dense_detectors.build(dense_detectors.config_of(name))
+    deploy(model)
+    set_backend(model, 'export')
+    graph = tool.build.make_graph(model, 'detection').eval()
+    about = dict(task='detection', size=None if dynamic else (96, 96), preprocessed=False)
+    about.update(mean=[123.675, 116.28, 103.53], std=[58.0] * 3)
+    run = tool.make_onnx(graph, about, noise_for((2, 3, 96, 96), 0), tmp_path / 'out.onnx')
+    assert tool.compare(graph, run, about, (96, 96)) < proof.TOLERANCE
