@@ -243,9 +243,9 @@ def test_the_command_of_the_compiler(monkeypatch):
     assert build.find_compiler() == ['clang++']
 
 
-@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='needs root, to be somebody else')
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='needs root')
 def test_a_user_without_a_name():
-    """And without $HOME, as in containers that are run with a number for a user: a forward pass all the same."""
+    """And without $HOME, as in containers that are run with a number for a user."""
     code = (
         'import os, torch, mmmobilemamba\n'
         'from mmmobilemamba.ops import select_backend\n'

@@ -19,9 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / 'requirements'
 MMCV_SECONDS_PER_OBJECT = 19  # one core
-# The interpreter's own flags ask for debug symbols, which cost three times the build time. Newer setuptools take
-# these in place of the interpreter's, so that what else matters of them has to be named, too: without
-# optimisation RoIAlign and NMS take two to three times as long, and with asserts one of PANet's aborts.
+# The interpreter's own flags ask for debug symbols, which cost three times the build time. Newer setuptools
+# take these in place of the interpreter's, so that what else matters has to be named, too: without
+# optimisation RoIAlign and NMS take two to three times as long, and asserts abort PANet.
 MMCV_CFLAGS = '-g0 -O3 -DNDEBUG'
 IMPORTS = 'torch, torchvision, mmengine, mmcv.ops, mmdet, mmseg, mmpretrain, mmmobilemamba'
 

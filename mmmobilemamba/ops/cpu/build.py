@@ -52,10 +52,8 @@ def cache_folder() -> Path:
         BuildError: If no folder is named and the user has no home.
     """
     named, cache = os.environ.get('TORCH_EXTENSIONS_DIR'), os.environ.get('XDG_CACHE_HOME')
-    if named or cache:
-        return Path(named) if named else Path(cache) / 'torch_extensions'
     try:
-        return Path.home() / '.cache' / 'torch_extensions'
+        return Path(named) if named else Path(cache or Path.home() / '.cache') / 'torch_extensions'
     except RuntimeError as error:  # of a user without a name, where $HOME is not set
         raise BuildError(f'this user has no home folder to build in; {REMEDY}') from error
 
