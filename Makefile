@@ -7,11 +7,13 @@ OVERWRITE ?=
 TASKS ?=
 DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
 
-BIN := $(abspath $(VENV))/bin
-LINT := $(abspath $(LINT_VENV))/bin
-MIM := PATH="$(BIN):$$PATH" $(BIN)/mim
+# Paths may have spaces: they are quoted where they are used, and make's own functions and targets, to which a
+# space ends a name, take none of them.
+BIN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin
+LINT := $(if $(filter /%,$(LINT_VENV)),,$(CURDIR)/)$(LINT_VENV)/bin
+MIM := PATH="$(BIN):$$PATH" "$(BIN)/mim"
 
-.PHONY: help env test test-deploy lint format data demo train-demo test-demo zoo-demo clean
+.PHONY: help env test test-deploy lint-env lint format data demo train-demo test-demo zoo-demo clean
 
 help:
 	@echo "make demo    set up, make the data, train, test and picture a small detector (about 10 min after set-up)"
@@ -25,47 +27,48 @@ help:
 	@echo "make format  what ruff can mend by itself"
 
 env:
-	@$(PYTHON) tools/misc/setup_env.py $(VENV)
+	@$(PYTHON) tools/misc/setup_env.py "$(VENV)"
 
 test: env
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest  # what they assert is what happens without a GPU
+	CUDA_VISIBLE_DEVICES= "$(BIN)/python" -m pytest  # what they assert is what happens without a GPU
 
 test-deploy: env  # what is missing for a part of it (Chromium, npm) is named as the reason of a skipped test
-	$(BIN)/python -m pip install -q selenium openvino
-	-$(BIN)/python tools/deployment/web/serve.py --fetch
-	CUDA_VISIBLE_DEVICES= $(BIN)/python -m pytest -m deploy tests/test_deployment
+	"$(BIN)/python" -m pip install -q selenium openvino
+	-"$(BIN)/python" tools/deployment/web/serve.py --fetch
+	CUDA_VISIBLE_DEVICES= "$(BIN)/python" -m pytest -m deploy tests/test_deployment
 
-$(LINT_VENV)/.made: requirements/lint.txt
-	$(PYTHON) -m venv --clear $(LINT_VENV)
-	$(LINT)/python -m pip install -q --disable-pip-version-check -r requirements/lint.txt
-	@touch $@
+lint-env:
+	@[ "$(LINT_VENV)/.made" -nt requirements/lint.txt ] || { set -x; \
+	    $(PYTHON) -m venv --clear "$(LINT_VENV)" && \
+	    "$(LINT)/python" -m pip install -q --disable-pip-version-check -r requirements/lint.txt && \
+	    touch "$(LINT_VENV)/.made"; }
 
-lint: $(LINT_VENV)/.made
-	$(LINT)/ruff check .
-	$(LINT)/ruff format --check .
-	$(LINT)/mypy
+lint: lint-env
+	"$(LINT)/ruff" check .
+	"$(LINT)/ruff" format --check .
+	"$(LINT)/mypy"
 
-format: $(LINT_VENV)/.made
-	$(LINT)/ruff check --fix .
-	$(LINT)/ruff format .
+format: lint-env
+	"$(LINT)/ruff" check --fix .
+	"$(LINT)/ruff" format .
 
 data: env
-	$(BIN)/python tools/dataset_converters/digits_scenes.py data/digits_scenes $(OVERWRITE)
+	"$(BIN)/python" tools/dataset_converters/digits_scenes.py data/digits_scenes $(OVERWRITE)
 
 train-demo: data
-	@rm -f $(WORK)/best_coco_bbox_mAP_epoch_*.pth
-	$(MIM) train mmdet $(DEMO_CONFIG) --gpus 0 --work-dir $(WORK)
+	@rm -f "$(WORK)"/best_coco_bbox_mAP_epoch_*.pth
+	$(MIM) train mmdet $(DEMO_CONFIG) --gpus 0 --work-dir "$(WORK)"
 
 test-demo:
-	$(MIM) test mmdet $(DEMO_CONFIG) --checkpoint $$(ls -t $(WORK)/best_coco_bbox_mAP_epoch_*.pth | head -n 1) --gpus 0 \
-	    --work-dir $(WORK) --out $(WORK)/predictions.pkl
+	$(MIM) test mmdet $(DEMO_CONFIG) --gpus 0 --work-dir "$(WORK)" --out "$(WORK)/predictions.pkl" \
+	    --checkpoint "$$(ls -t "$(WORK)"/best_coco_bbox_mAP_epoch_*.pth | head -n 1)"
 
 demo: train-demo
 	@$(MAKE) --no-print-directory test-demo
-	$(BIN)/python tools/analysis_tools/draw_predictions.py $(DEMO_CONFIG) $(WORK)/predictions.pkl $(WORK)/pictures
+	"$(BIN)/python" tools/analysis_tools/draw_predictions.py $(DEMO_CONFIG) "$(WORK)/predictions.pkl" "$(WORK)/pictures"
 
 zoo-demo: env
-	$(BIN)/python tools/misc/zoo_demo.py --work-dir work_dirs/zoo $(if $(TASKS),--tasks $(TASKS))
+	"$(BIN)/python" tools/misc/zoo_demo.py --work-dir work_dirs/zoo $(if $(TASKS),--tasks $(TASKS))
 
 clean:
-	rm -rf build dist *.egg-info mmmobilemamba/.mim $(VENV)/.steps/project
+	rm -rf build dist *.egg-info mmmobilemamba/.mim "$(VENV)/.steps/project"

@@ -23,6 +23,7 @@ TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
 # Registering gradients and shapes of operators from Python came with torch 2.4.
 AS_OPERATOR = hasattr(torch.library, 'register_autograd')
 SCAN_OPERATOR = 'torch._higher_order_ops.scan'  # of PyTorch, for the form for export
+STANDALONE = 'a traced or exported graph has to work where this package is not'
 
 
 class Choice(NamedTuple):
@@ -59,6 +60,9 @@ def select_backend(
 ) -> Choice:
     """The backend that a call with ``backend`` uses for tensors on ``device`` of ``dtype``.
 
+    While a graph is traced or exported, ``'auto'`` passes over the kernels of this package, so that the graph
+    runs without it; ``torch.export`` keeps them where they are named.
+
     Args:
         backend (str): ``'auto'`` or one of ``BACKENDS``.
         device (str | torch.device): Where the tensors are. Defaults to ``'cpu'``.
@@ -83,6 +87,9 @@ def select_backend(
     if operation != 'scan':
         candidates = (*(name for name in BACKENDS[:2] if backend in ('auto', name)), 'torch')
     passed_over = {}
+    if backend == 'auto' and tracing.is_exported():
+        passed_over = dict.fromkeys(BACKENDS[:2], STANDALONE)
+        candidates = ('export', 'torch') if operation == 'scan' else ('torch',)
     for name in candidates:
         reason = why_not(name, operation, device, dtype)
         if reason is None:
@@ -104,7 +111,7 @@ def why_not(
     """
     device_type = torch.device(device).type
     if backend in ('cpp', 'triton') and torch.jit.is_tracing():
-        return 'a traced graph has to work where this package is not'
+        return STANDALONE
     made_for = dict(cpp='cpu', triton='cuda').get(backend, device_type)
     if made_for != device_type:
         return f'it is for {made_for}, and the tensors are on {device_type}'
@@ -177,7 +184,7 @@ def resolve(backend: str, device_type: str, dtype: torch.dtype) -> str:
 
 def uses_triton(backend: str, *tensors: Tensor) -> bool:
     """Whether what surrounds the scan runs in Triton for these tensors; False where it cannot."""
-    if backend not in WITH_TRITON:
+    if backend not in WITH_TRITON or (backend == 'auto' and tracing.is_exported()):
         return False
     for x in tensors:
         if not x.is_cuda or x.dtype not in TRITON_DTYPES:

@@ -10,7 +10,7 @@ from .backends import WITH_CPP, autocasts, check_backend
 from .cpu.conv import conv2d_cpp, find_kernel
 from .cpu.library import can_run
 from .epilogue import apply_epilogue, check_activation
-from .shapes import evenly_spaced
+from .shapes import check_kernel, evenly_spaced, side_of
 from .tracing import CAN_DETECT, is_traced_or_transformed
 from .triton.conv import can_run as can_use_triton
 from .triton.conv import conv2d_triton
@@ -52,11 +52,13 @@ def conv2d(
         Tensor: (N, O, ceil(H / stride), ceil(W / stride)).
 
     Raises:
-        ValueError: If the activation or the backend does not exist, or the shortcut has another shape.
+        ValueError: If the activation or the backend does not exist, the kernel is not square or its side
+            even, or the shortcut has another shape.
         RuntimeError: If map, weight and bias do not fit.
     """
     check_backend(backend)
     check_activation(activation)
+    side = checked_side(weight)
     if can_use_triton(x, weight, bias, stride, groups, backend):
         return conv2d_triton(x, weight, bias, stride, activation, shortcut)
     if wants_padding(x, weight, groups):
@@ -68,10 +70,10 @@ def conv2d(
         fits = bias is None or bias.shape == weight.shape[:1]
         if kernel and fits and can_run(x, weight, *others):
             return conv2d_cpp(kernel, x, weight, bias, stride, activation, shortcut)
-    if x.is_cpu and not traced and groups == 1 and weight.shape[2] == 1 and stride == 1 and x.ndim == 4:
+    if x.is_cpu and not traced and groups == 1 and side == 1 and stride == 1 and x.ndim == 4:
         x = pointwise_conv(x, weight, bias)
     else:
-        x = F.conv2d(x, weight, bias, stride, weight.shape[2] // 2, groups=groups)
+        x = F.conv2d(x, weight, bias, stride, side // 2, groups=groups)
     return apply_epilogue(x, activation, shortcut)
 
 
@@ -95,14 +97,25 @@ def depthwise_conv2d(
         Tensor: (N, C, ceil(H / stride), ceil(W / stride)).
 
     Raises:
-        ValueError: If the backend does not exist.
+        ValueError: If the backend does not exist, or the kernel is not square or its side even.
         RuntimeError: If map, weight and bias do not fit.
     """
     check_backend(backend)
-    groups = weight.shape[0]
+    groups, side = weight.shape[0], checked_side(weight)
     if can_use_triton(x, weight, bias, stride, groups, backend):
         return conv2d_triton(x, weight, bias, stride, None, None)
-    return F.conv2d(x, weight, bias, stride, weight.shape[2] // 2, groups=groups)
+    return F.conv2d(x, weight, bias, stride, side // 2, groups=groups)
+
+
+def checked_side(weight: Tensor) -> int:
+    """The side of a kernel, (O, C / groups, k, k).
+
+    Raises:
+        ValueError: If it is not square or its side even; not in a trace, which would record the comparison.
+    """
+    if not torch.jit.is_tracing():
+        check_kernel(weight)
+    return side_of(weight)
 
 
 def wants_padding(x: Tensor, weight: Tensor, groups: int) -> bool:

@@ -14,6 +14,8 @@ from torch import Tensor
 from .backends import AS_OPERATOR, WITH_CPP, check_backend, uses_triton
 from .cpu.haar import haar_dwt_cpp, haar_idwt_cpp
 from .cpu.library import can_run
+from .export.haar import haar_dwt_export, haar_idwt_export
+from .tracing import is_exported
 from .triton.operators import register_haar
 
 
@@ -38,15 +40,16 @@ def haar_dwt(x: Tensor, backend: str = 'auto') -> Tensor:
         return haar_dwt_cpp(x)
     if uses_triton(backend, x):
         return torch.ops.mmmobilemamba.haar_dwt(x, x.dtype)
-    return haar_dwt_torch(x)
+    return haar_dwt_export(x) if _asks_no_sizes() else haar_dwt_torch(x)
 
 
 def haar_dwt_torch(x: Tensor) -> Tensor:
     """:func:`haar_dwt` in PyTorch."""
-    pixels = pad_to_even(x).permute(0, 2, 3, 1).unflatten(2, (-1, 2)).unflatten(1, (-1, 2))
-    top, bottom = pixels.unbind(2)
-    left, right = (top + bottom).unbind(3)
-    left_step, right_step = (top - bottom).unbind(3)
+    pixels = pad_to_even(x).permute(0, 2, 3, 1)
+    top, bottom = pixels[:, ::2], pixels[:, 1::2]
+    total, step = top + bottom, top - bottom
+    left, right = total[:, :, ::2], total[:, :, 1::2]
+    left_step, right_step = step[:, :, ::2], step[:, :, 1::2]
     bands = (left + right, left_step + right_step, left - right, left_step - right_step)
     return torch.cat(bands, dim=3).permute(0, 3, 1, 2)
 
@@ -72,7 +75,7 @@ def haar_idwt(bands: Tensor, base: Tensor, backend: str = 'auto') -> Tensor:
     if uses_triton(backend, bands, base):
         dtype = torch.promote_types(bands.dtype, base.dtype)
         return torch.ops.mmmobilemamba.haar_idwt(bands, base, *base.shape[2:], dtype)
-    return haar_idwt_torch(bands, base)
+    return haar_idwt_export(bands, base) if _asks_no_sizes() else haar_idwt_torch(bands, base)
 
 
 def haar_idwt_torch(bands: Tensor, base: Tensor) -> Tensor:
@@ -86,10 +89,15 @@ def haar_idwt_torch(bands: Tensor, base: Tensor) -> Tensor:
     return base + pixels.permute(0, 3, 1, 2)[..., : base.shape[2], : base.shape[3]]
 
 
+def _asks_no_sizes():
+    """Whether sides are to stay free, in a graph of torch.export; in a trace they are in slices, too."""
+    return is_exported() and not torch.jit.is_tracing()
+
+
 def pad_to_even(x: Tensor) -> Tensor:
     """Add a zero row below if H is odd and a zero column at the right if W is odd."""
     height, width = x.shape[-2:]
-    if height % 2 or width % 2:
+    if torch.jit.is_tracing() or height % 2 or width % 2:  # a trace is for sides of either kind
         x = F.pad(x, (0, width % 2, 0, height % 2))
     return x
 

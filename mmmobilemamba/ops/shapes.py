@@ -55,3 +55,21 @@ def evenly_spaced(x: Tensor) -> Optional[int]:
                 return None
         steps *= x.shape[axis]
     return x.shape[1] if spacing is None else spacing
+
+
+def side_of(weight: Tensor) -> int:
+    """The side k of a kernel (O, C, k, k), a number in a trace, too, where sizes are tensors."""
+    return len(weight.unbind(2)) if torch.jit.is_tracing() else weight.shape[2]
+
+
+def check_kernel(weight: Tensor) -> None:
+    """Make sure that a kernel has the padding that keeps the size, on all sides.
+
+    Raises:
+        ValueError: If it is not square, or its side is even.
+    """
+    if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[2] % 2 == 0:
+        raise ValueError(
+            f'weight must have the shape (O, C / groups, k, k), k odd, not {tuple(weight.shape)}; for other '
+            f'kernels call torch.nn.functional.conv2d, which takes a padding.'
+        )

@@ -13,6 +13,15 @@ _NEEDED = (
 )
 MISSING = tuple(f'{owner.__name__}.{name}' for owner, name in _NEEDED if not hasattr(owner, name))
 CAN_DETECT = not MISSING
+_is_exporting = getattr(torch.compiler, 'is_exporting', bool)
+
+
+def is_exported() -> bool:
+    """Whether a graph is being made that is to run elsewhere: by ``torch.export`` or ``torch.onnx.export``.
+
+    Older versions of PyTorch than 2.7 do not tell it of the former.
+    """
+    return _is_exporting() or (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export())
 
 
 def is_traced_or_transformed() -> bool:

@@ -125,10 +125,12 @@ def test_not_a_number_comes_out():
 @needs_cpp
 def test_built_at_first_use(tmp_path, monkeypatch):
     """What installation left out is built into the cache, once, and loads."""
-    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path))
+    cache = tmp_path / 'für mich & "dich"'
+    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(cache))
+    monkeypatch.setenv('TMPDIR', '/proc')  # where no compiler can write
     monkeypatch.setattr(build.Path, 'glob', lambda self, pattern: [])  # no installed library
     path = build.find_library()
-    assert path.parent == tmp_path / 'mmmobilemamba'
+    assert path.parent == cache / 'mmmobilemamba'
     assert [file.name for file in path.parent.iterdir()] == [path.name]
     assert build.fingerprint().encode() in path.read_bytes()  # by which an installed one is known
     made = path.stat().st_mtime_ns
@@ -168,6 +170,99 @@ def test_where_it_cannot_be_built(tmp_path, environment, reason):
     result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stderr
     assert not list(tmp_path.rglob('*.so'))
+
+
+@pytest.fixture
+def no_library(monkeypatch):
+    """Nothing is installed, and no place for a library is named."""
+    monkeypatch.setattr(build.Path, 'glob', lambda self, pattern: [])
+    for name in ('TORCH_EXTENSIONS_DIR', 'XDG_CACHE_HOME'):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures('no_library')
+def test_a_user_without_a_home(monkeypatch):
+    def no_home():
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.setattr(build.Path, 'home', no_home)
+    with pytest.raises(build.BuildError, match='no home folder to build in; set TORCH_EXTENSIONS_DIR'):
+        build.find_library()
+
+
+@pytest.mark.usefixtures('no_library')
+@pytest.mark.parametrize('variable', ['HOME', 'XDG_CACHE_HOME', 'TORCH_EXTENSIONS_DIR'])
+@pytest.mark.parametrize('kind', ['where nothing can be written', 'a file', 'unreadable'])
+def test_a_folder_that_cannot_be_used(tmp_path, monkeypatch, variable, kind):
+    (tmp_path / 'file').touch()
+    folder = dict(zip(('where nothing can be written', 'a file'), ('/proc', str(tmp_path / 'file'))))
+    monkeypatch.setenv(variable, folder.get(kind, '/somewhere'))
+    if kind == 'unreadable':  # which stops root nowhere
+
+        def refuse(self):
+            raise PermissionError(13, 'Permission denied', str(self))
+
+        monkeypatch.setattr(build.Path, 'is_file', refuse)
+    with pytest.raises(build.BuildError, match='; set TORCH_EXTENSIONS_DIR to a folder'):
+        build.find_library()
+
+
+@pytest.mark.usefixtures('no_library')
+@pytest.mark.parametrize(
+    ('command', 'reason'),
+    [
+        ('true', 'true .* failed: status 0, and no library'),
+        ('"g++', 'CXX is no command'),
+        ('/nowhere/g++ -m64', "the C\\+\\+ compiler '/nowhere/g\\+\\+' cannot be run"),
+        ('{folder}/my compiler', 'made a library that cannot be loaded'),
+        ('{folder}/failing', 'failed: .*kaputt'),
+    ],
+)
+def test_strange_compilers(tmp_path, monkeypatch, command, reason):
+    monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(tmp_path / 'cache'))
+    script = '#!/bin/sh\nwhile [ "$1" != -o ]; do shift; done; echo nonsense > "$2"\n'
+    (tmp_path / 'my compiler').write_text(script)
+    (tmp_path / 'failing').write_bytes(b'#!/bin/sh\nprintf "f\xfcr immer kaputt" >&2\nexit 1\n')  # Latin-1
+    for name in ('my compiler', 'failing'):
+        (tmp_path / name).chmod(0o755)
+    monkeypatch.setenv('CXX', command.format(folder=tmp_path))
+    with pytest.raises(build.BuildError, match=reason):
+        build.find_library()
+    assert not list((tmp_path / 'cache').rglob('*.so'))
+
+
+def test_the_command_of_the_compiler(monkeypatch):
+    for named, expected in (
+        ('ccache g++ -m64', ['ccache', 'g++', '-m64']),
+        (sys.executable, [sys.executable]),
+    ):
+        monkeypatch.setenv('CXX', named)
+        assert build.find_compiler() == expected
+    monkeypatch.setenv('CXX', '  ')
+    monkeypatch.setattr(build.shutil, 'which', lambda name: name == 'clang++')
+    assert build.find_compiler() == ['clang++']
+
+
+@pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='needs root')
+def test_a_user_without_a_name():
+    """And without $HOME, as in containers that are run with a number for a user."""
+    code = (
+        'import os, torch, mmmobilemamba\n'
+        'from mmmobilemamba.ops import select_backend\n'
+        'from mmmobilemamba.ops.cpu import build\n'
+        'build.Path.glob = lambda self, pattern: []\n'
+        'os.setgid(54321); os.setuid(54321)\n'
+        'assert "no home folder" in select_backend().passed_over["cpp"], select_backend()\n'
+        'assert mmmobilemamba.MobileMamba().eval()(torch.zeros(1, 3, 64, 64))[0].shape == (1, 368, 1, 1)\n'
+    )
+    environment = {
+        key: value
+        for key, value in os.environ.items()
+        if key not in ('HOME', 'XDG_CACHE_HOME', 'TORCH_EXTENSIONS_DIR')
+    }
+    command = [sys.executable, '-W', 'ignore', '-c', code]
+    result = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
 
 
 def mirror(name, fields):

@@ -1,5 +1,8 @@
 """The set-up: nothing to do the second time, and failures that say what to do."""
 
+import importlib.util
+import platform
+import re
 import subprocess
 import sys
 import time
@@ -75,6 +78,99 @@ def test_progress_counts_objects(tmp_path):
     (build / 'build.ninja').write_text('build a.o: compile a.cpp\nbuild b.o: compile b.cpp\n')
     (build / 'csrc' / 'a.o').touch()
     assert setup_env.count_objects(tmp_path) == (2, 1)
+
+
+def libraries_of(package):
+    """Compiled libraries of an installed package, without importing it."""
+    (folder,) = importlib.util.find_spec(package).submodule_search_locations
+    return list(Path(folder).glob('_ext*.so'))
+
+
+@pytest.mark.skipif(not libraries_of('mmcv'), reason='mmcv without operators')
+@pytest.mark.skipif(not (OURS / '.steps' / 'check').is_file(), reason='not an environment of `make env`')
+def test_the_operators_were_built_without_asserts():
+    """Their names would be among the imported ones; where they are, there is no optimisation either."""
+    for library in libraries_of('mmcv'):
+        content = library.read_bytes()
+        assert b'GLIBC' in content
+        assert b'__assert_fail' not in content, f'{library} is of older flags: run `make env` again'
+
+
+class Recorded(setup_env.Environment):
+    """An environment whose commands are written down, and succeed."""
+
+    def __init__(self, path):
+        super().__init__(path)
+        self.commands, self.variables = [], []
+
+    def run(self, command, *args, env=None, cwd=None, **kwargs):
+        self.commands.append([str(part) for part in command])
+        self.variables.append(env)
+        if 'bdist_wheel' in command:
+            (cwd / 'dist').mkdir()
+            (cwd / 'dist' / 'mmcv-2.1.0-cp311-cp311-linux_x86_64.whl').write_text('a wheel')
+
+    def ask(self, code):
+        return '9.9.9' if '__version__' in code else 'any'
+
+
+@pytest.fixture
+def environment(tmp_path):
+    """With the source of mmcv, so that nothing is downloaded."""
+    env = Recorded(tmp_path / 'my env')
+    source = env.path / 'build/mmcv-2.1.0'
+    source.mkdir(parents=True)
+    (source / 'setup.py').touch()
+    return env
+
+
+def installed(env):
+    """The wheel that the last command installed."""
+    return Path(env.commands[-1][-1])
+
+
+def test_mmcv_is_optimised_and_its_wheel_kept(environment, tmp_path, monkeypatch):
+    cache = tmp_path / 'the cache'
+    monkeypatch.setenv('XDG_CACHE_HOME', str(cache))
+    monkeypatch.setenv('CFLAGS', '-march=native')
+    older = cache / 'mmmobilemamba/wheels' / f'torch9.9.9-any-any-{platform.machine()}'
+    older.mkdir(parents=True)
+    (older / 'mmcv-2.1.0-cp311-cp311-linux_x86_64.whl').write_text('with asserts')
+    setup_env.install_mmcv(environment)
+    assert environment.variables[0]['CFLAGS'] == '-march=native -g0 -O3 -DNDEBUG'
+    wheel = installed(environment)
+    assert wheel.read_text() == 'a wheel' and cache in wheel.parents and older not in wheel.parents
+    assert not (environment.path / 'build').exists()
+
+    another = Recorded(tmp_path / 'another')
+    setup_env.install_mmcv(another)
+    assert installed(another) == wheel and len(another.commands) == 1
+
+
+@pytest.mark.parametrize('home', ['none', 'read-only'])
+def test_a_wheel_that_cannot_be_kept_is_installed(environment, monkeypatch, home):
+    """After ten minutes of compiling, a home that is missing or full is no reason to fail."""
+
+    def no_home():
+        raise RuntimeError('Could not determine home directory.')
+
+    monkeypatch.delenv('XDG_CACHE_HOME', raising=False)
+    monkeypatch.setattr(setup_env.Path, 'home', no_home if home == 'none' else lambda: Path('/proc'))
+    setup_env.install_mmcv(environment)
+    wheel = installed(environment)
+    assert environment.path in wheel.parents and wheel.read_text() == 'a wheel'
+
+
+def test_other_flags_are_another_build(monkeypatch):
+    steps = {step: setup_env.fingerprint(step, ()) for _, step, *_ in setup_env.STEPS}
+    monkeypatch.setattr(setup_env, 'MMCV_CFLAGS', '-g0')
+    changed = [step for step in steps if setup_env.fingerprint(step, ()) != steps[step]]
+    assert changed == [setup_env.install_mmcv]
+
+
+def test_the_pages_name_the_same_flags():
+    found = re.findall(r'CFLAGS=(\S+|".*?") MMCV_WITH_OPS', (ROOT / 'README.md').read_text())
+    assert found == [f'"{setup_env.MMCV_CFLAGS}"'] * 2
 
 
 def test_pins_cover_the_known_good_set():

@@ -18,7 +18,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / 'requirements'
-MMCV_SECONDS_PER_OBJECT = 15  # one core, without debug symbols
+MMCV_SECONDS_PER_OBJECT = 19  # one core
+# The interpreter's own flags ask for debug symbols, which cost three times the build time. Newer setuptools
+# take these in place of the interpreter's, so that what else matters has to be named, too: without
+# optimisation RoIAlign and NMS take two to three times as long, and asserts abort PANet.
+MMCV_CFLAGS = '-g0 -O3 -DNDEBUG'
 IMPORTS = 'torch, torchvision, mmengine, mmcv.ops, mmdet, mmseg, mmpretrain, mmmobilemamba'
 
 
@@ -112,7 +116,8 @@ def install_mmcv(env):
     python = env.ask('import sys; print("cp%d%d" % sys.version_info[:2])')
     # Without a GPU in sight mmcv builds its CPU operators only.
     device = env.ask('import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
-    shelf = cache_dir() / f'torch{torch}-{python}-{device}-{platform.machine()}'
+    flags = MMCV_CFLAGS.replace(' ', '')  # wheels of other flags stay where they are, and are not used
+    shelf = cache_dir(env) / f'torch{torch}-{python}-{device}-{platform.machine()}{flags}'
     wheel = next(shelf.glob(f'mmcv-{version}-*.whl'), None)
     if wheel is None:
         wheel = build_mmcv(env, version, shelf)
@@ -163,8 +168,8 @@ STEPS = (
 def build_mmcv(env, version, shelf):
     """Build mmcv's wheel in the environment's own folder and keep a copy on ``shelf``.
 
-    Ninja keeps the objects that are done, so that a build that was broken off resumes. The
-    interpreter's own flags ask for debug symbols, which cost three times the build time.
+    Ninja keeps the objects that are done, so that a build that was broken off resumes. Where
+    nothing can be kept, the copy is in the environment.
     """
     work = env.path / 'build'
     source = work / f'mmcv-{version}'
@@ -196,19 +201,28 @@ def build_mmcv(env, version, shelf):
         cwd=source,
         env={
             'MMCV_WITH_OPS': '1',
-            'CFLAGS': f'{os.environ.get("CFLAGS", "")} -g0',
+            'CFLAGS': f'{os.environ.get("CFLAGS", "")} {MMCV_CFLAGS}'.strip(),
             'MAX_JOBS': str(jobs),
             'PATH': f'{env.python.parent}{os.pathsep}{os.environ.get("PATH", "")}',
         },
         on_wait=progress,
     )
     built = next((source / 'dist').glob('*.whl'))
+    try:
+        wheel = keep(built, shelf)
+    except OSError as error:
+        say(f'    the wheel is not kept for other environments: {error}')
+        wheel = keep(built, env.path / 'wheels')
+    shutil.rmtree(work)
+    return wheel
+
+
+def keep(built, shelf):
+    """Copy a wheel to ``shelf``, where it appears when it is complete, and return its path there."""
     shelf.mkdir(parents=True, exist_ok=True)
     partial = shelf / f'{built.name}.{os.getpid()}.part'
     shutil.copyfile(built, partial)
-    wheel = partial.rename(shelf / built.name)
-    shutil.rmtree(work)
-    return wheel
+    return partial.rename(shelf / built.name)
 
 
 def count_objects(source):
@@ -227,10 +241,17 @@ def unpack(archive, folder):
             tar.extractall(folder)
 
 
-def cache_dir():
-    """The user's cache folder for wheels, one subfolder a torch and Python version."""
-    base = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(base) / 'mmmobilemamba' / 'wheels'
+def cache_dir(env):
+    """The user's cache folder for wheels, one subfolder a torch, Python and choice of flags.
+
+    The environment's own for a user without a home.
+    """
+    named = os.environ.get('XDG_CACHE_HOME')
+    try:
+        base = Path(named) if named else Path.home() / '.cache'
+    except RuntimeError:
+        return env.path / 'wheels'
+    return base / 'mmmobilemamba' / 'wheels'
 
 
 def read_lines(path):
@@ -245,11 +266,11 @@ def pinned(name):
     return versions[name]
 
 
-def fingerprint(files):
-    """A hash over what a step depends on: its requirement files and the pins."""
+def fingerprint(step, files):
+    """A hash over what a step depends on: its requirement files, the pins, and mmcv's flags."""
     names = (*files, 'pinned')
     text = ''.join((REQUIREMENTS / f'{name}.txt').read_text() for name in names)
-    text += sys.version + str(ROOT)
+    text += sys.version + str(ROOT) + (MMCV_CFLAGS if step is install_mmcv else '')
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -272,7 +293,7 @@ def main():
     start = time.time()
     redo = False
     for number, (name, step, expected, files) in enumerate(STEPS, 1):
-        stamp, content = env.stamps / name, fingerprint(files)
+        stamp, content = env.stamps / name, fingerprint(step, files)
         if not redo and stamp.is_file() and stamp.read_text() == content:
             continue
         redo = True  # later steps build on this one

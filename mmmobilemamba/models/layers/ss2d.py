@@ -68,11 +68,13 @@ class SS2D(nn.Module):
         y = self.scan(u.flatten(2).transpose(1, 2))
         y = self.out_norm(y, z.flatten(2).transpose(1, 2))
         # In this order, as a batch of one would else lose the memory format.
-        return self.out_proj(y.unflatten(1, z.shape[2:]).permute(0, 3, 1, 2))
+        y = y.view(z.shape[0], z.shape[2], z.shape[3], y.shape[2])
+        return self.out_proj(y.permute(0, 3, 1, 2))
 
     def scan(self, u: Tensor) -> Tensor:
         """Project the step sizes, B and C, and scan: (N, L, E) -> (N, L, E), at least float32."""
-        x_dbl = F.linear(u, self.x_proj_weight.flatten(0, 1)).unflatten(2, (DIRECTIONS, -1))
+        x_dbl = F.linear(u, self.x_proj_weight.flatten(0, 1))
+        x_dbl = x_dbl.view(u.shape[0], u.shape[1], DIRECTIONS, self.dt_rank + 2)
         A = -torch.exp(at_least_float32(self.A_log))
         A, D = A.view(DIRECTIONS, -1), self.D.view(DIRECTIONS, -1)
         return selective_scan(u, x_dbl, self.dt_proj_weight, A, D, self.dt_proj_bias, self.backend)

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from mmmobilemamba.ops import depthwise_conv2d, haar_dwt, haar_filter, haar_idwt
+from mmmobilemamba.ops.tracing import is_exported
 
 from .conv import Conv2d
 from .fold import fold_affine
@@ -80,12 +81,12 @@ def band_weight(weight: Tensor) -> Tensor:
 
     A quarter of them makes up for the transforms, each of which is twice the orthonormal one.
     """
-    return band_after_band(weight / NUM_BANDS)
+    return band_after_band(weight * (1 / NUM_BANDS))
 
 
 def band_after_band(x: Tensor) -> Tensor:
     """From the authors' order, the four bands of a channel adjacent, to that of the maps: (4C, ...)."""
-    return x.unflatten(0, (-1, NUM_BANDS)).transpose(0, 1).flatten(0, 1)
+    return torch.cat([x[band::NUM_BANDS] for band in range(NUM_BANDS)])
 
 
 class FoldedWTEMamba(nn.Module):
@@ -106,7 +107,7 @@ class FoldedWTEMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
-        if self.backend == 'export':
+        if self.backend == 'export' or (self.backend == 'auto' and is_exported()):
             return haar_filter(x, self.wavelet_conv.weight, self.ss2d(x))
         bands = self.wavelet_conv(haar_dwt(x, self.backend))
         return haar_idwt(bands, self.ss2d(x), self.backend)

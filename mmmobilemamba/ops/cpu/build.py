@@ -5,6 +5,7 @@ first use, into the folder where PyTorch keeps extensions, under a name that dep
 and the machine, so that a newer release never loads an older library.
 """
 
+import ctypes
 import os
 import platform
 import shlex
@@ -18,6 +19,7 @@ from mmengine.logging import print_log
 from .recipe import SOURCES, fingerprint, flags
 
 COMPILERS = ('c++', 'g++', 'clang++')
+REMEDY = 'set TORCH_EXTENSIONS_DIR to a folder that can be written to and may hold programs'
 
 
 class BuildError(RuntimeError):
@@ -30,21 +32,30 @@ def find_library() -> Path:
     Raises:
         BuildError: If it has to be built and cannot be.
     """
-    own = fingerprint().encode()
-    for path in Path(__file__).parent.glob('_kernels*.so'):
-        if own in path.read_bytes():
-            return path
-    library = cache_folder() / 'mmmobilemamba' / f'kernels-{platform.machine()}-{fingerprint()}.so'
-    if not library.is_file():
-        build(library)
+    try:
+        own = fingerprint().encode()
+        for path in Path(__file__).parent.glob('_kernels*.so'):
+            if own in path.read_bytes():
+                return path
+        library = cache_folder() / 'mmmobilemamba' / f'kernels-{platform.machine()}-{fingerprint()}.so'
+        if not library.is_file():
+            build(library)
+    except OSError as error:
+        raise BuildError(f'{error}; {REMEDY}') from error
     return library
 
 
 def cache_folder() -> Path:
-    """Where PyTorch keeps extensions (Path)."""
-    named = os.environ.get('TORCH_EXTENSIONS_DIR')
-    cache = os.environ.get('XDG_CACHE_HOME') or Path.home() / '.cache'
-    return Path(named) if named else Path(cache) / 'torch_extensions'
+    """Where PyTorch keeps extensions (Path).
+
+    Raises:
+        BuildError: If no folder is named and the user has no home.
+    """
+    named, cache = os.environ.get('TORCH_EXTENSIONS_DIR'), os.environ.get('XDG_CACHE_HOME')
+    try:
+        return Path(named) if named else Path(cache or Path.home() / '.cache') / 'torch_extensions'
+    except RuntimeError as error:  # of a user without a name, where $HOME is not set
+        raise BuildError(f'this user has no home folder to build in; {REMEDY}') from error
 
 
 def find_compiler() -> list[str]:
@@ -53,9 +64,12 @@ def find_compiler() -> list[str]:
     Raises:
         BuildError: If there is none.
     """
-    named = os.environ.get('CXX')
+    named = os.environ.get('CXX', '').strip()
     if named:
-        return shlex.split(named)
+        try:
+            return [named] if shutil.which(named) else shlex.split(named)
+        except ValueError as error:
+            raise BuildError(f'$CXX is no command: {named!r}: {error}') from error
     found = next((name for name in COMPILERS if shutil.which(name)), None)
     if platform.system() == 'Windows' or found is None:
         raise BuildError(f'there is no C++ compiler (looked for $CXX, {", ".join(COMPILERS)})')
@@ -63,22 +77,31 @@ def find_compiler() -> list[str]:
 
 
 def build(library: Path) -> None:
-    """Compile into ``library`` (Path), which appears only when it is complete.
+    """Compile into ``library`` (Path), which appears only when it is complete and can be loaded.
 
     Raises:
         BuildError: If that fails.
+        OSError: If the folder cannot be written to.
     """
     compiler = find_compiler()
     print_log(f'Building the CPU kernels of mmmobilemamba once, in seconds, into {library}', 'current')
-    try:
-        library.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=library.parent) as folder:
-            target = Path(folder) / library.name
-            options = [*flags(), '-fPIC', '-shared', '-pthread', '-o', str(target)]
-            command = [*compiler, *options, str(SOURCES / 'kernels.cpp')]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                raise BuildError(f'{shlex.join(command)} failed: {done.stderr.strip()[-1000:]}')
-            target.replace(library)
-    except OSError as error:
-        raise BuildError(str(error)) from error
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder:
+        target = Path(folder) / library.name
+        options = [*flags(), '-fPIC', '-shared', '-pthread', '-o', str(target)]
+        command = [*compiler, *options, str(SOURCES / 'kernels.cpp')]
+        environment = {**os.environ, 'TMPDIR': folder}  # as others may not be writable
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, errors='replace', env=environment)
+        except OSError as error:
+            raise BuildError(f'the C++ compiler {compiler[0]!r} cannot be run: {error}') from error
+        if done.returncode or not target.is_file():
+            reason = done.stderr.strip()[-1000:] or f'status {done.returncode}, and no library'
+            raise BuildError(f'{shlex.join(command)} failed: {reason}')
+        try:
+            ctypes.CDLL(str(target))  # else what another system's compiler made would stay for good
+        except OSError as error:
+            raise BuildError(
+                f'{shlex.join(command)} made a library that cannot be loaded: {error}'
+            ) from error
+        target.replace(library)

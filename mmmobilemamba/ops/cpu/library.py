@@ -9,7 +9,7 @@ import torch
 
 from .. import tracing
 from ..tracing import is_traced_or_transformed
-from .build import BuildError, find_library
+from .build import REMEDY, BuildError, find_library
 from .structs import layout
 
 INSTRUCTION_SETS = ('plain', 'avx2', 'avx512')
@@ -41,7 +41,7 @@ def load() -> tuple[ctypes.CDLL, int, Optional[ctypes.c_void_p]]:
     try:
         library = ctypes.CDLL(str(path))
     except OSError as error:
-        raise BuildError(f'{path} cannot be loaded: {error}') from error
+        raise BuildError(f'{path} cannot be loaded: {error}; delete it, or {REMEDY}') from error
     check_layout(library, path)
     pointer, number = ctypes.c_void_p, ctypes.c_int
     for name, pointers in FUNCTIONS.items():

@@ -1,14 +1,20 @@
-"""The Haar transform for graphs that leave PyTorch."""
+"""The Haar transform for graphs that leave PyTorch: convolutions, whose sizes nothing asks for.
+
+An even side gets a row or column more, too, which does nothing. ONNX Runtime is faster at convolutions than at
+slices.
+"""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..shapes import side_of
+
+BANDS = 4
+
 
 def haar_filter(x: Tensor, weight: Tensor, base: Tensor) -> Tensor:
-    """``base`` and the inverse of the filtered transform, for graphs that leave PyTorch.
-
-    Three grouped convolutions, which ONNX Runtime is faster at than at slices.
+    """``base`` and the inverse of the filtered transform, in three grouped convolutions.
 
     Args:
         x (Tensor): (N, C, H, W).
@@ -20,13 +26,38 @@ def haar_filter(x: Tensor, weight: Tensor, base: Tensor) -> Tensor:
     Returns:
         Tensor: (N, C, H, W).
     """
-    channels, height, width = x.shape[1:]
-    signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
-    haar = torch.tensor(signs, dtype=x.dtype, device=x.device)[:, None].repeat(channels, 1, 1, 1)
+    channels = weight.shape[0] // BANDS
     # Here the four bands of a channel are neighbours.
-    weight = weight.unflatten(0, (4, -1)).transpose(0, 1).flatten(0, 1)
-    # A row and a column more: an odd side needs them, and at an even one they do nothing. Nothing is asked.
-    bands = F.conv2d(F.pad(x, (0, 1, 0, 1)), haar, stride=2, groups=channels)
-    bands = F.conv2d(bands, weight, padding=weight.shape[2] // 2, groups=4 * channels)
-    details = F.conv_transpose2d(bands, haar, stride=2, groups=channels)
-    return base + details[:, :, :height, :width]
+    weight = weight.view(BANDS, channels, *weight.shape[1:]).transpose(0, 1).flatten(0, 1)
+    bands = F.conv2d(_forward(x, channels), weight, padding=side_of(weight) // 2, groups=BANDS * channels)
+    return base + _inverse(bands, base, channels)
+
+
+def haar_dwt_export(x: Tensor) -> Tensor:
+    """:func:`~mmmobilemamba.ops.haar_dwt`; the shapes are the same."""
+    channels = x.shape[1]
+    bands = _forward(x, channels)
+    size = (bands.shape[2], bands.shape[3])
+    return bands.reshape(-1, channels, BANDS, *size).transpose(1, 2).reshape(-1, BANDS * channels, *size)
+
+
+def haar_idwt_export(bands: Tensor, base: Tensor) -> Tensor:
+    """:func:`~mmmobilemamba.ops.haar_idwt`; the shapes are the same."""
+    channels, size = base.shape[1], (bands.shape[2], bands.shape[3])
+    bands = bands.reshape(-1, BANDS, channels, *size).transpose(1, 2).reshape(-1, BANDS * channels, *size)
+    return base + _inverse(bands, base, channels)
+
+
+def _haar(like, channels):
+    """Weights (4C, 1, 2, 2) of the transform, the four bands of a channel adjacent."""
+    signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
+    return torch.tensor(signs, dtype=like.dtype, device=like.device)[:, None].repeat(channels, 1, 1, 1)
+
+
+def _forward(x, channels):
+    return F.conv2d(F.pad(x, (0, 1, 0, 1)), _haar(x, channels), stride=2, groups=channels)
+
+
+def _inverse(bands, base, channels):
+    details = F.conv_transpose2d(bands, _haar(bands, channels), stride=2, groups=channels)
+    return details[:, :, : base.shape[2], : base.shape[3]]

@@ -2,11 +2,15 @@
 
 The loop is PyTorch's ``scan``, which ``torch.export`` keeps as one node and ``torch.onnx.export`` writes as
 an ONNX ``Scan``, so that the length of the sequence can stay free. Forms with fewer steps, of halvings or of
-rows side by side, read and write more, and are no faster. Source:
-https://onnx.ai/onnx/operators/onnx__Scan.html.
+rows side by side, read and write more, and are no faster. In a trace it is a loop of TorchScript, which the
+older exporter writes as an ONNX ``Loop``. Sources: https://onnx.ai/onnx/operators/onnx__Scan.html,
+https://onnx.ai/onnx/operators/onnx__Loop.html.
 """
 
+from collections.abc import Callable
+from functools import lru_cache
 from importlib import import_module
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -53,7 +57,7 @@ def scan_as_walked(both: Tensor, x_dbl: Tensor, weight: Tensor, A: Tensor) -> Te
     Returns:
         Tensor: (2, N, L, E), in these orders, too.
     """
-    step, B, C = x_dbl.split([weight.shape[2] - 1, 1, 1], dim=3)
+    step, B, C = x_dbl[..., :-2], x_dbl[..., -2:-1], x_dbl[..., -1:]
     delta = softplus(F.pad(step, (0, 1), value=1.0) @ weight)
     decay = torch.exp(delta * A[:, None, None])
     return C * linear_recurrence(decay, delta * B * both)
@@ -77,6 +81,24 @@ def linear_recurrence(a: Tensor, b: Tensor) -> Tensor:
         return kept + inputs[1], kept
 
     steps = [x.permute(2, 0, 1, 3).contiguous() for x in (a, b)]
+    if torch.jit.is_tracing():
+        return scripted(walk)(*steps).permute(1, 2, 0, 3)
     # Imported at first use, as it brings PyTorch's compiler with it.
     _, kept = import_module(SCAN_OPERATOR).scan(step, torch.zeros_like(b[:, :, 0]), steps, dim=0)
     return kept.permute(1, 2, 0, 3) + b
+
+
+def walk(a: Tensor, b: Tensor) -> Tensor:
+    """h_t = a_t * h_{t-1} + b_t along dimension 0 of (L, 2, N, E), from h = 0 on."""
+    h = torch.zeros_like(b[0])
+    states = []
+    for t in range(b.shape[0]):
+        h = a[t] * h + b[t]
+        states.append(h)
+    return torch.stack(states)
+
+
+@lru_cache
+def scripted(function: Callable[..., Any]) -> Any:
+    """A function as TorchScript, whose loops a trace keeps as loops."""
+    return torch.jit.script(function)

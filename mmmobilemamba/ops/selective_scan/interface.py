@@ -1,5 +1,8 @@
 """The public function of the bidirectional selective scan."""
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -12,20 +15,16 @@ from .naive import selective_scan_naive
 from .operator import SelectiveScan, output_dtype, selective_scan_operator
 
 
-def _export_or_chunked(*inputs):
-    """The form for export while one is made; elsewhere its loop would have to be compiled first."""
-    run = selective_scan_export if torch.compiler.is_compiling() else selective_scan_chunked
-    return run(*inputs)
-
-
-# What computes each of ``BACKENDS``.
-_FUNCTIONS = {
-    'cpp': selective_scan_operator,
-    'triton': selective_scan_operator,
-    'torch': selective_scan_chunked,
-    'naive': selective_scan_naive,
-    'export': _export_or_chunked,
-}
+def _function(name: str) -> Callable[..., Any]:
+    """What computes one of ``BACKENDS``."""
+    if name in ('cpp', 'triton'):
+        return selective_scan_operator
+    if name == 'naive':
+        return selective_scan_naive
+    # The loop of the form for export would elsewhere have to be compiled first. A trace of the other form would
+    # hold for one size alone.
+    is_export = torch.compiler.is_compiling() if name == 'export' else False
+    return selective_scan_export if is_export or torch.jit.is_tracing() else selective_scan_chunked
 
 
 def selective_scan(
@@ -70,12 +69,13 @@ def selective_scan(
         ValueError: If a shape does not fit, L is 0 or the backend does not exist.
         RuntimeError: If the backend cannot run here.
     """
-    _check_shapes(u, x_dbl=x_dbl, dt_weight=dt_weight, A=A, D=D, dt_bias=dt_bias)
+    if not torch.jit.is_tracing():  # which would record the sizes' comparison
+        _check_shapes(u, x_dbl=x_dbl, dt_weight=dt_weight, A=A, D=D, dt_bias=dt_bias)
     inputs = (u, x_dbl, dt_weight, A, D, dt_bias)
     if backend in WITH_CPP and can_run(*inputs, differentiable=True):
         differentiated = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
         return SelectiveScan.apply(*inputs) if differentiated else cpu_scan.forward(*inputs)
-    run = _FUNCTIONS[resolve(backend, u.device.type, u.dtype)]
+    run = _function(resolve(backend, u.device.type, u.dtype))
     if run is selective_scan_operator:
         return run(*inputs)
     dtype = output_dtype(u)

@@ -1,0 +1,106 @@
+"""The Makefile in a folder, and with an environment, whose names have spaces and other signs."""
+
+import os
+import shutil
+import subprocess
+
+import pytest
+
+from .conftest import ROOT
+
+pytestmark = pytest.mark.skipif(shutil.which('make') is None, reason='needs make')
+FOLDERS = ['my clone', "Jörg's (clone) & more"]
+# What each target runs, by the names of the programs and the first of their arguments.
+RUNS = {
+    'test-demo': [('mim', 'test', 'mmdet')],
+    'test': [('python', '-m', 'pytest')],
+    'data': [('python', 'tools/dataset_converters/digits_scenes.py', 'data/digits_scenes')],
+    'train-demo': [
+        ('python', 'tools/dataset_converters/digits_scenes.py', 'data/digits_scenes'),
+        ('mim', 'train', 'mmdet'),
+    ],
+    'zoo-demo': [('python', 'tools/misc/zoo_demo.py', '--work-dir')],
+    'lint': [('ruff', 'check', '.'), ('ruff', 'format', '--check'), ('mypy',)],
+    'format': [('ruff', 'check', '--fix'), ('ruff', 'format', '.')],
+}
+
+
+@pytest.fixture(params=FOLDERS)
+def clone(request, tmp_path):
+    """A folder with the Makefile, and environments whose programs write down how they are called."""
+    folder = tmp_path / request.param
+    (folder / 'requirements').mkdir(parents=True)
+    (folder / 'requirements/lint.txt').touch()
+    shutil.copy(ROOT / 'Makefile', folder)
+    return folder
+
+
+def fill(environment, log):
+    (environment / 'bin').mkdir(parents=True)
+    for name in ('python', 'mim', 'ruff', 'mypy', 'pip'):
+        program = environment / 'bin' / name
+        program.write_text(
+            f'#!/bin/sh\n{{ echo {name}; for a in "$@"; do echo "$a"; done; echo; }} >> "{log}"\n'
+        )
+        program.chmod(0o755)
+    (environment / '.made').touch()
+
+
+def make(folder, *arguments):
+    """What the programs were called with: a list of tuples."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith('MAKE')}
+    command = ['make', '-o', 'env', *arguments]
+    result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    calls = (folder / 'calls').read_text().strip().split('\n\n')
+    (folder / 'calls').unlink()
+    return [tuple(call.split('\n')) for call in calls]
+
+
+@pytest.mark.parametrize('named', [False, True])
+def test_every_target(clone, named):
+    """With the environments where they are by default, and elsewhere, with a space in their names, too."""
+    variables, places = [], (clone / '.venv', clone / '.venv-lint')
+    if named:
+        places = (clone.parent / 'my env', clone.parent / 'my lint')
+        variables = [f'VENV={places[0]}', f'LINT_VENV={places[1]}', 'WORK=the work']
+    for place in places:
+        fill(place, clone / 'calls')
+    work = clone / ('the work' if named else 'work_dirs/demo')
+    work.mkdir(parents=True)
+    (work / 'best_coco_bbox_mAP_epoch_3.pth').touch()
+    checkpoint = str((work / 'best_coco_bbox_mAP_epoch_3.pth').relative_to(clone))
+    for target, expected in RUNS.items():
+        calls = make(clone, target, *variables)
+        assert [call[: len(start)] for call, start in zip(calls, expected)] == expected
+        assert len(calls) == len(expected)
+        if target == 'test-demo':
+            assert calls[0][calls[0].index('--checkpoint') + 1] == checkpoint
+    assert not (clone / checkpoint).exists()  # as training removes older ones
+
+
+def test_the_environment_of_the_linters(clone):
+    """It is made when there is none or its pins are newer, and then not again."""
+    log = clone / 'calls'
+    python = clone.parent / 'python'
+    python.write_text(
+        '#!/bin/sh\n'
+        f'echo "made $4" >> "{log}"; echo >> "{log}"\n'
+        'mkdir -p "$4/bin"; for name in python ruff mypy; do\n'
+        'printf "#!/bin/sh\\n" > "$4/bin/$name"; chmod +x "$4/bin/$name"; done\n'
+    )
+    python.chmod(0o755)
+    for _ in range(2):
+        assert make(clone, 'lint', f'PYTHON={python}', 'LINT_VENV=the lint') == [('made the lint',)]
+        log.touch()
+        assert make(clone, 'lint', f'PYTHON={python}', 'LINT_VENV=the lint') == [('',)]
+        os.utime(clone / 'the lint/.made', (0, 0))
+
+
+def test_the_set_up_gets_the_whole_path(clone):
+    (clone / 'tools/misc').mkdir(parents=True)
+    (clone / 'tools/misc/setup_env.py').write_text(
+        'import sys\nopen("calls", "w").write("\\n".join(sys.argv))\n'
+    )
+    subprocess.run(['make', 'env', 'VENV=/some where/env'], cwd=clone, check=True, capture_output=True)
+    assert (clone / 'calls').read_text().split('\n')[1:] == ['/some where/env']
