@@ -43,7 +43,9 @@ def refusing(what: str = 'export it', dynamic_sizes: bool = False) -> Iterator[N
     except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
         text = ' '.join(str(error.__cause__ or error).split())[:400]
         advice = ' Give --size HEIGHT WIDTH instead of --dynamic, if one will do.' if dynamic_sizes else ''
-        raise DeploymentError(f'PyTorch {torch.__version__} cannot {what}: {text}{advice}') from error
+        raise DeploymentError(
+            f'PyTorch {torch.__version__} cannot {what}: {text.rstrip(".")}.{advice}'
+        ) from error
 
 
 @contextmanager

@@ -110,7 +110,7 @@ def build(config, spread=2.0):
         if parameter.ndim == 4:
             torch.nn.init.normal_(parameter, std=(2 / parameter[0].numel()) ** 0.5)
     with torch.no_grad():
-        outputs = model.bbox_head(model.extract_feat(torch.randn(2, 3, 160, 192)))
+        outputs = model.bbox_head(model.extract_feat(torch.randn(2, 3, 128, 192)))
         spreads = [torch.cat([x.flatten() for x in levels]).std().item() for levels in outputs]
         last = [
             m for n, m in model.bbox_head.named_modules() if isinstance(m, torch.nn.Conv2d) and is_last(n)

@@ -168,7 +168,7 @@ def test_what_pytorch_cannot_export_is_refused():
         def forward(self, image, probe=NO_PROBE):
             return (image * len(image.unique()),)
 
-    with pytest.raises(build.DeploymentError, match=r'^PyTorch .* cannot export it: .*[^.]$'):
+    with pytest.raises(build.DeploymentError, match=r'^PyTorch .* cannot export it: .*\.$'):
         onnx_file.to_onnx(Odd(), torch.rand(2, 3, 8, 8), dynamic_sizes=False)
 
     class Halves(torch.nn.Module):

@@ -102,11 +102,27 @@ def test_the_recipe_without_norms_is_saturated(tmp_path):
 )
 def test_heads(name, dynamic, tmp_path):
     """Every dense head that there is a form for, in ONNX Runtime."""
-    model = dense_detectors.build(dense_detectors.config_of(name))
+    assert_exported(dense_detectors.config_of(name), 96, dynamic, tmp_path)
+
+
+@pytest.mark.deploy
+@pytest.mark.parametrize(('name', 'dynamic'), [('PAFPN', False), ('PAFPN', True), ('CSPNeXtPAFPN', False)])
+def test_necks(name, dynamic, tmp_path):
+    """Behind the backbone, those that people have with such heads."""
+    config = dense_detectors.config_of('RTMDetSepBNHead')
+    strides = [16, 32, 64] + ([128] if name == 'PAFPN' else [])
+    config.bbox_head.anchor_generator = dict(type='MlvlPointGenerator', offset=0, strides=strides)
+    config.neck = dict(type=name, in_channels=list(ODD['embed_dims']), out_channels=32)
+    config.neck.update(dict(num_outs=4) if name == 'PAFPN' else dict(num_csp_blocks=1))
+    assert_exported(config, 128, dynamic, tmp_path)
+
+
+def assert_exported(config, side, dynamic, folder):
+    model = dense_detectors.build(config)
     deploy(model)
     set_backend(model, 'export')
     graph = tool.build.make_graph(model, 'detection').eval()
-    about = dict(task='detection', size=None if dynamic else (96, 96), preprocessed=False)
+    about = dict(task='detection', size=None if dynamic else (side, side), preprocessed=False)
     about.update(mean=[123.675, 116.28, 103.53], std=[58.0] * 3)
-    run = tool.make_onnx(graph, about, noise_for((2, 3, 96, 96), 0), tmp_path / 'out.onnx')
-    assert tool.compare(graph, run, about, (96, 96)) < proof.TOLERANCE
+    run = tool.make_onnx(graph, about, noise_for((2, 3, side, side), 0), folder / 'out.onnx')
+    assert tool.compare(graph, run, about, (side, side)) < proof.TOLERANCE

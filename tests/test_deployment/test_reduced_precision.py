@@ -18,6 +18,7 @@ from torch.nn.modules.batchnorm import _BatchNorm  # noqa: E402
 from mmmobilemamba import MobileMamba  # noqa: E402
 from mmmobilemamba.deployment import build, calibration, onnx_file, precision, report  # noqa: E402
 from mmmobilemamba.deployment.graphs import BackboneGraph  # noqa: E402
+from mmmobilemamba.deployment.probes import Recorded  # noqa: E402
 from mmmobilemamba.models import set_backend  # noqa: E402
 
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
@@ -35,10 +36,16 @@ def _scripts():
 
 
 @pytest.fixture(scope='module')
-def exported(classifier):
-    """The classifier as a file in float32."""
+def recorded(classifier):
+    """The classifier as a model in float32, with its probes."""
     graph, _, image = tool.prepare(tool.parse_args([*classifier, 'out.onnx']))
-    return onnx_file.to_onnx(graph, image, False)
+    return onnx_file.to_onnx(Recorded(graph), image, False)
+
+
+@pytest.fixture(scope='module')
+def exported(recorded):
+    """The classifier as a file in float32."""
+    return onnx_file.without_probes(recorded, 3)
 
 
 def once_exported(proto, monkeypatch):
@@ -119,9 +126,9 @@ def metadata(path):
     return onnx_file.read_about(onnx_file.open_session(path))
 
 
-def test_float16(classifier, exported, tmp_path, monkeypatch, capsys):
+def test_float16(classifier, recorded, tmp_path, monkeypatch, capsys):
     """Weights are float16, what is around the scan is float32, and so are inputs and outputs."""
-    once_exported(exported, monkeypatch)
+    once_exported(recorded, monkeypatch)
     out = tmp_path / 'network.onnx'
     tool.main([*classifier, str(out), '--fp16'])
     assert [path.name for path in tmp_path.iterdir()] == ['network.onnx']
@@ -147,9 +154,9 @@ def test_float16(classifier, exported, tmp_path, monkeypatch, capsys):
     assert types == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 
 
-def test_int8(classifier, exported, pictures, tmp_path, monkeypatch, capsys):
+def test_int8(classifier, recorded, pictures, tmp_path, monkeypatch, capsys):
     """Weights of convolutions are 8 bits, by channel; what is around the scan is float32."""
-    once_exported(exported, monkeypatch)
+    once_exported(recorded, monkeypatch)
     out = tmp_path / 'network.onnx'
     tool.main([*classifier, str(out), '--int8', str(pictures), '--calibration-images', '8'])
     assert [path.name for path in tmp_path.iterdir()] == ['network.onnx']
