@@ -24,6 +24,11 @@ def is_exported() -> bool:
     return _is_exporting() or (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export())
 
 
+def is_transformed() -> bool:
+    """Whether a transform of ``torch.func`` is active, such as ``vmap`` or ``grad``."""
+    return CAN_DETECT and torch._C._are_functorch_transforms_active()
+
+
 def is_traced_or_transformed() -> bool:
     """Whether what is computed now is being recorded or transformed (bool).
 

@@ -13,6 +13,8 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmmobilemamba.ops.tracing import is_transformed
+
 from ..arch import resolve_arch, resolve_out_indices
 from ..checkpoint import adapt_classifier, adapt_state_dict, split_pretrained
 from ..layers import ConvBN, fold, folding, set_backend
@@ -245,6 +247,17 @@ class MobileMamba(BaseModule):
             return sum(depths[: int(path[1])]) + block + 1, last + 1
         return last, last + 1
 
+    def __prepare_scriptable__(self):
+        """Called by ``torch.jit.script``, whose language is too small for this network.
+
+        Raises:
+            TypeError: Always.
+        """
+        raise TypeError(
+            'MobileMamba cannot be scripted. Call torch.jit.trace(network.eval(), image): the trace takes images '
+            'of any size and number.'
+        )
+
     def _freeze_stages(self):
         if self.frozen_stages < 0:
             return
@@ -263,6 +276,8 @@ class MobileMamba(BaseModule):
 
 def in_fast_format(x: Tensor) -> Tensor:
     """In channels-last where that is faster: on a CPU, and for the tensor cores of a GPU. (N, C, H, W)."""
+    if is_transformed():  # vmap knows one memory format
+        return x
     halves = x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled()
     if x.device.type == 'cpu' or (x.is_cuda and halves):
         return x.contiguous(memory_format=torch.channels_last)

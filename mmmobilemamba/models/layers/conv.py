@@ -58,6 +58,12 @@ class Conv2d(nn.Conv2d):
             self.lay_out()
         return self
 
+    def _save_to_state_dict(self, destination, prefix, keep_vars):
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        weight = destination.get(f'{prefix}weight')
+        if self.laid_out and not keep_vars and weight is not None:  # safetensors, for one, takes no other layout
+            destination[f'{prefix}weight'] = weight.contiguous()
+
     def _load_from_state_dict(self, *args, **kwargs):
         super()._load_from_state_dict(*args, **kwargs)
         if self.laid_out:  # weights that were assigned instead of copied are as they come

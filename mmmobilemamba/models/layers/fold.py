@@ -51,7 +51,11 @@ def folding(network: nn.Module) -> Iterator[None]:
 
     What was folded, the parameters in float64, is rounded at the end, and weights of convolutions get the
     layout of the kernels for CPUs. Apple's GPUs have no float64, so there the CPU folds.
+
+    Raises:
+        ValueError: If a weight is computed by a hook.
     """
+    check_weights(network)
     weight = next(network.parameters())
     dtype, device = weight.dtype, weight.device
     with torch.inference_mode(False), torch.no_grad():  # whose tensors could not be used outside of it
@@ -63,6 +67,21 @@ def folding(network: nn.Module) -> Iterator[None]:
             round_weights(network, dtype)
             if device.type == 'mps':
                 network.to(device)
+
+
+def check_weights(network: nn.Module) -> None:
+    """Make sure that weights are parameters, and not computed by a hook before each call.
+
+    Raises:
+        ValueError: If there is one that is; a hook would put it back in the place of the folded one.
+    """
+    for name, module in network.named_modules():
+        if isinstance(module, PLAIN) and module._parameters.get('weight') is None and 'weight' in vars(module):
+            raise ValueError(
+                f'The weight of {name} is computed by a hook, as that of weight_norm, spectral_norm or pruning, '
+                f'and cannot be folded. Make it a parameter first: remove_weight_norm, remove_spectral_norm and '
+                f"prune.remove(module, 'weight') of torch.nn.utils do that."
+            )
 
 
 def round_weights(module: nn.Module, dtype: torch.dtype) -> None:

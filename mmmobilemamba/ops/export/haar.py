@@ -11,6 +11,12 @@ from torch import Tensor
 from ..shapes import side_of
 
 BANDS = 4
+# Of the filters of the bands, (4, 2, 2). A tensor that is made in a trace would have a warning each.
+SIGNS = torch.tensor(
+    [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]],
+    dtype=torch.float32,
+    device='cpu',
+)
 
 
 def haar_filter(x: Tensor, weight: Tensor, base: Tensor) -> Tensor:
@@ -50,8 +56,7 @@ def haar_idwt_export(bands: Tensor, base: Tensor) -> Tensor:
 
 def _haar(like, channels):
     """Weights (4C, 1, 2, 2) of the transform, the four bands of a channel adjacent."""
-    signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
-    return torch.tensor(signs, dtype=like.dtype, device=like.device)[:, None].repeat(channels, 1, 1, 1)
+    return SIGNS.to(like.device, like.dtype)[:, None].repeat(channels, 1, 1, 1)
 
 
 def _forward(x, channels):

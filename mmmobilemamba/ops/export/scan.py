@@ -9,14 +9,11 @@ https://onnx.ai/onnx/operators/onnx__Loop.html.
 
 from collections.abc import Callable
 from functools import lru_cache
-from importlib import import_module
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-from ..backends import SCAN_OPERATOR
 
 
 def selective_scan_export(
@@ -84,7 +81,9 @@ def linear_recurrence(a: Tensor, b: Tensor) -> Tensor:
     if torch.jit.is_tracing():
         return scripted(walk)(*steps).permute(1, 2, 0, 3)
     # Imported at first use, as it brings PyTorch's compiler with it.
-    _, kept = import_module(SCAN_OPERATOR).scan(step, torch.zeros_like(b[:, :, 0]), steps, dim=0)
+    from torch._higher_order_ops.scan import scan  # noqa: PLC0415
+
+    _, kept = scan(step, torch.zeros_like(b[:, :, 0]), steps, dim=0)
     return kept.permute(1, 2, 0, 3) + b
 
 

@@ -10,6 +10,7 @@ from ..backends import WITH_CPP, resolve
 from ..cpu import scan as cpu_scan
 from ..cpu.library import can_run
 from ..export.scan import selective_scan_export
+from ..tracing import is_transformed
 from .chunked import selective_scan_chunked
 from .naive import selective_scan_naive
 from .operator import SelectiveScan, output_dtype, selective_scan_operator
@@ -17,10 +18,10 @@ from .operator import SelectiveScan, output_dtype, selective_scan_operator
 
 def _function(name: str) -> Callable[..., Any]:
     """What computes one of ``BACKENDS``."""
+    if name == 'naive' or is_transformed():  # the others have no rules for transforms
+        return selective_scan_naive
     if name in ('cpp', 'triton'):
         return selective_scan_operator
-    if name == 'naive':
-        return selective_scan_naive
     # The loop of the form for export would elsewhere have to be compiled first. A trace of the other form would
     # hold for one size alone.
     is_export = torch.compiler.is_compiling() if name == 'export' else False
