@@ -36,6 +36,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from mmmobilemamba.deployment import build, onnx_file
 from mmmobilemamba.models.checkpoint import CheckpointError, backbone_part, fetch_checkpoint, is_fused
+from mmmobilemamba.utils import codebase_of
 
 TASKS = dict(mmpretrain='classification', mmdet='detection', mmseg='segmentation')
 MOST_COLUMNS = 12  # of a table with a line for each engine; with more, there is a line for each score
@@ -193,7 +194,7 @@ def check_config(config, about, preprocessor):
     Raises:
         ValueError: If not.
     """
-    task = TASKS.get(config.get('default_scope'))
+    task = TASKS.get(codebase_of(config))
     if task not in (None, about['task']):
         raise ValueError(f'The file is for {about["task"]}, and the config for {task}.')
     for key in ('mean', 'std'):
