@@ -34,6 +34,7 @@ test: env
 
 test-deploy: env  # what is missing for a part of it (Chromium, npm) is named as the reason of a skipped test
 	"$(BIN)/python" -m pip install -q selenium openvino
+	"$(BIN)/python" -m pip install -q --no-deps mmdeploy==1.3.1 aenum dill grpcio multiprocess prettytable
 	-"$(BIN)/python" tools/deployment/web/serve.py --fetch
 	CUDA_VISIBLE_DEVICES= "$(BIN)/python" -m pytest -m deploy tests/test_deployment
 

@@ -15,8 +15,8 @@ from ..conftest import image_for, relative_error
 from ..helpers import SMALL, randomise
 
 BOUND = 1e-5
-# What is traced comes first. PyTorch takes a side of 1, of the last map's bands, for one that stays 1, so that
-# images of more than 128 pixels a side are needed.
+# What is traced comes first. PyTorch takes a side of 1, of the last map's bands, for one that stays 1, so
+# that images of more than 128 pixels a side are needed.
 SIZES = [(2, 3, 144, 160), (1, 3, 70, 101), (3, 3, 200, 135)]
 TINY = dict(SMALL, depths=(1, 1, 1))
 TELLS = hasattr(torch.compiler, 'is_exporting')
@@ -65,7 +65,9 @@ def test_a_trace_learns():
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')  # of batch norm's look at the size of the batch
+@pytest.mark.filterwarnings(
+    'ignore::torch.jit.TracerWarning'
+)  # of batch norm's look at the size of the batch
 @pytest.mark.parametrize('gradients', [False, True])
 def test_a_trace_of_training(gradients):
     backbone = network().train()
@@ -82,7 +84,7 @@ def test_a_named_kernel_is_refused_in_a_trace():
 
 
 def test_scripting_is_refused_by_name():
-    with pytest.raises(TypeError, match='cannot be scripted. Call torch.jit.trace'):
+    with pytest.raises(TypeError, match=r'cannot be scripted\. Call torch\.jit\.trace'):
         torch.jit.script(torch.nn.Sequential(network()))
 
 
@@ -118,7 +120,7 @@ def test_the_older_exporter(tmp_path, deployed, opset):
 def test_the_newer_exporter(tmp_path, deployed, free):
     pytest.importorskip('onnxscript')
     backbone, path = network(deployed), str(tmp_path / 'network.onnx')
-    shapes = ({axis: torch.export.Dim.DYNAMIC for axis in free},) if free else None
+    shapes = (dict.fromkeys(free, torch.export.Dim.DYNAMIC),) if free else None
     options = dict(dynamo=True, dynamic_shapes=shapes, verbose=False)
     torch.onnx.export(backbone, (image_for(SIZES[0]),), path, **options)
     sizes = SIZES if free else SIZES[:1]

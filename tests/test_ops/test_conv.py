@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmmobilemamba.ops import conv, conv2d, cpu
+from mmmobilemamba.ops import conv, conv2d, cpu, depthwise_conv2d
 from mmmobilemamba.ops.cpu import conv as cpu_conv
 
 from ..conftest import noise_for
@@ -226,7 +226,6 @@ def test_other_convolutions_are_left_to_pytorch():
         ((24, 4, 1, 1), 1, None),  # for fewer channels than the map has
         ((24, 96, 1, 1), 1, None),
         ((24, 96, 3, 3), 1, None),
-        ((64, 1, 5, 3), 64, None),
         ((64, 2, 3, 3), 64, None),
         ((24, 64, 1, 1), 1, 4),
         ((24, 64, 3, 3), 1, 4),
@@ -322,6 +321,16 @@ def test_free_sizes_are_not_asked_for():
     torch.testing.assert_close(
         program.module()(x, args[1]), conv2d(x, args[1], activation='relu', shortcut=x)
     )
+
+
+@pytest.mark.parametrize('shape', [(16, 16, 1, 3), (16, 16, 3, 1), (16, 16, 2, 2), (16, 16), (16, 16, 3)])
+def test_kernels_that_would_change_the_size_are_refused(shape):
+    """In silence, they gave another shape; so did depthwise ones."""
+    for x in channels_last(noise_for((1, 16, 6, 6), 0)):
+        with pytest.raises(ValueError, match=r'weight must have the shape \(O, C / groups, k, k\), k odd'):
+            conv2d(x, noise_for(shape, 1))
+        with pytest.raises(ValueError, match='k odd'):
+            depthwise_conv2d(x, noise_for((16, 1, *shape[2:]), 1))
 
 
 def test_errors():

@@ -254,8 +254,8 @@ class MobileMamba(BaseModule):
             TypeError: Always.
         """
         raise TypeError(
-            'MobileMamba cannot be scripted. Call torch.jit.trace(network.eval(), image): the trace takes images '
-            'of any size and number.'
+            'MobileMamba cannot be scripted. Call torch.jit.trace(network.eval(), image): the trace takes '
+            'images of any size and number.'
         )
 
     def _freeze_stages(self):

@@ -61,7 +61,9 @@ class Conv2d(nn.Conv2d):
     def _save_to_state_dict(self, destination, prefix, keep_vars):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         weight = destination.get(f'{prefix}weight')
-        if self.laid_out and not keep_vars and weight is not None:  # safetensors, for one, takes no other layout
+        if (
+            self.laid_out and not keep_vars and weight is not None
+        ):  # safetensors, for one, takes no other layout
             destination[f'{prefix}weight'] = weight.contiguous()
 
     def _load_from_state_dict(self, *args, **kwargs):

@@ -76,11 +76,15 @@ def check_weights(network: nn.Module) -> None:
         ValueError: If there is one that is; a hook would put it back in the place of the folded one.
     """
     for name, module in network.named_modules():
-        if isinstance(module, PLAIN) and module._parameters.get('weight') is None and 'weight' in vars(module):
+        if (
+            isinstance(module, PLAIN)
+            and module._parameters.get('weight') is None
+            and 'weight' in vars(module)
+        ):
             raise ValueError(
-                f'The weight of {name} is computed by a hook, as that of weight_norm, spectral_norm or pruning, '
-                f'and cannot be folded. Make it a parameter first: remove_weight_norm, remove_spectral_norm and '
-                f"prune.remove(module, 'weight') of torch.nn.utils do that."
+                f'The weight of {name} is computed by a hook, as that of weight_norm, spectral_norm or '
+                f'pruning, and cannot be folded. Make it a parameter first: remove_weight_norm, '
+                f"remove_spectral_norm and prune.remove(module, 'weight') of torch.nn.utils do that."
             )
 
 

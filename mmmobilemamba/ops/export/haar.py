@@ -1,7 +1,7 @@
 """The Haar transform for graphs that leave PyTorch: convolutions, whose sizes nothing asks for.
 
-An even side gets a row or column more, too, which does nothing. ONNX Runtime is faster at convolutions than at
-slices.
+An even side gets a row or column more, too, which does nothing. ONNX Runtime is faster at convolutions
+than at slices.
 """
 
 import torch

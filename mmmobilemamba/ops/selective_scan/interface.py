@@ -22,8 +22,8 @@ def _function(name: str) -> Callable[..., Any]:
         return selective_scan_naive
     if name in ('cpp', 'triton'):
         return selective_scan_operator
-    # The loop of the form for export would elsewhere have to be compiled first. A trace of the other form would
-    # hold for one size alone.
+    # The loop of the form for export would elsewhere have to be compiled first. A trace of the other form
+    # would hold for one size alone.
     is_export = torch.compiler.is_compiling() if name == 'export' else False
     return selective_scan_export if is_export or torch.jit.is_tracing() else selective_scan_chunked
 
