@@ -14,6 +14,7 @@ from torch.optim import AdamW
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.datasets import PillowLoadImageFromFile, RandomResizedCropAndInterpolation
+from mmmobilemamba.engine import TrainingCheckHook
 from mmmobilemamba.engine.hooks import TrainEMAHook
 from mmmobilemamba.engine.schedulers import WarmupCosineLR
 from mmmobilemamba.models.heads import MobileMambaClsHead
@@ -132,7 +133,9 @@ default_hooks = dict(
     checkpoint=dict(type=CheckpointHook, interval=15, save_best='accuracy/top1', rule='greater'),
     sampler_seed=dict(type=DistSamplerSeedHook),
     visualization=dict(type=VisualizationHook, enable=False),
+    training_check=dict(type=TrainingCheckHook),
 )
+runner_type = 'PortableRunner'
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

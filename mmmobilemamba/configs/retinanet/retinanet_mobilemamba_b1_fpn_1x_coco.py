@@ -15,6 +15,7 @@ from mmengine.visualization import LocalVisBackend
 from torch.optim import AdamW
 
 from mmmobilemamba import MobileMamba
+from mmmobilemamba.engine import TrainingCheckHook
 from mmmobilemamba.models.match_widths import match_widths
 from mmmobilemamba.models.necks import DeconvFPN
 
@@ -166,7 +167,9 @@ default_hooks = dict(
     checkpoint=dict(type=CheckpointHook, interval=1),
     sampler_seed=dict(type=DistSamplerSeedHook),
     visualization=dict(type=DetVisualizationHook),
+    training_check=dict(type=TrainingCheckHook),
 )
+runner_type = 'PortableRunner'
 env_cfg = dict(
     cudnn_benchmark=False,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),

@@ -13,6 +13,7 @@ from mmseg.models import FPN, CrossEntropyLoss, EncoderDecoder, FPNHead, SegData
 from torch.optim import AdamW
 
 from mmmobilemamba import MobileMamba
+from mmmobilemamba.engine import TrainingCheckHook
 from mmmobilemamba.models.match_widths import match_widths
 from mmmobilemamba.visualization import ContiguousSegVisualizer
 
@@ -143,7 +144,9 @@ default_hooks = dict(
     checkpoint=dict(type=CheckpointHook, by_epoch=False, interval=16000),
     sampler_seed=dict(type=DistSamplerSeedHook),
     visualization=dict(type=SegVisualizationHook),
+    training_check=dict(type=TrainingCheckHook),
 )
+runner_type = 'PortableRunner'
 env_cfg = dict(
     cudnn_benchmark=True,
     mp_cfg=dict(mp_start_method='fork', opencv_num_threads=0),
