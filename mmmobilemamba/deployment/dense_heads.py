@@ -219,7 +219,7 @@ def iou(boxes: Tensor, others: Tensor) -> Tensor:
     return common / (sum(areas) - common).clamp(min=1e-6)
 
 
-def priors_of(head: nn.Module, maps: Sequence[Sequence[Tensor]], **kwargs) -> list[Tensor]:
+def priors_of(head: nn.Module, maps: Sequence[Sequence[Tensor]], **kwargs: Any) -> list[Tensor]:
     """Anchors or points of each level, (A, 4) or (A, 2)."""
     sizes = [scores.shape[2:] for scores in maps[0]]
     return head.prior_generator.grid_priors(sizes, device=maps[0][0].device, **kwargs)

@@ -238,7 +238,7 @@ def test_files_that_do_not_say_how(tmp_path):
     """Of older releases: as OpenCV reads, with a warning."""
     path = make_file(tmp_path / 'x.onnx', 'backbone', load='left out')
     with pytest.warns(
-        UserWarning, match=r'x.onnx does not say how pictures are read, .* Export the network again'
+        UserWarning, match=r'x.onnx does not say how pictures are read: .* Export the network again'
     ):
         network = infer_onnx.Network(path)
     exif = Image.Exif()

@@ -42,7 +42,13 @@ class PillowLoadImageFromFile(LoadImageFromFile):
         )
 
     def transform(self, results: dict) -> dict | None:
-        """Reads ``img_path``; sets ``img``, (H, W, 3) of BGR or (H, W) of gray, and its shapes."""
+        """Reads ``img_path``; sets ``img``, (H, W, 3) of BGR or (H, W) of gray, and its shapes.
+
+        An ``img`` without ``img_path`` stays: mmpretrain's inferencers read pictures themselves, and leave out
+        mmcv's loader alone.
+        """
+        if 'img' in results and 'img_path' not in results:
+            return results
         try:
             img = self.read(fileio.get(results['img_path'], backend_args=self.backend_args))
         except Exception as error:  # of many kinds, by the format
