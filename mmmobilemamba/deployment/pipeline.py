@@ -34,6 +34,7 @@ HARMLESS = (
 )
 # Arguments of the loaders that change no pixel.
 WHERE_FROM = ('backend_args', 'file_client_args', 'ignore_empty')
+OWN_COLOR_TYPE = 'color_ignore_orientation'  # of PillowLoadImageFromFile, unless it is given
 
 Size = tuple[int, int]
 
@@ -70,7 +71,9 @@ def loader_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     for step in pipeline:
         kind = type_name(step)
         if kind in LOADERS:
-            return {**{key: value for key, value in step.items() if key not in WHERE_FROM}, 'type': kind}
+            given = {key: value for key, value in step.items() if key not in WHERE_FROM}
+            own = dict(color_type=OWN_COLOR_TYPE) if kind == 'PillowLoadImageFromFile' else {}
+            return {**own, **given, 'type': kind}
         if 'Load' in kind and kind not in HARMLESS:
             return dict(type=kind)
     return None

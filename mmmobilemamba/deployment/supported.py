@@ -86,6 +86,12 @@ def check_detector(model: nn.Module) -> None:
         )
     if rule is not yolox_head:
         check_limit(config, 'test_cfg')
+        if config.get('min_bbox_size', -1) > 0:
+            raise DeploymentError(
+                f'test_cfg.min_bbox_size is {config.min_bbox_size}, in pixels of the picture before it is '
+                f'resized, and the file has those of its input alone: set it to 0, and leave out small boxes '
+                f'where the file is used.'
+            )
     if rule in (gfl_head, paa_head, yolox_head) and 'score_thr' not in config:
         raise DeploymentError('test_cfg has no score_thr.')
 

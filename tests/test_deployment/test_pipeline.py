@@ -219,3 +219,12 @@ def test_nested_datasets():
 def test_pad_divisors(preprocessor, divisor):
     """mmdet's and mmpretrain's, and mmseg's."""
     assert pipeline.pad_divisor_of(preprocessor) == divisor
+
+
+def test_loaders_are_written_with_what_they_do_by_default():
+    assert pipeline.loader_of([dict(type='PillowLoadImageFromFile', backend_args=None)]) == dict(
+        type='PillowLoadImageFromFile', color_type='color_ignore_orientation'
+    )
+    gray = dict(type='PillowLoadImageFromFile', color_type='grayscale')
+    assert pipeline.loader_of([gray]) == gray
+    assert pipeline.loader_of([dict(type='mmcv.LoadImageFromFile')]) == dict(type='LoadImageFromFile')

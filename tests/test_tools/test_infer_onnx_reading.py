@@ -245,3 +245,17 @@ def test_files_that_do_not_say_how(tmp_path):
     exif[0x0112] = 6
     content = io.BytesIO(encode(Image.fromarray(RGB), 'PNG', exif=exif))
     assert np.array_equal(np.asarray(network.read(Image.open(content))), np.rot90(RGB, -1))
+
+
+def test_a_classifier_takes_pictures_of_its_size_alone(tmp_path):
+    """It would pool over what is padded, and answer otherwise than the model."""
+    network = infer_onnx.Preparation(
+        dict(
+            task='classification', mean=[0.0] * 3, std=[1.0] * 3, channels='RGB', pad_divisor=1, labels=[],
+            resize=[], size=[8, 8], preprocessed=False, load=dict(type='LoadImageFromFile'),
+        ),
+        'x.onnx',
+    )  # fmt: skip
+    assert network.prepare(picture_of(8, 8))[0].shape == (1, 3, 8, 8)
+    with pytest.raises(infer_onnx.NetworkError, match=r'takes images of 8 x 8 px .* the picture is 8 x 6 px'):
+        network.prepare(picture_of(6, 8))

@@ -146,7 +146,8 @@ def build(config, shape):
         tuple[BaseModel, Tensor, list]: Model, images (1, in_channels, H, W), their metadata.
     """
     init_default_scope(codebase_of(config) or 'mmengine')
-    preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor')
+    preprocessor = dict(config.model.get('data_preprocessor') or config.get('data_preprocessor') or {})
+    preprocessor.update(mean=None, std=None)  # those of a recipe may be of other channels, and count nothing
     model = MODELS.build({**config.model, 'data_preprocessor': preprocessor})
     meta = BaseDataElement(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
     channels = (config.model.get('backbone') or {}).get('in_channels', 3)

@@ -91,7 +91,8 @@ class OnnxModel(BaseModel):
         if self.about['size'] is None:
             return images
         below, right = (want - have for want, have in zip(self.about['size'], images.shape[2:]))
-        if min(below, right) < 0:
+        # A classifier pools over the padding, too, so it takes pictures of its own size alone.
+        if min(below, right) < 0 or (self.about['task'] == 'classification' and max(below, right) > 0):
             raise ValueError(
                 f'The file takes images of {self.about["size"]}, and the test data are '
                 f'{tuple(images.shape[2:])}: export it with --dynamic or --size.'

@@ -40,7 +40,7 @@ def difference(model, folded):
 
     That is the features of the neck or backbone, and the logits of a classifier.
     """
-    image = torch.rand(1, getattr(model.backbone, 'in_channels', 3), 64, 96) * 2 - 1
+    image = torch.rand(1, getattr(model.backbone, 'in_channels', 3), 128, 192) * 2 - 1
     outputs = [list(part.extract_feat(image)) for part in (model, folded)]
     if isinstance(getattr(model, 'head', None), nn.Module):
         outputs = [[*maps, part(image, mode='tensor')] for maps, part in zip(outputs, (model, folded))]

@@ -44,8 +44,8 @@ class PillowLoadImageFromFile(LoadImageFromFile):
     def transform(self, results: dict) -> dict | None:
         """Reads ``img_path``; sets ``img``, (H, W, 3) of BGR or (H, W) of gray, and its shapes.
 
-        An ``img`` without ``img_path`` stays: mmpretrain's inferencers read pictures themselves, and leave out
-        mmcv's loader alone.
+        An ``img`` without ``img_path`` stays: mmpretrain's inferencers read pictures themselves, and take no
+        loader but mmcv's out of the pipeline.
         """
         if 'img' in results and 'img_path' not in results:
             return results

@@ -98,7 +98,9 @@ export function paddedSize(about, name, width, height) {
     return sides.map((side) => Math.ceil(side / divisor) * divisor);
   }
   const [fullHeight, fullWidth] = about.size;
-  if (height > fullHeight || width > fullWidth) {
+  // A classifier pools over the padding, too, so it takes pictures of its own size alone.
+  const isSmaller = about.task === 'classification' && (height < fullHeight || width < fullWidth);
+  if (height > fullHeight || width > fullWidth || isSmaller) {
     throw new UserError(
       `${name} takes images of ${fullHeight} x ${fullWidth} px (height x width), but the picture is ${height} x ` +
       `${width} px after the test pipeline's resizing. Export the network with --dynamic or --size ${height} ` +
