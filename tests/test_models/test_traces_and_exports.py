@@ -146,7 +146,7 @@ def test_what_is_chosen_while_something_is_exported(monkeypatch):
     monkeypatch.setattr(tracing, '_is_exporting', lambda: True)
     choice = select_backend()
     assert choice.backend == ('export' if 'export' in available_backends() else 'torch')
-    assert set(choice.passed_over) == {'cpp', 'triton'}
+    assert set(choice.passed_over) >= {'cpp', 'triton'}
     assert 'has to work where this package is not' in choice.passed_over['cpp']
     for operation in ('conv', 'depthwise_conv', 'haar', 'norm_gate'):
         assert select_backend(operation=operation).backend == 'torch'

@@ -11,12 +11,9 @@ from torch import Tensor
 from ..shapes import side_of
 
 BANDS = 4
-# Of the filters of the bands, (4, 2, 2). A tensor that is made in a trace would have a warning each.
-SIGNS = torch.tensor(
-    [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]],
-    dtype=torch.float32,
-    device='cpu',
-)
+# Of the filters of the bands, (4, 2, 2).
+SIGNS = [[[1.0, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
+FOR_TRACES = torch.tensor(SIGNS, dtype=torch.float32, device='cpu')
 
 
 def haar_filter(x: Tensor, weight: Tensor, base: Tensor) -> Tensor:
@@ -56,7 +53,13 @@ def haar_idwt_export(bands: Tensor, base: Tensor) -> Tensor:
 
 def _haar(like, channels):
     """Weights (4C, 1, 2, 2) of the transform, the four bands of a channel adjacent."""
-    return SIGNS.to(like.device, like.dtype)[:, None].repeat(channels, 1, 1, 1)
+    if (
+        torch.jit.is_tracing()
+    ):  # where a tensor that is made has a warning; torch.export refuses one from outside
+        signs = FOR_TRACES.to(like.device, like.dtype)
+    else:
+        signs = torch.tensor(SIGNS, dtype=like.dtype, device=like.device)
+    return signs[:, None].repeat(channels, 1, 1, 1)
 
 
 def _forward(x, channels):
