@@ -46,7 +46,8 @@ def labels_of(config: Config, trained: Sequence[str] | None = None) -> list[str]
         trained (Sequence[str], optional): The checkpoint's, ``meta['dataset_meta']['classes']``.
 
     Raises:
-        DeploymentError: If several test sets have different names, or the names are a file that is not there.
+        DeploymentError: If several test sets have different names, or the names are a file that is not there
+            or given as they were before mmengine.
     """
     init_default_scope(codebase_of(config) or 'mmengine')
     every = [_names(dataset, trained) for dataset, _ in datasets_of(config)] or [list(trained or ())]
@@ -61,6 +62,10 @@ def _names(dataset, trained) -> list[str]:
     """Names of the classes of one dataset, see :func:`labels_of`."""
     if 'type' not in dataset:
         return _checked((dataset.get('metainfo') or {}).get('classes') or trained)
+    if 'CLASSES' in (dataset.get('metainfo') or {}):
+        raise DeploymentError(
+            "The test data's metainfo has CLASSES, which mmengine's datasets do not read: write classes."
+        )
     given = dataset.get('classes') or (dataset.get('metainfo') or {}).get('classes')
     try:
         built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})

@@ -37,8 +37,8 @@ class TrainingCheckHook(Hook):
     batch of a small dataset, and reports a checkpoint of another network as a long list of keys.
 
     Raises:
-        ValueError: Before training, if there is nothing to train or validate on, or a batch of one image
-            would leave a batch norm with one value a channel.
+        ValueError: Before training, if there is nothing to train or validate on, a batch of one image would
+            leave a batch norm with one value a channel, or the data have more classes than a head.
         CheckpointError: When a checkpoint is loaded that has no weights for any MobileMamba of the model, or
             one of another model is resumed.
 
@@ -65,6 +65,7 @@ class TrainingCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check the batches, and say which schedulers end or begin after the training."""
         check_iterations(runner.train_dataloader)
+        check_classes(unwrap_model(runner.model), runner.train_dataloader.dataset)
         if runner.val_loop is not None:
             check_validation(runner.val_dataloader)
         # A part of what FSDP wraps cannot run alone.
@@ -173,6 +174,34 @@ def check_validation(loader: DataLoader) -> None:
     check_not_empty(loader)
     if hasattr(loader.batch_sampler, '__len__') and len(loader.batch_sampler) == 0:
         raise ValueError('There is no iteration in a validation. Set val_dataloader.drop_last=False.')
+
+
+def check_classes(model: nn.Module, dataset: Any) -> None:
+    """Make sure that the heads of a classifier or segmentor have an output for every class of a dataset.
+
+    Detectors are left to mmdet's NumClassCheckHook, as those of panoptic data predict some of the classes.
+
+    Raises:
+        ValueError: If one has too few, or the names are given as they were before mmengine.
+    """
+    metainfo = getattr(dataset, 'metainfo', None) or {}
+    if 'CLASSES' in metainfo:
+        raise ValueError(
+            "The names of the classes are given as metainfo=dict(CLASSES=...), which mmengine's datasets do "
+            'not read: write metainfo=dict(classes=...).'
+        )
+    classes = metainfo.get('classes') or ()
+    for name in ('head', 'decode_head', 'auxiliary_head'):
+        heads = getattr(model, name, None)
+        for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
+            outputs = getattr(head, 'num_classes', None)
+            if isinstance(outputs, int) and outputs < len(classes):
+                first = ', '.join(map(str, classes[:3]))
+                raise ValueError(
+                    f'The training data have {len(classes)} classes ({first}, ...) and the {name} has '
+                    f'{outputs}: set model.{name}.num_classes={len(classes)}, or name the '
+                    f'classes to train on in train_dataloader.dataset.metainfo.'
+                )
 
 
 def check_smallest_batch(model: nn.Module, loader: DataLoader) -> None:

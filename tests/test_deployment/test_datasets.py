@@ -182,3 +182,8 @@ def test_means_of_other_channels():
     config = Config(dict(model=dict(backbone=dict(in_channels=4), data_preprocessor=dict(mean=[1, 2, 3]))))
     with pytest.raises(DeploymentError, match=r'has 3 values in mean, and .* in_channels=4: give as many'):
         build.describe(config, 'backbone')
+
+
+def test_names_as_they_were_before_mmengine(data):
+    with pytest.raises(DeploymentError, match=r'has CLASSES, which .* do not read: write classes'):
+        labels_of(config_with(folders(data, metainfo=dict(CLASSES=NAMES))))

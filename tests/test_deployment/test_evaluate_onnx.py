@@ -221,6 +221,11 @@ def test_errors(tmp_path):
         ValueError, match=r'The file takes images of \[64, 64\], and the test data are \(96, 64\)'
     ):
         model(noise_for((1, 3, 96, 64), 0), [])
+    # Zeros at the edges would change what a classifier pools.
+    about = dict(task='classification', preprocessed=False, size=[64, 64])
+    onnx_file.write(proto, tmp_path / 'exact.onnx', about)
+    with pytest.raises(ValueError, match=r'The file takes .*\[64, 64\], and the test data are \(32, 64\)'):
+        tool.OnnxModel(str(tmp_path / 'exact.onnx'), None)(noise_for((1, 3, 32, 64), 0), [])
 
 
 def test_another_config(classifier, tmp_path, monkeypatch):
@@ -244,3 +249,10 @@ def test_another_config(classifier, tmp_path, monkeypatch):
         SystemExit, match=r'The file has 10 classes \(.*\), and the test data 1 \(a, \.\.\.\)'
     ):
         tool.main(['other.py', str(path)])
+    without = Config.fromfile('other.py')
+    dataset = without.test_dataloader.dataset
+    dataset.update(metainfo=dict(classes=[str(digit) for digit in range(10)]), with_label=False)
+    dataset.data_prefix = 'crops/a'
+    without.dump('unlabelled.py')
+    with pytest.raises(SystemExit, match="need 'gt_label', which the test data do not have"):
+        tool.main(['unlabelled.py', str(path)])

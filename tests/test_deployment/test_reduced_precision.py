@@ -294,7 +294,7 @@ def test_images_are_spread_over_the_folder(pictures, tmp_path, capsys):
 
 def test_images_are_prepared_as_for_inference(pictures, tmp_path, capsys):
     """By what the file says of itself; those that are too large for it are named."""
-    about = dict(task='classification', mean=[10.0] * 3, std=[2.0] * 3, channels='BGR', pad_divisor=1)
+    about = dict(task='segmentation', mean=[10.0] * 3, std=[2.0] * 3, channels='BGR', pad_divisor=1)
     about.update(labels=[], resize=[], size=[80, 96], preprocessed=False)
     args = tool.parse_args(['c.py', 'c.pth', str(tmp_path / 'network.onnx'), '--int8', str(pictures)])
     paths = tool.find_images(args)
@@ -307,6 +307,8 @@ def test_images_are_prepared_as_for_inference(pictures, tmp_path, capsys):
     with pytest.raises(build.DeploymentError, match=f'None of the images of {pictures} can be used'):
         tool.prepare_images(dict(about, size=[32, 32]), args, paths)
     assert capsys.readouterr().err.count('was skipped. network.onnx takes images of 32 x 32 px') == 12
+    with pytest.raises(build.DeploymentError, match='None of the images'):
+        tool.prepare_images(dict(about, task='classification'), args, paths)  # whose answers padding changes
 
 
 @pytest.mark.parametrize(

@@ -357,3 +357,37 @@ def test_resumed_without_the_average(tmp_path, monkeypatch):
         found = warnings_of(runner, monkeypatch)
         runner.train()
         assert sum('goes on from the averaged weights' in text for text in found) == told
+
+
+class Named(Noisy):
+    """Images of a dataset with a metainfo."""
+
+    def __init__(self, **metainfo):
+        super().__init__(8)
+        self.metainfo = metainfo
+
+
+class Headed(Pooled):
+    """A model with a head of three outputs, in a list perhaps."""
+
+    def __init__(self, name, several=False):
+        super().__init__()
+        head = nn.Module()
+        head.num_classes = 3
+        setattr(self, name, nn.ModuleList([head]) if several else head)
+
+
+@pytest.mark.parametrize(('name', 'several'), [('decode_head', False), ('auxiliary_head', True)])
+def test_more_classes_than_a_head_has(tmp_path, name, several):
+    batches = dict(batch_size=4, sampler=dict(type='DefaultSampler', shuffle=True))
+    four = dict(batches, dataset=Named(classes=('a', 'b', 'c', 'd')))
+    message = rf'have 4 classes \(a, b, c, ...\) and the {name} has 3: set model.{name}.num_classes=4'
+    with pytest.raises(ValueError, match=message):
+        build(tmp_path, four, Headed(name, several)).train()
+    build(tmp_path, dict(batches, dataset=Named(classes=('a', 'b'))), Headed(name, several)).train()
+
+
+def test_classes_as_they_were_before_mmengine(tmp_path):
+    batches = dict(batch_size=4, sampler=dict(type='DefaultSampler', shuffle=True))
+    with pytest.raises(ValueError, match=r'\(CLASSES=...\), .* write metainfo=dict\(classes=...\)'):
+        build(tmp_path, dict(batches, dataset=Named(CLASSES=('a', 'b')))).train()

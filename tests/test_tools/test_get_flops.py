@@ -218,3 +218,12 @@ def test_config_without_a_size(tmp_path):
     )
     with pytest.raises(SystemExit, match=r'makes no largest size. Give --shape HEIGHT WIDTH'):
         get_flops.main([str(path)])
+
+
+def test_a_size_that_a_neck_cannot_take():
+    path = 'configs/retinanet/retinanet_mobilemamba-b1_fpn_1x_coco.py'
+    neck = ['model.neck._delete_=True', 'model.neck.type=PAFPN', 'model.neck.num_outs=3']
+    neck += ['model.neck.in_channels=[200,376,448]', 'model.neck.out_channels=8']
+    arguments = [str(ROOT / path), '--cfg-options', *neck, 'model.data_preprocessor.pad_size_divisor=1']
+    with pytest.raises(SystemExit, match=r'cannot take 96 x 144 pixels: .*multiples of its largest stride'):
+        get_flops.main([*arguments, '--shape', '96', '144'])

@@ -259,3 +259,14 @@ def test_a_classifier_takes_pictures_of_its_size_alone(tmp_path):
     assert network.prepare(picture_of(8, 8))[0].shape == (1, 3, 8, 8)
     with pytest.raises(infer_onnx.NetworkError, match=r'takes images of 8 x 8 px .* the picture is 8 x 6 px'):
         network.prepare(picture_of(6, 8))
+
+
+@pytest.mark.parametrize('backend', ['cv2', 'pillow'])
+def test_orientation_in_xmp_alone(backend):
+    """Pillow looks there too, and OpenCV does not."""
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
+    content = encode(Image.fromarray(RGB), 'JPEG', xmp=xmp)
+    expected = mmcv.imfrombytes(content, backend=backend)
+    found = read(content, imdecode_backend=backend)
+    assert found.shape == expected.shape == ((70, 90, 3) if backend == 'cv2' else (90, 70, 3))
+    assert np.abs(found.astype(int) - expected).max() <= 3

@@ -94,6 +94,19 @@ def test_other_channels(channels, tmp_path, capsys):
     assert torch.load(out)['state_dict']['backbone.stem.0.weight'].shape[1] == channels
 
 
+def test_a_neck_that_doubles_its_maps(tmp_path, capsys):
+    """The trial image has sides that such a neck takes."""
+    config, _ = make('detector', tmp_path / 'trained.pth')
+    config = Config.fromfile(config)
+    neck = config.model.neck
+    config.model.neck = dict(type='PAFPN', in_channels=neck.in_channels, out_channels=8, num_outs=3)
+    config.dump(tmp_path / 'pafpn.py')
+    model = MODELS.build(config.model)
+    torch.save(dict(state_dict=model.state_dict()), tmp_path / 'trained.pth')
+    tool.main([str(tmp_path / 'pafpn.py'), str(tmp_path / 'trained.pth'), str(tmp_path / 'folded.pth')])
+    assert 'folded backbone; outputs within' in capsys.readouterr().out
+
+
 def test_what_is_refused(tmp_path, capsys):
     config, _ = make('classifier', tmp_path / 'trained.pth')
     trained, out = str(tmp_path / 'trained.pth'), tmp_path / 'folded.pth'

@@ -207,8 +207,15 @@ def main(argv=None):
             sys.exit(f'{args.config}: {error} Give --shape HEIGHT WIDTH.')
         model, images, data_samples = build(config, shape)
     height, width = images.shape[2:]
+    try:
+        flops, portions = count_flops(model, images, data_samples)
+    except RuntimeError as error:  # of a neck that doubles its maps, where they had an odd side
+        sys.exit(
+            f'{args.config}: the model cannot take {height} x {width} pixels: {error}. Its neck may want '
+            f'multiples of its largest stride, which is 64 for the whole backbone: give --shape HEIGHT WIDTH.'
+        )
     print(f'{args.config}: {shape[0]} x {shape[1]} pixels, {height} x {width} for the network')
-    print('\n'.join(table(model, *count_flops(model, images, data_samples))))
+    print('\n'.join(table(model, flops, portions)))
 
 
 if __name__ == '__main__':

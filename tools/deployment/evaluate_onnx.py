@@ -234,6 +234,11 @@ def main(argv=None):
             check_checkpoint(config, args.checkpoint)
         engine = 'ONNX Runtime' if precision == 'float32' else f'ONNX Runtime, {precision}'
         scores = {engine: evaluate(config, args.work_dir, model=model, labels=labels)}
+    except KeyError as missing:
+        sys.exit(
+            f'{args.model} was not evaluated. The metrics of the config need {missing}, which the test data '
+            f'do not have: they must be labelled.'
+        )
     except (CheckpointError, ValueError, OSError, RuntimeError) as error:
         sys.exit(f'{args.model} was not evaluated. {error}')
     report(scores, args.work_dir)

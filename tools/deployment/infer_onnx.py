@@ -35,6 +35,7 @@ KEY = 'mmmobilemamba'  # of the metadata
 FIELDS = ('task', 'mean', 'std', 'channels', 'pad_divisor', 'labels', 'resize', 'size', 'preprocessed')
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 LOADERS = ('LoadImageFromFile', 'PillowLoadImageFromFile')
+XMP = ('xmp', 'XML:com.adobe.xmp')  # keys of Pillow's
 COLOR_TYPES = ('color', 'grayscale', 'unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation')
 TRANSPARENT = (124, 117, 104)  # what mmcv's backend pillow puts behind gray pictures with transparency
 LUMINANCE = (0.299, 0.587, 0.114)
@@ -247,6 +248,8 @@ def read_picture(picture, load):
         raise NetworkError(f"The config's loader, turbojpeg, reads JPEG alone, and this is {picture.format}.")
     check_mode(picture, backend, color, own)
     if color in ('color', 'grayscale') and backend != 'turbojpeg':
+        if backend == 'cv2':  # which reads the orientation in EXIF data alone, and Pillow that in XMP as well
+            picture.info = {key: value for key, value in picture.info.items() if key not in XMP}
         picture = ImageOps.exif_transpose(picture)
     if color == 'unchanged':
         return picture
