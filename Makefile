@@ -5,6 +5,7 @@ LINT_VENV ?= .venv-lint
 WORK ?= work_dirs/demo
 OVERWRITE ?=
 TASKS ?=
+JOBS ?= 2
 DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
 
 # Paths may have spaces: they are quoted where they are used, and make's own functions and targets, to which a
@@ -20,7 +21,7 @@ help:
 	@echo "make zoo-demo  the same for every task of the paper, one after the other (1 to 2 hours)"
 	@echo "              (TASKS='retinanet sem_fpn' runs some of them, with what they need)"
 	@echo "make data    make the data alone (OVERWRITE=--overwrite replaces what an older version has made)"
-	@echo "make test    set up and run the test suite"
+	@echo "make test    set up and run the test suite (JOBS=$(JOBS) files at a time, each with up to 4 GiB)"
 	@echo "make test-deploy  export everything there is and run it in ONNX Runtime and a browser (about 15 min)"
 	@echo "make env     the set-up alone (VENV=$(VENV))"
 	@echo "make lint    ruff and mypy, in an environment of their own that takes seconds (LINT_VENV=$(LINT_VENV))"
@@ -29,8 +30,8 @@ help:
 env:
 	@$(PYTHON) tools/misc/setup_env.py "$(VENV)"
 
-test: env
-	CUDA_VISIBLE_DEVICES= "$(BIN)/python" -m pytest  # what they assert is what happens without a GPU
+test: env  # without a GPU, as what they assert is what happens then; a core for each process
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile
 
 test-deploy: env  # what is missing for a part of it (Chromium, npm) is named as the reason of a skipped test
 	"$(BIN)/python" -m pip install -q selenium openvino

@@ -6,6 +6,7 @@ import pickle
 import pytest
 import torch
 import torch.nn.functional as F
+from mmengine.registry import init_default_scope
 from mmengine.runner import load_checkpoint
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -329,6 +330,7 @@ def heads():
     pytest.importorskip('mmpretrain')
     from mmmobilemamba.models.heads import MobileMambaClsHead
 
+    init_default_scope('mmpretrain')  # where its loss is found
     head = randomise(MobileMambaClsHead(10, 24).double())
     folded = copy.deepcopy(head)
     folded.switch_to_deploy()

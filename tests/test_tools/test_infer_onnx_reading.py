@@ -268,5 +268,5 @@ def test_orientation_in_xmp_alone(backend):
     content = encode(Image.fromarray(RGB), 'JPEG', xmp=xmp)
     expected = mmcv.imfrombytes(content, backend=backend)
     found = read(content, imdecode_backend=backend)
-    assert found.shape == expected.shape == ((70, 90, 3) if backend == 'cv2' else (90, 70, 3))
+    assert found.shape == expected.shape == ((90, 70, 3) if backend == 'cv2' else (70, 90, 3))
     assert np.abs(found.astype(int) - expected).max() <= 3
