@@ -8,6 +8,7 @@ pytest.importorskip('mmdet')
 from mmdet.structures import DetDataSample
 from mmengine.config import ConfigDict
 
+from mmmobilemamba.deployment import dense_heads, onnx_file
 from mmmobilemamba.deployment.build import DeploymentError, check_supported, make_graph
 
 from ..conftest import noise_for
@@ -186,3 +187,20 @@ def test_own_methods_are_refused(retinanet):
             check_supported(retinanet, 'detection')
     finally:
         retinanet.bbox_head.__class__, retinanet.__class__ = plain, detector
+
+
+class Sigmoid(torch.nn.Module):
+    forward = staticmethod(dense_heads.sigmoid)
+
+
+def test_small_scores_in_onnx_runtime(tmp_path):
+    """They are exact in relation to themselves, not to 1: it is they that put candidates in order."""
+    pytest.importorskip('onnx')
+    pytest.importorskip('onnxruntime')
+    pytest.importorskip('onnxscript')
+    logits = torch.linspace(-80, 20, 4 * 257).view(2, 2, 1, 257)
+    proto = onnx_file.to_onnx(Sigmoid(), logits, False)
+    onnx_file.write(proto, tmp_path / 'sigmoid.onnx', {})
+    (found,) = onnx_file.open_session(tmp_path / 'sigmoid.onnx').run(None, {'image': logits.numpy()})
+    torch.testing.assert_close(torch.from_numpy(found), logits.sigmoid(), rtol=1e-6, atol=0)
+    assert dense_heads.sigmoid(torch.tensor([-1e4, 1e4])).tolist() == [0, 1]

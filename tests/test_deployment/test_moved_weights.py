@@ -74,7 +74,7 @@ def params():
             yield pytest.param(recipe, option, marks=marks)
 
 
-@pytest.mark.parametrize(('recipe', 'option'), params())
+@pytest.mark.parametrize(('recipe', 'option'), list(params()))
 def test_recipes(recipe, option, tmp_path, capsys):
     options = ['--size', '96'] + ([option] if option == '--dynamic' else [])
     tool.main([*map(str, moved(recipe, tmp_path)), str(tmp_path / 'out.onnx'), *options])
