@@ -13,6 +13,11 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+try:
+    import safetensors.torch
+except ImportError:  # which files of it alone need
+    safetensors = None
+
 # In this order: the moving average before the raw weights.
 WRAPPERS = ('net_E', 'net', 'model', 'state_dict')
 
@@ -96,10 +101,8 @@ def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
 
 def _read_safetensors(path: Path, map_location: str, damaged: str) -> dict[str, Tensor]:
     """A file of safetensors."""
-    try:
-        import safetensors.torch
-    except ImportError as error:
-        raise CheckpointError(f'{path} needs safetensors: python -m pip install safetensors') from error
+    if safetensors is None:
+        raise CheckpointError(f'{path} needs safetensors: python -m pip install safetensors')
     try:
         return safetensors.torch.load_file(path, device=map_location)
     except safetensors.SafetensorError as error:
