@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import copy
-import random
 import re
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import EMAHook, Hook
@@ -21,6 +19,8 @@ from torch.utils.data import BatchSampler, DataLoader
 
 from mmmobilemamba.models import MobileMamba
 from mmmobilemamba.models.checkpoint import CheckpointError, describe, is_authors, unwrap
+
+from .mask_check import check_masks, same_random_numbers
 
 FILTERED = (
     'Either its files were not found, or all of them were filtered out: compare data_root, data_prefix and '
@@ -38,7 +38,8 @@ class TrainingCheckHook(Hook):
 
     Raises:
         ValueError: Before training, if there is nothing to train or validate on, a batch of one image would
-            leave a batch norm with one value a channel, or the data have more classes than a head.
+            leave a batch norm with one value a channel, or the data have more classes than a head; and before
+            a test, too, if masks are no maps of labels.
         CheckpointError: When a checkpoint is loaded that has no weights for any MobileMamba of the model, or
             one of another model is resumed.
 
@@ -65,15 +66,22 @@ class TrainingCheckHook(Hook):
     def before_train(self, runner: Runner) -> None:
         """Check the batches, and say which schedulers end or begin after the training."""
         check_iterations(runner.train_dataloader)
-        check_classes(unwrap_model(runner.model), runner.train_dataloader.dataset)
+        model = unwrap_model(runner.model)
+        check_classes(model, runner.train_dataloader.dataset)
+        check_masks(model, runner.train_dataloader.dataset)
         if runner.val_loop is not None:
             check_validation(runner.val_dataloader)
+            warn_of_masks(runner, runner.val_dataloader)
         # A part of what FSDP wraps cannot run alone.
         if not is_model_wrapper(runner.model) or isinstance(runner.model, DistributedDataParallel):
             check_smallest_batch(unwrap_model(runner.model), runner.train_dataloader)
         late = late_schedulers(runner)
         if late:
             runner.logger.warning(' '.join(late) + ' Shorten param_scheduler, or train for longer.')
+
+    def before_test(self, runner: Runner) -> None:
+        """Check the masks of a segmentor."""
+        warn_of_masks(runner, runner.test_dataloader)
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
@@ -204,6 +212,17 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
                 )
 
 
+def warn_of_masks(runner: Runner, loader: DataLoader) -> None:
+    """Say which labels of the masks to test on are no class.
+
+    Raises:
+        ValueError: If masks are no maps of labels.
+    """
+    message = check_masks(unwrap_model(runner.model), loader.dataset, training=False)
+    if message:
+        runner.logger.warning(message)
+
+
 def check_smallest_batch(model: nn.Module, loader: DataLoader) -> None:
     """Make sure that batch norms have more than one value a channel in the smallest batch of an epoch.
 
@@ -220,16 +239,13 @@ def check_smallest_batch(model: nn.Module, loader: DataLoader) -> None:
             module.eval()
         elif isinstance(module, _BatchNorm):
             module.register_forward_pre_hook(_refuse_single_values(name, loader.batch_sampler.batch_size))
-    states = random.getstate(), np.random.get_state()
-    with torch.random.fork_rng(devices=[]), torch.no_grad():
+    with same_random_numbers(), torch.no_grad():
         batch = loader.collate_fn([loader.dataset[0]])
         batch = copied.data_preprocessor(batch, True)
         if isinstance(batch, dict):
             copied(**batch, mode='loss')
         else:
             copied(*batch, mode='loss')
-    random.setstate(states[0])
-    np.random.set_state(states[1])
 
 
 def smallest_batch(loader: DataLoader) -> int | None:

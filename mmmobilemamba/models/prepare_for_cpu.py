@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,7 @@ from mmmobilemamba.ops.backends import autocasts
 from mmmobilemamba.ops.cpu import can_run
 from mmmobilemamba.ops.cpu.conv import PreparedConv
 from mmmobilemamba.ops.epilogue import apply_epilogue
+from mmmobilemamba.ops.tracing import is_exported
 
 from .deploy import deploy
 from .layers import Conv2d, FusedConv2d
@@ -85,6 +87,11 @@ def input_sizes(model: nn.Module, image: Tensor) -> dict[nn.Conv2d, torch.Size]:
     return sizes
 
 
+def is_proxy(x: Any) -> bool:
+    """Whether ``torch.fx`` is tracing, which has stand-ins of tensors."""
+    return isinstance(x, torch.fx.Proxy)
+
+
 class PreparedConv2d(PreparedModule):
     """Base of convolutions that hold what is of this process alone, such as addresses.
 
@@ -116,9 +123,14 @@ class RememberingConv2d(PreparedConv2d):
         """Without the calls, in which a copy would have the addresses of the original's weights."""
         return {**self.__dict__, 'calls': {}}
 
+    @property
+    def weight(self) -> nn.Parameter:
+        """Of the convolution."""
+        return self.conv.weight
+
     def forward(self, x: Tensor, *shortcut: Tensor) -> Tensor:
         """As the convolution: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
-        if autocasts() or not can_run(x, *shortcut):
+        if is_proxy(x) or autocasts() or not can_run(x, *shortcut):
             return self.conv(x, *shortcut)
         key = x.shape, x.stride(), x.dtype
         call = self.calls.get(key) or self.remember(key, x)
@@ -153,8 +165,23 @@ class PackedConv2d(PreparedConv2d):
         weight = conv.weight.detach().to_mkldnn()
         self.weight = torch._C._nn.mkldnn_reorder_conv2d_weight(weight, *self.geometry, size)
 
+    def __getstate__(self):
+        raise RuntimeError(
+            f'A network from {self.maker} with packed weights cannot be copied or saved. Do that with the '
+            f'network that it was made from, and prepare it again.'
+        )
+
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """As the convolution: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
+        """As the convolution: (N, in_channels, H, W) -> (N, out_channels, H', W').
+
+        Raises:
+            RuntimeError: In a trace or an export, which packed weights cannot be part of.
+        """
+        if is_proxy(x) or torch.jit.is_tracing() or is_exported():
+            raise RuntimeError(
+                f'A network from {self.maker} with packed weights cannot be traced or exported. Do that with '
+                f'the network that it was made from.'
+            )
         out = torch.ops.mkldnn._convolution_pointwise(
             x, self.weight, self.bias, *self.geometry, 'none', [], ''
         )

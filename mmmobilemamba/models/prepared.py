@@ -20,8 +20,8 @@ class PreparedModule(nn.Module):
     def _apply(self, *args, **kwargs):
         raise RuntimeError(f'A network from {self.maker} cannot be moved or converted. {REMEDY}')
 
-    def _save_to_state_dict(self, *args, **kwargs):
-        raise RuntimeError(f'A network from {self.maker} cannot be saved. {REMEDY}')
+    def _save_to_state_dict(self, *args, **kwargs):  # which a network that is loaded into asks first
+        raise RuntimeError(f'A network from {self.maker} cannot be saved or loaded into. {REMEDY}')
 
     def _load_from_state_dict(self, *args, **kwargs):
-        raise RuntimeError(f'A network from {self.maker} cannot be loaded into. {REMEDY}')
+        raise RuntimeError(f'A network from {self.maker} cannot be saved or loaded into. {REMEDY}')

@@ -395,3 +395,17 @@ def test_mixers_without_identity_stay_in_channels_last():
         )
     backbone(torch.rand(2, 3, 64, 64))
     assert formats == [True, True]
+
+
+@pytest.mark.parametrize(
+    ('image', 'what'),
+    [
+        (torch.zeros(3, 64, 64), r'torch\.float32 of shape \(3, 64, 64\)'),
+        (torch.zeros(1, 3, 64, 64, dtype=torch.uint8), r'torch\.uint8 of shape \(1, 3, 64, 64\)'),
+    ],
+    ids=['no_batch', 'pixels'],
+)
+def test_images_that_are_none(image, what):
+    """Torch would say "required rank 4 tensor to use channels_last format"."""
+    with pytest.raises(ValueError, match=rf'\(N, C, H, W\), and this is {what}: call image\.float\(\)'):
+        small().eval()(image)

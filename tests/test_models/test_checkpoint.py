@@ -6,6 +6,7 @@ import re
 import types
 from collections import OrderedDict
 
+import numpy as np
 import pytest
 import torch
 from mmengine.registry import init_default_scope
@@ -37,6 +38,10 @@ WRAPPED = dict(
     ema=lambda sd: dict(net=other_weights(sd), net_E=sd, epoch=300),
     module=lambda sd: {f'module.{key}': value for key, value in sd.items()},
     ema_module=lambda sd: dict(net_E=OrderedDict((f'module.{key}', value) for key, value in sd.items())),
+    compiled=lambda sd: {f'_orig_mod.{key}': value for key, value in sd.items()},
+    compiled_inside=lambda sd: dict(
+        state_dict={f'module.backbone._orig_mod.{key}': value for key, value in sd.items()}
+    ),
     downstream=lambda sd: dict(
         state_dict={f'backbone.{key}': value for key, value in sd.items() if key[:5] != 'head.'}
     ),
@@ -167,7 +172,30 @@ def zip_bytes(content):
     return buffer.getvalue()
 
 
+def script_bytes():
+    buffer = io.BytesIO()
+    torch.jit.save(torch.jit.trace(torch.nn.Linear(1, 1), torch.zeros(1, 1)), buffer)
+    return buffer.getvalue()
+
+
+def program_bytes():
+    buffer = io.BytesIO()
+    torch.export.save(torch.export.export(torch.nn.Linear(1, 1), (torch.zeros(1, 1),)), buffer)
+    return buffer.getvalue()
+
+
+def numpy_bytes():
+    buffer = io.BytesIO()
+    np.savez(buffer, weight=np.zeros(1))
+    return buffer.getvalue()
+
+
 UNREADABLE = dict(
+    script=(lambda sd: script_bytes(), r'is a program of TorchScript, not a checkpoint: give the file that'),
+    program=(lambda sd: program_bytes(), r'is a program of torch\.export, not a checkpoint'),
+    arrays=(lambda sd: numpy_bytes(), 'is arrays of numpy, not a checkpoint'),
+    onnx=(lambda sd: b'\x08\x08\x12\x07pytorch', 'is a file of ONNX, not a checkpoint'),
+    json=(lambda sd: b'{"epoch": 1}', 'is JSON, not a checkpoint'),
     web_page=(lambda sd: b'<!DOCTYPE html><html><title>Google Drive - Virus scan warning', 'web page'),
     pointer=(lambda sd: b'version https://git-lfs.github.com/spec/v1\noid sha256:1\n', 'pointer file'),
     empty=(lambda sd: b'', 'damaged or was not downloaded completely'),
@@ -195,6 +223,22 @@ def test_unreadable_files(tmp_path, flat, name):
     assert code == 1 and 'was not converted' in text
     assert sorted(p.name for p in tmp_path.iterdir()) == ['download.pth', 'out-12345678.pth']
     assert output.read_text() == 'from before'
+
+
+def test_safetensors(tmp_path, flat):
+    """By ``init_cfg``; a file that was cut off is named."""
+    safetensors = pytest.importorskip('safetensors.torch')
+    path = tmp_path / 'network.safetensors'
+    weights = {key: value.contiguous() for key, value in flat.items()}
+    safetensors.save_file(weights, path)
+    backbone = MobileMamba('t2', init_cfg=dict(type='Pretrained', checkpoint=str(path)))
+    backbone.init_weights()
+    assert answers_right(backbone)
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(CheckpointError, match='damaged or was not downloaded completely'):
+        read_checkpoint(path)
+    with pytest.raises(FileNotFoundError, match='is a folder, not a checkpoint file'):
+        read_checkpoint(tmp_path)
 
 
 def test_left_over_stage_is_an_error(flat):

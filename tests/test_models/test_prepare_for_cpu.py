@@ -1,6 +1,7 @@
 """Packed convolutions: equal to the network that they are made from, which stays as it is."""
 
 import copy
+import pickle
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from mmmobilemamba.models.prepare_for_cpu import CALLS, PackedConv2d, Rememberin
 from mmmobilemamba.ops import cpu
 
 from ..conftest import authors_checkpoint, golden, image_for, relative_error
-from ..helpers import randomise
+from ..helpers import SMALL, randomise, small
 
 packs = torch.backends.mkldnn.is_available()
 pytestmark = pytest.mark.skipif(not packs, reason='this PyTorch comes without oneDNN')
@@ -93,10 +94,28 @@ def test_what_the_copy_cannot(kind):
     for change in (prepared.half, prepared.double, lambda: prepared.to('meta')):
         with pytest.raises(RuntimeError, match=r'cannot be moved or converted. Do that with the network'):
             change()
-    with pytest.raises(RuntimeError, match=r'cannot be saved. Do that with the network'):
+    with pytest.raises(RuntimeError, match=r'cannot be saved or loaded into\. Do that with the network'):
         prepared.state_dict()
-    with pytest.raises(RuntimeError, match=r'cannot be loaded into. Do that with the network'):
+    with pytest.raises(RuntimeError, match=r'cannot be saved or loaded into\. Do that with the network'):
         prepared.load_state_dict(network.state_dict(), strict=False)
+
+
+def test_packed_weights_stay_in_their_process():
+    """Torch's own words about them are "Cannot access storage of OpaqueTensorImpl"."""
+    backbone, image = small(scan_backend='torch').eval(), torch.rand(1, 3, 64, 64)
+    prepared = prepare_for_cpu(backbone, image)
+    with pytest.raises(RuntimeError, match=r'cannot be saved or loaded into\. Do that with the network'):
+        prepared.load_state_dict(backbone.state_dict())
+    for copying in (copy.deepcopy, pickle.dumps, lambda network: prepare_for_cpu(network, image)):
+        with pytest.raises(RuntimeError, match=r'packed weights cannot be copied or saved\. Do that'):
+            copying(prepared)
+    for record in (
+        lambda: torch.jit.trace(prepared, image),
+        lambda: torch.export.export(prepared, (image,)),
+        lambda: torch.fx.symbolic_trace(prepared),
+    ):
+        with pytest.raises(RuntimeError, match=r'packed weights cannot be traced or exported\. Do'):
+            record()
 
 
 def test_a_convolution_is_a_network():
@@ -221,6 +240,35 @@ def test_hooks_stay():
     calls.clear()
     prepared(image)
     assert len(calls) == 1
+
+
+@needs_kernels
+@torch.no_grad()
+@pytest.mark.parametrize('tool', ['trace', 'export', 'fx', 'pickle'])
+def test_tools_of_pytorch(tool):
+    """They take the convolutions that remember, where all do."""
+    network = nn.Sequential(FusedConv2d(16, 32, activation='silu'), Conv2d(32, 16)).eval()
+    image = torch.rand(1, 16, 12, 10).contiguous(memory_format=torch.channels_last)
+    prepared = prepare_for_cpu(network, image)
+    assert [type(layer) for layer in prepared] == [RememberingConv2d] * 2
+    tools = dict(
+        trace=lambda: torch.jit.trace(prepared, image),
+        export=lambda: torch.export.export(prepared, (image,)).module(),
+        fx=lambda: torch.fx.symbolic_trace(prepared),
+        pickle=lambda: pickle.loads(pickle.dumps(prepared)),
+    )
+    assert relative_error(tools[tool]()(image), network(image)) < 1e-5
+
+
+@needs_kernels
+@torch.no_grad()
+def test_export_of_a_backbone():
+    """Whose Haar transform takes the weight of a convolution out of it."""
+    backbone = randomise(MobileMamba(dict(SMALL, embed_dims=(128, 144, 160))))
+    x = image_for((1, 128, 6, 6)).contiguous(memory_format=torch.channels_last)
+    prepared = prepare_for_cpu(backbone.stages[0].blocks[0].mixer, x)
+    exported = torch.export.export(prepared, (x,)).module()
+    assert relative_error(exported(x), prepared(x)) < 1e-5
 
 
 @needs_kernels

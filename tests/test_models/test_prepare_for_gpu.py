@@ -65,7 +65,7 @@ def test_stays_in_its_process(prepared):
         (lambda: copy.deepcopy(prepared), 'cannot be copied'),
         (lambda: prepared.half(), 'cannot be moved or converted'),
         (lambda: prepared.state_dict(), 'cannot be saved'),
-        (lambda: prepared.load_state_dict({}), 'cannot be loaded into'),
+        (lambda: prepared.load_state_dict({}), 'cannot be saved or loaded into'),
     ):
         with pytest.raises(RuntimeError, match=f'A network from prepare_for_gpu {message}.*repare'):
             action()

@@ -131,7 +131,11 @@ class MobileMamba(BaseModule):
             self.compile_regions(**(compile if isinstance(compile, dict) else {}))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) -> a tuple with (N, C, ceil(H / stride), ceil(W / stride)) a stage."""
+        """(N, in_channels, H, W) -> a tuple with (N, C, ceil(H / stride), ceil(W / stride)) a stage.
+
+        Raises:
+            ValueError: If ``x`` has another number of dimensions, or is not of a floating type.
+        """
         if self.training_graph is not None and self.training and torch.is_grad_enabled():
             return self.training_graph(self, x)
         return self.extract(x)
@@ -275,7 +279,16 @@ class MobileMamba(BaseModule):
 
 
 def in_fast_format(x: Tensor) -> Tensor:
-    """In channels-last where that is faster: on a CPU, and for the tensor cores of a GPU. (N, C, H, W)."""
+    """In channels-last where that is faster: on a CPU, and for the tensor cores of a GPU. (N, C, H, W).
+
+    Raises:
+        ValueError: If ``x`` has another number of dimensions, or is not of a floating type.
+    """
+    if x.ndim != 4 or not x.is_floating_point():
+        raise ValueError(
+            f'MobileMamba takes batches of normalised images of a floating type, (N, C, H, W), and this is '
+            f'{x.dtype} of shape {tuple(x.shape)}: call image.float() on pixels, or image[None] on one image.'
+        )
     if is_transformed():  # vmap knows one memory format
         return x
     halves = x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled()

@@ -13,8 +13,29 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+try:
+    import safetensors.torch
+except ImportError:  # which files of it alone need
+    safetensors = None
+
 # In this order: the moving average before the raw weights.
 WRAPPERS = ('net_E', 'net', 'model', 'state_dict')
+
+
+# What other files begin with, which are taken for checkpoints; TorchScript's has a member of its own.
+OTHER_FILES = {
+    b'\x08': 'a file of ONNX',
+    b'{': 'JSON',
+    b'[': 'JSON',
+    b'\x89HDF': 'HDF5',
+    b'\x1f\x8b': 'compressed by gzip',
+    b'\x93NUMPY': 'an array of numpy',
+}
+OTHER_ARCHIVES = {
+    r'[^/]+/constants\.pkl': 'a program of TorchScript',
+    r'(.*/)?archive_format|serialized_exported_program\.json': 'a program of torch.export',
+    r'[^/]+\.npy': 'arrays of numpy',
+}
 
 
 class CheckpointError(RuntimeError):
@@ -25,7 +46,8 @@ def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
     """Read a local checkpoint file without running any code that it holds.
 
     Args:
-        path (str | Path): The file.
+        path (str | Path): The file, of ``torch.save``, or of safetensors if its name ends in
+            ``.safetensors``.
         map_location (str): Where the tensors go. Defaults to ``'cpu'``.
 
     Returns:
@@ -33,10 +55,12 @@ def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If it is a web page, damaged, holds other things than tensors and plain
-            values, or is no dict.
+        CheckpointError: If it is a web page, of another kind, damaged, holds other things than tensors and
+            plain values, or is no dict.
     """
     path = Path(path)
+    if path.is_dir():
+        raise FileNotFoundError(f'{path} is a folder, not a checkpoint file.')
     if not path.is_file():
         raise FileNotFoundError(f'There is no checkpoint file {path}.')
     with open(path, 'rb') as file:
@@ -47,6 +71,14 @@ def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
             f'or login page. Download the file itself, for instance with a browser.'
         )
     damaged = f'{path} is damaged or was not downloaded completely. Download it again.'
+    if path.suffix == '.safetensors':
+        return _read_safetensors(path, map_location, damaged)
+    kind = _other_kind(path, head)
+    if kind is not None:
+        raise CheckpointError(
+            f'{path} is {kind}, not a checkpoint: give the file that training wrote, or what '
+            f'torch.save(network.state_dict(), path) writes.'
+        )
     if not head or (head.startswith(b'PK') and not zipfile.is_zipfile(path)):
         raise CheckpointError(damaged)
     try:
@@ -65,6 +97,30 @@ def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
     if not isinstance(checkpoint, Mapping):
         raise CheckpointError(f'{path} holds a {type(checkpoint).__name__}, not a dict of tensors.')
     return checkpoint
+
+
+def _read_safetensors(path: Path, map_location: str, damaged: str) -> dict[str, Tensor]:
+    """A file of safetensors."""
+    if safetensors is None:
+        raise CheckpointError(f'{path} needs safetensors: python -m pip install safetensors')
+    try:
+        return safetensors.torch.load_file(path, device=map_location)
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(damaged) from error
+
+
+def _other_kind(path: Path, head: bytes) -> str | None:
+    """What a file is (str) that is no checkpoint of ``torch.save``, None if it may be one."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            members = archive.namelist()
+        if any(member.endswith('/data.pkl') for member in members) and not any(
+            '/code/' in member for member in members
+        ):
+            return None
+        kinds = OTHER_ARCHIVES.items()
+        return next((kind for name, kind in kinds if any(re.fullmatch(name, each) for each in members)), None)
+    return next((kind for start, kind in OTHER_FILES.items() if head.startswith(start)), None)
 
 
 def _blocked_name(error: Exception) -> str | None:
@@ -88,13 +144,16 @@ def fetch_checkpoint(checkpoint: str | Path, map_location: str = 'cpu') -> Mappi
 def unwrap(checkpoint: Mapping, wrappers: Sequence[str] = WRAPPERS) -> dict[str, Tensor]:
     """The state dict inside a checkpoint, without ``module.`` in front of its keys.
 
+    ``torch.compile`` leaves an ``_orig_mod.`` in them, which goes, too.
+
     Raises:
         CheckpointError: If it holds other things than tensors.
     """
     inner = next((checkpoint[name] for name in wrappers if isinstance(checkpoint.get(name), Mapping)), None)
     if inner is not None:
         return unwrap(inner, wrappers)
-    state_dict = {re.sub(r'^module\.', '', str(key)): value for key, value in checkpoint.items()}
+    names = {key: re.sub(r'^module\.', '', str(key).replace('_orig_mod.', '')) for key in checkpoint}
+    state_dict = {names[key]: value for key, value in checkpoint.items()}
     odd = [key for key, value in state_dict.items() if not isinstance(value, torch.Tensor)]
     if odd:
         raise CheckpointError(f'The checkpoint holds other things than tensors, under {odd[:3]}.')

@@ -1,0 +1,87 @@
+"""Masks of a segmentor that have other than labels of its classes, found in the first ones that are read."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+MASKS = 8  # that are looked at, spread evenly over a dataset
+IGNORED = 255  # by the metrics of mmseg, unless told otherwise
+
+
+def check_masks(model: nn.Module, dataset: Any, training: bool = True) -> str | None:
+    """Look at some masks of a dataset, as its pipeline gives them.
+
+    Args:
+        model (nn.Module): Others than segmentors of mmseg are left alone.
+        dataset (Any): To train or to test on; one without masks is left alone.
+        training (bool): Whether labels that are no class are an error, as they are to the losses. Metrics
+            count their pixels as wrong. Defaults to True.
+
+    Returns:
+        str | None: What there is to say about labels that are no class, if that is no error.
+
+    Raises:
+        ValueError: If a mask has colours or other channels, or in training a label that is no class.
+    """
+    head = getattr(model, 'decode_head', None)
+    head = head[-1] if isinstance(head, nn.ModuleList) else head
+    classes = getattr(head, 'num_classes', None)
+    if not isinstance(classes, int):
+        return None
+    ignore_index = getattr(head, 'ignore_index', IGNORED)
+    ignored = {ignore_index} if training else {ignore_index, IGNORED}
+    for path, mask in read_masks(dataset):
+        if mask.ndim != 3 or mask.shape[0] != 1:
+            raise ValueError(
+                f'The mask {path} has the shape {tuple(mask.shape)}: masks have one channel, of labels. '
+                f'Convert colours (RGB) or transparency to 8-bit gray, or to palette PNG, where the indices '
+                f'are the labels.'
+            )
+        strange = sorted({label for label in mask.unique().tolist() if not 0 <= label < classes} - ignored)
+        if strange:
+            few = ', '.join(map(str, strange[:5])) + (', ...' if len(strange) > 5 else '')
+            message = (
+                f'The mask {path} has the labels {few}, and the decode_head has {classes} classes, 0 to '
+                f'{classes - 1}; {ignore_index} is ignored.'
+            )
+            if not training:
+                return f'{message} Metrics of mmseg count such pixels as wrong.'
+            raise ValueError(
+                f'{message} Set num_classes of the heads, or convert the mask. Where 0 is no class and 1 the '
+                f'first one, set reduce_zero_label=True in the dataset and in LoadAnnotations.'
+            )
+    return None
+
+
+def read_masks(dataset: Any) -> Iterator[tuple[str | None, torch.Tensor]]:
+    """Some masks of a dataset of mmseg, (1, H, W) if they are sound, each with its file."""
+    if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__') or not len(dataset):
+        return
+    for index in np.unique(np.linspace(0, len(dataset) - 1, MASKS).round().astype(int)):
+        with same_random_numbers():
+            item = dataset[int(index)]
+        sample = item.get('data_samples') if isinstance(item, dict) else None
+        sample = sample[0] if isinstance(sample, list) and sample else sample  # of augmented tests
+        mask = getattr(sample, 'gt_sem_seg', None)
+        if mask is None:
+            return
+        yield getattr(sample, 'seg_map_path', None), mask.data
+
+
+@contextmanager
+def same_random_numbers() -> Iterator[None]:
+    """Draw random numbers that what comes after draws as if there had been none."""
+    states = random.getstate(), np.random.get_state()
+    try:
+        with torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
