@@ -117,9 +117,9 @@ def check_converted(network: nn.Module) -> None:
     for path, module in network.named_modules():
         if isinstance(module, (MobileMamba, FoldedMKDeConv, *WITH_BACKEND)):
             raise DeploymentError(
-                f'{path or "The network"} ({type(module).__name__}) has no portable form: it is of a class of '
-                f'its own, the image does not reach it, or its norm layers do not fold into convolutions, as '
-                f'batch norm does.'
+                f'{path or "The network"} ({type(module).__name__}) has no portable form: it is of a class '
+                f'of its own, the image does not reach it, or its norm layers do not fold into convolutions, '
+                f'as batch norm does.'
             )
 
 

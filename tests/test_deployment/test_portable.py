@@ -1,7 +1,9 @@
 """The form for runtimes without loops: the same network, in operators that all of them have."""
 
+import subprocess
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -237,3 +239,38 @@ def test_double_precision(softplus):
     backbone, image = deployed().double(), image_for((1, 3, 70, 101)).double()
     for found, expected in zip(portable(backbone, image, softplus)(image), backbone(image)):
         assert found.dtype == torch.float64 and relative_error(found, expected) < 1e-12
+
+
+class Classifier(nn.Module):
+    """Logits of T2."""
+
+    def __init__(self):
+        super().__init__()
+        self.backbone = deployed('t2')
+        self.head = nn.Linear(self.backbone.out_channels[-1], 10).requires_grad_(False)
+
+    def forward(self, x):
+        return self.head(self.backbone(x)[-1].mean((2, 3)))
+
+
+def test_ncnn(tmp_path, monkeypatch):
+    """T2 at 192 px, through a trace and ncnn's converter, which says of nothing that it is ignored."""
+    ncnn = pytest.importorskip('ncnn', reason='needs: python -m pip install ncnn pnnx')
+    pnnx = pytest.importorskip('pnnx', reason='needs: python -m pip install ncnn pnnx')
+    monkeypatch.chdir(tmp_path)
+    classifier, image = Classifier(), image_for((1, 3, 192, 192))
+    torch.jit.trace(portable(classifier, image), image).save('network.pt')
+    command = [pnnx.EXEC_PATH, 'network.pt', 'inputshape=[1,3,192,192]', 'fp16=0']
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=300)
+    said = done.stdout + done.stderr
+    assert 'not supported' not in said and 'ignore' not in said
+    network = ncnn.Net()
+    network.opt.num_threads = 1
+    network.opt.use_fp16_packed = network.opt.use_fp16_storage = network.opt.use_fp16_arithmetic = False
+    assert network.load_param('network.ncnn.param') == network.load_model('network.ncnn.bin') == 0
+    for picture in (image, image.flip(3), 30 * image):
+        extractor = network.create_extractor()
+        assert extractor.input('in0', ncnn.Mat(picture[0].contiguous().numpy()).clone()) == 0
+        status, found = extractor.extract('out0')
+        assert status == 0
+        assert relative_error(np.array(found)[None], classifier(picture)) < 1e-5
