@@ -84,8 +84,8 @@ def mix(
     Returns:
         Tensor: (N, C, H, W).
     """
+    if not splits[2]:  # an empty part would turn the map to channels first, and MNN misreads one in a file
+        global_part, local_part = x.split(splits[:2], dim=1)
+        return torch.cat([global_op(global_part), local_op(local_part)], dim=1)
     global_part, local_part, identity = x.split(splits, dim=1)
-    parts = [global_op(global_part), local_op(local_part)]
-    if splits[2]:  # an empty part would turn the map to channels first
-        parts.append(identity)
-    return torch.cat(parts, dim=1)
+    return torch.cat([global_op(global_part), local_op(local_part), identity], dim=1)

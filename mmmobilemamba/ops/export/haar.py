@@ -30,10 +30,39 @@ def haar_filter(x: Tensor, weight: Tensor, base: Tensor) -> Tensor:
         Tensor: (N, C, H, W).
     """
     channels = weight.shape[0] // BANDS
-    # Here the four bands of a channel are neighbours.
-    weight = weight.view(BANDS, channels, *weight.shape[1:]).transpose(0, 1).flatten(0, 1)
+    weight = neighbouring_bands(weight)
     bands = F.conv2d(_forward(x, channels), weight, padding=side_of(weight) // 2, groups=BANDS * channels)
     return base + _inverse(bands, base, channels)
+
+
+def neighbouring_bands(weight: Tensor) -> Tensor:
+    """Weights for bands that follow one another, for maps in which the bands of a channel are neighbours."""
+    return weight.view(BANDS, -1, *weight.shape[1:]).transpose(0, 1).flatten(0, 1)
+
+
+def dwt_weight(like: Tensor) -> Tensor:
+    """Of the transform as a grouped convolution of stride 2, the bands of a channel neighbours.
+
+    Args:
+        like (Tensor): (4C, ...), of the wanted type.
+
+    Returns:
+        Tensor: (4C, 1, 2, 2).
+    """
+    return like.new_tensor(SIGNS)[:, None].repeat(like.shape[0] // BANDS, 1, 1, 1)
+
+
+def idwt_weight(like: Tensor) -> Tensor:
+    """Of the inverse transform as a grouped convolution of one pixel, which ``pixel_shuffle`` follows.
+
+    Args:
+        like (Tensor): (4C, ...), of the wanted type.
+
+    Returns:
+        Tensor: (4C, 4, 1, 1), of the four pixels of a channel in rows.
+    """
+    pixels = like.new_tensor(SIGNS).flatten(1).t()[..., None, None]
+    return pixels.repeat(like.shape[0] // BANDS, 1, 1, 1)
 
 
 def haar_dwt_export(x: Tensor) -> Tensor:
