@@ -15,11 +15,12 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmseg')
 
-from mmmobilemamba.deployment import build
+from mmmobilemamba.deployment import build, onnx_file
 from mmmobilemamba.engine.runners import PortableRunner
 from mmmobilemamba.utils import codebase_of
 
 from .conftest import ROOT, load_script
+from .helpers import SMALL
 
 PYTHON = sorted((ROOT / 'mmmobilemamba/configs').rglob('*.py'))
 TEXT = {
@@ -85,13 +86,23 @@ with read_base():
     from .mobilemamba_t2_8xb128_in1k import *
 
 from mmpretrain.datasets import CustomDataset
+from mmpretrain.evaluation import Accuracy
+from mmpretrain.models import ClsDataPreprocessor
 
 default_scope = None
-model.update(head=dict(model['head'], num_classes=2, topk=(1,)))
-data_preprocessor.update(num_classes=2)
+model.update(backbone=dict(model['backbone'], arch=SMALL))
+model.update(head=dict(model['head'], num_classes=2, in_channels=64, topk=(1,)))
+data_preprocessor.update(type=ClsDataPreprocessor, num_classes=2)
 test_pipeline[1].update(scale=72)
 test_pipeline[2].update(crop_size=64)
-test_dataloader = dict(dataset=dict(type=CustomDataset, data_root='data', pipeline=test_pipeline))
+test_dataloader = dict(
+    batch_size=2,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type=CustomDataset, data_root='data', pipeline=test_pipeline),
+)
+val_dataloader = test_dataloader
+test_evaluator = dict(type=Accuracy, topk=(1,))
+val_evaluator = test_evaluator
 """
 
 
@@ -104,7 +115,7 @@ def mine(tmp_path_factory):
         (folder / 'data' / name).mkdir(parents=True)
         Image.new('RGB', (80, 90), 'red').save(folder / 'data' / name / '1.png')
     path = folder / 'mine.py'
-    path.write_text(MINE.replace("'data'", repr(str(folder / 'data'))))
+    path.write_text(MINE.replace("'data'", repr(str(folder / 'data'))).replace('SMALL', repr(SMALL)))
     config = Config.fromfile(path)
     init_default_scope('mmpretrain')
     model = MODELS.build({**config.model, 'data_preprocessor': config.data_preprocessor})
@@ -133,6 +144,22 @@ def test_description(mine):
     assert about['load'] == dict(type='PillowLoadImageFromFile', color_type='color_ignore_orientation')
     assert [step['type'] for step in about['resize']] == ['ResizeEdge', 'CenterCrop']
     assert build.input_size(about) == (64, 64)
+
+
+def test_scores_of_a_file(mine, tmp_path, capsys):
+    """The data preprocessor is a class here, which the log of a test has to write down."""
+    pytest.importorskip('onnxscript')
+    config = build.read_config(mine[0])
+    model = build.load_model(config, mine[1])
+    about = dict(build.describe(config, 'classification', model), size=(64, 64), preprocessed=False)
+    graph = build.make_graph(model, 'classification', 1)
+    path = tmp_path / 'mine.onnx'
+    onnx_file.write(onnx_file.to_onnx(graph, torch.zeros(2, 3, 64, 64), False), path, about)
+    tool = load_script('tools/deployment/evaluate_onnx.py')
+    tool.main([str(mine[0]), str(path), '--checkpoint', str(mine[1]), '--work-dir', str(tmp_path / 'work')])
+    lines = capsys.readouterr().out.splitlines()
+    # Two pictures that are alike, of two classes.
+    assert {'| ONNX Runtime | 50.0000 |', '| PyTorch | 50.0000 |'} <= set(lines)
 
 
 def test_benchmark_and_training_tools(mine):

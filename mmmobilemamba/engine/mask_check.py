@@ -25,7 +25,8 @@ def check_masks(model: nn.Module, dataset: Any, training: bool = True) -> str | 
             count their pixels as wrong. Defaults to True.
 
     Returns:
-        str | None: What there is to say about labels that are no class, if that is no error.
+        str | None: What else there is to say: labels that are no class, if that is no error; masks of another
+        size than their pictures; one class alone, beside pixels that are ignored.
 
     Raises:
         ValueError: If a mask has colours or other channels, or in training a label that is no class.
@@ -37,14 +38,23 @@ def check_masks(model: nn.Module, dataset: Any, training: bool = True) -> str | 
         return None
     ignore_index = getattr(head, 'ignore_index', IGNORED)
     ignored = {ignore_index} if training else {ignore_index, IGNORED}
-    for path, mask in read_masks(dataset):
+    seen: set[int] = set()
+    for path, mask, shape in read_masks(dataset):
         if mask.ndim != 3 or mask.shape[0] != 1:
             raise ValueError(
                 f'The mask {path} has the shape {tuple(mask.shape)}: masks have one channel, of labels. '
                 f'Convert colours (RGB) or transparency to 8-bit gray, or to palette PNG, where the indices '
                 f'are the labels.'
             )
-        strange = sorted({label for label in mask.unique().tolist() if not 0 <= label < classes} - ignored)
+        if not training and shape is not None and tuple(mask.shape[1:]) != tuple(shape[:2]):
+            return (
+                f'The mask {path} has {mask.shape[1]} x {mask.shape[2]} px (height x width) and its picture '
+                f'{shape[0]} x {shape[1]}: metrics of mmseg compare pixel with pixel. LoadAnnotations comes '
+                f'after the steps that resize.'
+            )
+        labels = set(mask.unique().tolist())
+        seen |= labels
+        strange = sorted({label for label in labels if not 0 <= label < classes} - ignored)
         if strange:
             few = ', '.join(map(str, strange[:5])) + (', ...' if len(strange) > 5 else '')
             message = (
@@ -57,11 +67,17 @@ def check_masks(model: nn.Module, dataset: Any, training: bool = True) -> str | 
                 f'{message} Set num_classes of the heads, or convert the mask. Where 0 is no class and 1 the '
                 f'first one, set reduce_zero_label=True in the dataset and in LoadAnnotations.'
             )
+    if seen & ignored and len(seen - ignored) < 2 <= classes:
+        all_labels, left_out = (', '.join(map(str, sorted(some))) for some in (seen, seen & ignored))
+        return (
+            f'Of the masks that were looked at, all have the labels {all_labels} alone, and {left_out} is '
+            f'ignored, so there are no classes to tell apart. If 255 is a class, convert it to 1.'
+        )
     return None
 
 
-def read_masks(dataset: Any) -> Iterator[tuple[str | None, torch.Tensor]]:
-    """Some masks of a dataset of mmseg, (1, H, W) if they are sound, each with its file."""
+def read_masks(dataset: Any) -> Iterator[tuple[str | None, torch.Tensor, tuple | None]]:
+    """Some masks of a dataset of mmseg, (1, H, W) if sound, each with its file and its picture's shape."""
     if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__') or not len(dataset):
         return
     for index in np.unique(np.linspace(0, len(dataset) - 1, MASKS).round().astype(int)):
@@ -72,7 +88,7 @@ def read_masks(dataset: Any) -> Iterator[tuple[str | None, torch.Tensor]]:
         mask = getattr(sample, 'gt_sem_seg', None)
         if mask is None:
             return
-        yield getattr(sample, 'seg_map_path', None), mask.data
+        yield getattr(sample, 'seg_map_path', None), mask.data, getattr(sample, 'ori_shape', None)
 
 
 @contextmanager

@@ -68,7 +68,7 @@ class TrainingCheckHook(Hook):
         check_iterations(runner.train_dataloader)
         model = unwrap_model(runner.model)
         check_classes(model, runner.train_dataloader.dataset)
-        check_masks(model, runner.train_dataloader.dataset)
+        warn_of_masks(runner, runner.train_dataloader, training=True)
         if runner.val_loop is not None:
             check_validation(runner.val_dataloader)
             warn_of_masks(runner, runner.val_dataloader)
@@ -212,13 +212,13 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
                 )
 
 
-def warn_of_masks(runner: Runner, loader: DataLoader) -> None:
-    """Say which labels of the masks to test on are no class.
+def warn_of_masks(runner: Runner, loader: DataLoader, training: bool = False) -> None:
+    """Say what is odd about the masks of a segmentor, see :func:`check_masks`.
 
     Raises:
-        ValueError: If masks are no maps of labels.
+        ValueError: If masks are no maps of labels, or in training of labels that are no class.
     """
-    message = check_masks(unwrap_model(runner.model), loader.dataset, training=False)
+    message = check_masks(unwrap_model(runner.model), loader.dataset, training)
     if message:
         runner.logger.warning(message)
 

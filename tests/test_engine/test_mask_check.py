@@ -17,8 +17,8 @@ from mmmobilemamba.engine.mask_check import MASKS, check_masks
 class Masks:
     """A dataset of masks, (H, W) or (H, W, C), packed as PackSegInputs does it."""
 
-    def __init__(self, *masks):
-        self.masks, self.read = masks, []
+    def __init__(self, *masks, ori_shape=None):
+        self.masks, self.read, self.ori_shape = masks, [], ori_shape
 
     def __len__(self):
         return len(self.masks)
@@ -27,7 +27,7 @@ class Masks:
         self.read.append(index)
         random.random(), np.random.rand(), torch.rand(1)
         mask = torch.as_tensor(self.masks[index])
-        sample = BaseDataElement(metainfo=dict(seg_map_path=f'{index}.png'))
+        sample = BaseDataElement(metainfo=dict(seg_map_path=f'{index}.png', ori_shape=self.ori_shape))
         sample.gt_sem_seg = PixelData(data=mask[None] if mask.ndim == 2 else mask)
         return dict(inputs=torch.zeros(3, 4, 4), data_samples=sample)
 
@@ -71,6 +71,26 @@ def test_colours(training, channels):
     mask = np.zeros((5, 6, channels), int)
     with pytest.raises(ValueError, match=rf'mask 0\.png has the shape \(5, 6, {channels}\): .* one channel'):
         check_masks(segmentor(), Masks(mask), training)
+
+
+@pytest.mark.parametrize('training', [True, False])
+def test_black_and_white(training):
+    """Masks of 0 and 255, as drawing programs write them, are those of one class to mmseg."""
+    data = Masks(np.array([[0, 255], [255, 0]]), np.array([[255, 255]]))
+    message = check_masks(segmentor(2), data, training)
+    assert 'all have the labels 0, 255 alone, and 255 is ignored' in message
+    assert message.endswith('If 255 is a class, convert it to 1.')
+    assert check_masks(segmentor(2), Masks(*data.masks, np.array([[1]])), training) is None
+    assert check_masks(segmentor(2), Masks(np.array([[0, 0]])), training) is None  # nothing is ignored
+
+
+def test_size_of_the_picture():
+    """The metrics compare pixels; a training pipeline may crop."""
+    data = Masks(SOUND, ori_shape=(3, 2))
+    message = check_masks(segmentor(), data, training=False)
+    assert message.startswith('The mask 0.png has 2 x 2 px (height x width) and its picture 3 x 2:')
+    assert check_masks(segmentor(), data) is None
+    assert check_masks(segmentor(), Masks(SOUND, ori_shape=(2, 2, 3)), training=False) is None
 
 
 def test_few_are_read_and_no_random_numbers_used():

@@ -82,6 +82,21 @@ def test_files_and_table(folder, capsys):
     assert side > 80 and sand - sky == pytest.approx(2 * side, abs=6)
 
 
+def test_config_in_python(folder):
+    """Classes in place of names."""
+    classes = ('BaseSegDataset', 'LoadAnnotations', 'PackSegInputs', 'LoadImageFromFile')
+    text = (folder / 'config.py').read_text()
+    for name in classes:
+        text = text.replace(f"'{name}'", name)
+    imports = 'from mmcv.transforms import LoadImageFromFile\nfrom mmseg.datasets import BaseSegDataset\n'
+    imports += 'from mmseg.datasets.transforms import LoadAnnotations, PackSegInputs\n'
+    (folder / 'python.py').write_text(imports + text)
+    for name in ('config', 'python'):
+        tool.main([f'{name}.py', 'found', name])
+    tables = [(folder / name / 'confusion_matrix.csv').read_text() for name in ('config', 'python')]
+    assert tables[0] == tables[1] and 'sky,6,66.67' in tables[0]
+
+
 def box_of(picture, share):
     """First and last row, first and last column of the cells that are coloured for a share in per cent."""
     color = colormaps['Blues'](share / 100, bytes=True)[:3]

@@ -27,7 +27,7 @@ except ImportError as missing:
 import numpy as np
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, DictAction
+from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -224,7 +224,8 @@ def main(argv=None):
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options)
     preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor') or {}
-    preprocessor = {'type': 'ClsDataPreprocessor', **preprocessor}  # which mmpretrain takes unless told
+    preprocessor = copy.deepcopy(ConfigDict(preprocessor))  # whose classes, in Python's style, stay names
+    preprocessor.setdefault('type', 'ClsDataPreprocessor')  # which mmpretrain takes unless told
     model = dict(type='OnnxModel', path=str(args.model), data_preprocessor=preprocessor)
     try:
         about = OnnxModel(args.model, None).about
