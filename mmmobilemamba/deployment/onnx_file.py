@@ -85,6 +85,8 @@ def to_program(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> torch.ex
         # A side of 1 on the way would be taken for one of every image.
         sides = dict(zip(sides_of(image), LARGE_SIDES))
         image = image.new_zeros([sides.get(axis, size) for axis, size in enumerate(image.shape)])
+    # A guard of a scan that this process compiled before may be no more than an error (PyTorch 2.12).
+    torch.compiler.reset()
     with refusing(dynamic_sizes=dynamic_sizes), quietly(), torch.no_grad():
         return torch.export.export(rewrite(graph), (image,), dynamic_shapes=shapes, strict=False)
 
