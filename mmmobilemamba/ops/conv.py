@@ -8,7 +8,7 @@ from torch import Tensor
 
 from .backends import WITH_CPP, autocasts, check_backend
 from .cpu.conv import conv2d_cpp, find_kernel
-from .cpu.library import can_run
+from .cpu.library import takes
 from .epilogue import apply_epilogue, check_activation
 from .shapes import check_kernel, evenly_spaced, side_of
 from .tracing import CAN_DETECT, is_traced_or_transformed
@@ -59,16 +59,17 @@ def conv2d(
     check_backend(backend)
     check_activation(activation)
     side = checked_side(weight)
-    if can_use_triton(x, weight, bias, stride, groups, backend):
-        return conv2d_triton(x, weight, bias, stride, activation, shortcut)
-    if wants_padding(x, weight, groups):
-        return apply_epilogue(padded_conv(x, weight, bias, stride), activation, shortcut)
+    if x.is_cuda:
+        if can_use_triton(x, weight, bias, stride, groups, backend):
+            return conv2d_triton(x, weight, bias, stride, activation, shortcut)
+        if wants_padding(x, weight, groups):
+            return apply_epilogue(padded_conv(x, weight, bias, stride), activation, shortcut)
     traced = is_traced_or_transformed()  # before sizes are compared, which in a trace would become guards
     if backend in WITH_CPP and not traced and not autocasts():
         kernel = find_kernel(x, weight, stride, groups)
         others = [tensor for tensor in (bias, shortcut) if tensor is not None]
         fits = bias is None or bias.shape == weight.shape[:1]
-        if kernel and fits and can_run(x, weight, *others):
+        if kernel and fits and takes(x, weight, *others):
             return conv2d_cpp(kernel, x, weight, bias, stride, activation, shortcut)
     if x.is_cpu and not traced and groups == 1 and side == 1 and stride == 1 and x.ndim == 4:
         x = pointwise_conv(x, weight, bias)
@@ -113,9 +114,10 @@ def checked_side(weight: Tensor) -> int:
     Raises:
         ValueError: If it is not square or its side even; not in a trace, which would record the comparison.
     """
-    if not torch.jit.is_tracing():
-        check_kernel(weight)
-    return side_of(weight)
+    if torch.jit.is_tracing():
+        return side_of(weight)
+    check_kernel(weight)
+    return weight.shape[2]
 
 
 def wants_padding(x: Tensor, weight: Tensor, groups: int) -> bool:

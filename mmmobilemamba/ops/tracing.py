@@ -6,6 +6,7 @@ from torch.autograd import forward_ad
 # What is asked; some are private names of PyTorch. Versions before 2.3 lack one or another.
 _NEEDED = (
     (torch.compiler, 'is_compiling'),
+    (torch._C, '_is_tracing'),
     (torch._C, '_len_torch_dispatch_stack'),
     (torch._C, '_has_storage'),
     (torch._C, '_are_functorch_transforms_active'),
@@ -37,7 +38,7 @@ def is_traced_or_transformed() -> bool:
     """
     return not CAN_DETECT or (
         torch.compiler.is_compiling()
-        or torch.jit.is_tracing()
+        or torch._C._is_tracing()
         or torch._C._len_torch_dispatch_stack() > 0
         or torch._C._are_functorch_transforms_active()
         or forward_ad._current_level >= 0

@@ -97,7 +97,12 @@ def can_run(*tensors: torch.Tensor, differentiable: bool = False) -> bool:
     Not where what is computed is traced or transformed, and only for plain tensors of one type, float32 or
     float64, on the CPU. They may need gradients only if the kernel is ``differentiable``.
     """
-    if is_traced_or_transformed() or why_not() is not None:
+    return not is_traced_or_transformed() and takes(*tensors, differentiable=differentiable)
+
+
+def takes(*tensors: torch.Tensor, differentiable: bool = False) -> bool:
+    """Whether a kernel can read these tensors: :func:`can_run` where nothing is traced or transformed."""
+    if why_not() is not None:
         return False
     learns, dtype = torch.is_grad_enabled() and not differentiable, tensors[0].dtype
     if dtype not in DTYPES:
