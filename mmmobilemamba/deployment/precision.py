@@ -20,11 +20,12 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 from . import onnx_file
 
 # The scan adds up small steps over the whole image; what chooses by order, or computes pixels, needs more
-# digits than its inputs have.
+# digits than its inputs have. Decays are exponentials, by which a scan is found that has no loop.
 CHOICES = ('TopK', 'NonMaxSuppression', 'RoiAlign')
-SENSITIVE = ('Scan', *CHOICES)
+SENSITIVE = ('Scan', 'Exp', *CHOICES)
 STATISTICS = ('LayerNormalization', 'InstanceNormalization')  # their sums of squares exceed float16
 ENDS = ('Conv', 'ConvTranspose', 'Gemm')  # of what is around a sensitive node
+UPSAMPLING = ('ConvTranspose', 'DepthToSpace')
 QUANTISED = ('Conv', 'Relu', 'Add', 'Split', 'Concat')
 
 
@@ -73,12 +74,12 @@ def faster_in_float32(graph: onnx.GraphProto) -> list[str]:
     """Names (list[str]) of the convolutions that 8 bits would slow down in ONNX Runtime.
 
     These are the first, of few channels, and the wavelet's branch: grouped ones that end in a transposed one,
-    which exists in float32 alone.
+    which exists in float32 alone, or in a shuffle of pixels.
     """
     makers = {output: node for node in graph.node for output in node.output}
     found = [node.name for node in graph.node if node.op_type == 'Conv'][:1]
     for node in graph.node:
-        node = makers.get(node.input[0]) if node.op_type == 'ConvTranspose' else None
+        node = makers.get(node.input[0]) if node.op_type in UPSAMPLING else None
         while node is not None and node.op_type == 'Conv' and groups(node) > 1:
             found.append(node.name)
             node = makers.get(node.input[0])

@@ -149,7 +149,7 @@ def test_float16(classifier, recorded, tmp_path, monkeypatch, capsys):
             assert weights[node.input[1]] == onnx.TensorProto.FLOAT
     # Two casts for each scan, before and behind, and those at the ends.
     counts = onnx_file.operators(found)
-    assert counts['Scan'] == 4 and counts['Cast'] <= 2 * counts['Scan'] + 4
+    assert counts['DepthToSpace'] == 4 and counts['Cast'] <= 2 * 4 + 4
     types = {value.type.tensor_type.elem_type for value in [*found.graph.input, *found.graph.output]}
     assert types == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 
@@ -171,7 +171,7 @@ def test_int8(classifier, recorded, pictures, tmp_path, monkeypatch, capsys):
     weights = {x.name: x for x in found.graph.initializer}
     makers = {name: node for node in found.graph.node for name in node.output}
     slow = precision.faster_in_float32(found.graph)
-    assert len(slow) == 1 + 2 * 4  # the stem's first, and two of each wavelet's branch
+    assert len(slow) == 1 + 3 * 4  # the stem's first, and three of each wavelet's branch
     convolutions = [node for node in found.graph.node if node.op_type == 'Conv' and node.name not in slow]
     for node in convolutions:
         weight, scale = makers[node.input[1]].input[:2]
@@ -179,7 +179,7 @@ def test_int8(classifier, recorded, pictures, tmp_path, monkeypatch, capsys):
         assert weights[weight].data_type == onnx.TensorProto.INT8
         assert list(weights[scale].dims) == weights[weight].dims[:1]
     counts = onnx_file.operators(found)
-    assert len(convolutions) == 73 and counts['Conv'] == 82 and counts['Scan'] == 4
+    assert len(convolutions) == 73 and counts['Conv'] == 86 and counts['Exp'] == 3 * 3 + 1  # one pixel
     around_scan = [node for node in found.graph.node if node.op_type in ('MatMul', 'LayerNormalization')]
     assert all(weights[node.input[1]].data_type == onnx.TensorProto.FLOAT for node in around_scan)
     _, sizes = types_of(found)

@@ -69,7 +69,7 @@ def test_exported_program():
     expected = backbone(image)
     state_dict = copy.deepcopy(backbone.state_dict())
     program = onnx_file.to_program(backbone, image, dynamic_sizes=False)
-    assert program.state_dict['stem.0.weight'].shape[0] == 8  # 6 before
+    assert program.state_dict['stem.0.conv.weight'].shape[0] == 8  # 6 before
     assert any(key.endswith('ss2d.u_proj.weight') for key in program.state_dict)
     for found, exact in zip(program.module()(image), expected):
         assert relative_error(found, exact) < 1e-5
