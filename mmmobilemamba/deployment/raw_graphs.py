@@ -1,0 +1,202 @@
+"""Whole networks as functions of an image, before anything is chosen: for runtimes of phones.
+
+Their files end where choices begin: in logits, maps, and decoded boxes with the scores of every class. What
+chooses among them, ``tools/deployment/infer.py`` does with NumPy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from .dense_heads import (
+    Level,
+    base_dense_head,
+    by_place,
+    gfl_head,
+    has_sigmoid,
+    paa_head,
+    priors_of,
+    rule_of,
+    yolox_head,
+)
+from .errors import DeploymentError
+from .graphs import BackboneGraph, SegmentorGraph
+from .probes import NO_PROBE, Probe
+from .substitutes import substitute
+from .suppress import read_suppression
+
+KINDS = {base_dense_head: 'pairs', gfl_head: 'pairs', yolox_head: 'best_class', paa_head: 'places'}
+
+
+class RawPreprocessed(nn.Module):
+    """A network that takes images as they are read, without a flip of axes.
+
+    Args:
+        network (nn.Module): Of a normalised image, (N, C, H, W).
+        mean (Sequence[float]): Of the C channels, in 0 to 255, in the order of the network.
+        std (Sequence[float]): Likewise.
+        swaps (bool): Whether the network's order is that of the image, RGB, turned round.
+        as_read (bool): uint8, (N, H, W, C); else float32, (N, C, H, W), of 0 to 255.
+    """
+
+    def __init__(self, network, mean, std, swaps, as_read):
+        super().__init__()
+        self.network, self.swaps, self.as_read = network, swaps, as_read
+        mean, std = (torch.tensor(x, dtype=torch.float64).view(1, -1, 1, 1) for x in (mean, std))
+        self.register_buffer('scale', (1 / std).float(), False)
+        self.register_buffer('shift', (-mean / std).float(), False)
+
+    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
+        """An image, of three channels RGB -> what the network gives."""
+        x = image.float().permute(0, 3, 1, 2) if self.as_read else image
+        if self.swaps:
+            x = torch.cat(x.split(1, dim=1)[::-1], dim=1)
+        return self.network(x * self.scale + self.shift, probe)
+
+
+class RawClassifier(nn.Module):
+    """A classifier of mmpretrain: its logits.
+
+    Args:
+        model (nn.Module): mmpretrain's ImageClassifier.
+    """
+
+    output_names = ['logits']
+
+    def __init__(self, model):
+        super().__init__()
+        self.model = model
+
+    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor]:
+        """(N, C, H, W) -> logits (N, classes)."""
+        return (self.model.head(self.model.extract_feat(image)),)
+
+
+class RawSegmentor(SegmentorGraph):
+    """A segmentor of mmseg: logits of each pixel, classes or both.
+
+    Args:
+        model (nn.Module): mmseg's EncoderDecoder.
+        output_names (Sequence[str]): ``'classes'``, int32, (N, H, W), ``'logits'``, (N, classes, H, W).
+    """
+
+    def __init__(self, model, output_names):
+        super().__init__(model, with_logits=True)
+        self.output_names = list(output_names)
+
+    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
+        """(N, C, H, W) -> what ``output_names`` says."""
+        found = dict(zip(('classes', 'logits'), super().forward(image, probe)))
+        return tuple(found[name] for name in self.output_names)
+
+
+class RawDetector(nn.Module):
+    """A detector of one stage: the boxes of all its places, with scores of every class, for one size.
+
+    Args:
+        model (nn.Module): mmdet's SingleStageDetector.
+        image (Tensor): A normalised image of the size, (N, C, H, W).
+
+    Attributes:
+        candidates (dict): What chooses among the places has to know, as JSON holds it: the ``kind`` of the
+            choice (:data:`KINDS`), the number of places of each level, and the settings of ``test_cfg``.
+    """
+
+    def __init__(self, model, image):
+        super().__init__()
+        substitute(model)
+        self.model = model
+        head = model.bbox_head
+        self.rule = rule_of(head)
+        with torch.no_grad():
+            maps = head(model.extract_feat(image))
+            priors = priors_of(head, maps, **({'with_stride': True} if self.rule is yolox_head else {}))
+        if self.rule is gfl_head:
+            priors = [head.anchor_center(level) for level in priors]
+        self.output_names = ['boxes', 'scores', *(['factors'] if len(maps) > 2 else [])]
+        self.register_buffer('priors', torch.cat([level.clone() for level in priors])[None], False)
+        height, width = image.shape[2:]
+        self.register_buffer('limit', torch.tensor([width, height, width, height]).float(), False)
+        config = head.test_cfg
+        suppression = read_suppression(config)
+        self.candidates: dict[str, Any] = dict(
+            kind=KINDS[self.rule],
+            levels=[len(level) for level in priors],
+            nms_pre=config.get('nms_pre', -1),
+            score_thr=config.get('score_thr', 0.0),
+            max_per_img=config.get('max_per_img', -1),
+            min_bbox_size=config.get('min_bbox_size', -1),
+            votes=bool(getattr(head, 'with_score_voting', False)),
+            nms=None if suppression is None else suppression._asdict(),
+        )
+
+    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
+        """(N, C, H, W) -> boxes (N, B, 4), left, top, right, bottom in px; scores (N, B, C); factors (N, B).
+
+        The B places are those of the finest level first. Factors, if the head has them, are what the scores
+        of a place are multiplied by once the best are chosen.
+        """
+        head = self.model.bbox_head
+        scores, deltas, *factors = head(self.model.extract_feat(image))
+        scores = torch.cat([by_place(level, head.cls_out_channels) for level in scores], 1)
+        scores = scores.sigmoid() if has_sigmoid(head) else scores.softmax(-1)[..., :-1]
+        boxes = self.decode(deltas)
+        if not factors:
+            return boxes, scores
+        return boxes, scores, torch.cat([by_place(level, 1)[..., 0] for level in factors[0]], 1).sigmoid()
+
+    def decode(self, deltas: list[Tensor]) -> Tensor:
+        """Boxes (N, B, 4) of what the head says of each level, (N, A * 4, H, W) or as distributions."""
+        head = self.model.bbox_head
+        if self.rule is yolox_head:
+            return head._bbox_decode(self.priors, torch.cat([by_place(level, 4) for level in deltas], 1))
+        if self.rule is gfl_head:
+            deltas = [
+                self.means(level) * stride[0]
+                for level, stride in zip(deltas, head.prior_generator.strides)
+            ]
+        else:
+            deltas = [by_place(level, 4) for level in deltas]
+        deltas = torch.cat(deltas, 1)
+        priors = self.priors.expand(deltas.shape[0], -1, -1).flatten(0, 1)
+        boxes = head.bbox_coder.decode(priors, deltas.flatten(0, 1)).reshape(deltas.shape)
+        if not head.bbox_coder.clip_border:
+            return boxes
+        return torch.minimum(boxes.clamp(min=0), self.limit)
+
+    def means(self, deltas: Tensor) -> Tensor:
+        """The means (N, H * W, 4) of GFL's distributions, (N, 4 * (reg_max + 1), H, W)."""
+        head = self.model.bbox_head
+        shares = by_place(deltas, head.reg_max + 1).softmax(-1)
+        return (shares * head.integral.project).sum(-1).reshape(deltas.shape[0], -1, 4)
+
+
+def make_raw_graph(
+    model: nn.Module, task: str, image: Tensor, segmentation: tuple[str, ...] = ('classes',)
+) -> nn.Module:
+    """The network as a function of a normalised image (nn.Module with ``output_names``).
+
+    Args:
+        model (nn.Module): Of :func:`~.build.load_model`, checked by :func:`~.build.check_supported`.
+        task (str): One of :data:`~.build.TASKS`.
+        image (Tensor): Of the one size that it is for, (N, C, H, W).
+        segmentation (tuple[str, ...]): Outputs of a segmentor.
+
+    Raises:
+        DeploymentError: If it has two stages.
+    """
+    if task == 'backbone':
+        return BackboneGraph(model)
+    if task == 'classification':
+        return RawClassifier(model)
+    if task == 'segmentation':
+        return RawSegmentor(model, segmentation)
+    if hasattr(model, 'roi_head'):
+        raise DeploymentError(
+            f'{type(model).__name__} looks at the boxes that it has found a second time, which needs a '
+            f'suppression inside and RoIAlign: choose an OUT that ends in .onnx.'
+        )
+    return RawDetector(model, image)

@@ -1,0 +1,20 @@
+"""Runtimes of phones and servers: for each, how a network becomes a file for it.
+
+All of them get the same network, :func:`~..portable.portable`.
+"""
+
+from pathlib import Path
+
+from .mnn import Mnn
+from .ncnn import Ncnn
+from .openvino import OpenVino
+from .target import Target, about_of
+
+TARGETS: dict[str, Target] = {target.suffix: target for target in (Ncnn(), Mnn(), OpenVino())}
+
+__all__ = ['TARGETS', 'Target', 'about_of', 'target_of']
+
+
+def target_of(path: Path) -> Target | None:
+    """The runtime that a name's ending asks for, or None."""
+    return TARGETS.get(Path(path).suffix)

@@ -1,0 +1,56 @@
+"""ncnn: a file of layers, NAME.ncnn.param, and one of weights, NAME.ncnn.bin.
+
+Sources: https://github.com/Tencent/ncnn, and its converter, https://github.com/pnnx/pnnx
+"""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections.abc import Iterable
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor, nn
+
+from ..errors import DeploymentError
+from .target import Target, about_of, call, trace
+
+REFUSALS = re.compile(r'^.*(?:ignore |not supported|unsupported|failed).*$', re.M)
+
+
+class Ncnn(Target):
+    """ncnn, by a trace and pnnx."""
+
+    name, suffix = 'ncnn', '.ncnn'
+    modules, requirements = ('ncnn', 'pnnx'), 'requirements/deploy-ncnn.txt'
+    takes_pixels = False  # it has float32 alone
+    segmentation = ('logits',)  # its ArgMax is of a whole map
+    precisions = ('float16',)
+
+    def convert(
+        self, form: nn.Module, image: Tensor, path: Path, precision: str, batches: Iterable[np.ndarray]
+    ) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            source = Path(folder, 'network.pt')
+            trace(form, image).save(str(source))
+            param, weights = self.parts(path)[:2]
+            said = call(
+                [
+                    import_module('pnnx').EXEC_PATH,
+                    source,
+                    f'inputshape={list(image.shape)}'.replace(' ', ''),
+                    f'fp16={int(precision == "float16")}',
+                    f'ncnnparam={param.absolute()}',
+                    f'ncnnbin={weights.absolute()}',
+                ],
+                cwd=folder,
+            )
+        refused = REFUSALS.search(said)
+        if refused:
+            raise DeploymentError(f'pnnx has no form for a part of the network: {refused[0].strip()}')
+
+    def parts(self, path: Path) -> list[Path]:
+        """Layers, weights, and what is to be known."""
+        return [path.with_name(path.name + '.param'), path.with_name(path.name + '.bin'), about_of(path)]

@@ -1,0 +1,54 @@
+"""Files of ONNX for converters to other formats."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import torch
+from onnxscript import opset18 as op
+from torch import Tensor, nn
+
+from ..onnx_file import OPSET, quietly, refusing
+
+
+def write_onnx(form: nn.Module, image: Tensor, path: Path, any_batch: bool = False) -> None:
+    """Write a portable network as a file of ONNX, with the operator Softplus as one node.
+
+    PyTorch's exporter puts a comparison beside it, for large values, of which the operator of a runtime takes
+    care itself.
+
+    Args:
+        form (nn.Module): Of :func:`~..portable.portable`; its input is named ``image``, its outputs
+            ``out0``, ``out1`` ...
+        image (Tensor): What it takes, in a batch of 2 if any number is to be taken.
+        path (Path): Where to.
+        any_batch (bool): Whether the batch is free. Defaults to False.
+
+    Raises:
+        DeploymentError: If PyTorch cannot export it.
+    """
+    free = ({0: torch.export.Dim.DYNAMIC},) if any_batch else None
+    with torch.no_grad():
+        count = len(form(image))
+    torch.compiler.reset()  # see onnx_file.to_program
+    with refusing(), quietly(), torch.no_grad():
+        program = torch.export.export(form, (image,), dynamic_shapes=free, strict=False)
+        exported = torch.onnx.export(
+            program,
+            (),
+            dynamo=True,
+            opset_version=OPSET,
+            input_names=['image'],
+            output_names=[f'out{index}' for index in range(count)],
+            custom_translation_table={torch.ops.aten.softplus.default: softplus},
+            verbose=False,
+        )
+    proto = exported.model_proto
+    del proto.graph.value_info[:]
+    onnx.save(proto, str(path))
+
+
+def softplus(x, beta=1.0, threshold=20.0):
+    """Softplus of ONNX."""
+    return op.Softplus(x)

@@ -1,0 +1,200 @@
+"""Files of ``export.py``, opened in the runtime that they are for: needs NumPy and that runtime alone.
+
+    session = open_file('network.mnn', threads=1)
+    outputs = session.run(batch)
+
+This module and ``infer.py`` work without the rest of the repository: copy them together.
+"""
+
+import json
+from importlib import import_module
+from pathlib import Path
+
+import numpy as np
+
+KEY = 'mmmobilemamba'  # of the metadata in a file of ONNX
+SHARED_BATCH = ('.onnx', '.xml')  # whose files take any number of images at once
+
+
+class RuntimeFileError(RuntimeError):
+    """A file cannot be opened or run; the message says why and what to do."""
+
+
+class Session:
+    """A file in its runtime.
+
+    Args:
+        path (Path): The file.
+        threads (int, optional): Of the CPU; what the runtime takes unless told.
+
+    Attributes:
+        runtime (str): Name of the runtime.
+        packages (str): What has to be installed for it.
+        about (dict): What the file says of itself.
+    """
+
+    runtime: str
+    packages: str
+
+    def __init__(self, path, threads=None):
+        self.path = path
+        try:
+            self.open(threads)
+        except ImportError as error:
+            raise RuntimeFileError(
+                f'{path.name} is for {self.runtime}: {error}. It needs: python -m pip install {self.packages}'
+            ) from error
+        except Exception as error:  # those of runtimes have no class of their own in common
+            raise RuntimeFileError(f'{self.runtime} cannot open {path}: {error}') from error
+        self.about = self.read_about()
+
+    def open(self, threads):
+        """Load the file."""
+        raise NotImplementedError
+
+    def compute(self, batch):
+        """The outputs (list[ndarray]) of a batch, in the order of the file; of one image, unless it takes more."""
+        raise NotImplementedError
+
+    def read_about(self):
+        """What is known about the network (dict); empty if nothing is."""
+        path = self.path.with_name(f'{self.path.name}.json')
+        return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+
+    def run(self, batch):
+        """Outputs by name (dict[str, ndarray]) of a batch, whose images are the first axis of both."""
+        whole = self.path.suffix in SHARED_BATCH
+        try:
+            parts = [self.compute(part) for part in ([batch] if whole else np.split(batch, len(batch)))]
+        except Exception as error:  # see above
+            raise RuntimeFileError(
+                f'{self.runtime} cannot run {self.path.name} on {batch.shape}: {error}'
+            ) from error
+        return dict(zip(self.names(), map(np.concatenate, zip(*parts))))
+
+    def names(self):
+        """Names of the outputs, in order."""
+        return self.about['outputs']
+
+
+class OnnxSession(Session):
+    runtime, packages = 'ONNX Runtime', 'onnxruntime'
+
+    def open(self, threads):
+        onnxruntime = import_module('onnxruntime')
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        if threads is not None:
+            options.intra_op_num_threads = threads
+        providers = ['CPUExecutionProvider']
+        self.session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+
+    def read_about(self):
+        return json.loads(self.session.get_modelmeta().custom_metadata_map.get(KEY, '{}'))
+
+    def names(self):
+        return [output.name for output in self.session.get_outputs()]
+
+    def compute(self, batch):
+        return self.session.run(None, {'image': batch})
+
+
+class NcnnSession(Session):
+    runtime, packages = 'ncnn', 'ncnn'
+
+    def open(self, threads):
+        self.ncnn = import_module('ncnn')
+        self.network = self.ncnn.Net()
+        if threads is not None:
+            self.network.opt.num_threads = threads
+        # Weights may be of float16, but what is computed stays in float32.
+        self.network.opt.use_fp16_packed = self.network.opt.use_fp16_storage = False
+        self.network.opt.use_fp16_arithmetic = False
+        for load, suffix in ((self.network.load_param, 'param'), (self.network.load_model, 'bin')):
+            part = self.path.with_name(f'{self.path.name}.{suffix}')
+            if not part.is_file():
+                raise FileNotFoundError(f'there is no file {part}')
+            if load(str(part)):
+                raise ValueError(f'{part.name} is none of its files')
+
+    def compute(self, batch):
+        extractor = self.network.create_extractor()
+        extractor.input('in0', self.ncnn.Mat(np.ascontiguousarray(batch[0])).clone())
+        outputs = []
+        for index in range(len(self.names())):
+            status, found = extractor.extract(f'out{index}')
+            if status:
+                raise RuntimeError(f'it has no output out{index}')
+            outputs.append(np.array(found)[None])
+        return outputs
+
+
+class MnnSession(Session):
+    runtime, packages = 'MNN', 'MNN'
+
+    def open(self, threads):
+        self.mnn = import_module('MNN')
+        self.interpreter = self.mnn.Interpreter(str(self.path))
+        settings = {'backend': 'CPU', 'precision': 'high', 'numThread': threads or 4}
+        self.session = self.interpreter.createSession(settings)
+        self.image = self.interpreter.getSessionInput(self.session)
+
+    def compute(self, batch):
+        batch = np.ascontiguousarray(batch)
+        kind = self.mnn.Halide_Type_Uint8 if batch.dtype == np.uint8 else self.mnn.Halide_Type_Float
+        layout = self.mnn.Tensor_DimensionType_Caffe
+        self.image.copyFrom(self.mnn.Tensor(batch.shape, kind, batch, layout))
+        self.interpreter.runSession(self.session)
+        outputs = []
+        for index in range(len(self.names())):
+            found = self.interpreter.getSessionOutput(self.session, f'out{index}')
+            shape = found.getShape()
+            whole = found.getDataType() == self.mnn.Halide_Type_Int
+            values = np.empty(shape, np.int32 if whole else np.float32)
+            target = self.mnn.Tensor(shape, found.getDataType(), values, layout)
+            found.copyToHostTensor(target)
+            outputs.append(np.array(target.getNumpyData()).reshape(shape))
+        return outputs
+
+
+class OpenVinoSession(Session):
+    runtime, packages = 'OpenVINO', 'openvino'
+
+    def open(self, threads):
+        core = import_module('openvino').Core()
+        settings = {'INFERENCE_PRECISION_HINT': 'f32'}
+        if threads is not None:
+            settings['INFERENCE_NUM_THREADS'] = threads
+        self.network = core.compile_model(self.path, 'CPU', settings)
+
+    def compute(self, batch):
+        return list(self.network(batch).values())
+
+
+SESSIONS = {
+    '.onnx': OnnxSession,
+    '.ncnn': NcnnSession,
+    '.mnn': MnnSession,
+    '.xml': OpenVinoSession,
+}
+
+
+def open_file(path, threads=None):
+    """A file of ``export.py`` in its runtime (Session), which its ending names.
+
+    Args:
+        path (str | Path): The file; of ncnn NAME.ncnn, or one of the two files of that name.
+        threads (int, optional): Of the CPU; what the runtime takes unless told.
+
+    Raises:
+        RuntimeFileError: If it cannot be opened.
+    """
+    path = Path(path)
+    if path.suffix in ('.param', '.bin') and path.with_suffix('').suffix == '.ncnn':
+        path = path.with_suffix('')
+    if path.suffix not in SESSIONS:
+        raise RuntimeFileError(f'{path} must end in {", ".join(SESSIONS)}.')
+    first = path.with_name(f'{path.name}.param') if path.suffix == '.ncnn' else path
+    if not first.exists():
+        raise RuntimeFileError(f'There is no file {first}.')
+    return SESSIONS[path.suffix](path, threads)
