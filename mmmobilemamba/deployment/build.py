@@ -7,10 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner.checkpoint import load_state_dict
-from torch import nn
+from torch import Tensor, nn
 
 from ..models import deploy, set_backend
 from ..models.checkpoint import entries_below, fetch_checkpoint, fitting_weights, is_fused, is_ours
@@ -125,6 +126,12 @@ def input_size(about: Mapping[str, Any], sides: Sequence[int] | None = None, dyn
             f'Images of {size[0]} x {size[1]} are too small: {smallest} px a side at least.'
         )
     return size
+
+
+def size_of(image: Tensor) -> Size:
+    """Height and width of an image, float32 (N, C, H, W) or uint8 (N, H, W, C)."""
+    height, width = image.shape[1:3] if image.dtype == torch.uint8 else image.shape[2:]
+    return height, width
 
 
 def default_size(about: Mapping[str, Any], dynamic: bool) -> Size:

@@ -150,3 +150,10 @@ def starts(side: int, crop: int, stride: int) -> list[int]:
     """Where windows of a size begin on a side of an image, in px (list[int]); the last one ends with it."""
     number = max(side - crop + stride - 1, 0) // stride + 1
     return [max(min(index * stride + crop, side) - crop, 0) for index in range(number)]
+
+
+def graph_of(graph: nn.Module) -> nn.Module:
+    """The graph below a preprocessing, and what records it."""
+    while hasattr(graph, 'network'):
+        graph = graph.network
+    return graph

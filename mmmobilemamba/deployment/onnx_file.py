@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import logging
-import warnings
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +16,8 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from . import suppress  # noqa: F401  (registers the operator)
-from .errors import DeploymentError
+from .errors import DeploymentError, quietly, refusing
+from .graphs import graph_of
 from .portable import portable
 from .rewrite import rewrite
 
@@ -27,39 +25,6 @@ OPSET = 18
 NO_LIMIT = 2**63 - 1
 LARGE_SIDES = (1120, 1248)  # px, of which no level of a pyramid has one pixel
 LARGEST = 2**31 - 1  # bytes that one file of protobuf may have
-
-
-@contextmanager
-def refusing(what: str = 'export it', dynamic_sizes: bool = False) -> Iterator[None]:
-    """Turns what PyTorch's exporter, or a model on its way, stumbles over into a :class:`DeploymentError`.
-
-    Args:
-        what (str): What PyTorch is about to do.
-        dynamic_sizes (bool): Whether one size instead of any may be the way out.
-    """
-    try:
-        yield
-    except DeploymentError:
-        raise
-    except (RuntimeError, TypeError, ValueError, AssertionError, AttributeError) as error:
-        text = ' '.join(str(error.__cause__ or error).split())[:400]
-        advice = ' Give --size HEIGHT WIDTH instead of --dynamic, if one will do.' if dynamic_sizes else ''
-        raise DeploymentError(
-            f'PyTorch {torch.__version__} cannot {what}: {text.rstrip(".")}.{advice}'
-        ) from error
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Without what PyTorch's exporter says on its way, which is about its own insides."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)
 
 
 def free_dimensions(image: Tensor, dynamic_sizes: bool) -> tuple[dict[int, Any]]:
@@ -153,13 +118,6 @@ def _suppression(boxes, scores, iou_threshold, score_threshold):
     places = op.Gather(picked, op.Constant(value_ints=[0, 2]), axis=1)  # image and box of each
     nothing = op.Mul(scores, op.Constant(value_float=0.0))
     return op.ScatterND(nothing, places, op.GatherND(scores, places))
-
-
-def graph_of(graph: nn.Module) -> nn.Module:
-    """The graph below a preprocessing, and what records it."""
-    while hasattr(graph, 'network'):
-        graph = graph.network
-    return graph
 
 
 def write(proto: onnx.ModelProto, path: Path, about: Mapping[str, Any]) -> None:

@@ -33,7 +33,8 @@ def test_images(
     Args:
         shape (tuple[int, int]): Height and width that the graph was made for.
         about (dict): See :func:`~.build.describe`. Further sizes if its ``size`` is None, and uint8 images,
-            (N, H, W, C), instead of normalised ones, (N, C, H, W), if it is ``preprocessed``.
+            (N, H, W, C), instead of normalised ones, (N, C, H, W), if it is ``preprocessed``; float32 of 0 to
+            255, (N, C, H, W), if its ``input`` says so.
         seed (int): Of the noise.
         extreme (bool): Values as well that no picture has, unless ``preprocessed``.
     """
@@ -42,9 +43,12 @@ def test_images(
     mean, std = (torch.tensor(about[key], dtype=torch.float32).view(1, -1, 1, 1) for key in ('mean', 'std'))
 
     def image_of(pixels):
-        return pixels.byte().permute(0, 2, 3, 1).contiguous() if raw else (pixels - mean) / std
+        if not raw:
+            return (pixels - mean) / std
+        return pixels.byte().permute(0, 2, 3, 1).contiguous() if as_read else pixels.floor()
 
     raw, channels = about['preprocessed'], mean.numel()
+    as_read = about.get('input', {}).get('layout', 'NHWC') == 'NHWC'
     sizes = {'noise': (1, height, width), 'a batch of 3': (3, height, width)}
     if about['size'] is None:
         sizes['another size'] = (1, height + 64, width + 32)

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from .dense_heads import (
-    Level,
     base_dense_head,
     by_place,
     gfl_head,
@@ -154,15 +153,13 @@ class RawDetector(nn.Module):
         if self.rule is yolox_head:
             return head._bbox_decode(self.priors, torch.cat([by_place(level, 4) for level in deltas], 1))
         if self.rule is gfl_head:
-            deltas = [
-                self.means(level) * stride[0]
-                for level, stride in zip(deltas, head.prior_generator.strides)
-            ]
+            strides = head.prior_generator.strides
+            by_level = [self.means(level) * stride[0] for level, stride in zip(deltas, strides)]
         else:
-            deltas = [by_place(level, 4) for level in deltas]
-        deltas = torch.cat(deltas, 1)
-        priors = self.priors.expand(deltas.shape[0], -1, -1).flatten(0, 1)
-        boxes = head.bbox_coder.decode(priors, deltas.flatten(0, 1)).reshape(deltas.shape)
+            by_level = [by_place(level, 4) for level in deltas]
+        offsets = torch.cat(by_level, 1)
+        priors = self.priors.expand(offsets.shape[0], -1, -1).flatten(0, 1)
+        boxes = head.bbox_coder.decode(priors, offsets.flatten(0, 1)).reshape(offsets.shape)
         if not head.bbox_coder.clip_border:
             return boxes
         return torch.minimum(boxes.clamp(min=0), self.limit)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -95,22 +96,65 @@ class Pair:
         return sum((objects(*image, *other) for image, other in pairs), Difference(max(errors)))
 
     def milliseconds(self, batch: np.ndarray, seconds: float = 1.0) -> list[float]:
-        """Median times of both (two float), which take turns.
+        """Median times of both (two float), see :func:`milliseconds`."""
+        runs = [partial(session.run, None, {'image': batch}) for session in self.sessions]
+        return milliseconds(runs, seconds)
 
-        Args:
-            batch (ndarray): What they run.
-            seconds (float): To spend on each; at least ten calls are timed.
-        """
-        durations = [[], []]
-        start = time.perf_counter()
-        while len(durations[0]) < 2 * BLOCK or time.perf_counter() - start < 2 * seconds:
-            for session, taken in zip(self.sessions, durations):
-                session.run(None, {'image': batch})
-                for _ in range(BLOCK):
-                    before = time.perf_counter()
-                    session.run(None, {'image': batch})
-                    taken.append(time.perf_counter() - before)
-        return [1e3 * statistics.median(taken) for taken in durations]
+
+def milliseconds(runs: Sequence[Callable[[], Any]], seconds: float = 1.0) -> list[float]:
+    """Median times (list[float]) of calls that take turns.
+
+    Args:
+        runs (Sequence[Callable]): What is called, without arguments.
+        seconds (float): To spend on each; at least ten calls are timed.
+    """
+    durations: list[list[float]] = [[] for _ in runs]
+    start = time.perf_counter()
+    while len(durations[0]) < 2 * BLOCK or time.perf_counter() - start < len(runs) * seconds:
+        for run, taken in zip(runs, durations):
+            run()
+            for _ in range(BLOCK):
+                before = time.perf_counter()
+                run()
+                taken.append(time.perf_counter() - before)
+    return [1e3 * statistics.median(taken) for taken in durations]
+
+
+def raw_difference(task: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Difference:
+    """The :class:`Difference` of outputs that nothing is chosen of yet, see :mod:`.raw_graphs`.
+
+    Args:
+        task (str): One of :data:`~.build.TASKS`.
+        expected, found (dict[str, Tensor]): In float32, and the others. The choices of a detector are the
+            places whose best score is clear.
+    """
+    choices = CHOICES.get(task, '')
+    if not all(value.isfinite().all() for value in (*expected.values(), *found.values())):
+        return Difference(float('inf'), choices=choices)
+    if task == 'detection':
+        scores = [
+            x['scores'] * x['factors'][..., None] if 'factors' in x else x['scores']
+            for x in (expected, found)
+        ]
+        return raw_objects(*scores)
+    errors = [relative(expected[name], found[name]) for name in expected if name != 'classes']
+    if task == 'backbone':
+        return Difference(max(errors), choices=choices)
+    before, after = (x['classes'] if 'classes' in x else x['logits'].argmax(1) for x in (expected, found))
+    same = before == after
+    error = max(errors) if errors else 1 - same.double().mean().item()
+    return Difference(error, int(same.sum()), same.numel(), choices)
+
+
+def raw_objects(expected: Tensor, found: Tensor) -> Difference:
+    """The :class:`Difference` in the scores (N, B, C) of a detector's places."""
+    best, labels = expected.max(2)
+    clear = best >= CLEAR_SCORE
+    same = labels == found.argmax(2)
+    same &= (found.gather(2, labels[..., None])[..., 0] - best).abs() < SAME_SCORE
+    return Difference(
+        relative(expected, found, scale=1.0), int(same[clear].sum()), int(clear.sum()), CHOICES['detection']
+    )
 
 
 def relative(expected: Tensor, found: Tensor, scale: float | None = None) -> float:

@@ -53,7 +53,7 @@ class Session:
         raise NotImplementedError
 
     def compute(self, batch):
-        """The outputs (list[ndarray]) of a batch, in the order of the file; of one image, unless it takes more."""
+        """The outputs (list[ndarray]), in order, of a batch; one image, unless the file takes more."""
         raise NotImplementedError
 
     def read_about(self):
@@ -125,7 +125,7 @@ class NcnnSession(Session):
             status, found = extractor.extract(f'out{index}')
             if status:
                 raise RuntimeError(f'it has no output out{index}')
-            outputs.append(np.array(found)[None])
+            outputs.append(np.array(found).reshape(1, *self.about['shapes'][index]))
         return outputs
 
 

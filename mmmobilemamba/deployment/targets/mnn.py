@@ -39,6 +39,7 @@ class Mnn(Target):
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, 'network.onnx')
             write_onnx(form, image, source)
-            said = call([program, '-f', 'ONNX', '--modelFile', source, '--MNNModel', path, *OPTIONS[precision]])
+            files = ['--modelFile', str(source), '--MNNModel', str(path)]
+            said = call([program, '-f', 'ONNX', *files, *OPTIONS[precision]])
         if 'not support' in said.lower() or not path.is_file():
             raise DeploymentError(f'mnnconvert has no form for a part of the network:\n{said.strip()}')

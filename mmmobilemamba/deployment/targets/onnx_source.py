@@ -9,7 +9,8 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from ..onnx_file import OPSET, quietly, refusing
+from ..errors import quietly, refusing
+from ..onnx_file import OPSET
 
 
 def write_onnx(form: nn.Module, image: Tensor, path: Path, any_batch: bool = False) -> None:

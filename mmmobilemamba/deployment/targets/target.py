@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
@@ -13,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import DeploymentError
+from ..errors import DeploymentError, quietly, refusing
+from ..graphs import graph_of
 from ..portable import portable
 
 LINES = 12  # of what a converter says, in a message
@@ -51,9 +53,7 @@ class Target:
         missing = [name for name in modules if find_spec(name) is None]
         if not missing:
             return None
-        return (
-            f'For {self.name} it needs {", ".join(missing)}: python -m pip install -r {self.requirements}'
-        )
+        return f'For {self.name} it needs {", ".join(missing)}: python -m pip install -r {self.requirements}'
 
     def check(self, graph: nn.Module, size: tuple[int, int]) -> None:
         """Make sure that a network can be converted.
@@ -76,11 +76,13 @@ class Target:
     ) -> None:
         """Write the files of a network: those of the runtime, and what is to be known beside them.
 
+        That is ``about``, with the names of the ``outputs`` in order and their ``shapes`` without the batch.
+
         Args:
             graph (nn.Module): Of :mod:`..raw_graphs`, deployed.
             image (Tensor): A batch of 2 of the images that it takes.
             path (Path): Where to.
-            about (dict): See :func:`~..build.describe`; with its ``precision``.
+            about (dict): See :func:`~..build.describe`; with its ``precision`` and ``input``.
             batches (Iterable[ndarray]): For int8, images as the network takes them, one a batch.
 
         Raises:
@@ -88,8 +90,11 @@ class Target:
         """
         if not self.any_batch:
             image = image[:1]
-        form = portable(graph, image)
-        self.convert(form, image, path, about['precision'], batches)
+        with refusing(f'convert it for {self.name}'), quietly(), torch.no_grad():
+            form = portable(graph, image)
+            shapes = [list(output.shape[1:]) for output in form(image)]
+            self.convert(form, image, path, about['precision'], batches)
+        about = dict(about, outputs=graph_of(graph).output_names, shapes=shapes)
         about_of(path).write_text(json.dumps(about, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
     def convert(
@@ -109,9 +114,32 @@ class Target:
         """
         raise NotImplementedError
 
+    def prove_session(self, path: Path) -> Any:
+        """What runs files in place of the runtime, which does not exist on this system; else None."""
+        return None
+
     def parts(self, path: Path) -> list[Path]:
         """All files, or folders, of a network at ``path``."""
         return [path, about_of(path)]
+
+    def move(self, path: Path, target: Path) -> None:
+        """Put the files at ``path`` in place of those at ``target``."""
+        self.remove(target)
+        for part, place in zip(self.parts(path), self.parts(target)):
+            part.replace(place)
+
+    def remove(self, path: Path) -> None:
+        """Remove the files at ``path``, as far as they are there."""
+        for part in self.parts(path):
+            if part.is_dir():
+                shutil.rmtree(part)
+            else:
+                part.unlink(missing_ok=True)
+
+    def size(self, path: Path) -> int:
+        """Bytes that the files at ``path`` have."""
+        files = [each for part in self.parts(path) for each in (part, *part.rglob('*'))]
+        return sum(each.stat().st_size for each in files if each.is_file())
 
 
 def about_of(path: Path) -> Path:
@@ -119,7 +147,7 @@ def about_of(path: Path) -> Path:
     return path.with_name(path.name + ABOUT)
 
 
-def call(command: Sequence[str], **kwargs: Any) -> str:
+def call(command: Sequence[str | Path], **kwargs: Any) -> str:
     """Run a converter; all that it says (str).
 
     Raises:

@@ -1,0 +1,289 @@
+"""Export a trained network for the runtimes of servers, browsers and phones; OUT's ending says for which.
+
+    python tools/deployment/export.py CONFIG CHECKPOINT OUT.onnx
+    mim run mmmobilemamba export CONFIG CHECKPOINT OUT.ncnn
+
+takes classifiers, detectors, segmentors and, with ``--backbone``, the backbone alone. OUT ends in
+
+    {endings}
+
+or ``--to`` names the kind. A file of ONNX has all choices inside: the best classes, boxes of which the
+overlapping ones are suppressed, the class of each pixel; its batch is free, and with ``--dynamic`` the size,
+too. A program of torch.export is for one size, and needs mmmobilemamba for detectors. All others are for one
+size and end before the choices: in logits, and in boxes with the scores of every class. ``infer.py`` makes
+the same of all of them.
+
+Each file is run in its runtime and compared with PyTorch for several images, and only if they agree to 1e-4
+does it take the place of OUT. ``--fp16`` and ``--int8 FOLDER`` make a smaller file of the proven one in
+float32, with the tools of the runtime, and print what that loses and how fast both are.
+"""
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+from mmengine.config import DictAction
+
+if not hasattr(torch.export, 'Dim') or not hasattr(torch.export.Dim, 'DYNAMIC'):
+    raise SystemExit(f'export.py: error: it needs torch 2.6 or newer, and this is {torch.__version__}.')
+
+from mmmobilemamba.deployment import build, calibration, pipeline, proof, scan_effect
+from mmmobilemamba.deployment.errors import refusing
+from mmmobilemamba.deployment.targets import TARGETS
+from mmmobilemamba.models.checkpoint import CheckpointError
+
+TO_ONNX = {'.onnx': 'ONNX', '.pt2': 'torch.export'}  # the rest is in TARGETS
+SUFFIXES = {**TO_ONNX, **{suffix: target.name for suffix, target in TARGETS.items()}}
+ENDINGS = ', '.join(f'{suffix} ({name})' for suffix, name in SUFFIXES.items())
+IMAGES = 128  # of a folder, for the calibration
+
+
+def parse_args(argv):
+    """Command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__.replace('{endings}', ENDINGS),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument('config', help='config file of the network')
+    parser.add_argument('checkpoint', type=Path, help='its checkpoint, in the deployed form or not')
+    parser.add_argument('out', type=Path, help='where to write; its ending is the kind')
+    parser.add_argument(
+        '--to', choices=[suffix[1:] for suffix in SUFFIXES], help='the kind, if the ending is not to say it'
+    )
+    parser.add_argument(
+        '--size',
+        type=int,
+        nargs='+',
+        metavar='SIDE',
+        help="height and width, or one side (default: the config's)",
+    )
+    parser.add_argument('--dynamic', action='store_true', help='height and width are free')
+    parser.add_argument('--backbone', action='store_true', help='the maps of the backbone, nothing more')
+    parser.add_argument('--topk', type=int, help='classes that a classifier names (default: 5)')
+    parser.add_argument('--logits', action='store_true', help='of a segmentor, too')
+    parser.add_argument(
+        '--preprocess',
+        action='store_true',
+        help='normalise inside: images are uint8, RGB, (N, H, W, 3), of ncnn float32, (1, 3, H, W); of other '
+        'in_channels, as many',
+    )
+    parser.add_argument('--fp16', action='store_true', help='float16, with float32 at inputs and outputs')
+    parser.add_argument(
+        '--int8',
+        type=Path,
+        metavar='FOLDER',
+        help='convolutions in 8 bits, calibrated on images of this folder and of those in it',
+    )
+    parser.add_argument(
+        '--calibration-images', type=int, metavar='N', help=f'how many of them (default: {IMAGES})'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config'
+    )
+    args = parser.parse_args(argv)
+    check_args(parser, args)
+    return args
+
+
+def check_args(parser, args):
+    """Leave with a message if the arguments cannot be."""
+    if args.to:
+        args.out = (
+            args.out if args.out.suffix == f'.{args.to}' else args.out.with_name(f'{args.out.name}.{args.to}')
+        )
+    suffix = args.out.suffix
+    if suffix not in SUFFIXES:
+        parser.error(f'OUT must end in {", ".join(SUFFIXES)}, not {args.out.name}; or choose one with --to')
+    if not args.out.parent.is_dir():
+        parser.error(f'there is no folder {args.out.parent}; make it first')
+    if args.size and len(args.size) > 2:
+        parser.error('--size takes one or two numbers')
+    if args.topk is not None and args.topk < 1:
+        parser.error('--topk must be 1 or more')
+    if args.topk is not None and suffix in TARGETS:
+        parser.error(f'--topk is for .onnx and .pt2: a file for {SUFFIXES[suffix]} gives the logits of all')
+    if args.fp16 and args.int8:
+        parser.error('--fp16 and --int8 are two files: run the tool for each')
+    for flag, kind in (('--fp16', 'float16'), ('--int8', 'int8')):
+        able = [SUFFIXES['.onnx'], *(target.name for target in TARGETS.values() if kind in target.precisions)]
+        if getattr(args, flag[2:]) and SUFFIXES[suffix] not in able:
+            parser.error(f'{flag} is for files of {", ".join(able)}, and not of {SUFFIXES[suffix]}')
+    if args.dynamic and suffix != '.onnx':
+        # Such a program of torch.export exists, but guards of PyTorch's make it refuse most sizes.
+        parser.error('--dynamic is for files of ONNX: choose an OUT that ends in .onnx, or one size')
+    if args.calibration_images is not None and not args.int8:
+        parser.error('--calibration-images goes with --int8 FOLDER')
+    if args.calibration_images is not None and args.calibration_images < 1:
+        parser.error('--calibration-images must be 1 or more')
+
+
+def make_exporter(args):
+    """What writes and compares files of the wanted kind; leaves with a message if packages are missing."""
+    target = TARGETS.get(args.out.suffix)
+    if target is None:
+        from onnx_exporter import OnnxExporter, ProgramExporter
+
+        return (ProgramExporter if args.out.suffix == '.pt2' else OnnxExporter)(args)
+    missing = target.why_not('float16' if args.fp16 else 'int8' if args.int8 else 'float32')
+    if missing:
+        sys.exit(f'export.py: error: {missing}')
+    from runtime_exporter import RuntimeExporter
+
+    return RuntimeExporter(args, target)
+
+
+def prepare(args, exporter):
+    """The graph to export, what its users have to know, and an example image.
+
+    Raises:
+        CheckpointError, OSError, RuntimeError: If that cannot be had.
+    """
+    config = build.read_config(args.config, args.cfg_options)
+    model = build.load_model(config, args.checkpoint)
+    if args.backbone:
+        model = model.backbone
+    task = build.task_of(model)
+    about = build.describe(config, task, model)
+    size = build.input_size(about, args.size, args.dynamic)
+    warn_of_pictures(about)
+    about.update(size=None if args.dynamic else size, preprocessed=args.preprocess, precision='float32')
+    if (args.logits and task != 'segmentation') or (args.topk and task != 'classification'):
+        raise build.DeploymentError(f'--logits is for segmentors and --topk for classifiers; this is {task}.')
+    image = torch.randn(2, len(about['mean']), *size, generator=torch.Generator().manual_seed(0))
+    graph, image = exporter.make_graph(model, task, about, image)
+    return graph, about, image
+
+
+def warn_of_pictures(about):
+    """Say what the programs that read pictures will refuse, if anything."""
+    steps = pipeline.unknown_steps(about['resize'])
+    if about['load'] is None or about['load']['type'] not in pipeline.LOADERS:
+        steps.insert(0, about['load']['type'] if about['load'] else 'no loader of pictures')
+    if steps:
+        print(
+            f"warning: the config's test pipeline has {', '.join(steps)}, so infer_onnx.py and the page "
+            f'refuse pictures for this file. Prepare them yourself, as the pipeline does.',
+            file=sys.stderr,
+        )
+
+
+def compare(graph, run, about, size):
+    """Print how far PyTorch and ``run`` are apart for several images; the largest error."""
+    worst = 0.0
+    for name, image in proof.test_images(size, about):
+        shape = 'x'.join(map(str, image.shape))
+        with refusing(f'run it on {shape}', about['size'] is None), torch.no_grad():
+            graph(image)  # what it cannot take itself is no fault of the file's
+        outputs, probed = run(image)
+        if name == proof.BEYOND:
+            finite = proof.is_finite(graph, image, outputs)
+            error, said = (0.0, 'numbers') if finite else (float('inf'), 'no numbers')
+        else:
+            error = proof.largest_error(graph, image, outputs, probed)
+            said = f'{error:.1e}'
+        print(f'  {name}, {shape}: {said}')
+        worst = max(worst, error)
+    return worst
+
+
+def compare_awakened(exporter, graph, about, image, path):
+    """Compare with other weights as well, if the scans hardly show with those of the network; the error.
+
+    The file of these weights, at ``path``, does not stay.
+    """
+    effect = scan_effect.scan_effect(graph, image[:1])
+    if effect >= scan_effect.LEAST:
+        return 0.0
+    print(
+        f'In this network the scans change the maps by {effect:.1e} alone, as in one that has not been '
+        f'trained. So the conversion is compared with random weights, too:'
+    )
+    other = scan_effect.awakened(graph)
+    try:
+        run = exporter.make(other, about, image, path)
+        return compare(other, run, about, build.size_of(image))
+    finally:
+        exporter.remove(path)
+
+
+def find_images(args):
+    """Images (list[Path]) for the calibration, of which those that cannot be read are named; [] without one.
+
+    Raises:
+        DeploymentError: If there is none.
+    """
+    if not args.int8:
+        return []
+    from infer import SUFFIXES as KINDS  # which lies beside this file, and needs more packages
+
+    paths, broken = calibration.find_images(args.int8, KINDS, args.calibration_images or IMAGES)
+    for path in broken:
+        print(f'{path} was skipped. It cannot be read.', file=sys.stderr)
+    return paths
+
+
+def prepare_images(about, args, paths):
+    """Images as batches for the network, prepared as infer.py does it (calibration.Images), or None.
+
+    Raises:
+        DeploymentError: If none is of a size that the file takes.
+    """
+    if not args.int8:
+        return None
+    from infer import NetworkError, Preparation  # see above
+
+    preparation, usable = Preparation(about, args.out.name), []
+
+    def prepare(picture):
+        return preparation.prepare(picture)[0]
+
+    for image in paths:
+        try:
+            next(iter(calibration.Images([image], prepare)))
+            usable.append(image)
+        except NetworkError as error:
+            print(f'{image} was skipped. {error}', file=sys.stderr)
+    if not usable:
+        raise build.DeploymentError(f'None of the images of {args.int8} can be used, see above.')
+    return calibration.Images(usable, prepare)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    start = time.perf_counter()
+    exporter = make_exporter(args)
+    try:
+        paths = find_images(args)
+        graph, about, image = prepare(args, exporter)
+        images = prepare_images(about, args, paths)
+    except (CheckpointError, build.DeploymentError, ImportError, OSError, RuntimeError) as error:
+        sys.exit(f'{args.checkpoint} was not exported. {error}')
+    partial, other = (
+        args.out.with_name(f'.{args.out.stem}.{word}{args.out.suffix}') for word in ('part', 'other')
+    )
+    try:
+        run = exporter.make(graph, about, image, partial)
+        seconds = time.perf_counter() - start
+        print(f'exported in {seconds:.0f} s; largest difference to PyTorch, relative:')
+        error = compare(graph, run, about, build.size_of(image))
+        error = max(error, compare_awakened(exporter, graph, about, image, other))
+        if not error <= proof.TOLERANCE:
+            sys.exit(f'{args.out} was not written: it would differ from PyTorch by {error:.1e}.')
+        exporter.finish(graph, about, image, partial)
+        if args.fp16 or args.int8:
+            exporter.lower_precision(graph, about, image, partial, images)
+        exporter.move(partial, args.out)
+    except build.DeploymentError as failure:
+        sys.exit(f'{args.out} was not written. {failure}')
+    finally:
+        exporter.remove(partial)
+    size = exporter.size(args.out) / 2**20
+    source = ', made of one in float32' if args.fp16 or args.int8 else ''
+    print(f'{args.out}: {about["task"]}, {size:.1f} MiB{source}, within {error:.1e} of PyTorch')
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,123 @@
+"""What ``export.py`` writes for ONNX Runtime: files of ONNX, and programs of torch.export."""
+
+import json
+
+try:
+    import onnx
+    import onnxruntime  # noqa: F401
+    import onnxscript  # noqa: F401
+except ImportError as missing:
+    raise SystemExit(
+        f'export.py: error: {missing}. It needs: python -m pip install onnx onnxruntime onnxscript'
+    ) from None
+
+import torch
+from reduced_precision import check_difference, print_gain, warn_of_difference
+
+from mmmobilemamba.deployment import build, onnx_file, precision, probes, proof, report
+from mmmobilemamba.deployment.errors import quietly
+from mmmobilemamba.deployment.graphs import graph_of
+
+TOPK = 5
+
+
+class OnnxExporter:
+    """Files of ONNX, with all choices inside, for any number of images and perhaps any size.
+
+    Args:
+        args (Namespace): The command line.
+    """
+
+    def __init__(self, args):
+        self.args = args
+
+    def make_graph(self, model, task, about, image):
+        """What is exported, and an image that it takes, of a normalised one (N, C, H, W)."""
+        graph = build.make_graph(model, task, self.args.topk or TOPK, self.args.logits)
+        if self.args.dynamic and getattr(graph, 'slides', False):
+            raise build.DeploymentError(
+                "test_cfg.mode is 'slide', whose windows depend on the size: give --size HEIGHT WIDTH "
+                'instead of --dynamic, or --cfg-options model.test_cfg.mode=whole.'
+            )
+        if self.args.preprocess:
+            graph, image = build.with_preprocessing(graph, about), proof.to_pixels(image)
+        return graph.eval(), image
+
+    def make(self, graph, about, image, path):
+        """Write a file, print what it holds, and return what runs it with its probes."""
+        probed = onnx_file.to_onnx(probes.Recorded(graph), image, about['size'] is None)
+        count = len(graph_of(graph).output_names)
+        proto = onnx_file.without_probes(probed, count)
+        counts = onnx_file.operators(proto)
+        print(f'{sum(counts.values())} nodes: {", ".join(f"{n} {name}" for name, n in counts.most_common())}')
+        onnx_file.write(proto, path, about)
+        session = onnx_file.open_session(path)
+        if len(probed.graph.output) > count:
+            session = onnx_file.open_session(probed.SerializeToString())
+
+        def run(image):
+            found = [torch.from_numpy(x) for x in onnx_file.run(session, image)]
+            return found[:count], found[count:]
+
+        return run
+
+    def finish(self, graph, about, image, path):
+        """Nothing: the file that was compared is what is wanted."""
+
+    def lower_precision(self, graph, about, image, path, images):
+        """Put a file of float16 or int8 in place of the one at ``path``, and print what that loses and gains.
+
+        Raises:
+            DeploymentError: If it loses too much.
+        """
+        full = onnx.load(str(path))
+        proofs = proof.test_images(build.size_of(image), about, extreme=False)
+        sets = {'images of the proof': [image.numpy() for _, image in proofs]}
+        if images:
+            sets[f'{len(images)} images of {self.args.int8}'] = images
+            kind, reduced = 'int8', precision.to_int8(full, images)
+        else:
+            kind, reduced = 'float16', precision.to_float16(full)
+        print(f'{kind} against float32, both in ONNX Runtime:')
+        pair = report.Pair(about['task'], full, reduced)
+        for name, batches in sets.items():
+            difference = pair.difference(batches)
+            print(f'  {name}: {difference}')
+            check_difference(difference, kind)
+        before, after = pair.milliseconds(next(iter(batches)))
+        print_gain([proto.ByteSize() for proto in (full, reduced)], before, after)
+        warn_of_difference(difference, kind)
+        onnx_file.remove(path)
+        onnx_file.write(reduced, path, dict(about, precision=kind))
+
+    def move(self, path, target):
+        """Put what is at ``path`` in place of what is at ``target``."""
+        onnx_file.move(path, target)
+
+    def remove(self, path):
+        """Remove what is at ``path``, if there is anything."""
+        onnx_file.remove(path)
+
+    def size(self, path):
+        """Bytes of the file at ``path``."""
+        return path.stat().st_size
+
+
+class ProgramExporter(OnnxExporter):
+    """Programs of torch.export, for one size and any number of images."""
+
+    def make(self, graph, about, image, path):
+        """Write a program, read it again, and return what runs it with its probes."""
+        program = onnx_file.to_program(graph, image, dynamic_sizes=False)
+        with quietly():
+            torch.export.save(program, path, extra_files={'mmmobilemamba.json': json.dumps(about)})
+            program = probed = torch.export.load(path).module()
+        if probes.has_probes(graph, image):  # which a second program of the network has, for the proof alone
+            probed = onnx_file.to_program(probes.Recorded(graph), image, dynamic_sizes=False).module()
+
+        def run(image):
+            with torch.no_grad():
+                outputs = program(image)
+                return outputs, probed(image)[len(outputs) :]
+
+        return run

@@ -1,0 +1,161 @@
+"""What ``export.py`` writes for the runtimes of phones and servers, and how it is compared with PyTorch."""
+
+from functools import partial
+
+import torch
+from reduced_precision import check_difference, print_gain, warn_of_difference
+from runtimes import RuntimeFileError, open_file
+
+from mmmobilemamba.deployment import build, proof, report
+from mmmobilemamba.deployment.graphs import graph_of
+from mmmobilemamba.deployment.raw_graphs import RawPreprocessed, make_raw_graph
+
+
+class RuntimeExporter:
+    """Files for a runtime, of one size, that end where choices begin.
+
+    Args:
+        args (Namespace): The command line.
+        target (Target): The runtime.
+    """
+
+    def __init__(self, args, target):
+        self.args, self.target = args, target
+
+    def make_graph(self, model, task, about, image):
+        """What is exported, and an image that it takes, of a normalised one (N, C, H, W).
+
+        That of a segmentor has logits as well, which the comparison is of; :meth:`finish` leaves them out.
+        """
+        build.check_supported(model, task)
+        outputs = self.outputs_of_segmentor(with_logits=True)
+        graph = make_raw_graph(model, task, image, outputs)
+        if hasattr(graph, 'candidates'):
+            about['candidates'] = graph.candidates
+        pixels = self.args.preprocess and self.target.takes_pixels
+        about['input'] = dict(layout='NHWC' if pixels else 'NCHW', dtype='uint8' if pixels else 'float32')
+        self.target.check(graph, build.size_of(image))
+        return self.preprocessed(graph, image, about)
+
+    def preprocessed(self, graph, image, about):
+        """A graph with the normalisation inside if that is wanted, and an image that it takes."""
+        if self.args.preprocess:
+            pixels, swaps = self.target.takes_pixels, about['channels'] == 'BGR'
+            graph = RawPreprocessed(graph, about['mean'], about['std'], swaps, pixels)
+            image = proof.to_pixels(image)
+            image = image if pixels else image.permute(0, 3, 1, 2).float().contiguous()
+        return graph.eval(), image
+
+    def outputs_of_segmentor(self, with_logits):
+        """Names of the outputs of a segmentor."""
+        if with_logits or self.args.logits:
+            return tuple(dict.fromkeys((*self.target.segmentation, 'logits')))
+        return self.target.segmentation
+
+    def make(self, graph, about, image, path):
+        """Write the files and return what runs them, with probes."""
+        self.target.write(graph, image, path, about)
+        session = self.open(path)
+
+        def run(image):
+            found = {name: torch.from_numpy(value) for name, value in session.run(image.numpy()).items()}
+            return list(found.values()), probes_of(about['task'], found)
+
+        return run
+
+    def open(self, path):
+        """Files in their runtime (Session).
+
+        Raises:
+            DeploymentError: If they cannot be opened.
+        """
+        try:
+            return self.target.prove_session(path) or open_file(path, threads=1)
+        except RuntimeFileError as error:
+            raise build.DeploymentError(str(error)) from error
+
+    def finish(self, graph, about, image, path):
+        """Write a segmentor's files anew without the logits, unless those are wanted; compare the classes.
+
+        Raises:
+            DeploymentError: If a class is none of the best.
+        """
+        raw = graph_of(graph)
+        wanted = list(self.outputs_of_segmentor(with_logits=False))
+        if about['task'] != 'segmentation' or raw.output_names == wanted:
+            return
+        raw.output_names = wanted
+        self.target.write(graph, image, path, about)
+        session = self.open(path)
+        raw.output_names = ['logits']
+        for name, batch in proof.test_images(build.size_of(image), about, extreme=False):
+            with torch.no_grad():
+                logits = graph(batch)
+            classes = torch.from_numpy(session.run(batch.numpy())['classes'])
+            error = proof.largest_error(graph, batch, logits, [*logits, classes[:, None].long()])
+            if not error <= proof.TOLERANCE:
+                raise build.DeploymentError(f'For {name} a class without its logits is off by {error:.1e}.')
+        raw.output_names = wanted
+
+    def lower_precision(self, graph, about, image, path, images):
+        """Put files of float16 or int8 in place of those at ``path``, and print what that loses and gains.
+
+        Raises:
+            DeploymentError: If it loses too much, or the runtime's tools cannot make them.
+        """
+        kind = 'float16' if self.args.fp16 else 'int8'
+        full, reduced = path, path.with_name(f'.{kind}{path.name}')
+        sets = {'images of the proof': self.proof_batches(about, image)}
+        if images:
+            sets[f'{len(images)} images of {self.args.int8}'] = images
+        try:
+            self.target.write(graph, image, reduced, dict(about, precision=kind), images or ())
+            sessions = [self.open(each) for each in (full, reduced)]
+            print(f'{kind} against float32, both in {self.target.name}:')
+            for name, batches in sets.items():
+                difference = self.difference(about['task'], sessions, batches)
+                print(f'  {name}: {difference}')
+                check_difference(difference, kind)
+            batch = next(iter(batches))[:1]
+            times = report.milliseconds([partial(session.run, batch) for session in sessions])
+            print_gain(map(self.target.size, (full, reduced)), *times)
+            warn_of_difference(difference, kind)
+            self.target.move(reduced, full)
+        finally:
+            self.target.remove(reduced)
+
+    def proof_batches(self, about, image):
+        """Images of the proof (list[ndarray])."""
+        return [x.numpy() for _, x in proof.test_images(build.size_of(image), about, extreme=False)]
+
+    def difference(self, task, sessions, batches):
+        """The :class:`~.report.Difference` of two sessions over some batches."""
+        total = report.Difference(choices=report.CHOICES.get(task, ''))
+        for batch in batches:
+            expected, found = (
+                {name: torch.from_numpy(value) for name, value in session.run(batch).items()}
+                for session in sessions
+            )
+            total += report.raw_difference(task, expected, found)
+        return total
+
+    def move(self, path, target):
+        """Put the files at ``path`` in place of those at ``target``."""
+        self.target.move(path, target)
+
+    def remove(self, path):
+        """Remove the files at ``path``, as far as they are there."""
+        self.target.remove(path)
+
+    def size(self, path):
+        """Bytes of the files at ``path``."""
+        return self.target.size(path)
+
+
+def probes_of(task, found):
+    """What a graph of :mod:`.raw_graphs` hands to a probe, of outputs by name; see proof.Replay."""
+    if task != 'segmentation':
+        return []
+    classes = found.get('classes')
+    classes = found['logits'].argmax(1) if classes is None else classes.long()
+    return [found['logits'], classes[:, None]]
