@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +14,10 @@ GOLDEN = ROOT / 'tests' / 'data' / 'golden'
 
 
 def load_script(path):
-    """Import a script of the repository by its path."""
+    """Import a script of the repository by its path; as where it is run, it finds those beside it."""
     path = ROOT / path
+    if str(path.parent) not in sys.path:
+        sys.path.append(str(path.parent))
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)

@@ -23,7 +23,7 @@ from ..helpers import randomise  # noqa: E402
 from .networks import CONFIGS, checkpoint_of, config_of  # noqa: E402
 
 pytestmark = pytest.mark.deploy
-tool = load_script('tools/deployment/export_onnx.py')
+tool = load_script('tools/deployment/export.py')
 MOST_NODES = 750  # of a classifier of any arch, for images of any size
 
 

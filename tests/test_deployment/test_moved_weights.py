@@ -25,7 +25,8 @@ from ..conftest import ROOT, load_script, noise_for
 from ..helpers import ODD, randomise
 from . import dense_detectors
 
-tool = load_script('tools/deployment/export_onnx.py')
+tool = load_script('tools/deployment/export.py')
+onnx_exporter = load_script('tools/deployment/onnx_exporter.py')
 FOLDERS = ('deeplabv3', 'mask_rcnn', 'mobilemamba', 'pspnet', 'retinanet', 'sem_fpn', 'ssd')
 RECIPES = sorted(
     str(path.relative_to(ROOT / 'configs'))
@@ -124,5 +125,5 @@ def assert_exported(config, side, dynamic, folder):
     graph = tool.build.make_graph(model, 'detection').eval()
     about = dict(task='detection', size=None if dynamic else (side, side), preprocessed=False)
     about.update(mean=[123.675, 116.28, 103.53], std=[58.0] * 3)
-    run = tool.make_onnx(graph, about, noise_for((2, 3, side, side), 0), folder / 'out.onnx')
+    run = onnx_exporter.OnnxExporter(None).make(graph, about, noise_for((2, 3, side, side), 0), folder / 'out.onnx')
     assert tool.compare(graph, run, about, (side, side)) < proof.TOLERANCE

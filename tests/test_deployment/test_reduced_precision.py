@@ -21,24 +21,19 @@ from mmmobilemamba.deployment.graphs import BackboneGraph  # noqa: E402
 from mmmobilemamba.deployment.probes import Recorded  # noqa: E402
 from mmmobilemamba.models import set_backend  # noqa: E402
 
-from ..conftest import ROOT, load_script, noise_for  # noqa: E402
+from ..conftest import load_script, noise_for  # noqa: E402
 from ..helpers import ODD  # noqa: E402
 from .networks import graph_of  # noqa: E402
 
-tool = load_script('tools/deployment/export_onnx.py')
-
-
-@pytest.fixture(scope='module', autouse=True)
-def _scripts():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(ROOT / 'tools/deployment')
-        yield
+tool = load_script('tools/deployment/export.py')
+reduced_precision = load_script('tools/deployment/reduced_precision.py')
 
 
 @pytest.fixture(scope='module')
 def recorded(classifier):
     """The classifier as a model in float32, with its probes."""
-    graph, _, image = tool.prepare(tool.parse_args([*classifier, 'out.onnx']))
+    args = tool.parse_args([*classifier, 'out.onnx'])
+    graph, _, image = tool.prepare(args, tool.make_exporter(args))
     return onnx_file.to_onnx(Recorded(graph), image, False)
 
 
@@ -223,15 +218,15 @@ def test_float16_that_overflows_is_not_written(classifier, tmp_path):
 
 def test_what_is_refused():
     """What is no number, and float16 that is too far; 8 bits have no bound."""
-    tool.check_difference(report.Difference(1e-2), 'float16')
-    tool.check_difference(report.Difference(0.5), 'int8')
+    reduced_precision.check_difference(report.Difference(1e-2), 'float16')
+    reduced_precision.check_difference(report.Difference(0.5), 'int8')
     with pytest.raises(
         build.DeploymentError, match=r'would differ from float32 by 1.1e-02, and at most 1e-02'
     ):
-        tool.check_difference(report.Difference(1.1e-2), 'float16')
+        reduced_precision.check_difference(report.Difference(1.1e-2), 'float16')
     for kind in ('float16', 'int8'):
         with pytest.raises(build.DeploymentError, match=f'What it gives in {kind} is not finite'):
-            tool.check_difference(report.Difference(float('inf')), kind)
+            reduced_precision.check_difference(report.Difference(float('inf')), kind)
 
 
 def test_float32_nodes():
@@ -335,8 +330,8 @@ def test_folder_without_images(files, message, tmp_path):
     ('arguments', 'message'),
     [
         (['out.onnx', '--fp16', '--int8', '.'], '--fp16 and --int8 are two files: run the tool for each'),
-        (['out.pt2', '--fp16'], '--fp16 and --int8 are for files of ONNX: OUT must end in .onnx'),
-        (['out.pt2', '--int8', '.'], '--fp16 and --int8 are for files of ONNX: OUT must end in .onnx'),
+        (['out.pt2', '--fp16'], '--fp16 is for files of ONNX, ncnn, '),
+        (['out.pt2', '--int8', '.'], '--int8 is for files of ONNX, MNN, '),
         (['out.onnx', '--int8', '.', '--calibration-images', '0'], '--calibration-images must be 1 or more'),
         (['out.onnx', '--calibration-images', '9'], '--calibration-images goes with --int8'),
     ],

@@ -15,7 +15,7 @@ from ..conftest import load_script  # noqa: E402
 from .networks import checkpoint_of, config_of  # noqa: E402
 
 pytestmark = pytest.mark.deploy
-tool = load_script('tools/deployment/export_onnx.py')
+tool = load_script('tools/deployment/export.py')
 
 
 @pytest.fixture(scope='module', params=['fixed', 'dynamic'])

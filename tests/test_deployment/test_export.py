@@ -17,7 +17,8 @@ from mmmobilemamba.deployment.probes import NO_PROBE  # noqa: E402
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
 from .networks import graph_of  # noqa: E402
 
-tool = load_script('tools/deployment/export_onnx.py')
+tool = load_script('tools/deployment/export.py')
+onnx_exporter = load_script('tools/deployment/onnx_exporter.py')
 
 
 def metadata(path):
@@ -99,7 +100,7 @@ def test_detector(tmp_path):
     _, graph, about = graph_of('retinanet', tmp_path)
     about.update(size=[96, 96], preprocessed=False)
     out = tmp_path / 'network.onnx'
-    run = tool.make_onnx(graph, about, noise_for((2, 3, 96, 96), 0), out)
+    run = onnx_exporter.OnnxExporter(None).make(graph, about, noise_for((2, 3, 96, 96), 0), out)
     proto = onnx.load(out)
     assert onnx_file.operators(proto)['NonMaxSuppression'] == 1
     assert [output.name for output in proto.graph.output] == graph.output_names
@@ -153,7 +154,7 @@ class Classes(torch.nn.Module):
 def test_programs_are_compared_by_probes(tmp_path):
     """Which a program has not that gives classes alone: one of the same network has."""
     graph, image = Classes(), torch.randn(2, 3, 8, 8)
-    run = tool.make_program(graph, dict(task='segmentation', size=[8, 8]), image, tmp_path / 'out.pt2')
+    run = onnx_exporter.ProgramExporter(None).make(graph, dict(task='segmentation', size=[8, 8]), image, tmp_path / 'out.pt2')
     (classes,), (logits, index) = run(image)
     assert torch.equal(logits.argmax(1), classes.long()) and torch.equal(index[:, 0].int(), classes)
     assert proof.largest_error(graph, image, [classes], [logits, index]) == 0
@@ -185,7 +186,7 @@ def test_what_pytorch_cannot_export_is_refused():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['c.py', 'c.pth', 'out.txt'], 'OUT must end in .onnx or .pt2, not out.txt'),
+        (['c.py', 'c.pth', 'out.txt'], 'OUT must end in .onnx, .pt2, .ncnn, '),
         (['c.py', 'c.pth', 'nowhere/out.onnx'], 'there is no folder nowhere'),
         (['c.py', 'c.pth', 'out.onnx', '--size', '1', '2', '3'], '--size takes one or two numbers'),
         (['c.py', 'c.pth', 'out.pt2', '--dynamic'], '--dynamic is for files of ONNX'),

@@ -1,0 +1,251 @@
+"""Files for runtimes of phones: what is written, compared and refused; MNN, and ncnn where it is installed."""
+
+import copy
+import json
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from mmmobilemamba import MobileMamba
+from mmmobilemamba.deployment import proof
+from mmmobilemamba.deployment.errors import DeploymentError
+from mmmobilemamba.deployment.graphs import BackboneGraph
+from mmmobilemamba.deployment.raw_graphs import RawPreprocessed
+from mmmobilemamba.deployment.scan_effect import LEAST, awakened, scan_effect
+from mmmobilemamba.deployment.targets import TARGETS, target_of
+from mmmobilemamba.deployment.targets.target import call
+from mmmobilemamba.models.layers import SS2D
+
+from ..conftest import image_for, load_script, relative_error
+from ..helpers import ODD, randomise
+from .networks import checkpoint_of, config_of
+
+tool = load_script('tools/deployment/export.py')
+runtimes = load_script('tools/deployment/runtimes.py')
+
+
+def if_installed(suffix):
+    """A case for a runtime, skipped by what is missing."""
+    reason = TARGETS[suffix].why_not() or ''
+    return pytest.param(suffix, marks=pytest.mark.skipif(bool(reason), reason=reason))
+
+
+# Those whose converters take seconds.
+SMALL_RUNTIMES = [if_installed(suffix) for suffix in ('.mnn', '.ncnn')]
+
+
+@pytest.fixture
+def graph():
+    """A deployed backbone whose scans show."""
+    torch.manual_seed(0)
+    backbone = randomise(MobileMamba(ODD, out_indices=(1, 2))).eval().requires_grad_(False)
+    backbone.switch_to_deploy()
+    return awakened(BackboneGraph(backbone))
+
+
+def about_of(**others):
+    about = dict(task='backbone', mean=[10.0, 20.0, 30.0], std=[50.0, 60.0, 70.0], channels='RGB')
+    about.update(size=[64, 80], preprocessed=False, precision='float32')
+    return dict(about, **others)
+
+
+@pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
+@pytest.mark.parametrize('inside', [False, True])
+def test_written_files(graph, suffix, inside, tmp_path):
+    """They give what PyTorch gives, of images in batches and with the normalisation inside."""
+    target, path, about = TARGETS[suffix], tmp_path / f'network{suffix}', about_of(preprocessed=inside)
+    image = image_for((2, 3, 64, 80))
+    if inside:
+        graph = RawPreprocessed(graph, about['mean'], about['std'], True, target.takes_pixels)
+        image = proof.to_pixels(image)
+        image = image if target.takes_pixels else image.permute(0, 3, 1, 2).float().contiguous()
+    target.write(graph, image, path, about)
+    assert sorted(tmp_path.iterdir()) == sorted(target.parts(path))
+    written = json.loads((tmp_path / f'network{suffix}.json').read_text())
+    shapes = [[64, 2, 3], [80, 1, 2]]
+    assert written == {**about, 'outputs': ['stage1', 'stage2'], 'shapes': shapes}
+    session = runtimes.open_file(path, threads=1)
+    assert session.about == written
+    for picture in (image, image[:1]):
+        found = session.run(picture.numpy())
+        assert list(found) == ['stage1', 'stage2']
+        for name, expected in zip(found, graph(picture)):
+            assert relative_error(torch.from_numpy(found[name]), expected) < 1e-5
+
+
+def run_tool(config, folder, out, *options):
+    """Export with the tool; the path that it was given."""
+    tool.main([*config, str(folder / out), *options])
+    return folder / out
+
+
+@pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
+def test_the_tool(suffix, classifier, tmp_path, capsys):
+    """From a config and a checkpoint to files that are as near to PyTorch as is said."""
+    out = run_tool(classifier, tmp_path, f'network{suffix}', '--size', '64')
+    said = capsys.readouterr().out
+    assert f'network{suffix}: classification' in said and 'a batch of 3, 3x3x64x64:' in said
+    assert 'random weights' not in said  # the scans show
+    assert sorted(tmp_path.iterdir()) == sorted(TARGETS[suffix].parts(out))
+    session = runtimes.open_file(out, threads=1)
+    assert session.about['outputs'] == ['logits'] and session.about['shapes'] == [[10]]
+    assert session.about['input'] == dict(layout='NCHW', dtype='float32')
+    assert session.about['size'] == [64, 64] and len(session.about['labels']) == 10
+    model = tool.build.load_model(tool.build.read_config(classifier[0]), classifier[1])
+    image = image_for((2, 3, 64, 64))
+    found = session.run(image.numpy())['logits']
+    assert relative_error(torch.from_numpy(found), model(image, mode='tensor')) < 1e-5
+
+
+@pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
+def test_float16(suffix, classifier, tmp_path, capsys):
+    """Half the size, and another precision in what is said of it."""
+    out = run_tool(classifier, tmp_path, f'network{suffix}', '--size', '64')
+    full = TARGETS[suffix].size(out)
+    capsys.readouterr()
+    run_tool(classifier, tmp_path, f'network{suffix}', '--size', '64', '--fp16')
+    said = capsys.readouterr().out
+    assert 'float16 against float32, both in' in said and ', made of one in float32' in said
+    assert TARGETS[suffix].size(out) < 0.65 * full
+    assert runtimes.open_file(out).about['precision'] == 'float16'
+    assert sorted(tmp_path.iterdir()) == sorted(TARGETS[suffix].parts(out))
+
+
+@pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
+def test_classes_of_a_segmentor(suffix, tmp_path):
+    """Alone unless logits are wanted, or the runtime has no form for the choice."""
+    pytest.importorskip('mmseg')
+    config = tmp_path / 'config.py'
+    config_of('sem_fpn').dump(config)
+    arguments = [str(config), str(checkpoint_of('sem_fpn', tmp_path))]
+    out = run_tool(arguments, tmp_path, f'network{suffix}', '--size', '64')
+    session = runtimes.open_file(out, threads=1)
+    model = tool.build.load_model(tool.build.read_config(arguments[0]), arguments[1])
+    logits = model.encode_decode(image_for((1, 3, 64, 64)), [dict(img_shape=(64, 64))])
+    found = session.run(image_for((1, 3, 64, 64)).numpy())
+    if suffix == '.ncnn':
+        assert list(found) == ['logits']
+        assert relative_error(torch.from_numpy(found['logits']), logits) < 1e-5
+    else:
+        assert list(found) == ['classes'] and found['classes'].dtype == np.int32
+        assert (found['classes'] == logits.argmax(1).numpy()).mean() > 0.999
+
+
+def test_a_file_that_differs_is_not_written(classifier, tmp_path, monkeypatch):
+    """And what was there stays: a conversion that is wrong in one weight."""
+    target = TARGETS['.mnn']
+    if target.why_not():
+        pytest.skip(target.why_not())
+    convert = target.convert
+
+    def wrong(form, *others):
+        next(p for p in form.parameters() if p.ndim == 4).mul_(1.01)
+        convert(form, *others)
+
+    monkeypatch.setattr(target, 'convert', wrong)
+    (tmp_path / 'network.mnn').write_text('of the user')
+    with pytest.raises(SystemExit, match=r'network.mnn was not written: it would differ from PyTorch by'):
+        run_tool(classifier, tmp_path, 'network.mnn', '--size', '64')
+    assert [path.read_text() for path in tmp_path.iterdir()] == ['of the user']
+
+
+def test_other_weights_where_scans_do_not_show(capsys):
+    """As in a network that has not been trained, whose residual branches are zero."""
+    backbone = MobileMamba(ODD).eval().requires_grad_(False)
+    backbone.switch_to_deploy()
+    graph, image = BackboneGraph(backbone), image_for((2, 3, 64, 80))
+    assert scan_effect(graph, image) == 0
+    assert scan_effect(awakened(graph), image) > LEAST
+    made = []
+
+    class Exporter:
+        """One that computes what PyTorch does, but for scans."""
+
+        def make(self, graph, about, image, path):
+            made.append(graph)
+            forgetful = Forgetful(graph)
+            return lambda image: (forgetful(image), [])
+
+        def remove(self, path):
+            made.append(path)
+
+    args = Exporter(), graph, about_of(), image, 'path'
+    assert tool.compare(graph, Exporter().make(*args[1:]), about_of(), (64, 80)) < 1e-5
+    assert tool.compare_awakened(*args) > proof.TOLERANCE
+    assert made[-1] == 'path' and made[-2] is not graph
+    assert 'the scans change the maps by 0.0e+00 alone' in capsys.readouterr().out
+    assert tool.compare_awakened(args[0], awakened(graph), *args[2:]) == 0 and len(made) == 3
+
+
+class Forgetful(nn.Module):
+    """A graph whose scans forget all steps but the present."""
+
+    def __init__(self, graph):
+        super().__init__()
+        self.graph = copy.deepcopy(graph)
+        for module in self.graph.modules():
+            if isinstance(module, SS2D):
+                module.A_log.fill_(20.0)
+
+    def forward(self, image):
+        return self.graph(image)
+
+
+@pytest.mark.parametrize(
+    ('arguments', 'message'),
+    [
+        (['x.ncnn', '--int8', '.'], '--int8 is for files of ONNX, MNN, OpenVINO'),
+        (['x.mnn', '--dynamic'], '--dynamic is for files of ONNX'),
+        (['x.mnn', '--topk', '3'], '--topk is for .onnx and .pt2: a file for MNN gives the logits of all'),
+        (['x', '--to', 'exe'], "invalid choice: 'exe'"),
+        (['x'], 'OUT must end in .onnx, .pt2, .ncnn, .mnn, .xml'),
+    ],
+)
+def test_arguments(arguments, message, capsys):
+    with pytest.raises(SystemExit):
+        tool.main(['c.py', 'c.pth', *arguments])
+    assert message in capsys.readouterr().err
+
+
+def test_the_kind_by_name():
+    parse = ['c.py', 'c.pth']
+    assert tool.parse_args([*parse, 'network', '--to', 'mnn']).out.name == 'network.mnn'
+    assert tool.parse_args([*parse, 'v1.2', '--to', 'ncnn']).out.name == 'v1.2.ncnn'
+    assert tool.parse_args([*parse, 'network.mnn', '--to', 'mnn']).out.name == 'network.mnn'
+
+
+def test_missing_packages(monkeypatch, tmp_path):
+    """Are named with the command that installs them, before the checkpoint is read."""
+    monkeypatch.setattr('mmmobilemamba.deployment.targets.target.find_spec', lambda name: None)
+    with pytest.raises(SystemExit, match=r'For ncnn it needs ncnn, pnnx: .* -r requirements/deploy-ncnn.txt'):
+        tool.main(['c.py', 'c.pth', str(tmp_path / 'network.ncnn')])
+
+
+def test_a_converter_that_fails():
+    with pytest.raises(DeploymentError, match=r'(?s)failed with status 3:.*the last line'):
+        call([sys.executable, '-c', 'print("the last line"); raise SystemExit(3)'])
+
+
+def test_two_stages_are_refused(tmp_path):
+    pytest.importorskip('mmdet')
+    config = tmp_path / 'config.py'
+    config_of('mask_rcnn').dump(config)
+    if TARGETS['.mnn'].why_not():
+        pytest.skip(TARGETS['.mnn'].why_not())
+    with pytest.raises(SystemExit, match=r'MaskRCNN looks at the boxes .* choose an OUT that ends in .onnx'):
+        run_tool([str(config), str(checkpoint_of('mask_rcnn', tmp_path))], tmp_path, 'x.mnn', '--size', '224')
+
+
+def test_files_that_cannot_be_opened(tmp_path):
+    """By name, with what to do."""
+    for name, message in {
+        'network.exe': r'must end in .onnx, .ncnn',
+        'network.mnn': r'There is no file .*network.mnn',
+        'network.ncnn': r'There is no file .*network.ncnn.param',
+    }.items():
+        with pytest.raises(runtimes.RuntimeFileError, match=message):
+            runtimes.open_file(tmp_path / name)
+    assert target_of(tmp_path / 'network.ncnn') is TARGETS['.ncnn'] and target_of('network.exe') is None
