@@ -13,11 +13,13 @@ GOLDEN = ROOT / 'tests' / 'data' / 'golden'
 
 
 def load_script(path):
-    """Import a script of the repository by its path."""
+    """Import a script of the repository by its path; it finds those beside it, as when it is run."""
     path = ROOT / path
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(path.parent)
+        spec.loader.exec_module(module)
     return module
 
 

@@ -222,7 +222,7 @@ def find_images(args):
     """
     if not args.int8:
         return []
-    from infer_onnx import SUFFIXES  # which lies beside this file, and needs more packages
+    from infer import SUFFIXES  # which lies beside this file, and needs more packages
 
     paths, broken = calibration.find_images(args.int8, SUFFIXES, args.calibration_images or IMAGES)
     for path in broken:
@@ -238,7 +238,7 @@ def prepare_images(about, args, paths):
     """
     if not args.int8:
         return None
-    from infer_onnx import NetworkError, Preparation  # see above
+    from infer import NetworkError, Preparation  # see above
 
     preparation, usable = Preparation(about, args.out.name), []
 
