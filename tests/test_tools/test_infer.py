@@ -371,9 +371,7 @@ def test_what_cannot_be_run(tmp_path):
         network.run(np.zeros((1, 3, 8, 8), np.float32))
     for step in (dict(type='Pad', size=3), dict(type='Resize'), dict(type='CenterCrop', auto_pad=True)):
         path = make_file(tmp_path / 'x.onnx', 'backbone', resize=[step])
-        with pytest.raises(
-            infer.NetworkError, match='is not supported; it must be Resize or ResizeEdge'
-        ):
+        with pytest.raises(infer.NetworkError, match='is not supported; it must be Resize or ResizeEdge'):
             infer.Network(path).prepare(picture_of(8, 8))
 
 

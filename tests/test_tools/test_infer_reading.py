@@ -186,9 +186,7 @@ def test_other_channels(tmp_path, channels, color, mode, preprocessed):
 def test_channels_that_do_not_fit(tmp_path):
     load = dict(type='LoadImageFromFile', color_type='unchanged')
     network = infer.Network(make_file(tmp_path / 'x.onnx', 'backbone', load=load))
-    with pytest.raises(
-        infer.NetworkError, match=r'x.onnx takes images of 3 channels, .* makes 1 of this'
-    ):
+    with pytest.raises(infer.NetworkError, match=r'x.onnx takes images of 3 channels, .* makes 1 of this'):
         network.prepare(picture_of(8, 8).convert('L'))
 
 

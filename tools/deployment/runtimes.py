@@ -53,7 +53,7 @@ class Session:
         raise NotImplementedError
 
     def compute(self, batch):
-        """The outputs (list[ndarray]) of a batch, in the order of the file; of one image, unless it takes more."""
+        """Outputs (list[ndarray]) of a batch, in the order of the file; of one image, unless it takes more."""
         raise NotImplementedError
 
     def read_about(self):
@@ -63,7 +63,7 @@ class Session:
             return json.loads(path.read_text(encoding='utf-8'))
         except (OSError, ValueError) as error:
             raise RuntimeFileError(
-                f'{path}, which says what is in {self.path.name} and belongs beside it, cannot be read: {error}'
+                f'{path}, which belongs beside {self.path.name} and describes it, cannot be read: {error}'
             ) from error
 
     def run(self, batch):
