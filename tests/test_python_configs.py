@@ -155,7 +155,7 @@ def test_scores_of_a_file(mine, tmp_path, capsys):
     graph = build.make_graph(model, 'classification', 1)
     path = tmp_path / 'mine.onnx'
     onnx_file.write(onnx_file.to_onnx(graph, torch.zeros(2, 3, 64, 64), False), path, about)
-    tool = load_script('tools/deployment/evaluate_onnx.py')
+    tool = load_script('tools/deployment/evaluate.py')
     tool.main([str(mine[0]), str(path), '--checkpoint', str(mine[1]), '--work-dir', str(tmp_path / 'work')])
     lines = capsys.readouterr().out.splitlines()
     # Two pictures that are alike, of two classes.

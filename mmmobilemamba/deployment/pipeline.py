@@ -1,6 +1,6 @@
 """What the test pipeline of a config does to pictures: how it reads them, and the sizes that it makes.
 
-Sizes are (height, width), but pipelines have the width first. ``tools/deployment/infer_onnx.py`` and
+Sizes are (height, width), but pipelines have the width first. ``tools/deployment/infer.py`` and
 ``tools/deployment/web/prepare.js``, which run without this package, have the same arithmetic.
 """
 

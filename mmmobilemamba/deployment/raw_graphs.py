@@ -116,7 +116,8 @@ class RawDetector(nn.Module):
         if self.rule is gfl_head:
             priors = [head.anchor_center(level) for level in priors]
         self.output_names = ['boxes', 'scores', *(['factors'] if len(maps) > 2 else [])]
-        self.register_buffer('priors', torch.cat([level.clone() for level in priors])[None], False)
+        every = torch.cat([level.clone() for level in priors])  # YOLOX's decoder takes them without a batch
+        self.register_buffer('priors', every if self.rule is yolox_head else every[None], False)
         height, width = image.shape[2:]
         self.register_buffer('limit', torch.tensor([width, height, width, height]).float(), False)
         config = head.test_cfg

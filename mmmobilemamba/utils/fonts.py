@@ -1,7 +1,7 @@
 """Fonts for names of classes, which may be in any script.
 
 The font inside Pillow has the characters of ASCII and no others, and most fonts have some scripts alone.
-``tools/deployment/infer_onnx.py``, which runs without this package, chooses fonts by the same rules.
+``tools/deployment/infer.py``, which runs without this package, chooses fonts by the same rules.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ except ImportError:
     webdriver = None
 
 from ..conftest import ROOT, load_script
-from ..test_tools.test_infer_onnx import infer_onnx, picture_of
+from ..test_tools.test_infer import infer, picture_of
 
 WEB = ROOT / 'tools/deployment/web'
 serve = load_script('tools/deployment/web/serve.py')
@@ -125,7 +125,7 @@ return Array.from(canvas.getContext('2d').getImageData(...place, 1, 1).data.slic
 
 
 def compare(page, path, picture, folder, threshold=0.3):
-    """What the page and infer_onnx.py find in a picture, as lists of as many dicts."""
+    """What the page and infer.py find in a picture, as lists of as many dicts."""
     picture.save(folder / 'picture.png')
     page.choose('model', path)
     page.choose('picture', folder / 'picture.png')
@@ -133,10 +133,10 @@ def compare(page, path, picture, folder, threshold=0.3):
         "const e = document.getElementById('threshold'); e.value = a[0]; e.dispatchEvent(new Event('input'));"
     )
     page.evaluate(slide, threshold)
-    network = infer_onnx.Network(path, threads=1)
+    network = infer.Network(path, threads=1)
     batch, placement = network.prepare(picture)
     there = network.found(network.run(batch), 0, placement, score_threshold=threshold)
-    expected = infer_onnx.summary(network, there)
+    expected = infer.summary(network, there)
     found = page.results()
     (kind,) = expected
     assert found.keys() == {kind} and len(found[kind]) == len(expected[kind]) > 0

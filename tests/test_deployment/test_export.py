@@ -154,7 +154,9 @@ class Classes(torch.nn.Module):
 def test_programs_are_compared_by_probes(tmp_path):
     """Which a program has not that gives classes alone: one of the same network has."""
     graph, image = Classes(), torch.randn(2, 3, 8, 8)
-    run = onnx_exporter.ProgramExporter(None).make(graph, dict(task='segmentation', size=[8, 8]), image, tmp_path / 'out.pt2')
+    run = onnx_exporter.ProgramExporter(None).make(
+        graph, dict(task='segmentation', size=[8, 8]), image, tmp_path / 'out.pt2'
+    )
     (classes,), (logits, index) = run(image)
     assert torch.equal(logits.argmax(1), classes.long()) and torch.equal(index[:, 0].int(), classes)
     assert proof.largest_error(graph, image, [classes], [logits, index]) == 0

@@ -125,5 +125,7 @@ def assert_exported(config, side, dynamic, folder):
     graph = tool.build.make_graph(model, 'detection').eval()
     about = dict(task='detection', size=None if dynamic else (side, side), preprocessed=False)
     about.update(mean=[123.675, 116.28, 103.53], std=[58.0] * 3)
-    run = onnx_exporter.OnnxExporter(None).make(graph, about, noise_for((2, 3, side, side), 0), folder / 'out.onnx')
+    run = onnx_exporter.OnnxExporter(None).make(
+        graph, about, noise_for((2, 3, side, side), 0), folder / 'out.onnx'
+    )
     assert tool.compare(graph, run, about, (side, side)) < proof.TOLERANCE

@@ -1,4 +1,4 @@
-"""Sizes that test pipelines make: the package's, the codebases', infer_onnx.py's and the web page's."""
+"""Sizes that test pipelines make: the package's, the codebases', infer.py's and the web page's."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ from mmmobilemamba.deployment.errors import DeploymentError
 from ..conftest import ROOT, load_script
 
 pytest.importorskip('onnxruntime')
-infer_onnx = load_script('tools/deployment/infer_onnx.py')
+infer = load_script('tools/deployment/infer.py')
 
 SIDES = (1, 7, 31, 32, 33, 224, 333, 640, 801)
 PICTURES = list(product(SIDES, SIDES))  # (height, width)
@@ -96,17 +96,17 @@ def as_tuples(steps):
     return [{key: tuple(v) if isinstance(v, list) else v for key, v in step.items()} for step in steps]
 
 
-def test_sizes_of_infer_onnx(steps):
+def test_sizes_of_infer(steps):
     for picture in PICTURES:
         pixels = np.zeros((*picture, 3), np.uint8)
-        placement = infer_onnx.Placement(picture[::-1], shown=picture[::-1])
+        placement = infer.Placement(picture[::-1], shown=picture[::-1])
         for step in steps:
             if step['type'] in ('CenterCrop', 'Pad'):
-                pixels, placement = infer_onnx.apply_step(pixels, placement, step)
+                pixels, placement = infer.apply_step(pixels, placement, step)
             else:  # without making them, which takes long
-                width, height = infer_onnx.resized_size(pixels.shape[1], pixels.shape[0], step)
+                width, height = infer.resized_size(pixels.shape[1], pixels.shape[0], step)
                 pixels = np.broadcast_to(np.uint8(0), (height, width, 3))
-        found = [infer_onnx.Preparation(dict(size=None, pad_divisor=d), '').padded_size for d in DIVISORS]
+        found = [infer.Preparation(dict(size=None, pad_divisor=d), '').padded_size for d in DIVISORS]
         found = [pixels.shape[:2], *(padded(*pixels.shape[:2]) for padded in found)]
         assert found == sizes_of(steps, picture)
 

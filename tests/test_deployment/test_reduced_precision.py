@@ -343,7 +343,7 @@ def test_conflicts(arguments, message, capsys):
 
 
 def test_evaluation_names_the_precision(tmp_path, monkeypatch, capsys):
-    evaluation = load_script('tools/deployment/evaluate_onnx.py')
+    evaluation = load_script('tools/deployment/evaluate.py')
     monkeypatch.setattr(evaluation, 'evaluate', lambda config, work_dir, **kwargs: {'accuracy/top1': 95.0})
     config = tmp_path / 'config.py'
     config.write_text('model = dict(data_preprocessor=dict(mean=[0.0]))')

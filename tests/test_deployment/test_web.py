@@ -1,4 +1,4 @@
-"""The browser demo in headless Chromium: the numbers of infer_onnx.py, and messages about what is wrong."""
+"""The browser demo in headless Chromium: the numbers of infer.py, and messages about what is wrong."""
 
 import shutil
 
@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By  # noqa: E402
 from selenium.webdriver.common.keys import Keys  # noqa: E402
 
 from ..conftest import load_script  # noqa: E402
-from ..test_tools.test_infer_onnx import detections, infer_onnx, make_file, picture_of  # noqa: E402
+from ..test_tools.test_infer import detections, infer, make_file, picture_of  # noqa: E402
 from .browser import (  # noqa: E402
     COLOR,
     FAKE_CAMERA,
@@ -71,7 +71,7 @@ def test_resizes_to_the_same_pixels(page, how):
     picture = picture_of(40, 52)
     for new in ((7, 5), (20, 31), (40, 26), (123, 80), (64, 12), (36, 40), (1, 1), (40, 52)):
         found = np.array(page.evaluate(RESIZE, pixels_of(picture), [*new, *how.split()]))
-        expected = infer_onnx.resize(np.asarray(picture), *new, *how.split()).ravel()
+        expected = infer.resize(np.asarray(picture), *new, *how.split()).ravel()
         if 'pillow' in how and int(PIL.__version__.split('.')[0]) < 13:  # other roundings in between
             assert np.abs(found - expected).mean() < 1
             continue
@@ -90,7 +90,7 @@ def test_sizes_of_steps(page):
     ]
     cases = [(*size, step) for size in random.integers(1, 2000, (100, 2)).tolist() for step in steps]
     code = "const { resizedSize } = await import('/prepare.js'); return a[0].map((c) => resizedSize(...c));"
-    assert page.evaluate(code, cases) == [list(infer_onnx.resized_size(*case)) for case in cases]
+    assert page.evaluate(code, cases) == [list(infer.resized_size(*case)) for case in cases]
 
 
 PREPARE = """
@@ -117,7 +117,7 @@ return { ...input, data: Array.from(input.data), placement };
     ],
 )
 def test_prepares_the_same_input(page, tmp_path, about):
-    network = infer_onnx.Network(make_file(tmp_path / 'x.onnx', 'backbone', **about), threads=1)
+    network = infer.Network(make_file(tmp_path / 'x.onnx', 'backbone', **about), threads=1)
     picture = picture_of(40, 37)
     batch, placement = network.prepare(picture)
     found = page.evaluate(PREPARE, network.about, pixels_of(picture))
@@ -136,7 +136,7 @@ def test_reads_what_the_file_says(page, tmp_path):
     content = model.SerializeToString()
     read = "const { describe } = await import('/metadata.js'); return describe(Uint8Array.from(a[0]), 'x');"
     found = page.evaluate(read, list(content))
-    assert found == dict(about=infer_onnx.Network(path).about, weights=3 * 4 * 5 + 300 + 1)
+    assert found == dict(about=infer.Network(path).about, weights=3 * 4 * 5 + 300 + 1)
     refuses = """
         const { readModel } = await import('/metadata.js');
         return a[1].filter((end) => {
@@ -215,7 +215,7 @@ def test_backbone(page, tmp_path):
 
 def tinted(label):
     """White with half of a class's colour."""
-    return pytest.approx([255 + (side - 255) * 128 / 255 for side in infer_onnx.color_of(label)], abs=2)
+    return pytest.approx([255 + (side - 255) * 128 / 255 for side in infer.color_of(label)], abs=2)
 
 
 def test_model_by_address_and_threshold(served, tmp_path):
@@ -237,7 +237,7 @@ def test_model_by_address_and_threshold(served, tmp_path):
     assert [row[0] for row in page.rows()] == ['cat', 'dog']
     assert page.evaluate(COLOR, 5.5 / 8, 3.5 / 8) == tinted(1)  # a mask that fills its box
     assert page.evaluate(COLOR, 6.5 / 8, 3.5 / 8) == page.evaluate(COLOR, 5.5 / 8, 5.5 / 8) == [255] * 3
-    dog = list(infer_onnx.color_of(2))
+    dog = list(infer.color_of(2))
     assert dog in page.evaluate(PIXELS)
     for _ in range(11):  # of 0.01 each, from 0.3
         page('threshold').send_keys(Keys.ARROW_RIGHT)
@@ -270,7 +270,7 @@ def test_upright_and_opaque(page, tmp_path):
             page.browser.get(address)
             found = page.evaluate(read, f'/models/{name}')
         with Image.open(tmp_path / name) as file:
-            expected = np.asarray(infer_onnx.upright(file)).ravel()
+            expected = np.asarray(infer.upright(file)).ravel()
         assert np.abs(np.array(found) - expected).max() <= (1 if name == 'b.png' else 0)
 
 
@@ -291,7 +291,7 @@ def test_reads_as_the_file_says(page, tmp_path):
         load = dict(type='PillowLoadImageFromFile', color_type=color)
         path = make_file(tmp_path / 'x.onnx', 'backbone', load=load, **about)
         page.choose('model', path)
-        network = infer_onnx.Network(path)
+        network = infer.Network(path)
         batch, _ = network.prepare(Image.open(tmp_path / 'a.jpg'))
         assert page.results() == dict(maps=dict(stage0=list(batch.shape[1:])))
         read = """
@@ -332,7 +332,7 @@ def test_pads_to_the_same_pixels(page, tmp_path):
         dict(type='Pad', pad_to_square=True, pad_val=7),
         dict(type='Pad', size_divisor=20, pad_val=dict(img=5)),
     ]
-    network = infer_onnx.Network(make_file(tmp_path / 'x.onnx', 'backbone', size=None, resize=steps))
+    network = infer.Network(make_file(tmp_path / 'x.onnx', 'backbone', size=None, resize=steps))
     batch, _ = network.prepare(picture_of(40, 37))
     found = page.evaluate(PREPARE, network.about, pixels_of(picture_of(40, 37)))
     assert found['dims'] == list(batch.shape) == [1, 3, 40, 40]
@@ -383,7 +383,7 @@ def exported(tmp_path_factory):
 def test_exported_networks(page, exported, tmp_path, name):
     """Of every kind, on pictures of the network's size and others: classes, scores, boxes and masks."""
     path = exported(name)
-    height, width = infer_onnx.Network(path).about['size']
+    height, width = infer.Network(path).about['size']
     for size in ((width, height), (333, 201), (50, 71)):
         found, expected = compare(page, path, smooth_picture(*size), tmp_path, threshold=0.05)
         assert len(expected) == 5 if name == 'classifier' else len(expected) > 1

@@ -1,4 +1,4 @@
-"""How the page reads pictures: its module in node, against Pillow and infer_onnx.py."""
+"""How the page reads pictures: its module in node, against Pillow and infer.py."""
 
 import json
 import shutil

@@ -29,7 +29,7 @@ def test_serves_with_types_and_headers(tmp_path):
                 assert "connect-src 'self'" in answer.headers['Content-Security-Policy']
         with urllib.request.urlopen(address + 'models/a%20b.onnx') as answer:
             assert answer.read() == b'content'
-        for name in ('models/secret.onnx', f'models/..{tmp_path}/secret.onnx', '../infer_onnx.py', 'models/'):
+        for name in ('models/secret.onnx', f'models/..{tmp_path}/secret.onnx', '../infer.py', 'models/'):
             with pytest.raises(urllib.error.HTTPError, match='404'):
                 urllib.request.urlopen(address + name)
 

@@ -41,7 +41,7 @@ def make_font(path, chars):
 @pytest.fixture
 def system(tmp_path, monkeypatch):
     """A system with three fonts: two of a script each, and a file that is none."""
-    infer = load_script('tools/deployment/infer_onnx.py')
+    infer = load_script('tools/deployment/infer.py')
     folder = tmp_path / 'share/fonts/deep'
     folder.mkdir(parents=True)
     files = [make_font(folder / f'{name}.ttf', chars) for name, chars in (('Dog', '犬大'), ('Deva', 'अआि'))]

@@ -1,4 +1,4 @@
-// From a picture to the input of a network: the steps of the config's test pipeline, as infer_onnx.py does them.
+// From a picture to the input of a network: the steps of the config's test pipeline, as infer.py does them.
 // A placement says where the picture is in the input, x * scale - offset, and how much of it is shown; each is
 // a pair for x and y, in px. What is to the right and below is padding.
 

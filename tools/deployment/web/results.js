@@ -1,4 +1,4 @@
-// From the outputs of a network to what was found in its picture, as infer_onnx.py does it. An output is
+// From the outputs of a network to what was found in its picture, as infer.py does it. An output is
 // { data, dims } with one image: the first of its dims is 1.
 
 import { sample } from './resize.js';
@@ -111,7 +111,7 @@ export function found(about, outputs, placement) {
   return { maps: Object.entries(outputs).map(([name, { dims }]) => [name, dims.slice(1)]) };
 }
 
-/** What was found with a score of `threshold` or more, as the results.json of infer_onnx.py has it. */
+/** What was found with a score of `threshold` or more, as the results.json of infer.py has it. */
 export function summary(about, what, threshold) {
   if (what.maps) return { maps: Object.fromEntries(what.maps) };
   const named = ({ label, ...rest }) => ({ name: nameOf(about, label), label, ...rest });

@@ -23,7 +23,7 @@ from mmmobilemamba.deployment import onnx_file
 from ..conftest import load_script, noise_for
 from .networks import checkpoint_of, config_of, graph_of
 
-tool = load_script('tools/deployment/evaluate_onnx.py')
+tool = load_script('tools/deployment/evaluate.py')
 
 
 @pytest.fixture(scope='module')
@@ -176,7 +176,7 @@ def test_boxes_and_masks_in_the_size_of_the_picture(tmp_path):
     image = noise_for((1, 3, 160, 192), 0)
     info = dict(img_shape=(160, 192), ori_shape=(80, 96), scale_factor=(2.0, 2.0))
     info['batch_input_shape'] = info['img_shape']
-    found = tool.OnnxModel(str(path), None)(image, [DetDataSample(metainfo=info)])[0].pred_instances
+    found = tool.FileModel(str(path), None)(image, [DetDataSample(metainfo=info)])[0].pred_instances
     expected = model.predict(image, [DetDataSample(metainfo=info)])[0].pred_instances
     assert len(found) == len(expected) > 5
     torch.testing.assert_close(found.scores, expected.scores, rtol=1e-3, atol=1e-4)
@@ -191,7 +191,7 @@ def test_boxes_and_masks_in_the_size_of_the_picture(tmp_path):
 def test_small_images_are_padded(tmp_path):
     """And what is found in the padding is cut off."""
     path, _ = export('mask_rcnn', tmp_path, (160, 192))
-    model = tool.OnnxModel(str(path), None)
+    model = tool.FileModel(str(path), None)
     image = noise_for((1, 3, 100, 120), 0)
     assert model.pad(image).shape == (1, 3, 160, 192) and not model.pad(image)[:, :, 100:].any()
     info = dict(img_shape=(100, 120), ori_shape=(50, 60), scale_factor=(2.0, 2.0))
@@ -214,9 +214,9 @@ def test_errors(tmp_path):
     ):
         onnx_file.write(proto, tmp_path / f'{name}.onnx', about)
         with pytest.raises(ValueError, match=re.escape(message)):
-            tool.OnnxModel(str(tmp_path / f'{name}.onnx'), None)
+            tool.FileModel(str(tmp_path / f'{name}.onnx'), None)
     onnx_file.write(proto, tmp_path / 'small.onnx', dict(task='detection', preprocessed=False, size=[64, 64]))
-    model = tool.OnnxModel(str(tmp_path / 'small.onnx'), None)
+    model = tool.FileModel(str(tmp_path / 'small.onnx'), None)
     with pytest.raises(
         ValueError, match=r'The file takes images of \[64, 64\], and the test data are \(96, 64\)'
     ):
@@ -225,7 +225,7 @@ def test_errors(tmp_path):
     about = dict(task='classification', preprocessed=False, size=[64, 64])
     onnx_file.write(proto, tmp_path / 'exact.onnx', about)
     with pytest.raises(ValueError, match=r'The file takes .*\[64, 64\], and the test data are \(32, 64\)'):
-        tool.OnnxModel(str(tmp_path / 'exact.onnx'), None)(noise_for((1, 3, 32, 64), 0), [])
+        tool.FileModel(str(tmp_path / 'exact.onnx'), None)(noise_for((1, 3, 32, 64), 0), [])
 
 
 def test_another_config(classifier, tmp_path, monkeypatch):

@@ -1,4 +1,4 @@
-"""How infer_onnx.py reads pictures: as mmcv does by the loader that a file names, or a refusal."""
+"""How infer.py reads pictures: as mmcv does by the loader that a file names, or a refusal."""
 
 import io
 
@@ -8,7 +8,7 @@ from PIL import Image
 
 mmcv = pytest.importorskip('mmcv')
 
-from .test_infer_onnx import infer_onnx, make_file, picture_of  # noqa: E402
+from .test_infer import infer, make_file, picture_of  # noqa: E402
 
 RGB = np.asarray(picture_of(9, 7).resize((70, 90), Image.Resampling.BICUBIC))
 DEEP = RGB[..., 0].astype(np.uint16) * 256 + RGB[..., 1]
@@ -60,8 +60,8 @@ def encode(picture, kind, **kwargs):
 
 
 def read(content, **load):
-    """What infer_onnx reads, as mmcv orders it."""
-    picture = infer_onnx.read_picture(Image.open(io.BytesIO(content)), {'type': 'LoadImageFromFile', **load})
+    """What infer reads, as mmcv orders it."""
+    picture = infer.read_picture(Image.open(io.BytesIO(content)), {'type': 'LoadImageFromFile', **load})
     pixels = np.asarray(picture)
     return pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
 
@@ -75,7 +75,7 @@ def test_every_mode(name, backend):
         load = dict(imdecode_backend=backend, color_type=color)
         mode = Image.open(io.BytesIO(content)).mode
         if name in REFUSED[backend] or (color == 'unchanged' and mode not in UNCHANGED):
-            with pytest.raises(infer_onnx.NetworkError, match=r'cannot be read as in the training: '):
+            with pytest.raises(infer.NetworkError, match=r'cannot be read as in the training: '):
                 read(content, **load)
             continue
         expected = mmcv.imfrombytes(content, color, backend=backend)
@@ -113,7 +113,7 @@ def test_our_loader(tmp_path):
         for color in ('color', 'grayscale'):
             load = dict(type='PillowLoadImageFromFile', color_type=color)
             if name in ('I-TIFF', 'F-TIFF'):
-                with pytest.raises(infer_onnx.NetworkError, match='its values have no range'):
+                with pytest.raises(infer.NetworkError, match='its values have no range'):
                     read(path.read_bytes(), **load)
                 continue
             expected = PillowLoadImageFromFile(color_type=color)(dict(img_path=str(path)))['img']
@@ -127,8 +127,8 @@ def test_reading_twice_is_reading_once(backend):
     content = encode(Image.fromarray(RGB), 'JPEG', exif=exif)
     for color in COLORS:
         load = dict(type='LoadImageFromFile', imdecode_backend=backend, color_type=color)
-        once = infer_onnx.read_picture(Image.open(io.BytesIO(content)), load)
-        assert np.array_equal(np.asarray(once), np.asarray(infer_onnx.read_picture(once, load)))
+        once = infer.read_picture(Image.open(io.BytesIO(content)), load)
+        assert np.array_equal(np.asarray(once), np.asarray(infer.read_picture(once, load)))
 
 
 @pytest.mark.parametrize(
@@ -144,9 +144,9 @@ def test_reading_twice_is_reading_once(backend):
 )
 def test_loaders_that_cannot_be_followed(tmp_path, load, message):
     load = load if load is None else {'type': 'LoadImageFromFile', **load}
-    network = infer_onnx.Network(make_file(tmp_path / 'x.onnx', 'backbone', load=load))
+    network = infer.Network(make_file(tmp_path / 'x.onnx', 'backbone', load=load))
     picture_of(8, 8).save(tmp_path / 'a.png')
-    with pytest.raises(infer_onnx.NetworkError, match=message):
+    with pytest.raises(infer.NetworkError, match=message):
         network.prepare(Image.open(tmp_path / 'a.png'))
 
 
@@ -168,7 +168,7 @@ def test_other_channels(tmp_path, channels, color, mode, preprocessed):
     if mode == 'RGBA':
         picture.putalpha(picture_of(9, 7, 1).convert('L'))
     picture.save(tmp_path / 'a.png')
-    batch, placement = infer_onnx.Network(path).prepare(Image.open(tmp_path / 'a.png'))
+    batch, placement = infer.Network(path).prepare(Image.open(tmp_path / 'a.png'))
     pixels = mmcv.imread(str(tmp_path / 'a.png'), color, backend='pillow')
     expected = mmcv.imresize(pixels, (6, 4), interpolation='bicubic', backend='pillow').reshape(4, 6, count)
     assert placement.shown == (6, 4)
@@ -185,10 +185,8 @@ def test_other_channels(tmp_path, channels, color, mode, preprocessed):
 
 def test_channels_that_do_not_fit(tmp_path):
     load = dict(type='LoadImageFromFile', color_type='unchanged')
-    network = infer_onnx.Network(make_file(tmp_path / 'x.onnx', 'backbone', load=load))
-    with pytest.raises(
-        infer_onnx.NetworkError, match=r'x.onnx takes images of 3 channels, .* makes 1 of this'
-    ):
+    network = infer.Network(make_file(tmp_path / 'x.onnx', 'backbone', load=load))
+    with pytest.raises(infer.NetworkError, match=r'x.onnx takes images of 3 channels, .* makes 1 of this'):
         network.prepare(picture_of(8, 8).convert('L'))
 
 
@@ -201,8 +199,8 @@ def test_pictures_are_drawn_as_the_network_sees_them(tmp_path):
     for color, size in (('color', (4, 6)), ('color_ignore_orientation', (6, 4))):
         load = dict(type='LoadImageFromFile', color_type=color)
         path = make_file(tmp_path / 'x.onnx', 'backbone', labels=[], load=load)
-        infer_onnx.main([str(path), str(tmp_path / 'photos'), '--out', str(tmp_path / color)])
-        (result,) = infer_onnx.json.loads((tmp_path / color / 'results.json').read_text())['pictures']
+        infer.main([str(path), str(tmp_path / 'photos'), '--out', str(tmp_path / color)])
+        (result,) = infer.json.loads((tmp_path / color / 'results.json').read_text())['pictures']
         assert (result['width'], result['height']) == size
         drawn = Image.open(tmp_path / color / 'a.png')
         assert (drawn.width > 400) == (size == (6, 4))
@@ -222,16 +220,16 @@ def test_pads_as_mmcv(step):
 
     pixels = np.asarray(picture_of(9, 7))
     expected = Pad(**step)(dict(img=pixels[..., ::-1].copy()))['img'][..., ::-1]
-    placement = infer_onnx.Placement((9, 7), shown=(9, 7))
-    mine, after = infer_onnx.apply_step(pixels, placement, dict(step, type='Pad'))
+    placement = infer.Placement((9, 7), shown=(9, 7))
+    mine, after = infer.apply_step(pixels, placement, dict(step, type='Pad'))
     assert np.array_equal(mine, expected) and after == placement
 
 
 def test_pad_of_a_segmentor_is_refused(tmp_path):
     """mmseg stretches the padded map over the picture."""
     path = make_file(tmp_path / 'x.onnx', 'segmentation', resize=[dict(type='Pad', size=[8, 8])])
-    with pytest.raises(infer_onnx.NetworkError, match='Pad in the test pipeline of a segmentor'):
-        infer_onnx.Network(path).prepare(picture_of(8, 8))
+    with pytest.raises(infer.NetworkError, match='Pad in the test pipeline of a segmentor'):
+        infer.Network(path).prepare(picture_of(8, 8))
 
 
 def test_files_that_do_not_say_how(tmp_path):
@@ -240,7 +238,7 @@ def test_files_that_do_not_say_how(tmp_path):
     with pytest.warns(
         UserWarning, match=r'x.onnx does not say how pictures are read: .* Export the network again'
     ):
-        network = infer_onnx.Network(path)
+        network = infer.Network(path)
     exif = Image.Exif()
     exif[0x0112] = 6
     content = io.BytesIO(encode(Image.fromarray(RGB), 'PNG', exif=exif))
@@ -249,7 +247,7 @@ def test_files_that_do_not_say_how(tmp_path):
 
 def test_a_classifier_takes_pictures_of_its_size_alone(tmp_path):
     """It would pool over what is padded, and answer otherwise than the model."""
-    network = infer_onnx.Preparation(
+    network = infer.Preparation(
         dict(
             task='classification', mean=[0.0] * 3, std=[1.0] * 3, channels='RGB', pad_divisor=1, labels=[],
             resize=[], size=[8, 8], preprocessed=False, load=dict(type='LoadImageFromFile'),
@@ -257,7 +255,7 @@ def test_a_classifier_takes_pictures_of_its_size_alone(tmp_path):
         'x.onnx',
     )  # fmt: skip
     assert network.prepare(picture_of(8, 8))[0].shape == (1, 3, 8, 8)
-    with pytest.raises(infer_onnx.NetworkError, match=r'takes images of 8 x 8 px .* the picture is 8 x 6 px'):
+    with pytest.raises(infer.NetworkError, match=r'takes images of 8 x 8 px .* the picture is 8 x 6 px'):
         network.prepare(picture_of(6, 8))
 
 

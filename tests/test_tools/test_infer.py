@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -14,8 +15,8 @@ from ..conftest import ROOT, load_script
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
-SCRIPT = 'tools/deployment/infer_onnx.py'
-infer_onnx = load_script(SCRIPT)
+SCRIPT = 'tools/deployment/infer.py'
+infer = load_script(SCRIPT)
 LABELS = ('background', 'cat', 'dog')
 LOAD = dict(type='LoadImageFromFile')
 MEAN, STD = (10.0, 20.0, 30.0), (2.0, 4.0, 8.0)
@@ -73,7 +74,7 @@ def picture_of(width, height, seed=0):
 
 def found_by(path, picture, **options):
     """What a file finds in one picture."""
-    network = infer_onnx.Network(path, threads=1)
+    network = infer.Network(path, threads=1)
     batch, placement = network.prepare(picture)
     return network.found(network.run(batch), 0, placement, **options)
 
@@ -85,7 +86,7 @@ def results(folder):
 @pytest.mark.parametrize('new', [(7, 5), (20, 31), (40, 26), (123, 80), (64, 12), (1, 1)])
 def test_resizes_as_opencv(new):
     pixels = np.asarray(picture_of(40, 52))
-    mine = infer_onnx.resize(pixels, *new)
+    mine = infer.resize(pixels, *new)
     expected = cv2.resize(pixels, new, interpolation=cv2.INTER_LINEAR)
     assert mine.dtype == np.uint8 and mine.shape == expected.shape
     assert np.abs(mine.astype(int) - expected).max() <= 1
@@ -93,13 +94,13 @@ def test_resizes_as_opencv(new):
 
 def test_resizes_as_pillow():
     picture = picture_of(40, 52)
-    mine = infer_onnx.resize(np.asarray(picture), 13, 9, 'pillow', 'bicubic')
+    mine = infer.resize(np.asarray(picture), 13, 9, 'pillow', 'bicubic')
     assert np.array_equal(mine, np.asarray(picture.resize((13, 9), Image.Resampling.BICUBIC)))
     message = (
         r'backend cv2 and interpolation area is not supported; it must be cv2 with bilinear, or pillow with'
     )
-    with pytest.raises(infer_onnx.NetworkError, match=message):
-        infer_onnx.resize(np.asarray(picture), 13, 9, 'cv2', 'area')
+    with pytest.raises(infer.NetworkError, match=message):
+        infer.resize(np.asarray(picture), 13, 9, 'cv2', 'area')
 
 
 @pytest.mark.parametrize(
@@ -116,7 +117,7 @@ def test_resizes_as_pillow():
 )
 def test_sizes_of_steps(step, expected):
     """Of a picture of 60 x 40."""
-    assert infer_onnx.resized_size(60, 40, step) == expected
+    assert infer.resized_size(60, 40, step) == expected
 
 
 @pytest.mark.parametrize('codebase', ['mmpretrain', 'mmdet', 'mmseg'])
@@ -130,10 +131,10 @@ def test_prepares_as_the_pipeline(codebase):
         steps.append(dict(type='CenterCrop', crop_size=24))
     for width, height in ((60, 40), (40, 60), (31, 77), (24, 25)):
         picture = picture_of(width, height)
-        pixels, placement = np.asarray(picture), infer_onnx.Placement(picture.size, shown=picture.size)
+        pixels, placement = np.asarray(picture), infer.Placement(picture.size, shown=picture.size)
         sample = dict(img=pixels, img_shape=pixels.shape[:2], ori_shape=pixels.shape[:2])
         for step in steps:
-            pixels, placement = infer_onnx.apply_step(pixels, placement, step)
+            pixels, placement = infer.apply_step(pixels, placement, step)
             kind = step['type']
             transform = getattr(transforms, kind, None) or getattr(
                 __import__('mmcv.transforms', fromlist=['x']), kind
@@ -153,7 +154,7 @@ def test_prepares_by_hand(tmp_path, channels, preprocessed):
     path = make_file(
         tmp_path / 'x.onnx', 'backbone', size=(2, 3), channels=channels, preprocessed=preprocessed
     )
-    network = infer_onnx.Network(path)
+    network = infer.Network(path)
     picture = Image.new('RGB', (2, 1), (50, 60, 70))
     picture.putpixel((1, 0), (110, 120, 130))
     batch, placement = network.prepare(picture)
@@ -176,7 +177,7 @@ def test_prepares_by_hand(tmp_path, channels, preprocessed):
 
 def test_free_sizes_are_padded_to_the_divisor(tmp_path):
     step = dict(type='Resize', scale=[40, 30], keep_ratio=True)
-    network = infer_onnx.Network(
+    network = infer.Network(
         make_file(tmp_path / 'x.onnx', 'backbone', size=None, pad_divisor=32, resize=[step])
     )
     batch, placement = network.prepare(picture_of(80, 20))
@@ -193,10 +194,10 @@ def test_exif_and_depth(tmp_path):
     exif[0x0112] = 6  # a quarter turn clockwise
     picture = picture_of(6, 4)
     picture.save(tmp_path / 'a.png', exif=exif)
-    upright = infer_onnx.upright(Image.open(tmp_path / 'a.png'))
+    upright = infer.upright(Image.open(tmp_path / 'a.png'))
     assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(picture), -1))
     Image.fromarray(np.array([[0x1234, 0xFF00]], np.uint16)).save(tmp_path / 'b.png')
-    deep = infer_onnx.upright(Image.open(tmp_path / 'b.png'))
+    deep = infer.upright(Image.open(tmp_path / 'b.png'))
     assert np.asarray(deep)[..., 0].tolist() == [[0x12, 0xFF]]
 
 
@@ -255,7 +256,7 @@ def test_masks_as_in_mmdet():
         arguments = torch.tensor(mask)[None, None], torch.tensor(box, dtype=torch.float32)[None]
         expected = heads._do_paste_mask(*arguments, 30, 40, skip_empty=False)[0][0].numpy()
         unsure = np.abs(expected - 0.5) < 1e-4
-        assert ((infer_onnx.paste(mask, box, (40, 30)) == (expected >= 0.5)) | unsure).all()
+        assert ((infer.paste(mask, box, (40, 30)) == (expected >= 0.5)) | unsure).all()
 
 
 def test_class_map_goes_back(tmp_path):
@@ -269,7 +270,7 @@ def test_class_map_goes_back(tmp_path):
     found = found_by(path, picture_of(16, 8))
     assert np.array_equal(found['classes'], classes[:4].repeat(2, 0).repeat(2, 1))
     picture_of(16, 8).save(tmp_path / 'a.png')
-    infer_onnx.main([str(path), str(tmp_path / 'a.png'), '--out', str(tmp_path / 'out')])
+    infer.main([str(path), str(tmp_path / 'a.png'), '--out', str(tmp_path / 'out')])
     (result,) = results(tmp_path / 'out')['pictures']
     assert result['classes'] == [
         dict(name='background', label=0, share=23 / 32),
@@ -278,7 +279,7 @@ def test_class_map_goes_back(tmp_path):
     ]
     drawn = Image.open(tmp_path / 'out/a.png')
     assert drawn.width == 480 and drawn.height > 240  # enlarged, above a legend
-    cat = np.array(infer_onnx.color_of(1))
+    cat = np.array(infer.color_of(1))
     below = np.asarray(drawn)[240:]
     assert (below == cat).all(-1).sum() > 50
     expected = (cat + np.asarray(picture_of(16, 8).resize((480, 240), Image.Resampling.BICUBIC))[60, 450]) / 2
@@ -293,7 +294,7 @@ def test_classes(tmp_path, topk):
     path = make_file(tmp_path / 'x.onnx', 'classification', outputs)
     picture_of(8, 8).save(tmp_path / 'a.png')
     arguments = [str(path), str(tmp_path / 'a.png'), '--out', str(tmp_path / 'out'), '--topk', str(topk)]
-    infer_onnx.main(arguments)
+    infer.main(arguments)
     content = results(tmp_path / 'out')
     assert (content['model'], content['task'], content['skipped']) == ('x.onnx', 'classification', [])
     (result,) = content['pictures']
@@ -305,7 +306,7 @@ def test_classes(tmp_path, topk):
 def test_backbone(tmp_path):
     path = make_file(tmp_path / 'x.onnx', 'backbone', labels=[])
     picture_of(6, 8).save(tmp_path / 'a.png')
-    infer_onnx.main([str(path), str(tmp_path / 'a.png'), '--out', str(tmp_path / 'new/out')])
+    infer.main([str(path), str(tmp_path / 'a.png'), '--out', str(tmp_path / 'new/out')])
     (result,) = results(tmp_path / 'new/out')['pictures']
     assert result == dict(file='a.png', drawn='a.png', width=6, height=8, maps=dict(stage0=[3, 8, 8]))
 
@@ -322,7 +323,7 @@ def test_folder(tmp_path, capsys):
     (folder / 'a.png').write_bytes((folder / 'b.png').read_bytes()[:60])
     (folder / 'notes.txt').touch()
     with pytest.raises(SystemExit) as end:
-        infer_onnx.main([str(path), str(folder), '--out', str(tmp_path / 'out')])
+        infer.main([str(path), str(folder), '--out', str(tmp_path / 'out')])
     assert end.value.code == 1
     printed = capsys.readouterr()
     assert f'{folder / "a.png"} was skipped. It cannot be read: ' in printed.err
@@ -339,7 +340,7 @@ def test_folder(tmp_path, capsys):
     ]
     drawn = Image.open(tmp_path / 'out/b.png.png').convert('RGB')
     assert drawn.size == (480, 480)
-    assert drawn.getpixel((120, 300)) == infer_onnx.color_of(1)  # the box's left side
+    assert drawn.getpixel((120, 300)) == infer.color_of(1)  # the box's left side
     names = {path.name for path in (tmp_path / 'out').iterdir()}
     assert names == {'b.JPG.png', 'b.png.png', 'results.json'}
 
@@ -350,30 +351,28 @@ def test_folder(tmp_path, capsys):
         (dict(task='pose'), 'has the task pose; it must be backbone or classification or detection or seg'),
         (dict(size='left out', std='left out'), 'x.onnx lacks std, size. Export the network with tools/depl'),
         (
-            dict.fromkeys(infer_onnx.FIELDS, 'left out'),
+            dict.fromkeys(infer.FIELDS, 'left out'),
             'x.onnx lacks task, .* with tools/deployment/export_on',
         ),
     ],
 )
 def test_files_of_others(tmp_path, about, message):
     path = make_file(tmp_path / 'x.onnx', **dict(dict(task='backbone'), **about))
-    with pytest.raises(infer_onnx.NetworkError, match=message):
-        infer_onnx.Network(path)
+    with pytest.raises(infer.NetworkError, match=message):
+        infer.Network(path)
 
 
 def test_what_cannot_be_run(tmp_path):
     (tmp_path / 'no.onnx').write_text('nothing')
-    with pytest.raises(infer_onnx.NetworkError, match=r'ONNX Runtime cannot open .*no.onnx: '):
-        infer_onnx.Network(tmp_path / 'no.onnx')
-    network = infer_onnx.Network(make_file(tmp_path / 'x.onnx', 'backbone', name='picture'))
-    with pytest.raises(infer_onnx.NetworkError, match=r'cannot run x.onnx on \(1, 3, 8, 8\): .*picture'):
+    with pytest.raises(infer.NetworkError, match=r'ONNX Runtime cannot open .*no.onnx: '):
+        infer.Network(tmp_path / 'no.onnx')
+    network = infer.Network(make_file(tmp_path / 'x.onnx', 'backbone', name='picture'))
+    with pytest.raises(infer.NetworkError, match=r'cannot run x.onnx on \(1, 3, 8, 8\): .*picture'):
         network.run(np.zeros((1, 3, 8, 8), np.float32))
     for step in (dict(type='Pad', size=3), dict(type='Resize'), dict(type='CenterCrop', auto_pad=True)):
         path = make_file(tmp_path / 'x.onnx', 'backbone', resize=[step])
-        with pytest.raises(
-            infer_onnx.NetworkError, match='is not supported; it must be Resize or ResizeEdge'
-        ):
-            infer_onnx.Network(path).prepare(picture_of(8, 8))
+        with pytest.raises(infer.NetworkError, match='is not supported; it must be Resize or ResizeEdge'):
+            infer.Network(path).prepare(picture_of(8, 8))
 
 
 @pytest.mark.parametrize(
@@ -394,21 +393,24 @@ def test_errors_at_once(tmp_path, monkeypatch, capsys, arguments, message):
     picture_of(8, 8).save('a.png')
     (tmp_path / 'empty').mkdir()
     with pytest.raises(SystemExit) as end:
-        infer_onnx.main(list(arguments))
+        infer.main(list(arguments))
     assert message in f'{end.value.code} {capsys.readouterr().err}'
     assert end.value.code not in (0, None)
     assert not (tmp_path / 'out').exists()
 
 
 def test_needs_neither_pytorch_nor_openmmlab(tmp_path):
+    """Nor the rest of the repository: three files, copied."""
+    for name in ('infer.py', 'runtimes.py', 'choose.py'):
+        shutil.copy(ROOT / 'tools/deployment' / name, tmp_path)
     make_file(tmp_path / 'x.onnx', 'detection', detections((2, 2, 6, 6, 0.9, 1)))
     picture_of(8, 8).save(tmp_path / 'a.png')
     code = (
         'import runpy, sys\n'
         'for name in ("torch", "mmengine", "mmcv", "mmdet", "mmmobilemamba", "onnx", "cv2"):\n'
         '    sys.modules[name] = None\n'
-        f'sys.argv = ["infer_onnx.py", "x.onnx", "a.png", "--out", "out", "--threads", "1"]\n'
-        f'runpy.run_path({str(ROOT / SCRIPT)!r}, run_name="__main__")\n'
+        'sys.argv = ["infer.py", "x.onnx", "a.png", "--out", "out", "--threads", "1"]\n'
+        'runpy.run_path("infer.py", run_name="__main__")\n'
     )
     result = subprocess.run(
         [sys.executable, '-c', code],
