@@ -1,4 +1,4 @@
-"""Files for runtimes of phones: what is written, compared and refused; MNN, and ncnn where it is installed."""
+"""Files for runtimes of phones: what is written, compared and refused; MNN, and ncnn if installed."""
 
 import copy
 import json

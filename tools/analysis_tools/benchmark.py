@@ -12,10 +12,11 @@ arguments and returns a network that takes images; with ``@SIDE`` or ``@HEIGHTxW
 an arch: the scans of its stages, alone. A variant of a model is ``baseline`` (what users have had so far),
 ``plain`` or ``deploy`` (folded), with parts added by +: a backend of the scan, ``channels_last``,
 ``compile``, ``prepare`` (``prepare_for_cpu``, on a GPU ``prepare_for_inference``), ``onnx`` (in ONNX
-Runtime), ``onnx_fp16`` and ``onnx_int8``, and on GPUs ``cuda_graph``. A variant of a scan is a backend, and
-``cuda_graph``. All variants of a model take turns in one process, and ratios are those of the medians to the
-first one's. Weights are random, which does not change the time. With ``--together``, all models of one batch
-and one number of threads take turns, and ratios are to the first of them.
+Runtime), ``onnx_fp16`` and ``onnx_int8``, another runtime by its name in lower case, such as ``mnn``, and on
+GPUs ``cuda_graph``. A variant of a scan is a backend, and ``cuda_graph``. All variants of a model take turns
+in one process, and ratios are those of the medians to the first one's. Weights are random, which does not
+change the time. With ``--together``, all models of one batch and one number of threads take turns, and ratios
+are to the first of them.
 """
 
 import argparse
@@ -313,7 +314,7 @@ def check_network(name, variant, args, on_gpu):
     is_other = name.startswith('timm/') or benchmark_models.is_file(name)
     if (name not in ARCHS and form == 'baseline') or (backend and is_other):
         raise ValueError(f'{variant} is for MobileMamba; {name} has no such variant')
-    exported = set(benchmark_models.ONNX) & set(options)
+    exported = set(benchmark_models.EXPORTED) & set(options)
     if args.train and (form == 'deploy' or exported or 'prepare' in options):
         raise ValueError(f'{variant} is for inference, and not to be had with --train')
     if (exported and on_gpu) or (
@@ -321,7 +322,12 @@ def check_network(name, variant, args, on_gpu):
     ):
         raise ValueError(f'{variant} is for float32 on a CPU')
     if exported and (backend or len(exported) > 1):
-        raise ValueError(f'{variant}: one form of ONNX at a time, whose scan is that for export')
+        raise ValueError(f'{variant}: one exported form at a time, whose scan is that for export')
+    for option in exported.intersection(benchmark_models.RUNTIMES):
+        target = benchmark_models.RUNTIMES[option]
+        missing = target.why_not() or (None if form == 'deploy' else f'{variant}: it must be deploy+{option}')
+        if missing:
+            raise ValueError(missing)
     if 'prepare' in options and on_gpu and (args.amp or {'compile', CUDA_GRAPH} & set(options)):
         raise ValueError(
             f'{variant}: on a GPU, prepare compiles and captures by itself, and takes --dtype without --amp'

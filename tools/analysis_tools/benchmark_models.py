@@ -3,6 +3,7 @@
 import copy
 import importlib.util
 import sys
+import tempfile
 from functools import partial
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmobilemamba import MobileMamba
+from mmmobilemamba.deployment.targets import TARGETS
 from mmmobilemamba.models import deploy, prepare_for_cpu, set_backend
 from mmmobilemamba.models.backbones.arch import ARCHS
 from mmmobilemamba.models.layers import WTEMamba, fold_norm, fold_norm_before, folding
@@ -23,8 +25,10 @@ from mmmobilemamba.utils import codebase_of
 
 FORMS = ('baseline', 'plain', 'deploy')
 ONNX = ('onnx', 'onnx_fp16', 'onnx_int8')
+RUNTIMES = {target.name.lower(): target for target in TARGETS.values()}
+EXPORTED = (*ONNX, *RUNTIMES)
 CUDA_GRAPH = 'cuda_graph'  # benchmark.py captures what is timed
-OPTIONS = ('channels_last', 'compile', 'prepare', *ONNX, CUDA_GRAPH)
+OPTIONS = ('channels_last', 'compile', 'prepare', *EXPORTED, CUDA_GRAPH)
 
 
 class Baseline(nn.Module):
@@ -221,6 +225,8 @@ def make_variant(model, text, image, compile_backend='inductor'):
         model = prepare(model, image)
     for option in set(ONNX).intersection(options):
         model = OnnxNetwork(model, image, option)
+    for option in set(RUNTIMES).intersection(options):
+        model = RuntimeNetwork(model, image, RUNTIMES[option])
     return compiled(model, compile_backend) if 'compile' in options else model
 
 
@@ -267,6 +273,58 @@ class OnnxNetwork(nn.Module):
     def forward(self, image):
         """(N, 3, H, W) -> a list of arrays."""
         return self.session.run(None, {'image': image.numpy()})
+
+
+class RuntimeNetwork(nn.Module):
+    """A network in another runtime, for images of one size, with PyTorch's number of threads.
+
+    Args:
+        model (nn.Module): Deployed.
+        image (Tensor): Of that size, (N, 3, H, W).
+        target (Target): The runtime; one image at a time, where its files take no more.
+    """
+
+    def __init__(self, model, image, target):
+        super().__init__()
+        self.folder = tempfile.TemporaryDirectory()  # as long as the file is in use
+        path = Path(self.folder.name, f'network{target.suffix}')
+        about = dict(precision='float32')
+        image = image[:1].repeat(2, 1, 1, 1)
+        target.write(Outputs(model, image), image, path, about)
+        self.session = load_runtimes().open_file(path, torch.get_num_threads())
+
+    def forward(self, image):
+        """(N, 3, H, W) -> a dict of arrays."""
+        return self.session.run(image.numpy())
+
+
+class Outputs(nn.Module):
+    """A network whose outputs are a tuple, with names.
+
+    Args:
+        model (nn.Module): One that gives a tensor or several.
+        image (Tensor): What it takes.
+    """
+
+    def __init__(self, model, image):
+        super().__init__()
+        self.model = model
+        with torch.no_grad():
+            self.output_names = [f'out{index}' for index in range(len(self(image)))]
+
+    def forward(self, image):
+        """What the network gives."""
+        found = self.model(image)
+        return (found,) if torch.is_tensor(found) else tuple(found)
+
+
+def load_runtimes():
+    """The module of ``tools/deployment`` that opens files in their runtimes."""
+    path = Path(__file__).resolve().parents[1] / 'deployment/runtimes.py'
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def fold_model(model, image):
