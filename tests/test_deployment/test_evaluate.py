@@ -208,7 +208,7 @@ def test_errors(tmp_path):
         onnx.helper.make_graph([node], 'graph', values[:1], values[1:]), ir_version=10
     )
     for name, about, message in (
-        ('backbone', dict(task='backbone'), 'is no classifier, detector or segmentor of export_onnx.py'),
+        ('backbone', dict(task='backbone'), 'is no classifier, detector or segmentor of export.py'),
         ('raw', dict(task='detection', preprocessed=True), 'export it without --preprocess'),
         ('classes', dict(task='segmentation', preprocessed=False), 'export it with --logits'),
     ):

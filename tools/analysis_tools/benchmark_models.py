@@ -268,6 +268,7 @@ class OnnxNetwork(nn.Module):
             proto = precision.to_float16(proto)
         if kind == 'onnx_int8':
             proto = precision.to_int8(proto, [image.numpy()])
+        self.bytes = proto.ByteSize()
         self.session = onnx_file.open_session(proto.SerializeToString(), torch.get_num_threads())
 
     def forward(self, image):
@@ -291,6 +292,7 @@ class RuntimeNetwork(nn.Module):
         about = dict(precision='float32')
         image = image[:1].repeat(2, 1, 1, 1)
         target.write(Outputs(model, image), image, path, about)
+        self.bytes = target.size(path)
         self.session = load_runtimes().open_file(path, torch.get_num_threads())
 
     def forward(self, image):

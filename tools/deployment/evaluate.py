@@ -58,7 +58,7 @@ class FileModel(BaseModel):
             raise ValueError(str(error)) from error
         self.about = self.session.about
         if self.about.get('task') not in PREDICT:
-            raise ValueError(f'{path} is no classifier, detector or segmentor of export_onnx.py.')
+            raise ValueError(f'{path} is no classifier, detector or segmentor of export.py.')
         if self.about['preprocessed']:
             raise ValueError(f'{path} normalises inside: export it without --preprocess to evaluate it.')
         if self.about['task'] == 'segmentation' and 'logits' not in self.session.names():

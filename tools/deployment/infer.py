@@ -224,8 +224,7 @@ def check_about(session):
     missing = ', '.join(field for field in fields if field not in about)
     if missing:
         raise NetworkError(
-            f'{where} lacks {missing}. Export the network with tools/deployment/export_onnx.py, which writes '
-            f'it.'
+            f'{where} lacks {missing}. Export the network with tools/deployment/export.py, which writes it.'
         )
     if fields[-1] == 'candidates' and about['candidates'].get('kind') not in choose.KINDS:
         raise NetworkError(

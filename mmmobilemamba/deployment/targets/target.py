@@ -30,6 +30,7 @@ class Target:
         suffix (str): What OUT ends in.
         modules (tuple[str, ...]): Packages that must be installed for :meth:`convert`.
         requirements (str): File with their pins.
+        runs_here (bool): Whether the runtime exists for this machine's system.
         any_batch (bool): Whether files take any number of images; else one.
         takes_pixels (bool): Whether an input can be uint8, (N, H, W, C); else it is float32, (N, C, H, W).
         segmentation (tuple[str, ...]): Outputs of a segmentor unless told otherwise.
@@ -41,6 +42,7 @@ class Target:
     suffix: str
     modules: tuple[str, ...]
     requirements: str
+    runs_here = True
     any_batch = False
     takes_pixels = True
     segmentation: tuple[str, ...] = ('classes',)

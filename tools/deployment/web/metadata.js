@@ -100,7 +100,7 @@ export function readModel(bytes) {
   return model;
 }
 
-/** What `export_onnx.py` has written about the network in `bytes`, and how many weights it has. */
+/** What `export.py` has written about the network in `bytes`, and how many weights it has. */
 export function describe(bytes, name) {
   let model;
   try {
@@ -121,7 +121,7 @@ export function describe(bytes, name) {
   if (missing.length) {
     throw new UserError(
       `${name} is an ONNX file, but its metadata ${KEY} lacks ${missing.join(', ')}. Export the network with ` +
-      'tools/deployment/export_onnx.py, which writes it.'
+      'tools/deployment/export.py, which writes it.'
     );
   }
   if (!TASKS.includes(about.task)) {

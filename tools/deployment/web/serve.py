@@ -131,7 +131,7 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('models', type=Path, nargs='*', help='files of export_onnx.py, to open by address')
+    parser.add_argument('models', type=Path, nargs='*', help='files of export.py, to open by address')
     parser.add_argument('--port', type=int, default=8000, help='of the server (8000)')
     parser.add_argument('--fetch', action='store_true', help=f'fetch {PACKAGE} and serve nothing')
     args = parser.parse_args(argv)
