@@ -5,7 +5,6 @@ Source: https://mnn-docs.readthedocs.io/en/latest/tools/convert.html
 
 from __future__ import annotations
 
-import shutil
 import sys
 import tempfile
 from collections.abc import Iterable
@@ -18,6 +17,9 @@ from ..errors import DeploymentError
 from .onnx_source import write_onnx
 from .target import Target, call
 
+# What `mnnconvert` runs, without what it does before: it installs a package that reports each use to MNN's
+# makers, whose dependencies replace protobuf by a version that onnx does not work with (MNN 3.6.1).
+CONVERTER = 'import sys, _tools; _tools.mnnconvert(sys.argv)'
 OPTIONS: dict[str, list[str]] = dict(float32=[], float16=['--fp16'], int8=['--weightQuantBits', '8'])
 
 
@@ -31,15 +33,10 @@ class Mnn(Target):
     def convert(
         self, form: nn.Module, image: Tensor, path: Path, precision: str, batches: Iterable[np.ndarray]
     ) -> None:
-        program = shutil.which('mnnconvert', path=str(Path(sys.executable).parent)) or shutil.which(
-            'mnnconvert'
-        )
-        if program is None:
-            raise DeploymentError(f'There is no mnnconvert beside {sys.executable}: install MNN again.')
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, 'network.onnx')
             write_onnx(form, image, source)
             files = ['--modelFile', str(source), '--MNNModel', str(path)]
-            said = call([program, '-f', 'ONNX', *files, *OPTIONS[precision]])
+            said = call([sys.executable, '-c', CONVERTER, '-f', 'ONNX', *files, *OPTIONS[precision]])
         if 'not support' in said.lower() or not path.is_file():
             raise DeploymentError(f'mnnconvert has no form for a part of the network:\n{said.strip()}')
