@@ -1,7 +1,6 @@
 #include "network.h"
 
 #include <algorithm>
-#include <cmath>
 #include <filesystem>
 #include <fstream>
 
@@ -42,7 +41,7 @@ Network::Network(const std::string& path, int threads) {
     about_.at("outputs").get_to(outputs_);
     size_ = {about_.at("size").at(1), about_.at("size").at(0)};
     for (const char* key : {"channels", "resize", "load", "preprocessed"}) about_.at(key);
-    const json input = about_.value("input", json{{"layout", "NCHW"}, {"dtype", "float32"}});
+    const json input = about_.at("input");
     if (input.at("layout") != "NCHW" || input.at("dtype") != "float32")
       throw Error(file_ + " takes " + input.dump() + "; this program gives NCHW of float32. Export it as NAME.ncnn.");
     if (task_ == "detection") check_candidates(about_.at("candidates"));
@@ -101,8 +100,7 @@ ncnn::Mat Network::prepare(Picture picture, Placement& placement) const {
     const bool blue_first = channels == 4 || (swaps && !inside);
     const int from = channels >= 3 && blue_first && c < 3 ? 2 - c : c;
     const int own = inside && swaps ? channels - 1 - c : c;
-    // Of what is a whole number, the mean is the nearest to zero after normalisation.
-    const float outside = inside ? std::clamp(std::nearbyint(mean_[own] + padding * std_[own]), 0.0f, 255.0f) : padding;
+    const float outside = inside ? mean_[own] + padding * std_[own] : padding;
     for (int y = 0; y < height; ++y) {
       float* to = input.channel(c).row(y);
       std::fill_n(to, width, outside);
