@@ -152,7 +152,7 @@ class RawDetector(nn.Module):
         """Boxes (N, B, 4) of what the head says of each level, (N, A * 4, H, W) or as distributions."""
         head = self.model.bbox_head
         if self.rule is yolox_head:
-            return head._bbox_decode(self.priors, torch.cat([by_place(level, 4) for level in deltas], 1))
+            return head._bbox_decode(self.priors[0], torch.cat([by_place(level, 4) for level in deltas], 1))
         if self.rule is gfl_head:
             deltas = [
                 self.means(level) * stride[0]

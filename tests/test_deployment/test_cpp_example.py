@@ -339,7 +339,6 @@ NMS = dict(type='nms', iou_threshold=0.5)
         dict(nms_pre=-1),
         dict(nms_pre=-20, max_per_img=1000, score_thr=0.8),
         dict(max_per_img=3),
-        dict(min_bbox_size=20),
         dict(min_bbox_size=-1),
         dict(nms=dict(iou_threshold=0.2)),
         dict(nms=dict(NMS, class_agnostic=True)),
