@@ -117,7 +117,8 @@ class RawDetector(nn.Module):
         if self.rule is gfl_head:
             priors = [head.anchor_center(level) for level in priors]
         self.output_names = ['boxes', 'scores', *(['factors'] if len(maps) > 2 else [])]
-        self.register_buffer('priors', torch.cat([level.clone() for level in priors])[None], False)
+        every = torch.cat([level.clone() for level in priors])  # YOLOX's decoder takes them without a batch
+        self.register_buffer('priors', every if self.rule is yolox_head else every[None], False)
         height, width = image.shape[2:]
         self.register_buffer('limit', torch.tensor([width, height, width, height]).float(), False)
         config = head.test_cfg
@@ -152,7 +153,7 @@ class RawDetector(nn.Module):
         """Boxes (N, B, 4) of what the head says of each level, (N, A * 4, H, W) or as distributions."""
         head = self.model.bbox_head
         if self.rule is yolox_head:
-            return head._bbox_decode(self.priors[0], torch.cat([by_place(level, 4) for level in deltas], 1))
+            return head._bbox_decode(self.priors, torch.cat([by_place(level, 4) for level in deltas], 1))
         if self.rule is gfl_head:
             deltas = [
                 self.means(level) * stride[0]
