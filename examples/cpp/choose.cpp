@@ -155,18 +155,21 @@ std::vector<Class> class_shares(const std::vector<float>& logits, int height, in
 void check_candidates(const json& candidates) {
   const std::string kind = candidates.at("kind");
   if (kind != "pairs" && kind != "best_class")
-    throw Error("The detector chooses among " + kind +
-                ", which this program does not follow; it follows pairs and best_class. Use tools/deployment/infer.py.");
+    throw Error(
+        "The detector chooses among " + kind +
+        ", which this program does not follow; it follows pairs and best_class. Use tools/deployment/infer.py.");
   if (candidates.at("votes").get<bool>())
-    throw Error("The detector's boxes vote (with_score_voting), which this program does not follow. Use "
-                "tools/deployment/infer.py, or set with_score_voting=False.");
+    throw Error(
+        "The detector's boxes vote (with_score_voting), which this program does not follow. Use "
+        "tools/deployment/infer.py, or set with_score_voting=False.");
   const json& nms = candidates.at("nms");
   if (nms.is_null()) return;
   for (const auto& [name, value] : nms.items())
     if (name != "iou_threshold" && name != "class_agnostic" && name != "offset" && name != "score_threshold" &&
         name != "max_num" && name != "split_thr")
-      throw Error("The detector's nms has " + name + "=" + value.dump() +
-                  ", which this program does not know. Use tools/deployment/infer.py of the same version as export.py.");
+      throw Error(
+          "The detector's nms has " + name + "=" + value.dump() +
+          ", which this program does not know. Use tools/deployment/infer.py of the same version as export.py.");
 }
 
 std::vector<Object> choose_objects(const Places& places, const json& candidates, const Placement& placement,
@@ -176,11 +179,13 @@ std::vector<Object> choose_objects(const Places& places, const json& candidates,
   if (classes == 0 || places.boxes.size() != 4 * count || places.scores.size() != classes * count ||
       (!places.factors.empty() && places.factors.size() != count) ||
       std::accumulate(levels.begin(), levels.end(), size_t(0)) != count)
-    throw Error("The network has " + std::to_string(count) + " boxes, and its scores, factors or levels are not as many. "
+    throw Error("The network has " + std::to_string(count) +
+                " boxes, and its scores, factors or levels are not as many. "
                 "Take the three files of one export.");
   const bool pairs = candidates.at("kind") == "pairs";
   auto found = pairs ? best_pairs(places, candidates, classes) : best_class(places, candidates, classes);
-  std::stable_sort(found.begin(), found.end(), [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
+  std::stable_sort(found.begin(), found.end(),
+                   [](const Candidate& a, const Candidate& b) { return a.score > b.score; });
   int most = pairs ? candidates.at("max_per_img").get<int>() : -1;  // YOLOX gives all that are left
   const json& nms = candidates.at("nms");
   if (!nms.is_null()) {

@@ -1,9 +1,8 @@
 // What a network finds, of its outputs: the choices that its file leaves open.
 #pragma once
 
-#include <vector>
-
 #include <nlohmann/json.hpp>
+#include <vector>
 
 #include "picture.h"
 

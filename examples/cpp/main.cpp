@@ -4,9 +4,8 @@
 #include <cstdlib>
 #include <exception>
 #include <filesystem>
-#include <string>
-
 #include <nlohmann/json.hpp>
+#include <string>
 
 #include "choose.h"
 #include "error.h"
@@ -102,10 +101,11 @@ ordered_json find(const Network& network, const Arguments& arguments, Picture pi
   const Output& logits = outputs.at("logits");
   const bool maps = network.task() == "segmentation";
   const auto [width, height] = network.size();
-  if (logits.values.empty() || (maps && (logits.shape.size() != 3 || logits.shape[1] != height || logits.shape[2] != width)))
+  if (logits.values.empty() ||
+      (maps && (logits.shape.size() != 3 || logits.shape[1] != height || logits.shape[2] != width)))
     throw Error(network.file() + " gives logits of another size than its input. Take the three files of one export.");
-  const auto classes = maps ? class_shares(logits.values, height, width, placement)
-                            : best_classes(logits.values, arguments.topk);
+  const auto classes =
+      maps ? class_shares(logits.values, height, width, placement) : best_classes(logits.values, arguments.topk);
   for (const Class& each : classes)
     entries.push_back(
         {{"name", network.name_of(each.label)}, {"label", each.label}, {maps ? "share" : "score", each.score}});

@@ -1,8 +1,10 @@
 #include "network.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <filesystem>
 #include <fstream>
+#include <memory>
 
 #include "choose.h"
 #include "error.h"
@@ -49,8 +51,10 @@ Network::Network(const std::string& path, int threads) {
     throw Error(base + ".json is not what tools/deployment/export.py writes: " + error.what() +
                 ". Export the network again.");
   }
-  const std::map<std::string, std::vector<std::string>> needed = {
-      {"backbone", {}}, {"classification", {"logits"}}, {"segmentation", {"logits"}}, {"detection", {"boxes", "scores"}}};
+  const std::map<std::string, std::vector<std::string>> needed = {{"backbone", {}},
+                                                                  {"classification", {"logits"}},
+                                                                  {"segmentation", {"logits"}},
+                                                                  {"detection", {"boxes", "scores"}}};
   if (!needed.count(task_))
     throw Error(file_ + " has the task " + task_ + "; it must be backbone, classification, detection or segmentation.");
   for (const std::string& name : needed.at(task_))
@@ -61,9 +65,14 @@ Network::Network(const std::string& path, int threads) {
   // Weights may be of float16, but what is computed stays in float32.
   net_.opt.use_fp16_packed = net_.opt.use_fp16_storage = net_.opt.use_fp16_arithmetic = false;
   net_.opt.use_bf16_storage = false;
-  if (net_.load_param((base + ".param").c_str()) != 0 || net_.load_model((base + ".bin").c_str()) != 0)
-    throw Error("ncnn cannot open " + base + ".param and .bin, or lacks a layer of it: see the line above. "
+  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> weights(std::fopen((base + ".bin").c_str(), "rb"), std::fclose);
+  if (!weights || net_.load_param((base + ".param").c_str()) != 0 || net_.load_model(weights.get()) != 0)
+    throw Error("ncnn cannot open " + base +
+                ".param and .bin, or lacks a layer of it: see the line above. "
                 "Export the network again, or build with an ncnn that has all layers.");
+  if (std::fgetc(weights.get()) != EOF)
+    throw Error(base + ".bin has more weights than the layers of " + file_ +
+                ".param take. Take the three files of one export.");
 }
 
 std::string Network::name_of(int label) const {
@@ -74,8 +83,9 @@ ncnn::Mat Network::prepare(Picture picture, Placement& placement) const {
   placement = Placement{{picture.width, picture.height}, {1, 1}, {0, 0}, {picture.width, picture.height}};
   for (const json& step : about_.at("resize")) {
     if (step.at("type") == "Pad" && task_ == "segmentation")
-      throw Error("Pad in the test pipeline of a segmentor is not supported, as mmseg stretches what is padded over the "
-                  "picture; set size_divisor in data_preprocessor.test_cfg instead.");
+      throw Error(
+          "Pad in the test pipeline of a segmentor is not supported, as mmseg stretches what is padded over the "
+          "picture; set size_divisor in data_preprocessor.test_cfg instead.");
     apply_step(picture, placement, step);
   }
   const int channels = picture.channels;
@@ -87,7 +97,8 @@ ncnn::Mat Network::prepare(Picture picture, Placement& placement) const {
   const bool exact = task_ == "classification" && (picture.width != width || picture.height != height);
   if (picture.width > width || picture.height > height || exact)
     throw Error(file_ + " takes images of " + by(height, width) + " px (height x width), but the picture is " +
-                by(picture.height, picture.width) + " px after the test pipeline's resizing. Export the network with --size " +
+                by(picture.height, picture.width) +
+                " px after the test pipeline's resizing. Export the network with --size " +
                 std::to_string(picture.height) + " " + std::to_string(picture.width) + ", or give it another picture.");
 
   const bool inside = about_.at("preprocessed");  // then the input is RGB, 0 to 255

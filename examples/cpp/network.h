@@ -1,12 +1,12 @@
 // A network in the three files NAME.ncnn.param, NAME.ncnn.bin and NAME.ncnn.json of export.py.
 #pragma once
 
+#include <net.h>  // of ncnn
+
 #include <map>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
-
-#include <net.h>  // of ncnn
-#include <nlohmann/json.hpp>
 
 #include "picture.h"
 

@@ -30,9 +30,9 @@ using Bytes = std::vector<uint8_t>;
 
 // What a file says of itself in front of its pixels.
 struct Header {
-  std::string format;    // JPEG or PNG
-  std::string mode;      // as Pillow names it
-  int orientation = 0;   // of EXIF, 1 to 8; 0 if there is none
+  std::string format;     // JPEG or PNG
+  std::string mode;       // as Pillow names it
+  int orientation = 0;    // of EXIF, 1 to 8; 0 if there is none
   bool raw_exif = false;  // EXIF in a text of PNG
 };
 
@@ -120,7 +120,8 @@ Header read_png(const Bytes& data, const std::string& path) {
     if (length > data.size() - place - 12) break;
     const std::string type(data.begin() + place + 4, data.begin() + place + 8);
     const uint8_t* content = &data[place + 8];
-    if (std::isupper(static_cast<unsigned char>(type[0])) && crc32(content - 4, length + 4) != big_endian(content + length, 4))
+    if (std::isupper(static_cast<unsigned char>(type[0])) &&
+        crc32(content - 4, length + 4) != big_endian(content + length, 4))
       break;
     if (type == "IHDR" && length == 13 && content[9] <= 6) {
       header.mode = modes[content[9]];
@@ -225,9 +226,10 @@ std::string text_of(const json& values, const char* key, const char* otherwise) 
 }
 
 Error unknown(const json& step) {
-  return Error("The step " + step.dump() +
-               " is not supported; it must be Resize or ResizeEdge with scale, Pad of a constant, or CenterCrop without "
-               "auto_pad. Export the network with such a test pipeline.");
+  return Error(
+      "The step " + step.dump() +
+      " is not supported; it must be Resize or ResizeEdge with scale, Pad of a constant, or CenterCrop without "
+      "auto_pad. Export the network with such a test pipeline.");
 }
 
 // A number for both, or (width, height).
@@ -243,7 +245,8 @@ void crop(Picture& picture, Placement& placement, const json& step) {
   const int width = std::min(sides[0], picture.width - left), height = std::min(sides[1], picture.height - top);
   Picture result{width, height, picture.channels, Bytes(size_t(width) * height * picture.channels)};
   for (int y = 0; y < height; ++y)
-    std::copy_n(picture.row(top + y) + size_t(left) * picture.channels, size_t(width) * picture.channels, result.row(y));
+    std::copy_n(picture.row(top + y) + size_t(left) * picture.channels, size_t(width) * picture.channels,
+                result.row(y));
   picture = std::move(result);
   placement.offset = {placement.offset[0] + left, placement.offset[1] + top};
   placement.shown = {width, height};
@@ -320,7 +323,8 @@ void resize(Picture& picture, Placement& placement, const json& step) {
                  [](unsigned char letter) { return char(std::tolower(letter)); });
   if (backend != "pillow" || (interpolation != "bilinear" && interpolation != "bicubic") || picture.channels == 4)
     throw Error("Resizing " + std::to_string(picture.channels) + " channels with backend " + backend +
-                " and interpolation " + interpolation + " is not supported; it must be cv2 with bilinear, or pillow with "
+                " and interpolation " + interpolation +
+                " is not supported; it must be cv2 with bilinear, or pillow with "
                 "bilinear or bicubic, which is for 1 or 3 channels. Export the network with such a test pipeline.");
   picture = resize_like_pillow(picture, size[0], size[1], interpolation);
 }
@@ -386,16 +390,17 @@ Picture read_picture(const std::string& path, const json& load) {
   const std::string backend = own ? "pillow" : text_of(load, "imdecode_backend", "cv2");
   const std::string color = text_of(load, "color_type", "color");
   auto refuse_unless = [&](bool known, const std::string& what, const char* all) {
-    if (!known) throw Error("The config's " + type + " has " + what + ", which this program cannot follow; it knows " + all + ".");
+    if (!known)
+      throw Error("The config's " + type + " has " + what + ", which this program cannot follow; it knows " + all +
+                  ".");
   };
   refuse_unless(backend == "cv2" || backend == "pillow" || backend == "turbojpeg", "imdecode_backend=" + backend,
                 "cv2, pillow, turbojpeg");
   const bool gray = color.rfind("grayscale", 0) == 0;
   const bool turns = color == "color" || color == "grayscale";
-  refuse_unless(turns || color == "unchanged" || color == "color_ignore_orientation" ||
-                    color == "grayscale_ignore_orientation",
-                "color_type=" + color,
-                "color, grayscale, unchanged, color_ignore_orientation, grayscale_ignore_orientation");
+  refuse_unless(
+      turns || color == "unchanged" || color == "color_ignore_orientation" || color == "grayscale_ignore_orientation",
+      "color_type=" + color, "color, grayscale, unchanged, color_ignore_orientation, grayscale_ignore_orientation");
   refuse_unless(!is_set(load, "to_float32"), "to_float32=true", "false");
 
   std::ifstream file(path, std::ios::binary);
@@ -411,7 +416,8 @@ Picture read_picture(const std::string& path, const json& load) {
   };
   refuse_if(backend == "turbojpeg" && header.format != "JPEG", "the config's loader, turbojpeg, reads JPEG alone");
   refuse_if(mode == "CMYK", "decoders make other colours of it");
-  refuse_if(mode == "I;16" && backend == "pillow" && !own, "mmcv reads it with Pillow, which makes all above 255 white");
+  refuse_if(mode == "I;16" && backend == "pillow" && !own,
+            "mmcv reads it with Pillow, which makes all above 255 white");
   refuse_if(color == "unchanged" && mode != "L" && mode != "RGB" && mode != "RGBA",
             "the config's loader leaves it unchanged, and this program takes 8 bits of gray, RGB or RGBA");
   const bool upright = turns && backend != "turbojpeg";
@@ -420,7 +426,8 @@ Picture read_picture(const std::string& path, const json& load) {
             "it is turned by something else than EXIF");
 
   const bool transparent = mode == "LA" && backend == "pillow";
-  const int channels = transparent ? 2 : mode == "L" || mode == "LA" || mode == "I;16" || mode == "1" ? 1 : mode == "RGBA" ? 4 : 3;
+  const bool has_colour = mode == "RGB" || mode == "RGBA" || mode == "P";
+  const int channels = mode == "RGBA" ? 4 : has_colour ? 3 : transparent ? 2 : 1;
   Picture picture = decode(data, channels, path);
   if (upright) picture = turned(picture, header.orientation);
   if (color == "unchanged") return picture;
@@ -477,7 +484,8 @@ Picture resize_like_pillow(const Picture& picture, int width, int height, const 
   for (int y = 0; y < picture.height; ++y)
     for (int x = 0; x < width; ++x)
       for (int i = 0; i < c; ++i)
-        narrow.row(y)[size_t(x) * c + i] = weighted(picture.row(y) + size_t(columns[x].first) * c + i, c, columns[x].values);
+        narrow.row(y)[size_t(x) * c + i] =
+            weighted(picture.row(y) + size_t(columns[x].first) * c + i, c, columns[x].values);
   Picture result{width, height, c, Bytes(size_t(width) * height * c)};
   for (int y = 0; y < height; ++y)
     for (size_t i = 0; i < size_t(width) * c; ++i)

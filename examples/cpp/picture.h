@@ -3,14 +3,13 @@
 
 #include <array>
 #include <cstdint>
+#include <nlohmann/json.hpp>
 #include <string>
 #include <vector>
 
-#include <nlohmann/json.hpp>
-
 struct Picture {
-  int width = 0, height = 0;  // px
-  int channels = 0;           // 1: gray, 3: RGB, 4: RGBA
+  int width = 0, height = 0;    // px
+  int channels = 0;             // 1: gray, 3: RGB, 4: RGBA
   std::vector<uint8_t> pixels;  // (height, width, channels)
 
   const uint8_t* row(int y) const { return pixels.data() + size_t(y) * width * channels; }
@@ -19,10 +18,10 @@ struct Picture {
 
 // Where a picture is in the network's input: x * scale - offset, and how much of it is shown. Pairs are (x, y).
 struct Placement {
-  std::array<int, 2> size;              // of the picture, px
+  std::array<int, 2> size;  // of the picture, px
   std::array<double, 2> scale = {1, 1};
   std::array<double, 2> offset = {0, 0};  // px of the input that are cropped at the left and the top
-  std::array<int, 2> shown;             // in the input; the rest, right and below, is padding
+  std::array<int, 2> shown;               // in the input; the rest, right and below, is padding
 };
 
 // Read a JPEG or PNG file as `load`, the loading step of a config's test pipeline, does.

@@ -550,6 +550,8 @@ def test_refused_files_and_arguments(program, tmp_path):
     candidates = dict(VOTES, votes=False, levels=[3], nms_pre=1, score_thr=0, max_per_img=1, min_bbox_size=0)
     outputs = dict(boxes=torch.zeros(1, 2, 4), scores=torch.zeros(1, 2, 3))
     assert 'has 2 boxes' in refusal(program, constants(tmp_path, candidates, outputs, (20, 24)), picture)
+    network.with_suffix('.ncnn.bin').write_bytes(bytes(4))
+    assert 'has more weights than the layers' in refusal(program, network, picture)
     network.with_suffix('.ncnn.param').write_text('7767517\n1 1\nInput in0 0 1')
     assert 'ncnn cannot open' in refusal(program, network, picture)
     network.with_suffix('.ncnn.json').write_text('{')
