@@ -53,7 +53,7 @@ class Session:
         raise NotImplementedError
 
     def compute(self, batch):
-        """Outputs (list[ndarray]) of a batch, in the order of the file; of one image, unless it takes more."""
+        """Outputs (list[ndarray]) of a batch, in the order of the file; of one image unless it takes more."""
         raise NotImplementedError
 
     def read_about(self):
@@ -126,11 +126,14 @@ class NcnnSession(Session):
         extractor = self.network.create_extractor()
         extractor.input('in0', self.ncnn.Mat(np.ascontiguousarray(batch[0])).clone())
         outputs = []
-        for index in range(len(self.names())):
+        for index, name in enumerate(self.names()):
             status, found = extractor.extract(f'out{index}')
             if status:
                 raise RuntimeError(f'it has no output out{index}')
-            outputs.append(np.array(found)[None])
+            found = np.array(found)
+            if name == 'boxes':  # which may have kept the axis of the batch
+                found = found.reshape(-1, 4)
+            outputs.append(found[None])
         return outputs
 
 
