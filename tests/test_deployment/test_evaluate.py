@@ -18,7 +18,7 @@ from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from PIL import Image
 
-from mmmobilemamba.deployment import onnx_file
+from mmmobilemamba.deployment import onnx_file, raw_graphs
 
 from ..conftest import load_script, noise_for
 from .networks import checkpoint_of, config_of, graph_of
@@ -136,6 +136,60 @@ def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
         maps = [len(list((tmp_path / folder).iterdir())) for folder in ('maps', 'maps_pytorch')]
         assert maps == [3, 3]
         assert dumps[0][0]['seg_logits']['data'].shape == dumps[1][0]['seg_logits']['data'].shape
+
+
+@pytest.mark.parametrize(
+    ('name', 'layout'), [('classifier', 'NHWC'), ('retinanet', 'NCHW'), ('sem_fpn', 'NCHW')]
+)
+def test_raw_outputs_of_another_runtime(name, layout, scenes, tmp_path, monkeypatch, capsys):
+    """Of images one by one, as phones take them: logits, and boxes with scores of every class."""
+    root, size, _ = METRICS[name]
+    model, _, about = graph_of(name, tmp_path)
+    raw = raw_graphs.make_raw_graph(model, about['task'], noise_for((1, 3, *size), 0), ('logits',))
+    shapes = set()
+
+    class Raw(tool.runtimes.Session):
+        runtime, packages = 'Raw', 'raw'
+
+        def open(self, threads):
+            pass
+
+        def compute(self, batch):
+            shapes.add(batch.shape)
+            image = torch.from_numpy(batch)
+            with torch.no_grad():
+                found = raw(image if layout == 'NCHW' else image.permute(0, 3, 1, 2).contiguous())
+            return [x.numpy() for x in found]
+
+    monkeypatch.setitem(tool.runtimes.SESSIONS, '.raw', Raw)
+    about.update(size=size, preprocessed=False, outputs=raw.output_names, precision='float16')
+    about.update(input=dict(layout=layout, dtype='float32'), candidates=getattr(raw, 'candidates', None))
+    (tmp_path / 'x.raw').touch()
+    (tmp_path / 'x.raw.json').write_text(json.dumps(about))
+    config = config_of(name)
+    config.test_dataloader.dataset.data_root = str(scenes / root)
+    config.test_dataloader.update(num_workers=0, persistent_workers=False)
+    if name == 'retinanet':
+        config.test_evaluator.ann_file = str(next((scenes / root).glob('annotations/*val*.json')))
+    config.dump(tmp_path / 'config.py')
+    checkpoint, work_dir = checkpoint_of(name, tmp_path), tmp_path / 'work'
+    arguments = [
+        tmp_path / 'config.py',
+        tmp_path / 'x.raw',
+        '--checkpoint',
+        checkpoint,
+        '--work-dir',
+        work_dir,
+    ]
+    tool.main([str(each) for each in arguments])
+    assert '| Raw, float16 |' in capsys.readouterr().out
+    scores = json.loads((work_dir / 'scores.json').read_text())
+    assert list(scores) == ['Raw, float16', 'PyTorch']
+    found, expected = scores.values()
+    assert list(found) == list(expected) and any(value > 0 for value in expected.values())
+    for key in found:
+        np.testing.assert_allclose(found[key], expected[key], atol=0.05, err_msg=key)
+    assert shapes == {(1, 3, *size) if layout == 'NCHW' else (1, *size, 3)}
 
 
 def test_table():

@@ -170,7 +170,5 @@ def test_errors():
     settings = dict(kind='pairs', levels=[2, 2])
     with pytest.raises(ValueError, match=r'There are 3 boxes, and the levels have \[2, 2\]'):
         choose.find_objects(settings, boxes, scores)
-    with pytest.raises(
-        ValueError, match=r"is 'queries'; it must be one of .*'pairs', 'best_class', 'places'"
-    ):
+    with pytest.raises(ValueError, match=r"is 'queries'; it must be .*'pairs', 'best_class', 'places'"):
         choose.find_objects(dict(settings, kind='queries'), boxes, scores)

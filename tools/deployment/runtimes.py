@@ -121,11 +121,11 @@ class NcnnSession(Session):
         extractor = self.network.create_extractor()
         extractor.input('in0', self.ncnn.Mat(np.ascontiguousarray(batch[0])).clone())
         outputs = []
-        for index in range(len(self.names())):
+        for index, shape in enumerate(self.about['shapes']):
             status, found = extractor.extract(f'out{index}')
             if status:
                 raise RuntimeError(f'it has no output out{index}')
-            outputs.append(np.array(found).reshape(1, *self.about['shapes'][index]))
+            outputs.append(np.array(found).reshape(1, *shape))
         return outputs
 
 
