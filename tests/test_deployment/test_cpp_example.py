@@ -27,7 +27,7 @@ from .networks import checkpoint_of, config_of
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]  # the first build takes minutes
 TOOLS = ROOT / 'tools' / 'deployment'
-infer = load_script(TOOLS / ('infer.py' if (TOOLS / 'infer.py').exists() else 'infer_onnx.py'))
+infer = load_script('tools/deployment/infer.py')
 SOURCE = ROOT / 'examples' / 'cpp'
 BUILDS = ROOT / 'work_dirs' / 'examples' / 'cpp'  # kept, as most of it is ncnn
 # Not for every generation of processors at once, of which ncnn takes minutes more.
