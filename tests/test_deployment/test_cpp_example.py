@@ -26,7 +26,6 @@ from . import dense_detectors
 from .networks import checkpoint_of, config_of
 
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]  # the first build takes minutes
-TOOLS = ROOT / 'tools' / 'deployment'
 infer = load_script('tools/deployment/infer.py')
 SOURCE = ROOT / 'examples' / 'cpp'
 BUILDS = ROOT / 'work_dirs' / 'examples' / 'cpp'  # kept, as most of it is ncnn

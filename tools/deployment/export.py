@@ -164,7 +164,7 @@ def warn_of_pictures(about):
         steps.insert(0, about['load']['type'] if about['load'] else 'no loader of pictures')
     if steps:
         print(
-            f"warning: the config's test pipeline has {', '.join(steps)}, so infer_onnx.py and the page "
+            f"warning: the config's test pipeline has {', '.join(steps)}, so infer.py and the page "
             f'refuse pictures for this file. Prepare them yourself, as the pipeline does.',
             file=sys.stderr,
         )
