@@ -159,9 +159,9 @@ class RawDetector(nn.Module):
             ]
         else:
             deltas = [by_place(level, 4) for level in deltas]
-        deltas = torch.cat(deltas, 1)
-        priors = self.priors.expand(deltas.shape[0], -1, -1).flatten(0, 1)
-        boxes = head.bbox_coder.decode(priors, deltas.flatten(0, 1)).reshape(deltas.shape)
+        every = torch.cat(deltas, 1)
+        priors = self.priors.expand(every.shape[0], -1, -1).flatten(0, 1)
+        boxes = head.bbox_coder.decode(priors, every.flatten(0, 1)).reshape(every.shape)
         if not head.bbox_coder.clip_border:
             return boxes
         return torch.minimum(boxes.clamp(min=0), self.limit)
