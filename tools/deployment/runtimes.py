@@ -171,11 +171,25 @@ class OpenVinoSession(Session):
         return list(self.network(batch).values())
 
 
+class LiteRtSession(Session):
+    runtime, packages = 'LiteRT', 'ai-edge-litert'
+
+    def open(self, threads):
+        litert = import_module('ai_edge_litert.interpreter')
+        self.network = litert.Interpreter(str(self.path), num_threads=threads).get_signature_runner()
+        ((self.image, _),) = self.network.get_input_details().items()
+
+    def compute(self, batch):
+        found = self.network(**{self.image: batch})
+        return [found[f'output_{index}'] for index in range(len(found))]
+
+
 SESSIONS = {
     '.onnx': OnnxSession,
     '.ncnn': NcnnSession,
     '.mnn': MnnSession,
     '.xml': OpenVinoSession,
+    '.tflite': LiteRtSession,
 }
 
 

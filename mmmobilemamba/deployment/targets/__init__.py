@@ -5,12 +5,13 @@ All of them get the same network, :func:`~..portable.portable`.
 
 from pathlib import Path
 
+from .litert import LiteRt
 from .mnn import Mnn
 from .ncnn import Ncnn
 from .openvino import OpenVino
 from .target import Target, about_of
 
-TARGETS: dict[str, Target] = {target.suffix: target for target in (Ncnn(), Mnn(), OpenVino())}
+TARGETS: dict[str, Target] = {target.suffix: target for target in (Ncnn(), Mnn(), OpenVino(), LiteRt())}
 
 __all__ = ['TARGETS', 'Target', 'about_of', 'target_of']
 
