@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from .dense_heads import (
-    Level,
     base_dense_head,
     by_place,
     gfl_head,
@@ -51,7 +50,8 @@ class RawPreprocessed(nn.Module):
 
     def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
         """An image, of three channels RGB -> what the network gives."""
-        x = image.float().permute(0, 3, 1, 2) if self.as_read else image
+        # Contiguous, or all that follows would be channels-last and what is exported bound to it.
+        x = image.float().permute(0, 3, 1, 2).contiguous() if self.as_read else image
         if self.swaps:
             x = torch.cat(x.split(1, dim=1)[::-1], dim=1)
         return self.network(x * self.scale + self.shift, probe)
@@ -155,8 +155,7 @@ class RawDetector(nn.Module):
             return head._bbox_decode(self.priors, torch.cat([by_place(level, 4) for level in deltas], 1))
         if self.rule is gfl_head:
             deltas = [
-                self.means(level) * stride[0]
-                for level, stride in zip(deltas, head.prior_generator.strides)
+                self.means(level) * stride[0] for level, stride in zip(deltas, head.prior_generator.strides)
             ]
         else:
             deltas = [by_place(level, 4) for level in deltas]

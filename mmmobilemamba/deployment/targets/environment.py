@@ -1,7 +1,7 @@
 """Environments of their own, for converters that cannot be installed beside OpenMMLab.
 
-One is made when it is first needed and kept. It sees the packages of the environment that it is made from, PyTorch
-among them, and has what a converter needs instead of, or beside, them.
+One is made when it is first needed, and kept. It sees the packages of the environment that it is made from,
+PyTorch among them, and has what a converter needs beside or instead of them.
 """
 
 from __future__ import annotations

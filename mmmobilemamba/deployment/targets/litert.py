@@ -11,10 +11,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from .environment import environment
-from .program import save_program
+from .program import to_program
 from .target import Target, call
 
 PINS = ('litert-torch==0.10.0', 'ai-edge-quantizer==0.10.0', 'ai-edge-litert==2.3.0')
@@ -28,11 +29,16 @@ class LiteRt(Target):
     modules, requirements = ('ai_edge_litert',), 'requirements/deploy-litert.txt'
     precisions = ('float16', 'int8')
 
+    def check(self, graph: nn.Module, size: tuple[int, int]) -> None:
+        """Make the environment of the converter, if it is not there, before there is work to lose."""
+        environment('litert', PINS, SIZE)
+
     def convert(
         self, form: nn.Module, image: Tensor, path: Path, precision: str, batches: Iterable[np.ndarray]
     ) -> None:
         python = environment('litert', PINS, SIZE)
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, 'network.pt2')
-            save_program(form, image, source, exact_resize=True)
-            call([python, Path(__file__).with_name('litert_convert.py'), source, path.absolute(), precision])
+            torch.export.save(to_program(form, image, exact_resize=True), source)
+            script = Path(__file__).with_name('scripts') / 'to_litert.py'
+            call([python, script, source, path.absolute(), precision])

@@ -1,10 +1,10 @@
-"""Files of ``torch.export`` for converters to other formats."""
+"""Programs of ``torch.export`` for converters to other formats."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,14 +13,13 @@ from torch.overrides import TorchFunctionMode
 from ..onnx_file import quietly, refusing
 
 
-def save_program(form: nn.Module, image: Tensor, path: Path, exact_resize: bool = False) -> None:
-    """Save a portable network as a program of ``torch.export``.
+def to_program(form: nn.Module, image: Tensor, exact_resize: bool = False) -> torch.export.ExportedProgram:
+    """A portable network as a program of ``torch.export``, without operations in place.
 
     Args:
         form (nn.Module): Of :func:`~..portable.portable`.
         image (Tensor): What it takes.
-        path (Path): Where to.
-        exact_resize (bool): Give resizes by :class:`ExactResize`. Defaults to False.
+        exact_resize (bool): Compute resizes as :class:`ExactResize` does. Defaults to False.
 
     Raises:
         DeploymentError: If PyTorch cannot export it.
@@ -28,7 +27,8 @@ def save_program(form: nn.Module, image: Tensor, path: Path, exact_resize: bool 
     torch.compiler.reset()  # see onnx_file.to_program
     network = WithExactResize(form) if exact_resize else form
     with refusing(), quietly(), torch.no_grad():
-        torch.export.save(torch.export.export(network, (image,), strict=False), path)
+        program = torch.export.export(network, (image,), strict=False)
+        return program.run_decompositions({})
 
 
 class WithExactResize(nn.Module):
@@ -71,6 +71,9 @@ class ExactResize(TorchFunctionMode):
 
 
 def nearest(size: int, wanted: int) -> Tensor:
-    """What takes ``size`` pixels to the ``wanted`` ones that are nearest to them, of 0 and 1 (size, wanted)."""
-    pixels = F.interpolate(torch.arange(size).float()[None, None], wanted)[0, 0].long()
-    return torch.eye(size)[:, pixels]
+    """What takes ``size`` pixels to the ``wanted`` ones nearest to them, of 0 and 1, (size, wanted).
+
+    A constant of the graph, and so not computed by PyTorch, whose operators would be part of it.
+    """
+    places = np.floor(np.arange(wanted, dtype=np.float32) * (np.float32(size) / np.float32(wanted)))
+    return torch.tensor((np.arange(size)[:, None] == places.clip(max=size - 1)).astype(np.float32).tolist())

@@ -51,9 +51,7 @@ class Target:
         missing = [name for name in modules if find_spec(name) is None]
         if not missing:
             return None
-        return (
-            f'For {self.name} it needs {", ".join(missing)}: python -m pip install -r {self.requirements}'
-        )
+        return f'For {self.name} it needs {", ".join(missing)}: python -m pip install -r {self.requirements}'
 
     def check(self, graph: nn.Module, size: tuple[int, int]) -> None:
         """Make sure that a network can be converted.
@@ -109,6 +107,10 @@ class Target:
         """
         raise NotImplementedError
 
+    def prove_session(self, path: Path) -> Any:
+        """What runs files in place of the runtime, which does not exist on this system; else None."""
+        return None
+
     def parts(self, path: Path) -> list[Path]:
         """All files, or folders, of a network at ``path``."""
         return [path, about_of(path)]
@@ -119,7 +121,7 @@ def about_of(path: Path) -> Path:
     return path.with_name(path.name + ABOUT)
 
 
-def call(command: Sequence[str], **kwargs: Any) -> str:
+def call(command: Sequence[str | Path], **kwargs: Any) -> str:
     """Run a converter; all that it says (str).
 
     Raises:

@@ -1,4 +1,6 @@
-"""Converts a program of ``torch.export`` for LiteRT: ``python litert_convert.py IN.pt2 OUT.tflite PRECISION``.
+"""Converts a program of ``torch.export`` for LiteRT.
+
+    python to_litert.py IN.pt2 OUT.tflite PRECISION
 
 It is run in the environment of :mod:`.litert`, and imports nothing of this package.
 """
@@ -17,8 +19,8 @@ CONVOLUTIONS = ('CONV_2D', 'DEPTHWISE_CONV_2D')
 class Keep(TorchFunctionMode):
     """Keeps what ``contiguous`` gives.
 
-    litert-torch 0.10.0 tells constants apart by their addresses. It makes some of them contiguous, and what it
-    does not keep leaves its address to the next one, which it then takes for the same.
+    litert-torch 0.10.0 tells constants apart by their addresses. It makes some of them contiguous and
+    does not keep them, so that the next one may have the address, and is taken for the same.
     Source: https://github.com/google-ai-edge/litert-torch/issues/1061
     """
 
@@ -33,7 +35,8 @@ class Keep(TorchFunctionMode):
         return result
 
 
-def main(source, out, precision):
+def main(source: str, out: str, precision: str) -> None:
+    """Convert a file."""
     program = torch.export.load(source)
     with Keep(), torch.no_grad():
         model = litert_torch.convert(program.module(), program.example_inputs[0])
@@ -42,7 +45,7 @@ def main(source, out, precision):
         reduce_weights(out, precision)
 
 
-def reduce_weights(path, precision):
+def reduce_weights(path: str, precision: str) -> None:
     """Store the weights of convolutions in fewer bits; they are computed with in float32.
 
     Args:
