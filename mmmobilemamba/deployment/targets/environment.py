@@ -11,7 +11,6 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -49,8 +48,8 @@ def environment(name: str, pins: Sequence[str], size: str) -> Path:
     Raises:
         DeploymentError: If it cannot be made.
     """
-    packages = sysconfig.get_paths()['purelib']
-    key = '\n'.join([*pins, sys.version, torch.__version__, packages])
+    packages = [path for path in sys.path if Path(path).name in ('site-packages', 'dist-packages')]
+    key = '\n'.join([*pins, sys.version, torch.__version__, *packages])
     folder = cache_folder() / f'{name}-{hashlib.sha256(key.encode()).hexdigest()[:12]}'
     if not folder.exists():
         print_log(f'Making the environment of {name} once ({size}), in {folder}', 'current')
@@ -63,14 +62,14 @@ def python_of(folder: Path) -> Path:
     return folder / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
 
 
-def make(folder: Path, name: str, pins: Sequence[str], packages: str) -> None:
+def make(folder: Path, name: str, pins: Sequence[str], packages: Sequence[str]) -> None:
     """Make an environment beside its place, and move it there when it is finished.
 
     Args:
         folder (Path): Its place.
         name (str): See :func:`environment`.
         pins (Sequence[str]): Likewise.
-        packages (str): Folder of packages that it sees after its own.
+        packages (Sequence[str]): Folders of packages that it sees after its own.
 
     Raises:
         DeploymentError: If it cannot be made.
@@ -83,7 +82,7 @@ def make(folder: Path, name: str, pins: Sequence[str], packages: str) -> None:
         own = subprocess.check_output(
             [python, '-c', 'import sysconfig; print(sysconfig.get_paths()["purelib"])'], text=True
         ).strip()
-        Path(own, 'parent.pth').write_text(packages + '\n', encoding='utf-8')
+        Path(own, 'parent.pth').write_text('\n'.join(packages) + '\n', encoding='utf-8')
         step([python, '-m', 'pip', 'install', '--disable-pip-version-check', *pins], name)
         if not folder.exists():  # else another process was faster
             unfinished.rename(folder)

@@ -9,10 +9,11 @@ import sys
 
 import litert_torch
 import torch
-from ai_edge_quantizer import qtyping, quantizer, recipe_manager
+from ai_edge_quantizer import algorithm_manager, qtyping, quantizer, recipe_manager
 from torch.overrides import TorchFunctionMode
 
-BITS = dict(float16=16, int8=8)
+ALGORITHMS = algorithm_manager.AlgorithmName
+STORAGE = dict(float16=(16, ALGORITHMS.FLOAT_CASTING), int8=(8, ALGORITHMS.MIN_MAX_UNIFORM_QUANT))
 CONVOLUTIONS = ('CONV_2D', 'DEPTHWISE_CONV_2D')
 
 
@@ -50,13 +51,13 @@ def reduce_weights(path: str, precision: str) -> None:
 
     Args:
         path (str): A file of LiteRT, which is replaced.
-        precision (str): One of ``BITS``.
+        precision (str): One of ``STORAGE``.
     """
     recipe = recipe_manager.RecipeManager()
+    bits, algorithm = STORAGE[precision]
     for operation in CONVOLUTIONS:
         kind = qtyping.TFLOperationName(operation)
-        if precision == 'int8':
-            recipe.add_weight_only_config(regex='.*', operation_name=kind, num_bits=8)
+        recipe.add_weight_only_config('.*', kind, bits, algorithm_key=algorithm)
     tool = quantizer.Quantizer(path, recipe.get_quantization_recipe())
     tool.quantize().export_model(path, overwrite=True)
 
