@@ -50,7 +50,8 @@ class RawPreprocessed(nn.Module):
 
     def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
         """An image, of three channels RGB -> what the network gives."""
-        x = image.float().permute(0, 3, 1, 2) if self.as_read else image
+        # Contiguous, or all that follows would be channels-last and what is exported bound to it.
+        x = image.float().permute(0, 3, 1, 2).contiguous() if self.as_read else image
         if self.swaps:
             x = torch.cat(x.split(1, dim=1)[::-1], dim=1)
         return self.network(x * self.scale + self.shift, probe)

@@ -19,7 +19,7 @@ from mmmobilemamba.deployment.targets import TARGETS, target_of
 from mmmobilemamba.deployment.targets.target import call
 from mmmobilemamba.models.layers import SS2D
 
-from ..conftest import image_for, load_script, relative_error
+from ..conftest import ROOT, image_for, load_script, relative_error
 from ..helpers import ODD, randomise
 from .networks import checkpoint_of, config_of
 
@@ -197,11 +197,14 @@ class Forgetful(nn.Module):
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['x.ncnn', '--int8', '.'], '--int8 is for files of ONNX, MNN, OpenVINO'),
+        (
+            ['x.ncnn', '--int8', '.'],
+            '--int8 is for files of ONNX, MNN, OpenVINO, LiteRT, ExecuTorch, Core ML, and not of ncnn',
+        ),
         (['x.mnn', '--dynamic'], '--dynamic is for files of ONNX'),
         (['x.mnn', '--topk', '3'], '--topk is for .onnx and .pt2: a file for MNN gives the logits of all'),
         (['x', '--to', 'exe'], "invalid choice: 'exe'"),
-        (['x'], 'OUT must end in .onnx, .pt2, .ncnn, .mnn, .xml'),
+        (['x'], 'OUT must end in .onnx, .pt2, .ncnn, .mnn, .xml, .tflite, .pte, .mlpackage, not x'),
     ],
 )
 def test_arguments(arguments, message, capsys):
@@ -220,8 +223,19 @@ def test_the_kind_by_name():
 def test_missing_packages(monkeypatch, tmp_path):
     """Are named with the command that installs them, before the checkpoint is read."""
     monkeypatch.setattr('mmmobilemamba.deployment.targets.target.find_spec', lambda name: None)
-    with pytest.raises(SystemExit, match=r'For ncnn it needs ncnn, pnnx: .* -r requirements/deploy-ncnn.txt'):
+    with pytest.raises(
+        SystemExit, match='For ncnn it needs ncnn, pnnx: python -m pip install ncnn==.* pnnx=='
+    ):
         tool.main(['c.py', 'c.pth', str(tmp_path / 'network.ncnn')])
+
+
+@pytest.mark.parametrize('target', TARGETS.values(), ids=lambda target: target.name)
+def test_pins(target):
+    """Those of messages are those of requirements/deploy-*.txt."""
+    name = target.name.lower().replace(' ', '')
+    lines = (ROOT / f'requirements/deploy-{name}.txt').read_text().splitlines()
+    assert lines[0].startswith(f'# export OUT{target.suffix}: ')
+    assert tuple(lines[1:]) == target.pins
 
 
 def test_a_converter_that_fails():

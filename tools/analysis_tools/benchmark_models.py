@@ -25,7 +25,7 @@ from mmmobilemamba.utils import codebase_of
 
 FORMS = ('baseline', 'plain', 'deploy')
 ONNX = ('onnx', 'onnx_fp16', 'onnx_int8')
-RUNTIMES = {target.name.lower(): target for target in TARGETS.values()}
+RUNTIMES = {target.name.lower().replace(' ', ''): target for target in TARGETS.values() if target.runs_here}
 EXPORTED = (*ONNX, *RUNTIMES)
 CUDA_GRAPH = 'cuda_graph'  # benchmark.py captures what is timed
 OPTIONS = ('channels_last', 'compile', 'prepare', *EXPORTED, CUDA_GRAPH)

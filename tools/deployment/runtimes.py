@@ -7,6 +7,7 @@ This module and ``infer.py`` work without the rest of the repository: copy them 
 """
 
 import json
+import sys
 from importlib import import_module
 from pathlib import Path
 
@@ -171,11 +172,55 @@ class OpenVinoSession(Session):
         return list(self.network(batch).values())
 
 
+class LiteRtSession(Session):
+    runtime, packages = 'LiteRT', 'ai-edge-litert'
+
+    def open(self, threads):
+        litert = import_module('ai_edge_litert.interpreter')
+        self.network = litert.Interpreter(str(self.path), num_threads=threads).get_signature_runner()
+        ((self.image, _),) = self.network.get_input_details().items()
+
+    def compute(self, batch):
+        found = self.network(**{self.image: batch})
+        return [found[f'output_{index}'] for index in range(len(found))]
+
+
+class ExecuTorchSession(Session):
+    runtime, packages = 'ExecuTorch', 'executorch'
+
+    def open(self, threads):
+        self.torch = import_module('torch')  # whose tensors it takes
+        if threads is not None:
+            import_module('executorch.extension.pybindings.portable_lib')._unsafe_reset_threadpool(threads)
+        self.program = import_module('executorch.runtime').Runtime.get().load_program(self.path)
+        self.method = self.program.load_method('forward')
+
+    def compute(self, batch):
+        image = self.torch.from_numpy(np.ascontiguousarray(batch))
+        return [np.array(found) for found in self.method.execute([image])]
+
+
+class CoreMlSession(Session):
+    runtime, packages = 'Core ML', 'coremltools'
+
+    def open(self, threads):
+        if sys.platform != 'darwin':
+            raise OSError('it runs on macOS alone')
+        self.network = import_module('coremltools').models.MLModel(str(self.path))
+
+    def compute(self, batch):
+        found = self.network.predict({'image': batch})
+        return [found[name] for name in self.names()]
+
+
 SESSIONS = {
     '.onnx': OnnxSession,
     '.ncnn': NcnnSession,
     '.mnn': MnnSession,
     '.xml': OpenVinoSession,
+    '.tflite': LiteRtSession,
+    '.pte': ExecuTorchSession,
+    '.mlpackage': CoreMlSession,
 }
 
 

@@ -5,12 +5,16 @@ All of them get the same network, :func:`~..portable.portable`.
 
 from pathlib import Path
 
+from .coreml import CoreMl
+from .executorch import ExecuTorch
+from .litert import LiteRt
 from .mnn import Mnn
 from .ncnn import Ncnn
 from .openvino import OpenVino
 from .target import Target, about_of
 
-TARGETS: dict[str, Target] = {target.suffix: target for target in (Ncnn(), Mnn(), OpenVino())}
+RUNTIMES = (Ncnn(), Mnn(), OpenVino(), LiteRt(), ExecuTorch(), CoreMl())
+TARGETS: dict[str, Target] = {target.suffix: target for target in RUNTIMES}
 
 __all__ = ['TARGETS', 'Target', 'about_of', 'target_of']
 

@@ -27,7 +27,8 @@ class Mnn(Target):
     """MNN, by ONNX; in 8 bits it has the weights, not the maps."""
 
     name, suffix = 'MNN', '.mnn'
-    modules, requirements = ('MNN', 'onnx', 'onnxscript'), 'requirements/deploy-mnn.txt'
+    modules = ('MNN', 'onnx', 'onnxscript')
+    pins = ('MNN==3.6.1', 'onnx', 'onnxscript')
     precisions = ('float16', 'int8')
 
     def convert(

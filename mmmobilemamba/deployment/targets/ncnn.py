@@ -24,7 +24,8 @@ class Ncnn(Target):
     """ncnn, by a trace and pnnx."""
 
     name, suffix = 'ncnn', '.ncnn'
-    modules, requirements = ('ncnn', 'pnnx'), 'requirements/deploy-ncnn.txt'
+    modules = ('ncnn', 'pnnx')
+    pins = ('ncnn==1.0.20261020', 'pnnx==20261020')
     takes_pixels = False  # it has float32 alone
     segmentation = ('logits',)  # its ArgMax is of a whole map
     precisions = ('float16',)

@@ -24,7 +24,8 @@ class OpenVino(Target):
     """OpenVINO, by ONNX; in 8 bits by NNCF."""
 
     name, suffix = 'OpenVINO', '.xml'
-    modules, requirements = ('openvino', 'onnx', 'onnxscript'), 'requirements/deploy-openvino.txt'
+    modules = ('openvino', 'onnx', 'onnxscript')
+    pins = ('openvino==2026.4.1', 'nncf==3.4.0', 'onnx', 'onnxscript')
     any_batch = True
     precisions = ('float16', 'int8')
     extras = dict(int8=('nncf',))

@@ -28,8 +28,8 @@ class Target:
     Attributes:
         name (str): As its makers write it.
         suffix (str): What OUT ends in.
-        modules (tuple[str, ...]): Packages that must be installed for :meth:`convert`.
-        requirements (str): File with their pins.
+        modules (tuple[str, ...]): What must be importable for :meth:`convert`.
+        pins (tuple[str, ...]): What has to be installed for that, as pip takes it.
         runs_here (bool): Whether the runtime exists for this machine's system.
         any_batch (bool): Whether files take any number of images; else one.
         takes_pixels (bool): Whether an input can be uint8, (N, H, W, C); else it is float32, (N, C, H, W).
@@ -41,7 +41,7 @@ class Target:
     name: str
     suffix: str
     modules: tuple[str, ...]
-    requirements: str
+    pins: tuple[str, ...]
     runs_here = True
     any_batch = False
     takes_pixels = True
@@ -55,7 +55,7 @@ class Target:
         missing = [name for name in modules if find_spec(name) is None]
         if not missing:
             return None
-        return f'For {self.name} it needs {", ".join(missing)}: python -m pip install -r {self.requirements}'
+        return f'For {self.name} it needs {", ".join(missing)}: python -m pip install {" ".join(self.pins)}'
 
     def check(self, graph: nn.Module, size: tuple[int, int]) -> None:
         """Make sure that a network can be converted.

@@ -1,0 +1,79 @@
+"""Programs of ``torch.export`` for converters to other formats."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from ..errors import quietly, refusing
+
+
+def to_program(form: nn.Module, image: Tensor, exact_resize: bool = False) -> torch.export.ExportedProgram:
+    """A portable network as a program of ``torch.export``, without operations in place.
+
+    Args:
+        form (nn.Module): Of :func:`~..portable.portable`.
+        image (Tensor): What it takes.
+        exact_resize (bool): Compute resizes as :class:`ExactResize` does. Defaults to False.
+
+    Raises:
+        DeploymentError: If PyTorch cannot export it.
+    """
+    torch.compiler.reset()  # see onnx_file.to_program
+    network = WithExactResize(form) if exact_resize else form
+    with refusing(), quietly(), torch.no_grad():
+        program = torch.export.export(network, (image,), strict=False)
+        return program.run_decompositions({})
+
+
+class WithExactResize(nn.Module):
+    """A network whose resizes are those of :class:`ExactResize`.
+
+    Args:
+        network (nn.Module): Any.
+    """
+
+    def __init__(self, network):
+        super().__init__()
+        self.network = network
+
+    def forward(self, image: Tensor) -> Any:
+        """What the network gives."""
+        with ExactResize():
+            return self.network(image)
+
+
+class ExactResize(TorchFunctionMode):
+    """Computes nearest resizes to no multiple of a side as products with constant matrices.
+
+    Runtimes have their own idea of which pixel is nearest: LiteRT, from 4 to 7.
+    """
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is not F.interpolate:
+            return function(*args, **(kwargs or {}))
+        return self.resize(*args, **(kwargs or {}))
+
+    def resize(self, x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = 'nearest', **kwargs):
+        """F.interpolate."""
+        if mode != 'nearest' or size is None or x.ndim != 4:
+            return F.interpolate(x, size, scale_factor, mode, **kwargs)
+        height, width = (size, size) if isinstance(size, int) else map(int, size)
+        if height % x.shape[2] == 0 and width % x.shape[3] == 0:
+            return F.interpolate(x, (height, width), None, mode, **kwargs)
+        x = x @ nearest(x.shape[3], width).to(x)
+        return (x.transpose(2, 3) @ nearest(x.shape[2], height).to(x)).transpose(2, 3)
+
+
+def nearest(size: int, wanted: int) -> Tensor:
+    """What takes ``size`` pixels to the ``wanted`` ones nearest to them, of 0 and 1, (size, wanted).
+
+    A constant of the graph, and so not computed by PyTorch, whose operators would be part of it.
+    """
+    places = np.floor(np.arange(wanted, dtype=np.float32) * (np.float32(size) / np.float32(wanted)))
+    return torch.tensor((np.arange(size)[:, None] == places.clip(max=size - 1)).astype(np.float32).tolist())

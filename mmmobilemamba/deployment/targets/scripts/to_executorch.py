@@ -1,0 +1,48 @@
+"""Converts a program of ``torch.export`` for ExecuTorch.
+
+    python to_executorch.py IN.pt2 OUT.pte [IMAGES.npz]
+
+With images, on which they are calibrated, convolutions are in 8 bits.
+"""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import torch
+from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPartitioner
+from executorch.backends.xnnpack.quantizer.xnnpack_quantizer import (
+    XNNPACKQuantizer,
+    get_symmetric_quantization_config,
+)
+from executorch.exir import to_edge_transform_and_lower
+from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+
+aten = torch.ops.aten
+QUANTISED = {aten.conv2d.default, aten.relu.default, aten.relu_.default}
+
+
+def main(source: str, out: str, images: str | None = None) -> None:
+    """Convert a file."""
+    program = torch.export.load(source)
+    if images is not None:
+        program = to_int8(program, images)
+    edge = to_edge_transform_and_lower(program, partitioner=[XnnpackPartitioner()])
+    with open(out, 'wb') as file:
+        edge.to_executorch().write_to_file(file)
+
+
+def to_int8(program: torch.export.ExportedProgram, images: str) -> torch.export.ExportedProgram:
+    """The program with convolutions in 8 bits; what is around them, such as the scan, stays as it is."""
+    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    quantizer.set_filter_function(lambda node: node.target in QUANTISED)
+    network = prepare_pt2e(program.module(), quantizer)
+    with np.load(images) as batches, torch.no_grad():
+        for name in batches.files:
+            network(torch.from_numpy(batches[name]))
+    return torch.export.export(convert_pt2e(network), program.example_inputs[0], strict=False)
+
+
+if __name__ == '__main__':
+    main(*sys.argv[1:])
