@@ -224,7 +224,7 @@ def test_missing_packages(monkeypatch, tmp_path):
     """Are named with the command that installs them, before the checkpoint is read."""
     monkeypatch.setattr('mmmobilemamba.deployment.targets.target.find_spec', lambda name: None)
     with pytest.raises(
-        SystemExit, match='For ncnn it needs ncnn, pnnx: python -m pip install ncnn==.* pnnx=='
+        SystemExit, match=r'For ncnn it needs ncnn, pnnx: python -m pip install ncnn==.* pnnx=='
     ):
         tool.main(['c.py', 'c.pth', str(tmp_path / 'network.ncnn')])
 
