@@ -89,7 +89,7 @@ class FileModel(BaseModel):
         if min(below, right) < 0 or (self.about['task'] == 'classification' and max(below, right) > 0):
             raise ValueError(
                 f'The file takes images of {self.about["size"]}, and the test data are '
-                f'{tuple(images.shape[2:])}: export it with --dynamic or --size.'
+                f'{tuple(images.shape[2:])}: export it with --size, or as .onnx with --dynamic.'
             )
         return F.pad(images, (0, right, 0, below))
 

@@ -156,7 +156,8 @@ class Preparation:
             raise NetworkError(
                 f'{self.name} takes images of {size[0]} x {size[1]} px (height x width), but the '
                 f"picture is {height} x {width} px after the test pipeline's resizing. Export the network "
-                f'with --dynamic or --size {height} {width}, or give it another picture.'
+                f'with --size {height} {width}, or for all sizes as .onnx with --dynamic, or give it another '
+                f'picture.'
             )
         return size
 
