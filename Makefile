@@ -6,6 +6,7 @@ WORK ?= work_dirs/demo
 OVERWRITE ?=
 TASKS ?=
 JOBS ?= 2
+DEPLOY := ncnn mnn openvino litert coreml
 DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
 
 # Paths may have spaces: they are quoted where they are used, and make's own functions and targets, to which a
@@ -22,7 +23,7 @@ help:
 	@echo "              (TASKS='retinanet sem_fpn' runs some of them, with what they need)"
 	@echo "make data    make the data alone (OVERWRITE=--overwrite replaces what an older version has made)"
 	@echo "make test    set up and run the test suite (JOBS=$(JOBS) files at a time, each with up to 4 GiB)"
-	@echo "make test-deploy  export everything there is and run it in ONNX Runtime and a browser (about 15 min)"
+	@echo "make test-deploy  export everything there is and run it in every runtime and a browser"
 	@echo "make env     the set-up alone (VENV=$(VENV))"
 	@echo "make lint    ruff and mypy, in an environment of their own that takes seconds (LINT_VENV=$(LINT_VENV))"
 	@echo "make format  what ruff can mend by itself"
@@ -34,10 +35,12 @@ test: env  # without a GPU, as what they assert is what happens then; a core for
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile
 
 test-deploy: env  # what is missing for a part of it (Chromium, npm) is named as the reason of a skipped test
-	"$(BIN)/python" -m pip install -q selenium openvino
+	"$(BIN)/python" -m pip install -q -c requirements/pinned.txt selenium $(DEPLOY:%=-r requirements/deploy-%.txt)
+	@# ExecuTorch asks for an older scikit-learn, which it does not use here.
+	"$(BIN)/python" -m pip install -q --no-deps -r requirements/deploy-executorch.txt parameterized ruamel.yaml
 	"$(BIN)/python" -m pip install -q --no-deps mmdeploy==1.3.1 aenum dill grpcio multiprocess prettytable
 	-"$(BIN)/python" tools/deployment/web/serve.py --fetch
-	CUDA_VISIBLE_DEVICES= "$(BIN)/python" -m pytest -m deploy tests/test_deployment
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile -m deploy tests/test_deployment
 
 lint-env:
 	@[ "$(LINT_VENV)/.made" -nt requirements/lint.txt ] || { set -x; \
