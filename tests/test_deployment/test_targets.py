@@ -76,6 +76,20 @@ def test_written_files(graph, suffix, inside, tmp_path):
             assert relative_error(torch.from_numpy(found[name]), expected) < 1e-5
 
 
+@pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
+@pytest.mark.parametrize('bias', [-12.0, 100.0])
+def test_step_sizes(graph, suffix, bias, tmp_path):
+    """Small ones, and those whose exponential is infinite in float32."""
+    for module in graph.modules():
+        if isinstance(module, SS2D):
+            module.dt_proj_bias.data += bias
+    target, path, image = TARGETS[suffix], tmp_path / f'network{suffix}', image_for((1, 3, 64, 80))
+    target.write(graph, image.repeat(2, 1, 1, 1), path, about_of())
+    found = runtimes.open_file(path, threads=1).run(image.numpy())
+    for name, expected in zip(found, graph(image)):
+        assert relative_error(torch.from_numpy(found[name]), expected) < 1e-5
+
+
 def run_tool(config, folder, out, *options):
     """Export with the tool; the path that it was given."""
     tool.main([*config, str(folder / out), *options])

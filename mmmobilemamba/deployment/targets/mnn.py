@@ -30,6 +30,7 @@ class Mnn(Target):
     modules = ('MNN', 'onnx', 'onnxscript')
     pins = ('MNN==3.6.1', 'onnx', 'onnxscript')
     precisions = ('float16', 'int8')
+    softplus = 'log'  # its own takes what is above 88 for 88 (MNN 3.6.1)
 
     def convert(
         self, form: nn.Module, image: Tensor, path: Path, precision: str, batches: Iterable[np.ndarray]

@@ -29,6 +29,7 @@ class Ncnn(Target):
     takes_pixels = False  # it has float32 alone
     segmentation = ('logits',)  # its ArgMax is of a whole map
     precisions = ('float16',)
+    softplus = 'log'  # its own is log(1 + exp(x)), which is infinite above 88, and has no small steps either
 
     def convert(
         self, form: nn.Module, image: Tensor, path: Path, precision: str, batches: Iterable[np.ndarray]

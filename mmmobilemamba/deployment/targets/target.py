@@ -35,6 +35,7 @@ class Target:
         takes_pixels (bool): Whether an input can be uint8, (N, H, W, C); else it is float32, (N, C, H, W).
         segmentation (tuple[str, ...]): Outputs of a segmentor unless told otherwise.
         precisions (tuple[str, ...]): Beside float32.
+        softplus (str): See :func:`~..portable.portable`.
         extras (dict[str, tuple[str, ...]]): Packages that a precision needs as well.
     """
 
@@ -47,6 +48,7 @@ class Target:
     takes_pixels = True
     segmentation: tuple[str, ...] = ('classes',)
     precisions: tuple[str, ...] = ()
+    softplus = 'operator'
     extras: dict[str, tuple[str, ...]] = {}
 
     def why_not(self, precision: str = 'float32') -> str | None:
@@ -93,7 +95,7 @@ class Target:
         if not self.any_batch:
             image = image[:1]
         with refusing(f'convert it for {self.name}'), quietly(), torch.no_grad():
-            form = portable(graph, image)
+            form = portable(graph, image, self.softplus)
             shapes = [list(output.shape[1:]) for output in form(image)]
             self.convert(form, image, path, about['precision'], batches)
         about = dict(about, outputs=graph_of(graph).output_names, shapes=shapes)
