@@ -17,6 +17,7 @@ from .proof import TOLERANCE, difference
 
 LEAST = 10 * TOLERANCE  # what forgetting all steps before must change, of the largest value
 FORGETS = 20.0  # a logarithm of decays of which nothing is left after a step
+MOST_ROUNDS = 5  # after which nothing of the present step is left in a scan
 SILENT = 1e-6  # weights below are those of a branch that is zero
 
 
@@ -52,22 +53,26 @@ def maps_of(graph: nn.Module, image: Tensor) -> list[Tensor]:
 
 
 @torch.no_grad()
-def awakened(graph: nn.Module, seed: int = 0) -> nn.Module:
+def awakened(graph: nn.Module, image: Tensor, seed: int = 0) -> nn.Module:
     """A copy with weights of the backbone for which the scans show (nn.Module).
 
     Args:
         graph (nn.Module): With a deployed backbone.
+        image (Tensor): What it takes.
         seed (int): Of the weights that take the place of zeros.
     """
     graph = copy.deepcopy(graph)
     generator = torch.Generator().manual_seed(seed)
-    for backbone in (module for module in graph.modules() if isinstance(module, MobileMamba)):
-        for parameter in backbone.parameters():
-            if parameter.ndim > 1 and parameter.abs().max() < SILENT:
-                noise = torch.randn(parameter.shape, generator=generator)
-                parameter.copy_(noise * parameter[0].numel() ** -0.5)
-        for module in backbone.modules():
-            if isinstance(module, SS2D):
-                module.D.mul_(0.1)
-                getattr(module.out_proj, 'conv', module.out_proj).weight.mul_(3)
+    backbones = [module for module in graph.modules() if isinstance(module, MobileMamba)]
+    for parameter in (each for backbone in backbones for each in backbone.parameters()):
+        if parameter.ndim > 1 and parameter.abs().max() < SILENT:
+            noise = torch.randn(parameter.shape, generator=generator)
+            parameter.copy_(noise * parameter[0].numel() ** -0.5)
+    scans = [module for module in graph.modules() if isinstance(module, SS2D)]
+    for _ in range(MOST_ROUNDS):
+        for scan in scans:  # of which more comes from the steps before, and more gets through
+            scan.D.mul_(0.1)
+            getattr(scan.out_proj, 'conv', scan.out_proj).weight.mul_(3)
+        if scan_effect(graph, image) >= LEAST:
+            break
     return graph

@@ -7,6 +7,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmmobilemamba.deployment import build
+from mmmobilemamba.models.layers import SS2D
 
 from ..conftest import ROOT
 from ..helpers import ODD, randomise
@@ -51,6 +52,11 @@ def checkpoint_of(name, folder):
             torch.nn.init.normal_(parameter, std=0.01 if 'retina' in key else 0.2)
         elif 'reg' in key and key.endswith('weight') and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.02)
+    if name == 'classifier':  # of few pixels, in which the scans show no more than rounding errors otherwise
+        for module in model.modules():
+            if isinstance(module, SS2D):
+                module.D.data.mul_(0.1)
+                module.out_proj.weight.data.mul_(3)
     path = folder / f'{name}.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
     return path

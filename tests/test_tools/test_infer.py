@@ -352,7 +352,7 @@ def test_folder(tmp_path, capsys):
         (dict(size='left out', std='left out'), 'x.onnx lacks std, size. Export the network with tools/depl'),
         (
             dict.fromkeys(infer.FIELDS, 'left out'),
-            'x.onnx lacks task, .* with tools/deployment/export_on',
+            'x.onnx lacks task, .* with tools/deployment/export.py',
         ),
     ],
 )

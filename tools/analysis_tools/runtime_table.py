@@ -40,7 +40,8 @@ def rows(model, seconds):
     name, *size = model
     torch.manual_seed(0)
     image = torch.randn(1, 3, *size)
-    network = awakened(benchmark_models.make_variant(benchmark_models.build(name), 'deploy', image))
+    network = benchmark_models.make_variant(benchmark_models.build(name), 'deploy', image)
+    network = awakened(network, image)
     set_backend(network, 'naive')
     with torch.no_grad():
         expected = network(image)

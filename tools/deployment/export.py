@@ -201,7 +201,7 @@ def compare_awakened(exporter, graph, about, image, path):
         f'In this network the scans change the maps by {effect:.1e} alone, as in one that has not been '
         f'trained. So the conversion is compared with random weights, too:'
     )
-    other = scan_effect.awakened(graph)
+    other = scan_effect.awakened(graph, image[:1])
     try:
         run = exporter.make(other, about, image, path)
         return compare(other, run, about, build.size_of(image))

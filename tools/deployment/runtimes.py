@@ -3,7 +3,7 @@
     session = open_file('network.mnn', threads=1)
     outputs = session.run(batch)
 
-This module and ``infer.py`` work without the rest of the repository: copy them together.
+This module, ``infer.py`` and ``choose.py`` work without the rest of the repository: copy them together.
 """
 
 import json
@@ -58,9 +58,14 @@ class Session:
         raise NotImplementedError
 
     def read_about(self):
-        """What is known about the network (dict); empty if nothing is."""
+        """What is known about the network (dict); of a file of ONNX without it, empty."""
         path = self.path.with_name(f'{self.path.name}.json')
-        return json.loads(path.read_text(encoding='utf-8')) if path.is_file() else {}
+        try:
+            return json.loads(path.read_text(encoding='utf-8'))
+        except (OSError, ValueError) as error:
+            raise RuntimeFileError(
+                f'{path}, which belongs beside {self.path.name} and describes it, cannot be read: {error}'
+            ) from error
 
     def run(self, batch):
         """Outputs by name (dict[str, ndarray]) of a batch, whose images are the first axis of both."""
