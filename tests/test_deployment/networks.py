@@ -56,7 +56,7 @@ def checkpoint_of(name, folder):
         for module in model.modules():
             if isinstance(module, SS2D):
                 module.D.data.mul_(0.1)
-                module.out_proj.weight.data.mul_(3)
+                module.out_proj.conv.weight.data.mul_(3)
     path = folder / f'{name}.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
     return path
