@@ -1,8 +1,9 @@
 """``Split`` nodes with few outputs, as kernels of WebGPU need them.
 
 Such a kernel reads its input from one storage buffer and writes each output to another. Every device has 8 of
-them: https://www.w3.org/TR/webgpu/#limits (``maxStorageBuffersPerShaderStage``). ONNX Runtime takes the inputs of
-a ``Concat`` in groups, but not the outputs of a ``Split``: https://github.com/microsoft/onnxruntime/pull/25390
+them: https://www.w3.org/TR/webgpu/#limits (``maxStorageBuffersPerShaderStage``). ONNX Runtime takes the
+inputs of a ``Concat`` in groups, but not the outputs of a ``Split``:
+https://github.com/microsoft/onnxruntime/pull/25390
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ pytest.importorskip('selenium.webdriver', reason='needs selenium, chromium and c
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from selenium.webdriver.support.ui import Select  # noqa: E402
 
-from ..test_tools.test_infer import infer, make_file, picture_of  # noqa: E402
+from ..test_tools.test_infer import make_file, picture_of  # noqa: E402
 from .browser import Page, calibrate, compare, is_close, serving, smooth_picture  # noqa: E402
 
 pytestmark = pytest.mark.deploy
