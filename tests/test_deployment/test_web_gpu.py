@@ -13,6 +13,7 @@ pytest.importorskip('selenium.webdriver', reason='needs selenium, chromium and c
 from onnx import TensorProto, helper, numpy_helper  # noqa: E402
 from selenium.webdriver.support.ui import Select  # noqa: E402
 
+from ..conftest import load_script  # noqa: E402
 from ..test_tools.test_infer import make_file, picture_of  # noqa: E402
 from .browser import Page, calibrate, compare, is_close, serving, smooth_picture  # noqa: E402
 
@@ -157,3 +158,16 @@ def test_transposed_convolutions(served):
     errors = [np.abs(np.array(found[f'y{i}']) - y.ravel()).max() for i, y in enumerate(expected)]
     assert [error > 1 for error in errors] == [False, False, True, True, False, False]
     assert np.delete(errors, [2, 3]).max() < 1e-5
+
+
+def test_measures(served, tmp_path, capsys):
+    """The script of the docs' figures: the median of all runs but the first, and where it ran."""
+    script = load_script('tools/deployment/web/measure.py')
+    path = make_file(tmp_path / 'x.onnx', 'backbone')
+    script.main([str(path), '--runs', '4', *(f'--switch={switch}' for switch in SOFTWARE)])
+    line = capsys.readouterr().out
+    assert re.fullmatch(
+        r'x\.onnx, 8 x 8 px: [\d.]+ ms \(least [\d.]+, first run \d+\)\. Runs on WebGPU \(.+\)\.\n', line
+    )
+    with pytest.raises(SystemExit, match='this browser gives no GPU'):
+        script.main([str(path), '--provider', 'webgpu'])
