@@ -36,7 +36,8 @@ async function openSession(runtime, bytes, name, provider) {
         `onnxruntime-web is incomplete (${error.message}). Fetch it again with "${FETCH}" and reload the page.`
       );
     }
-    throw new UserError(`onnxruntime-web cannot open ${name} in ${PROVIDERS[provider]}: ${error.message}`);
+    const where = provider === 'wasm' ? '' : ` in ${PROVIDERS[provider]}`;
+    throw new UserError(`onnxruntime-web cannot open ${name}${where}: ${error.message}`);
   }
 }
 
