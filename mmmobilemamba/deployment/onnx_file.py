@@ -20,6 +20,7 @@ from .errors import DeploymentError, quietly, refusing
 from .graphs import graph_of
 from .portable import portable
 from .rewrite import rewrite
+from .splits import narrow_splits
 
 OPSET = 18
 NO_LIMIT = 2**63 - 1
@@ -84,6 +85,7 @@ def to_onnx(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> onnx.ModelP
             verbose=False,
         )
     proto = exported.model_proto
+    narrow_splits(proto)
     # Sizes that PyTorch derives are not always those of ONNX Runtime, which would share memory by them.
     del proto.graph.value_info[:]
     forget_origins(proto)

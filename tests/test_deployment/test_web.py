@@ -134,9 +134,22 @@ def test_reads_what_the_file_says(page, tmp_path):
     for shape in ((3, 4, 5), (300,), ()):
         model.graph.initializer.append(onnx.numpy_helper.from_array(np.zeros(shape, np.float32), str(shape)))
     content = model.SerializeToString()
-    read = "const { describe } = await import('/metadata.js'); return describe(Uint8Array.from(a[0]), 'x');"
+    read = """
+        const { describe } = await import('/metadata.js');
+        const { about, weights, model } = describe(Uint8Array.from(a[0]), 'x');
+        return { about, weights, nodes: model.nodes, shapes: Object.fromEntries(model.shapes) };
+    """
     found = page.evaluate(read, list(content))
-    assert found == dict(about=infer.Network(path).about, weights=3 * 4 * 5 + 300 + 1)
+    assert found['about'] == infer.Network(path).about
+    assert found['weights'] == 3 * 4 * 5 + 300 + 1
+    for shape in ((3, 4, 5), (300,), ()):
+        assert found['shapes'][str(shape)] == list(shape)
+    for node, expected in zip(found['nodes'], model.graph.node):
+        assert (node['operator'], node['inputs']) == (expected.op_type, list(expected.input))
+        assert node['outputs'] == list(expected.output)
+        integers = {entry.name: entry.i for entry in expected.attribute if entry.type == entry.INT}
+        assert node['integers'] == integers
+    assert len(found['nodes']) == len(model.graph.node) > 0
     refuses = """
         const { readModel } = await import('/metadata.js');
         return a[1].filter((end) => {
@@ -558,7 +571,7 @@ def test_nothing_leaves_the_page(page):
 def test_keyboard(page):
     """All controls are reached, and each says what it is for."""
     reached = []
-    for _ in range(3):
+    for _ in range(4):
         webdriver.ActionChains(page.browser).send_keys(Keys.TAB).perform()
         reached.append(page.browser.switch_to.active_element.accessible_name)
-    assert reached == ['Choose network', 'Choose picture', 'Use camera']
+    assert reached == ['Choose network', 'Run on', 'Choose picture', 'Use camera']

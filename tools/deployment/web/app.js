@@ -3,13 +3,14 @@
 
 import { draw } from './draw.js';
 import { UserError } from './errors.js';
-import { Network, THREADS } from './network.js';
+import { Network } from './network.js';
 import { Camera, readPicture } from './picture.js';
+import { PROVIDERS, providerOf } from './provider.js';
 import { summary } from './results.js';
-import { factsOf, inWords, showFacts, showFound, timesInWords } from './view.js';
+import { factsOf, inWords, providerInWords, showFacts, showFound, timesInWords } from './view.js';
 
 const element = (id) => document.getElementById(id);
-const state = { network: null, file: null, picture: null, result: null, camera: null };
+const state = { network: null, source: null, file: null, picture: null, result: null, camera: null };
 const WIDE = '(min-width: 52rem)'; // a window with room for what is not always wanted
 let queue = Promise.resolve(); // one thing after the other: a session cannot run twice at a time
 
@@ -76,10 +77,11 @@ async function run() {
 
 function useModel(name, read) {
   return enqueue(`Loading ${name} …`, async () => {
-    const network = await Network.open(await read(), name);
+    const network = await Network.open(await read(), name, element('provider').value);
     await state.network?.close();
-    Object.assign(state, { network, result: null });
-    showFacts(element('facts'), factsOf(network, THREADS));
+    Object.assign(state, { network, source: { name, read }, result: null });
+    showFacts(element('facts'), factsOf(network));
+    element('provider-name').textContent = providerInWords(network);
     element('model-name').textContent = name;
     element('about').hidden = false;
     await run();
@@ -102,6 +104,11 @@ function usePicture(file) {
 /** Files that were chosen, dropped or pasted: a network, a picture or both. */
 function useFiles(files) {
   for (const file of files) (file.name.toLowerCase().endsWith('.onnx') ? useModelFile : usePicture)(file);
+}
+
+/** The same network on what is chosen now. */
+function useProvider() {
+  if (state.source) useModel(state.source.name, state.source.read);
 }
 
 /** A network by its address on this server, `?model=...`: nothing is fetched from elsewhere. */
@@ -191,14 +198,26 @@ function start() {
       files.forEach(id === 'picture' ? usePicture : useModelFile);
     });
   }
+  for (const [value, name] of Object.entries(PROVIDERS)) element('provider').add(new Option(name, value));
+  element('provider').addEventListener('change', useProvider);
   element('threshold').addEventListener('input', show);
   element('camera').addEventListener('click', switchCamera);
   window.addEventListener('resize', () => state.picture && show());
   acceptDrops();
   showCamera();
   show();
-  const address = new URLSearchParams(window.location.search).get('model');
-  if (address) useAddress(address);
+  useQuery(new URLSearchParams(window.location.search));
+}
+
+/** What the address of the page asks for: `?model=...&provider=...`. */
+function useQuery(query) {
+  try {
+    element('provider').value = providerOf(query.get('provider'));
+  } catch (error) {
+    showError(error);
+    return;
+  }
+  if (query.get('model')) useAddress(query.get('model'));
 }
 
 start();

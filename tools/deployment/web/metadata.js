@@ -11,8 +11,10 @@ const FIELDS = [
   'task', 'mean', 'std', 'channels', 'pad_divisor', 'labels', 'resize', 'size', 'preprocessed',
 ];
 const MODEL = { irVersion: 1, graph: 7, metadata: 14 };
-const GRAPH = { initializer: 5 };
-const TENSOR = { dims: 1, dataLocation: 14 };
+const GRAPH = { node: 1, initializer: 5 };
+const NODE = { input: 1, output: 2, operator: 4, attribute: 5 };
+const ATTRIBUTE = { name: 1, integer: 3 };
+const TENSOR = { dims: 1, name: 8, dataLocation: 14 };
 const ENTRY = { key: 1, value: 2 };
 const VARINT = 0, FIXED64 = 1, BYTES = 2, FIXED32 = 5; // types on the wire
 
@@ -51,48 +53,71 @@ function* fieldsOf(bytes) {
   }
 }
 
-/** How many numbers a TensorProto holds, and whether they are in another file. */
+const textOf = (bytes) => new TextDecoder().decode(bytes);
+
+/** Name and sides of a TensorProto, and whether its numbers are in another file. */
 function readTensor(bytes) {
-  let count = 1, external = false;
+  const tensor = { name: '', dims: [], external: false };
   for (const [number, type, value] of fieldsOf(bytes)) {
-    if (number === TENSOR.dims && type === VARINT) count *= value;
+    if (number === TENSOR.name) tensor.name = textOf(value);
+    if (number === TENSOR.dims && type === VARINT) tensor.dims.push(value);
     if (number === TENSOR.dims && type === BYTES) {
-      for (let place = 0, side; place < value.length; count *= side) {
+      for (let place = 0, side; place < value.length; tensor.dims.push(side)) {
         [side, place] = readVarint(value, place, value.length);
       }
     }
-    if (number === TENSOR.dataLocation) external = value === 1;
+    if (number === TENSOR.dataLocation) tensor.external = value === 1;
   }
-  return { count, external };
+  return tensor;
+}
+
+/** A NodeProto: its operator, the names of its inputs and outputs, and those attributes that are integers. */
+function readNode(bytes) {
+  const node = { operator: '', inputs: [], outputs: [], integers: {} };
+  for (const [number, , value] of fieldsOf(bytes)) {
+    if (number === NODE.operator) node.operator = textOf(value);
+    if (number === NODE.input) node.inputs.push(textOf(value));
+    if (number === NODE.output) node.outputs.push(textOf(value));
+    if (number !== NODE.attribute) continue;
+    let name = '', integer = null;
+    for (const [inner, type, part] of fieldsOf(value)) {
+      if (inner === ATTRIBUTE.name) name = textOf(part);
+      if (inner === ATTRIBUTE.integer && type === VARINT) integer = part;
+    }
+    if (integer !== null) node.integers[name] = integer;
+  }
+  return node;
 }
 
 /** Key and value of a StringStringEntryProto. */
 function readEntry(bytes) {
-  const decoder = new TextDecoder();
   const entry = { key: '', value: '' };
   for (const [number, , value] of fieldsOf(bytes)) {
-    if (number === ENTRY.key) entry.key = decoder.decode(value);
-    if (number === ENTRY.value) entry.value = decoder.decode(value);
+    if (number === ENTRY.key) entry.key = textOf(value);
+    if (number === ENTRY.value) entry.value = textOf(value);
   }
   return [entry.key, entry.value];
 }
 
 /**
- * What a ModelProto says: its metadata (Map), how many weights it holds, and whether others are in a file
- * beside it. Throws a RangeError if `bytes` (Uint8Array) is none.
+ * What a ModelProto says: its metadata (Map), how many weights it holds, whether others are in a file beside
+ * it, its nodes, and the sides of its weights by their names (Map). Throws a RangeError if `bytes` (Uint8Array)
+ * is none.
  */
 export function readModel(bytes) {
-  const model = { metadata: new Map(), weights: 0, external: false };
+  const model = { metadata: new Map(), weights: 0, external: false, nodes: [], shapes: new Map() };
   let irVersion = 0, hasGraph = false;
   for (const [number, , value] of fieldsOf(bytes)) {
     if (number === MODEL.irVersion) irVersion = value;
     if (number === MODEL.metadata) model.metadata.set(...readEntry(value));
     if (number !== MODEL.graph) continue;
     hasGraph = true;
-    for (const [inner, , tensor] of fieldsOf(value)) {
+    for (const [inner, , part] of fieldsOf(value)) {
+      if (inner === GRAPH.node) model.nodes.push(readNode(part));
       if (inner !== GRAPH.initializer) continue;
-      const { count, external } = readTensor(tensor);
-      model.weights += count;
+      const { name, dims, external } = readTensor(part);
+      model.shapes.set(name, dims);
+      model.weights += dims.reduce((count, side) => count * side, 1);
       model.external ||= external;
     }
   }
@@ -100,7 +125,7 @@ export function readModel(bytes) {
   return model;
 }
 
-/** What `export.py` has written about the network in `bytes`, and how many weights it has. */
+/** What `export.py` has written about the network in `bytes`, how many weights it has, and the file (`model`). */
 export function describe(bytes, name) {
   let model;
   try {
@@ -127,5 +152,5 @@ export function describe(bytes, name) {
   if (!TASKS.includes(about.task)) {
     throw new UserError(`${name} has the task ${about.task}; it must be ${TASKS.join(' or ')}.`);
   }
-  return { about, weights: model.weights };
+  return { about, weights: model.weights, model };
 }

@@ -2,7 +2,7 @@
 
     python tools/deployment/web/serve.py [MODEL.onnx ...]
 
-prints an address to open; a model given here can be opened by its own address. onnxruntime-web (14 MB) is
+prints an address to open; a model given here can be opened by its own address. onnxruntime-web (41 MB) is
 fetched with npm at the first start, and then nothing comes from or goes to anywhere else. Only programs
 on this machine reach the server.
 """
@@ -25,7 +25,15 @@ PACKAGE, VERSION = 'onnxruntime-web', '1.30.0'
 SHA512 = 'q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=='
 ARCHIVE = f'{PACKAGE}-{VERSION}.tgz'
 ADDRESS = f'https://registry.npmjs.org/{PACKAGE}/-/{ARCHIVE}'
-FILES = ('ort.wasm.min.mjs', 'ort-wasm-simd-threaded.mjs', 'ort-wasm-simd-threaded.wasm')
+# For WebAssembly, and for WebGPU.
+FILES = (
+    'ort.wasm.min.mjs',
+    'ort-wasm-simd-threaded.mjs',
+    'ort-wasm-simd-threaded.wasm',
+    'ort.webgpu.min.mjs',
+    'ort-wasm-simd-threaded.asyncify.mjs',
+    'ort-wasm-simd-threaded.asyncify.wasm',
+)
 TYPES = {'.js': 'text/javascript', '.mjs': 'text/javascript', '.wasm': 'application/wasm'}
 # Of the page and its workers: nothing is loaded from elsewhere, and nothing can be sent there.
 POLICY = (

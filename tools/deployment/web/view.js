@@ -1,6 +1,7 @@
 // What the page says in words: facts about the network, and lists of what was found.
 
 import { css, tintOf } from './draw.js';
+import { PROVIDERS } from './provider.js';
 import { nameOf } from './results.js';
 
 const MOST_OBJECTS = 20; // in the list; all are on the picture
@@ -35,7 +36,7 @@ export function stepInWords(step) {
 }
 
 /** What is to be known about a network, as pairs of a term and its description. */
-export function factsOf({ about, name, bytes, weights }, threads) {
+export function factsOf({ about, name, bytes, weights, provider, where }) {
   const size = about.size ? `${about.size[1]} × ${about.size[0]} px` : 'any size';
   const numbers = (values) => values.map((value) => +value.toFixed(3)).join(', ');
   const classes = about.labels.length ? `, ${counted(about.labels.length, 'class', 'classes')}` : '';
@@ -47,8 +48,13 @@ export function factsOf({ about, name, bytes, weights }, threads) {
     ['Resizing', about.resize.map(stepInWords).join(', then ') || 'none'],
     ['Mean', about.preprocessed ? 'inside the network' : numbers(about.mean)],
     ['Std', about.preprocessed ? 'inside the network' : numbers(about.std)],
-    ['Runs on', `WebAssembly, ${counted(threads, 'thread')}`],
+    ['Runs on', `${PROVIDERS[provider]}, ${where}`],
   ];
+}
+
+/** What a network runs on, and why not in WebGPU. */
+export function providerInWords({ provider, where, why }) {
+  return `Runs on ${PROVIDERS[provider]} (${where})${why ? `, not WebGPU: ${why}` : ''}.`;
 }
 
 export function showFacts(list, facts) {
