@@ -70,6 +70,24 @@ def test_choice(nodes, options, why):
 
 
 @pytest.mark.parametrize(
+    ('nodes', 'about', 'why'),
+    [
+        (
+            [dict(operator='Relu'), dict(operator='RoiAlign')],
+            {},
+            'files with RoiAlign were not compared there',
+        ),
+        ([], dict(preprocessed=True), 'files with the normalisation inside were not compared there'),
+    ],
+)
+def test_what_was_not_compared(nodes, about, why):
+    """By hand alone."""
+    found = choose('auto', *nodes, about=about)
+    assert found == dict(provider='wasm', why=f'{why}; choose it by hand')
+    assert choose('webgpu', *nodes, about=about) == dict(provider='webgpu', why=None)
+
+
+@pytest.mark.parametrize(
     ('group', 'shape', 'wrong'),
     [
         (1, (8, 1, 2, 2), False),

@@ -4,6 +4,15 @@ import { UserError } from './errors.js';
 
 export const PROVIDERS = { auto: 'Automatic', webgpu: 'WebGPU', wasm: 'WebAssembly' };
 const LOOPS = ['Scan', 'Loop'];
+// Of the files that were compared in WebGPU (tests/test_deployment/test_web_gpu.py).
+const COMPARED = new Set(
+  (
+    'Abs Add And ArgMax Cast Clip Concat Conv ConvTranspose DepthToSpace Div Equal Exp Expand Gather ' +
+    'GatherElements GatherND Gemm Greater InstanceNormalization LayerNormalization Less Log MatMul Max ' +
+    'Mod Mul Neg NonMaxSuppression Pad Reciprocal ReduceMax ReduceMean ReduceMin Relu Reshape Resize ' +
+    'ScatterND Shape Sigmoid Slice Softmax Split Sub Tile TopK Transpose Unsqueeze Where'
+  ).split(' '),
+);
 
 /** The name of a provider that was asked for in the address, `?provider=...`. */
 export function providerOf(text) {
@@ -46,11 +55,19 @@ export function obstacle(model, about, adapter) {
   return null;
 }
 
+/** Why a file does not run in WebGPU unless that is chosen by hand, or null if it does. */
+function untried(model, about) {
+  if (about.preprocessed) return 'files with the normalisation inside were not compared there; choose it by hand';
+  const other = model.nodes.find(({ operator }) => !COMPARED.has(operator));
+  return other ? `files with ${other.operator} were not compared there; choose it by hand` : null;
+}
+
 /** The provider for a wish, with the reason why it is not WebGPU: { provider, why }. */
 export function choose(wish, model, about, adapter) {
   if (wish === 'wasm') return { provider: 'wasm', why: 'chosen by hand' };
-  const why = obstacle(model, about, adapter);
+  let why = obstacle(model, about, adapter);
   if (why && wish === 'webgpu') throw new UserError(`Not in WebGPU: ${why}. Or choose WebAssembly.`);
+  if (wish === 'auto') why ??= untried(model, about);
   return { provider: why ? 'wasm' : 'webgpu', why };
 }
 
