@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import torch
@@ -50,6 +51,6 @@ def write_onnx(form: nn.Module, image: Tensor, path: Path, any_batch: bool = Fal
     onnx.save(proto, str(path))
 
 
-def softplus(x, beta=1.0, threshold=20.0):
+def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
     """Softplus of ONNX."""
     return op.Softplus(x)

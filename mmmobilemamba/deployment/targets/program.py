@@ -59,7 +59,9 @@ class ExactResize(TorchFunctionMode):
             return function(*args, **(kwargs or {}))
         return self.resize(*args, **(kwargs or {}))
 
-    def resize(self, x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = 'nearest', **kwargs):
+    def resize(
+        self, x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = 'nearest', **kwargs: Any
+    ) -> Tensor:
         """F.interpolate."""
         if mode != 'nearest' or size is None or x.ndim != 4:
             return F.interpolate(x, size, scale_factor, mode, **kwargs)
