@@ -227,12 +227,13 @@ def class_count(model: nn.Module | None) -> int | None:
     return None
 
 
-def with_preprocessing(graph: nn.Module, about: Mapping[str, Any]) -> Preprocessed:
+def with_preprocessing(graph: nn.Module, about: Mapping[str, Any], as_read: bool = True) -> Preprocessed:
     """The graph with normalisation inside: it takes images as they are read, uint8, (N, H, W, C).
 
-    Three channels are RGB, one is gray, and four are BGRA, as OpenCV reads them.
+    Three channels are RGB, one is gray, and four are BGRA, as OpenCV reads them. Without ``as_read`` images
+    are float32, (N, C, H, W), of 0 to 255.
     """
-    return Preprocessed(graph, about['mean'], about['std'], swaps=about['channels'] == 'BGR')
+    return Preprocessed(graph, about['mean'], about['std'], about['channels'] == 'BGR', as_read)
 
 
 def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:

@@ -62,9 +62,10 @@ def test_images(
         yield BEYOND, image_of(5800 * torch.randn(1, channels, height, width, generator=generator))
 
 
-def to_pixels(image: Tensor) -> Tensor:
-    """A normalised image as one that was read, roughly: (N, C, H, W) -> uint8, (N, H, W, C)."""
-    return (image * 58 + 116).clamp(0, 255).byte().permute(0, 2, 3, 1).contiguous()
+def to_pixels(image: Tensor, as_read: bool = True) -> Tensor:
+    """A normalised image (N, C, H, W) as one for :class:`~.graphs.Preprocessed`, roughly."""
+    pixels = (image * 58 + 116).clamp(0, 255).byte()
+    return pixels.permute(0, 2, 3, 1).contiguous() if as_read else pixels.float()
 
 
 def largest_error(

@@ -30,33 +30,6 @@ from .suppress import read_suppression
 KINDS = {base_dense_head: 'pairs', gfl_head: 'pairs', yolox_head: 'best_class', paa_head: 'places'}
 
 
-class RawPreprocessed(nn.Module):
-    """A network that takes images as they are read, without a flip of axes.
-
-    Args:
-        network (nn.Module): Of a normalised image, (N, C, H, W).
-        mean (Sequence[float]): Of the C channels, in 0 to 255, in the order of the network.
-        std (Sequence[float]): Likewise.
-        swaps (bool): Whether the network's order is that of the image, RGB, turned round.
-        as_read (bool): uint8, (N, H, W, C); else float32, (N, C, H, W), of 0 to 255.
-    """
-
-    def __init__(self, network, mean, std, swaps, as_read):
-        super().__init__()
-        self.network, self.swaps, self.as_read = network, swaps, as_read
-        mean, std = (torch.tensor(x, dtype=torch.float64).view(1, -1, 1, 1) for x in (mean, std))
-        self.register_buffer('scale', (1 / std).float(), False)
-        self.register_buffer('shift', (-mean / std).float(), False)
-
-    def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
-        """An image, of three channels RGB -> what the network gives."""
-        # Contiguous, or all that follows would be channels-last and what is exported bound to it.
-        x = image.float().permute(0, 3, 1, 2).contiguous() if self.as_read else image
-        if self.swaps:
-            x = torch.cat(x.split(1, dim=1)[::-1], dim=1)
-        return self.network(x * self.scale + self.shift, probe)
-
-
 class RawClassifier(nn.Module):
     """A classifier of mmpretrain: its logits.
 

@@ -18,7 +18,7 @@ pytest.importorskip('mmpretrain')
 pytest.importorskip('mmseg')
 
 from mmmobilemamba.deployment import build
-from mmmobilemamba.deployment.raw_graphs import RawDetector, RawPreprocessed, make_raw_graph
+from mmmobilemamba.deployment.raw_graphs import RawDetector, make_raw_graph
 from mmmobilemamba.deployment.targets import TARGETS
 
 from ..conftest import ROOT, load_script, noise_for
@@ -383,7 +383,7 @@ def exported(tmp_path_factory):
             **({'candidates': raw.candidates} if task == 'detection' else {}),
         )
         if inside:
-            raw = RawPreprocessed(raw, about['mean'], about['std'], about['channels'] == 'BGR', False)
+            raw = build.with_preprocessing(raw, about, as_read=False)
         target.write(raw, image, folder / f'{name}.ncnn', about)
         made[name, inside] = folder / f'{name}.ncnn', graph, about
         return made[name, inside]

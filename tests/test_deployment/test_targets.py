@@ -10,10 +10,9 @@ import torch
 from torch import nn
 
 from mmmobilemamba import MobileMamba
-from mmmobilemamba.deployment import proof
+from mmmobilemamba.deployment import build, proof
 from mmmobilemamba.deployment.errors import DeploymentError
 from mmmobilemamba.deployment.graphs import BackboneGraph
-from mmmobilemamba.deployment.raw_graphs import RawPreprocessed
 from mmmobilemamba.deployment.scan_effect import LEAST, awakened, scan_effect
 from mmmobilemamba.deployment.targets import TARGETS, target_of
 from mmmobilemamba.deployment.targets.target import call
@@ -59,9 +58,8 @@ def test_written_files(graph, suffix, inside, tmp_path):
     target, path, about = TARGETS[suffix], tmp_path / f'network{suffix}', about_of(preprocessed=inside)
     image = image_for((2, 3, 64, 80))
     if inside:
-        graph = RawPreprocessed(graph, about['mean'], about['std'], True, target.takes_pixels)
-        image = proof.to_pixels(image)
-        image = image if target.takes_pixels else image.permute(0, 3, 1, 2).float().contiguous()
+        graph = build.with_preprocessing(graph, dict(about, channels='BGR'), target.takes_pixels)
+        image = proof.to_pixels(image, target.takes_pixels)
     target.write(graph, image, path, about)
     assert sorted(tmp_path.iterdir()) == sorted(target.parts(path))
     written = json.loads((tmp_path / f'network{suffix}.json').read_text())

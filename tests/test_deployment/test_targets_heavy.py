@@ -12,8 +12,8 @@ import torch.nn.functional as F
 
 from mmmobilemamba.deployment import build, proof
 from mmmobilemamba.deployment.errors import DeploymentError
-from mmmobilemamba.deployment.onnx_file import graph_of
-from mmmobilemamba.deployment.raw_graphs import RawPreprocessed, make_raw_graph
+from mmmobilemamba.deployment.graphs import graph_of
+from mmmobilemamba.deployment.raw_graphs import make_raw_graph
 from mmmobilemamba.deployment.targets import TARGETS, environment
 from mmmobilemamba.deployment.targets.program import WithExactResize, nearest
 
@@ -58,10 +58,8 @@ def convert(suffix, name, preprocess, folder, path, precision='float32'):
     image = torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(0))
     graph = make_raw_graph(model, task, image, target.segmentation)
     if preprocess:
-        swaps, pixels = about['channels'] == 'BGR', target.takes_pixels
-        graph = RawPreprocessed(graph, about['mean'], about['std'], swaps, pixels)
-        image = (image * 50 + 120).clamp(0, 255)
-        image = image.byte().permute(0, 2, 3, 1).contiguous() if pixels else image
+        graph = build.with_preprocessing(graph, about, target.takes_pixels)
+        image = proof.to_pixels(image, target.takes_pixels)
     about = dict(about, precision=precision, outputs=graph_of(graph).output_names)
     target.check(graph, size)
     target.write(graph, image, path, about, list(image[:, None].numpy()))

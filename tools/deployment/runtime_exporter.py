@@ -8,7 +8,7 @@ from runtimes import RuntimeFileError, open_file
 
 from mmmobilemamba.deployment import build, proof, report
 from mmmobilemamba.deployment.graphs import graph_of
-from mmmobilemamba.deployment.raw_graphs import RawPreprocessed, make_raw_graph
+from mmmobilemamba.deployment.raw_graphs import make_raw_graph
 
 
 class RuntimeExporter:
@@ -35,15 +35,9 @@ class RuntimeExporter:
         pixels = self.args.preprocess and self.target.takes_pixels
         about['input'] = dict(layout='NHWC' if pixels else 'NCHW', dtype='uint8' if pixels else 'float32')
         self.target.check(graph, build.size_of(image))
-        return self.preprocessed(graph, image, about)
-
-    def preprocessed(self, graph, image, about):
-        """A graph with the normalisation inside if that is wanted, and an image that it takes."""
         if self.args.preprocess:
-            pixels, swaps = self.target.takes_pixels, about['channels'] == 'BGR'
-            graph = RawPreprocessed(graph, about['mean'], about['std'], swaps, pixels)
-            image = proof.to_pixels(image)
-            image = image if pixels else image.permute(0, 3, 1, 2).float().contiguous()
+            graph = build.with_preprocessing(graph, about, self.target.takes_pixels)
+            image = proof.to_pixels(image, self.target.takes_pixels)
         return graph.eval(), image
 
     def outputs_of_segmentor(self, with_logits):
