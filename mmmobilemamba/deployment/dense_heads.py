@@ -230,6 +230,30 @@ def by_place(x: Tensor, channels: int) -> Tensor:
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels)
 
 
+@torch.no_grad()
+def check_scores(head: nn.Module, features: Sequence[Tensor], tolerance: float) -> None:
+    """Make sure that the scores of a head differ by more than a file may differ from PyTorch.
+
+    If they do not, any choice of boxes passes a comparison, and which one is made is chance.
+
+    Args:
+        head (nn.Module): One that :func:`rule_of` knows, or an RPN's.
+        features (Sequence[Tensor]): What it takes, for images of noise.
+        tolerance (float): Relative to the largest score.
+
+    Raises:
+        DeploymentError: If they are the same everywhere.
+    """
+    scores = torch.cat([activated(head, level).flatten() for level in head(features)[0]])
+    least, most = float(scores.min()), float(scores.max())
+    if most - least <= tolerance * most:
+        raise DeploymentError(
+            f'Its {type(head).__name__} gives the same score, {most:.4f}, to all boxes of an image of noise, as '
+            f'before any training. So no comparison can tell a right file from a wrong one. Give a trained '
+            f'checkpoint.'
+        )
+
+
 def activated(head: nn.Module, logits: Tensor) -> Tensor:
     """Scores (N, H * W * A, C) of logits (N, A * (C or C + 1), H, W)."""
     logits = by_place(logits, head.cls_out_channels)

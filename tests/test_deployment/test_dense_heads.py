@@ -46,6 +46,21 @@ def test_heads(name):
     assert min(assert_same(model, noise_for((2, 3, *SIZE), 0))) > 10
 
 
+@pytest.mark.parametrize('name', ['RetinaHead', 'RetinaHead_softmax', 'RTMDetSepBNHead', 'YOLOXHead'])
+def test_equal_scores(name):
+    """Are refused: of what does not differ, no comparison shows which box is the best."""
+    model = build(config_of(name))
+    features = model.extract_feat(noise_for((2, 3, *SIZE), 0))
+    dense_heads.check_scores(model.bbox_head, features, 1e-4)
+    for key, parameter in model.bbox_head.named_parameters():
+        if 'cls' in key and parameter.ndim > 1:
+            parameter.data.mul_(1e-9)
+        elif 'cls' in key and 'softmax' in name:
+            parameter.data.zero_()
+    with pytest.raises(DeploymentError, match='gives the same score, .* to all boxes of an image of noise'):
+        dense_heads.check_scores(model.bbox_head, features, 1e-4)
+
+
 @pytest.mark.parametrize('name', ['YOLOXHead', 'PAAHead', 'ATSSHead'])
 def test_no_score_is_too_low(name):
     model = build(config_of(name, dict(score_thr=0.0)))

@@ -15,7 +15,7 @@ from mmmobilemamba.deployment import build, onnx_file, proof  # noqa: E402
 from mmmobilemamba.deployment.probes import NO_PROBE  # noqa: E402
 
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
-from .networks import graph_of  # noqa: E402
+from .networks import checkpoint_of, config_of, graph_of  # noqa: E402
 
 tool = load_script('tools/deployment/export.py')
 onnx_exporter = load_script('tools/deployment/onnx_exporter.py')
@@ -139,6 +139,21 @@ def test_cannot_be_exported(classifier, tmp_path, options, message):
     with pytest.raises(SystemExit, match=message):
         tool.main([*classifier, str(tmp_path / 'network.onnx'), *options])
     assert not list(tmp_path.iterdir())
+
+
+def test_a_detector_before_training(tmp_path):
+    """Is refused, with what was there left as it was."""
+    pytest.importorskip('mmdet')
+    config, checkpoint = tmp_path / 'config.py', checkpoint_of('retinanet', tmp_path)
+    config_of('retinanet').dump(config)
+    content = torch.load(checkpoint, weights_only=False)
+    content['state_dict']['bbox_head.retina_cls.weight'].mul_(1e-9)
+    torch.save(content, checkpoint)
+    before = sorted(tmp_path.iterdir())
+    for name in ('network.onnx', 'network.pt2'):
+        with pytest.raises(SystemExit, match='RetinaHead gives the same score, 0.5000, to all boxes'):
+            tool.main([str(config), str(checkpoint), str(tmp_path / name), '--size', '96'])
+    assert sorted(tmp_path.iterdir()) == before
 
 
 class Classes(torch.nn.Module):

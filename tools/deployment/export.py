@@ -29,7 +29,7 @@ from mmengine.config import DictAction
 if not hasattr(torch.export, 'Dim') or not hasattr(torch.export.Dim, 'DYNAMIC'):
     raise SystemExit(f'export.py: error: it needs torch 2.6 or newer, and this is {torch.__version__}.')
 
-from mmmobilemamba.deployment import build, calibration, pipeline, proof, scan_effect
+from mmmobilemamba.deployment import build, calibration, dense_heads, pipeline, proof, scan_effect
 from mmmobilemamba.deployment.errors import refusing
 from mmmobilemamba.deployment.targets import TARGETS
 from mmmobilemamba.models.checkpoint import CheckpointError
@@ -153,8 +153,11 @@ def prepare(args, exporter):
     if (args.logits and task != 'segmentation') or (args.topk and task != 'classification'):
         raise build.DeploymentError(f'--logits is for segmentors and --topk for classifiers; this is {task}.')
     image = torch.randn(2, len(about['mean']), *size, generator=torch.Generator().manual_seed(0))
-    graph, image = exporter.make_graph(model, task, about, image)
-    return graph, about, image
+    graph, given = exporter.make_graph(model, task, about, image)
+    if task == 'detection':
+        head = getattr(model, 'rpn_head', None) or model.bbox_head
+        dense_heads.check_scores(head, model.extract_feat(image), proof.TOLERANCE)
+    return graph, about, given
 
 
 def warn_of_pictures(about):
