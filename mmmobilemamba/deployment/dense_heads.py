@@ -248,9 +248,9 @@ def check_scores(head: nn.Module, features: Sequence[Tensor], tolerance: float) 
     least, most = float(scores.min()), float(scores.max())
     if most - least <= tolerance * most:
         raise DeploymentError(
-            f'Its {type(head).__name__} gives the same score, {most:.4f}, to all boxes of an image of noise, as '
-            f'before any training. So no comparison can tell a right file from a wrong one. Give a trained '
-            f'checkpoint.'
+            f'Its {type(head).__name__} gives the same score, {most:.4f}, to all boxes of an image of noise, '
+            f'as before any training. So no comparison can tell a right file from a wrong one. Give the '
+            f'checkpoint of a trained one.'
         )
 
 

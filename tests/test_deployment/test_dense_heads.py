@@ -57,7 +57,7 @@ def test_equal_scores(name):
             parameter.data.mul_(1e-9)
         elif 'cls' in key and 'softmax' in name:
             parameter.data.zero_()
-    with pytest.raises(DeploymentError, match='gives the same score, .* to all boxes of an image of noise'):
+    with pytest.raises(DeploymentError, match=r'gives the same score, .* to all boxes of an image of noise'):
         dense_heads.check_scores(model.bbox_head, features, 1e-4)
 
 

@@ -151,7 +151,7 @@ def test_a_detector_before_training(tmp_path):
     torch.save(content, checkpoint)
     before = sorted(tmp_path.iterdir())
     for name in ('network.onnx', 'network.pt2'):
-        with pytest.raises(SystemExit, match='RetinaHead gives the same score, 0.5000, to all boxes'):
+        with pytest.raises(SystemExit, match=r'RetinaHead gives the same score, 0\.5000, to all boxes'):
             tool.main([str(config), str(checkpoint), str(tmp_path / name), '--size', '96'])
     assert sorted(tmp_path.iterdir()) == before
 
