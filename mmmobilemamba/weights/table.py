@@ -1,0 +1,65 @@
+"""The checkpoints that the authors publish, by name.
+
+``weights.json`` is the table. Metafiles and docs are tested equal to it. Source of its ids and scores:
+https://github.com/lewandofskee/MobileMamba at commit 0980f48, the README and the logs.
+"""
+
+from __future__ import annotations
+
+import json
+from difflib import get_close_matches
+from pathlib import Path
+from typing import NamedTuple
+
+SCHEME = 'mobilemamba://'  # in front of a name wherever a checkpoint is asked for
+ARCHIVE = '1EDqWI6JKMaLZRSRWt9aM7VXaNvosStGE'  # id of the file on Google Drive that holds all of them
+
+
+class Weights(NamedTuple):
+    """A published checkpoint.
+
+    Attributes:
+        name (str): Behind ``mobilemamba://``.
+        arch (str): Of the backbone.
+        task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
+        drive_id (str): Of the file on Google Drive.
+        file_name (str): What it is called where it is kept; of classifiers, by the authors as well.
+        config (str): The config whose network it fits, without folder and ``.py``.
+        metric (str): What the score is.
+        score (float): The authors', in %.
+    """
+
+    name: str
+    arch: str
+    task: str
+    drive_id: str
+    file_name: str
+    config: str
+    metric: str
+    score: float
+
+    @property
+    def address(self) -> str:
+        """Where a browser finds the file (str)."""
+        return f'https://drive.google.com/file/d/{self.drive_id}/view'
+
+
+TABLE = json.loads(Path(__file__).with_name('weights.json').read_text(encoding='utf-8'))
+WEIGHTS = tuple(Weights(**entry) for entry in TABLE)
+BY_NAME = {weights.name: weights for weights in WEIGHTS}
+
+
+def weights_of(name: str) -> Weights:
+    """The entry of a name, with ``mobilemamba://`` in front or not (Weights).
+
+    Raises:
+        ValueError: If there is none; the message has those that there are.
+    """
+    short = name.removeprefix(SCHEME)
+    if short in BY_NAME:
+        return BY_NAME[short]
+    close = get_close_matches(short, BY_NAME, n=1)
+    raise ValueError(
+        f'There are no published weights named {short!r}{f"; {close[0]!r} is close" if close else ""}. The '
+        f'names are {", ".join(BY_NAME)}.'
+    )
