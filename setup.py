@@ -93,7 +93,10 @@ setup(
     long_description_content_type='text/markdown',
     license='Apache-2.0',
     packages=find_packages(include=['mmmobilemamba', 'mmmobilemamba.*']),
-    package_data={'mmmobilemamba': ['py.typed', 'configs/*/*.py', 'weights/*.json'], KERNELS.replace('/', '.'): ['csrc/*']},
+    package_data={
+        'mmmobilemamba': ['py.typed', 'configs/*/*.py', 'weights/*.json'],
+        KERNELS.replace('/', '.'): ['csrc/*'],
+    },
     ext_modules=[kernels],
     python_requires='>=3.9',
     install_requires=requirements('runtime'),
