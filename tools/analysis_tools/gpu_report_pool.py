@@ -1,18 +1,14 @@
 """Processes of ``gpu_report.py``: they work in parallel while nothing is timed, and one by one when it is."""
 
 import multiprocessing
-import os
 import time
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, Callable, NamedTuple, Optional
 
 from gpu_report_order import CORES, THREADS
 from gpu_report_worker import serve
 
-# A network has hundreds of kernels in Triton: several processes compile those of each. PyTorch starts them as
-# programs of their own with the first compilation, which daemons may do, and they end with the worker.
-ENVIRONMENT = dict(TORCHINDUCTOR_COMPILE_THREADS=str(min(THREADS, CORES)), OMP_NUM_THREADS='1')
 GIB = 2**30
 CONTEXT = 0.7 * GIB  # of the GPU's memory, for a process and the weights that it keeps
 SHARE = 0.85  # of the rest that may be planned with
@@ -44,30 +40,15 @@ class Task(NamedTuple):
     done: Optional[Callable] = None
 
 
-@contextmanager
-def environment(**values):
-    """Set environment variables for the processes that are started meanwhile."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
 class Process:
     """One worker process, from the coordinator's side."""
 
     def __init__(self, settings, model):
         context = multiprocessing.get_context('spawn')
         self.connection, other = context.Pipe()
-        self.process = context.Process(target=serve, args=(other, settings, model), daemon=True)
-        with environment(**ENVIRONMENT):
-            self.process.start()
+        arguments = other, settings, model, min(THREADS, CORES)
+        self.process = context.Process(target=serve, args=arguments, daemon=True)
+        self.process.start()
         other.close()
 
     def receive(self):

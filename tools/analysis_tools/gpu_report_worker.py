@@ -14,6 +14,7 @@ from typing import NamedTuple
 import benchmark
 import benchmark_models
 import torch
+import torch._inductor.config
 from timing import capture, measure
 
 from mmmobilemamba.models.backbones.arch import ARCHS
@@ -244,11 +245,15 @@ class Worker:
             torch.cuda.empty_cache()
 
 
-def serve(connection, settings, model):
+def serve(connection, settings, model, compilers):
     """Answer requests, ``(method, arguments)``, until there is None.
 
-    Answers are ``('value', what it returned)`` or ``('error', text)``; the first is that of the start.
+    Answers are ``('value', what it returned)`` or ``('error', text)``; the first is that of the start. A
+    network has hundreds of kernels in Triton, which so many ``compilers`` compile: processes that PyTorch
+    starts with the first compilation, and that end with this one.
     """
+    torch.set_num_threads(1)
+    torch._inductor.config.compile_threads = compilers
     worker = None
     request = ('start', ())
     while request is not None:
