@@ -136,7 +136,7 @@ def compare(page, path, picture, folder, threshold=0.3):
     network = infer.Network(path, threads=1)
     batch, placement = network.prepare(picture)
     there = network.found(network.run(batch), 0, placement, score_threshold=threshold)
-    expected = infer.summary(network, there)
+    expected = network.summary(there)
     found = page.results()
     (kind,) = expected
     assert found.keys() == {kind} and len(found[kind]) == len(expected[kind]) > 0

@@ -132,7 +132,9 @@ def photo(width, height, seed=0, channels=3):
 def assert_prepared(program, folder, picture, atol=1e-4, **changes):
     """That the program makes the same input of a picture as ``infer.py``: levels of gray differ by 1/80."""
     network, about = mirror(folder, **changes)
-    preparation = infer.Preparation(dict(about, preprocessed=False, input=ABOUT['input']), network.name)
+    preparation = infer.pictures.Preparation(
+        dict(about, preprocessed=False, input=ABOUT['input']), network.name
+    )
     with Image.open(picture) as file:
         batch, _ = preparation.prepare(file)
     mean, std = (np.reshape(about[key], (-1, 1, 1)) for key in ('mean', 'std'))
@@ -411,7 +413,7 @@ def test_networks(program, exported, tmp_path, name, suffix, inside):
     Image.fromarray(photo(140, 180)).save(
         picture, **({} if suffix == 'png' else dict(quality=95, subsampling=0))
     )
-    preparation = infer.Preparation(dict(about, preprocessed=False), network.name)
+    preparation = infer.pictures.Preparation(dict(about, preprocessed=False), network.name)
     with Image.open(picture) as file:
         batch, placement = preparation.prepare(file)
     with torch.no_grad():

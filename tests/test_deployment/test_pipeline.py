@@ -99,14 +99,14 @@ def as_tuples(steps):
 def test_sizes_of_infer(steps):
     for picture in PICTURES:
         pixels = np.zeros((*picture, 3), np.uint8)
-        placement = infer.Placement(picture[::-1], shown=picture[::-1])
+        placement = infer.pictures.Placement(picture[::-1], shown=picture[::-1])
         for step in steps:
             if step['type'] in ('CenterCrop', 'Pad'):
-                pixels, placement = infer.apply_step(pixels, placement, step)
+                pixels, placement = infer.pictures.apply_step(pixels, placement, step)
             else:  # without making them, which takes long
-                width, height = infer.resized_size(pixels.shape[1], pixels.shape[0], step)
+                width, height = infer.pictures.resized_size(pixels.shape[1], pixels.shape[0], step)
                 pixels = np.broadcast_to(np.uint8(0), (height, width, 3))
-        found = [infer.Preparation(dict(size=None, pad_divisor=d), '').padded_size for d in DIVISORS]
+        found = [infer.pictures.Preparation(dict(size=None, pad_divisor=d), '').padded_size for d in DIVISORS]
         found = [pixels.shape[:2], *(padded(*pixels.shape[:2]) for padded in found)]
         assert found == sizes_of(steps, picture)
 

@@ -71,7 +71,7 @@ def test_resizes_to_the_same_pixels(page, how):
     picture = picture_of(40, 52)
     for new in ((7, 5), (20, 31), (40, 26), (123, 80), (64, 12), (36, 40), (1, 1), (40, 52)):
         found = np.array(page.evaluate(RESIZE, pixels_of(picture), [*new, *how.split()]))
-        expected = infer.resize(np.asarray(picture), *new, *how.split()).ravel()
+        expected = infer.pictures.resize(np.asarray(picture), *new, *how.split()).ravel()
         if 'pillow' in how and int(PIL.__version__.split('.')[0]) < 13:  # other roundings in between
             assert np.abs(found - expected).mean() < 1
             continue
@@ -90,7 +90,7 @@ def test_sizes_of_steps(page):
     ]
     cases = [(*size, step) for size in random.integers(1, 2000, (100, 2)).tolist() for step in steps]
     code = "const { resizedSize } = await import('/prepare.js'); return a[0].map((c) => resizedSize(...c));"
-    assert page.evaluate(code, cases) == [list(infer.resized_size(*case)) for case in cases]
+    assert page.evaluate(code, cases) == [list(infer.pictures.resized_size(*case)) for case in cases]
 
 
 PREPARE = """
@@ -228,7 +228,7 @@ def test_backbone(page, tmp_path):
 
 def tinted(label):
     """White with half of a class's colour."""
-    return pytest.approx([255 + (side - 255) * 128 / 255 for side in infer.color_of(label)], abs=2)
+    return pytest.approx([255 + (side - 255) * 128 / 255 for side in infer.drawing.color_of(label)], abs=2)
 
 
 def test_model_by_address_and_threshold(served, tmp_path):
@@ -250,7 +250,7 @@ def test_model_by_address_and_threshold(served, tmp_path):
     assert [row[0] for row in page.rows()] == ['cat', 'dog']
     assert page.evaluate(COLOR, 5.5 / 8, 3.5 / 8) == tinted(1)  # a mask that fills its box
     assert page.evaluate(COLOR, 6.5 / 8, 3.5 / 8) == page.evaluate(COLOR, 5.5 / 8, 5.5 / 8) == [255] * 3
-    dog = list(infer.color_of(2))
+    dog = list(infer.drawing.color_of(2))
     assert dog in page.evaluate(PIXELS)
     for _ in range(11):  # of 0.01 each, from 0.3
         page('threshold').send_keys(Keys.ARROW_RIGHT)
@@ -283,7 +283,7 @@ def test_upright_and_opaque(page, tmp_path):
             page.browser.get(address)
             found = page.evaluate(read, f'/models/{name}')
         with Image.open(tmp_path / name) as file:
-            expected = np.asarray(infer.upright(file)).ravel()
+            expected = np.asarray(infer.pictures.upright(file)).ravel()
         assert np.abs(np.array(found) - expected).max() <= (1 if name == 'b.png' else 0)
 
 

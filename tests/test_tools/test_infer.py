@@ -86,7 +86,7 @@ def results(folder):
 @pytest.mark.parametrize('new', [(7, 5), (20, 31), (40, 26), (123, 80), (64, 12), (1, 1)])
 def test_resizes_as_opencv(new):
     pixels = np.asarray(picture_of(40, 52))
-    mine = infer.resize(pixels, *new)
+    mine = infer.pictures.resize(pixels, *new)
     expected = cv2.resize(pixels, new, interpolation=cv2.INTER_LINEAR)
     assert mine.dtype == np.uint8 and mine.shape == expected.shape
     assert np.abs(mine.astype(int) - expected).max() <= 1
@@ -94,13 +94,13 @@ def test_resizes_as_opencv(new):
 
 def test_resizes_as_pillow():
     picture = picture_of(40, 52)
-    mine = infer.resize(np.asarray(picture), 13, 9, 'pillow', 'bicubic')
+    mine = infer.pictures.resize(np.asarray(picture), 13, 9, 'pillow', 'bicubic')
     assert np.array_equal(mine, np.asarray(picture.resize((13, 9), Image.Resampling.BICUBIC)))
     message = (
         r'backend cv2 and interpolation area is not supported; it must be cv2 with bilinear, or pillow with'
     )
-    with pytest.raises(infer.NetworkError, match=message):
-        infer.resize(np.asarray(picture), 13, 9, 'cv2', 'area')
+    with pytest.raises(infer.pictures.NetworkError, match=message):
+        infer.pictures.resize(np.asarray(picture), 13, 9, 'cv2', 'area')
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_resizes_as_pillow():
 )
 def test_sizes_of_steps(step, expected):
     """Of a picture of 60 x 40."""
-    assert infer.resized_size(60, 40, step) == expected
+    assert infer.pictures.resized_size(60, 40, step) == expected
 
 
 @pytest.mark.parametrize('codebase', ['mmpretrain', 'mmdet', 'mmseg'])
@@ -131,10 +131,10 @@ def test_prepares_as_the_pipeline(codebase):
         steps.append(dict(type='CenterCrop', crop_size=24))
     for width, height in ((60, 40), (40, 60), (31, 77), (24, 25)):
         picture = picture_of(width, height)
-        pixels, placement = np.asarray(picture), infer.Placement(picture.size, shown=picture.size)
+        pixels, placement = np.asarray(picture), infer.pictures.Placement(picture.size, shown=picture.size)
         sample = dict(img=pixels, img_shape=pixels.shape[:2], ori_shape=pixels.shape[:2])
         for step in steps:
-            pixels, placement = infer.apply_step(pixels, placement, step)
+            pixels, placement = infer.pictures.apply_step(pixels, placement, step)
             kind = step['type']
             transform = getattr(transforms, kind, None) or getattr(
                 __import__('mmcv.transforms', fromlist=['x']), kind
@@ -194,10 +194,10 @@ def test_exif_and_depth(tmp_path):
     exif[0x0112] = 6  # a quarter turn clockwise
     picture = picture_of(6, 4)
     picture.save(tmp_path / 'a.png', exif=exif)
-    upright = infer.upright(Image.open(tmp_path / 'a.png'))
+    upright = infer.pictures.upright(Image.open(tmp_path / 'a.png'))
     assert np.array_equal(np.asarray(upright), np.rot90(np.asarray(picture), -1))
     Image.fromarray(np.array([[0x1234, 0xFF00]], np.uint16)).save(tmp_path / 'b.png')
-    deep = infer.upright(Image.open(tmp_path / 'b.png'))
+    deep = infer.pictures.upright(Image.open(tmp_path / 'b.png'))
     assert np.asarray(deep)[..., 0].tolist() == [[0x12, 0xFF]]
 
 
@@ -279,7 +279,7 @@ def test_class_map_goes_back(tmp_path):
     ]
     drawn = Image.open(tmp_path / 'out/a.png')
     assert drawn.width == 480 and drawn.height > 240  # enlarged, above a legend
-    cat = np.array(infer.color_of(1))
+    cat = np.array(infer.drawing.color_of(1))
     below = np.asarray(drawn)[240:]
     assert (below == cat).all(-1).sum() > 50
     expected = (cat + np.asarray(picture_of(16, 8).resize((480, 240), Image.Resampling.BICUBIC))[60, 450]) / 2
@@ -340,7 +340,7 @@ def test_folder(tmp_path, capsys):
     ]
     drawn = Image.open(tmp_path / 'out/b.png.png').convert('RGB')
     assert drawn.size == (480, 480)
-    assert drawn.getpixel((120, 300)) == infer.color_of(1)  # the box's left side
+    assert drawn.getpixel((120, 300)) == infer.drawing.color_of(1)  # the box's left side
     names = {path.name for path in (tmp_path / 'out').iterdir()}
     assert names == {'b.JPG.png', 'b.png.png', 'results.json'}
 
@@ -358,20 +358,22 @@ def test_folder(tmp_path, capsys):
 )
 def test_files_of_others(tmp_path, about, message):
     path = make_file(tmp_path / 'x.onnx', **dict(dict(task='backbone'), **about))
-    with pytest.raises(infer.NetworkError, match=message):
+    with pytest.raises(infer.pictures.NetworkError, match=message):
         infer.Network(path)
 
 
 def test_what_cannot_be_run(tmp_path):
     (tmp_path / 'no.onnx').write_text('nothing')
-    with pytest.raises(infer.NetworkError, match=r'ONNX Runtime cannot open .*no.onnx: '):
+    with pytest.raises(infer.pictures.NetworkError, match=r'ONNX Runtime cannot open .*no.onnx: '):
         infer.Network(tmp_path / 'no.onnx')
     network = infer.Network(make_file(tmp_path / 'x.onnx', 'backbone', name='picture'))
-    with pytest.raises(infer.NetworkError, match=r'cannot run x.onnx on \(1, 3, 8, 8\): .*picture'):
+    with pytest.raises(infer.pictures.NetworkError, match=r'cannot run x.onnx on \(1, 3, 8, 8\): .*picture'):
         network.run(np.zeros((1, 3, 8, 8), np.float32))
     for step in (dict(type='Pad', size=3), dict(type='Resize'), dict(type='CenterCrop', auto_pad=True)):
         path = make_file(tmp_path / 'x.onnx', 'backbone', resize=[step])
-        with pytest.raises(infer.NetworkError, match='is not supported; it must be Resize or ResizeEdge'):
+        with pytest.raises(
+            infer.pictures.NetworkError, match='is not supported; it must be Resize or ResizeEdge'
+        ):
             infer.Network(path).prepare(picture_of(8, 8))
 
 
@@ -400,8 +402,8 @@ def test_errors_at_once(tmp_path, monkeypatch, capsys, arguments, message):
 
 
 def test_needs_neither_pytorch_nor_openmmlab(tmp_path):
-    """Nor the rest of the repository: three files, copied."""
-    for name in ('infer.py', 'runtimes.py', 'choose.py'):
+    """Nor the rest of the repository: five files, copied."""
+    for name in ('infer.py', 'pictures.py', 'drawing.py', 'runtimes.py', 'choose.py'):
         shutil.copy(ROOT / 'tools/deployment' / name, tmp_path)
     make_file(tmp_path / 'x.onnx', 'detection', detections((2, 2, 6, 6, 0.9, 1)))
     picture_of(8, 8).save(tmp_path / 'a.png')

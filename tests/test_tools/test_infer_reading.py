@@ -61,7 +61,9 @@ def encode(picture, kind, **kwargs):
 
 def read(content, **load):
     """What infer reads, as mmcv orders it."""
-    picture = infer.read_picture(Image.open(io.BytesIO(content)), {'type': 'LoadImageFromFile', **load})
+    picture = infer.pictures.read_picture(
+        Image.open(io.BytesIO(content)), {'type': 'LoadImageFromFile', **load}
+    )
     pixels = np.asarray(picture)
     return pixels if pixels.ndim == 2 else pixels[..., [2, 1, 0, 3][: pixels.shape[2]]]
 
@@ -75,7 +77,7 @@ def test_every_mode(name, backend):
         load = dict(imdecode_backend=backend, color_type=color)
         mode = Image.open(io.BytesIO(content)).mode
         if name in REFUSED[backend] or (color == 'unchanged' and mode not in UNCHANGED):
-            with pytest.raises(infer.NetworkError, match=r'cannot be read as in the training: '):
+            with pytest.raises(infer.pictures.NetworkError, match=r'cannot be read as in the training: '):
                 read(content, **load)
             continue
         expected = mmcv.imfrombytes(content, color, backend=backend)
@@ -113,7 +115,7 @@ def test_our_loader(tmp_path):
         for color in ('color', 'grayscale'):
             load = dict(type='PillowLoadImageFromFile', color_type=color)
             if name in ('I-TIFF', 'F-TIFF'):
-                with pytest.raises(infer.NetworkError, match='its values have no range'):
+                with pytest.raises(infer.pictures.NetworkError, match='its values have no range'):
                     read(path.read_bytes(), **load)
                 continue
             expected = PillowLoadImageFromFile(color_type=color)(dict(img_path=str(path)))['img']
@@ -127,8 +129,8 @@ def test_reading_twice_is_reading_once(backend):
     content = encode(Image.fromarray(RGB), 'JPEG', exif=exif)
     for color in COLORS:
         load = dict(type='LoadImageFromFile', imdecode_backend=backend, color_type=color)
-        once = infer.read_picture(Image.open(io.BytesIO(content)), load)
-        assert np.array_equal(np.asarray(once), np.asarray(infer.read_picture(once, load)))
+        once = infer.pictures.read_picture(Image.open(io.BytesIO(content)), load)
+        assert np.array_equal(np.asarray(once), np.asarray(infer.pictures.read_picture(once, load)))
 
 
 @pytest.mark.parametrize(
@@ -146,7 +148,7 @@ def test_loaders_that_cannot_be_followed(tmp_path, load, message):
     load = load if load is None else {'type': 'LoadImageFromFile', **load}
     network = infer.Network(make_file(tmp_path / 'x.onnx', 'backbone', load=load))
     picture_of(8, 8).save(tmp_path / 'a.png')
-    with pytest.raises(infer.NetworkError, match=message):
+    with pytest.raises(infer.pictures.NetworkError, match=message):
         network.prepare(Image.open(tmp_path / 'a.png'))
 
 
@@ -186,7 +188,9 @@ def test_other_channels(tmp_path, channels, color, mode, preprocessed):
 def test_channels_that_do_not_fit(tmp_path):
     load = dict(type='LoadImageFromFile', color_type='unchanged')
     network = infer.Network(make_file(tmp_path / 'x.onnx', 'backbone', load=load))
-    with pytest.raises(infer.NetworkError, match=r'x.onnx takes images of 3 channels, .* makes 1 of this'):
+    with pytest.raises(
+        infer.pictures.NetworkError, match=r'x.onnx takes images of 3 channels, .* makes 1 of this'
+    ):
         network.prepare(picture_of(8, 8).convert('L'))
 
 
@@ -220,15 +224,15 @@ def test_pads_as_mmcv(step):
 
     pixels = np.asarray(picture_of(9, 7))
     expected = Pad(**step)(dict(img=pixels[..., ::-1].copy()))['img'][..., ::-1]
-    placement = infer.Placement((9, 7), shown=(9, 7))
-    mine, after = infer.apply_step(pixels, placement, dict(step, type='Pad'))
+    placement = infer.pictures.Placement((9, 7), shown=(9, 7))
+    mine, after = infer.pictures.apply_step(pixels, placement, dict(step, type='Pad'))
     assert np.array_equal(mine, expected) and after == placement
 
 
 def test_pad_of_a_segmentor_is_refused(tmp_path):
     """mmseg stretches the padded map over the picture."""
     path = make_file(tmp_path / 'x.onnx', 'segmentation', resize=[dict(type='Pad', size=[8, 8])])
-    with pytest.raises(infer.NetworkError, match='Pad in the test pipeline of a segmentor'):
+    with pytest.raises(infer.pictures.NetworkError, match='Pad in the test pipeline of a segmentor'):
         infer.Network(path).prepare(picture_of(8, 8))
 
 
@@ -247,7 +251,7 @@ def test_files_that_do_not_say_how(tmp_path):
 
 def test_a_classifier_takes_pictures_of_its_size_alone(tmp_path):
     """It would pool over what is padded, and answer otherwise than the model."""
-    network = infer.Preparation(
+    network = infer.pictures.Preparation(
         dict(
             task='classification', mean=[0.0] * 3, std=[1.0] * 3, channels='RGB', pad_divisor=1, labels=[],
             resize=[], size=[8, 8], preprocessed=False, load=dict(type='LoadImageFromFile'),
@@ -255,7 +259,9 @@ def test_a_classifier_takes_pictures_of_its_size_alone(tmp_path):
         'x.onnx',
     )  # fmt: skip
     assert network.prepare(picture_of(8, 8))[0].shape == (1, 3, 8, 8)
-    with pytest.raises(infer.NetworkError, match=r'takes images of 8 x 8 px .* the picture is 8 x 6 px'):
+    with pytest.raises(
+        infer.pictures.NetworkError, match=r'takes images of 8 x 8 px .* the picture is 8 x 6 px'
+    ):
         network.prepare(picture_of(6, 8))
 
 

@@ -135,7 +135,7 @@ def test_candidates_of_a_detector(tmp_path):
         dict(name='background', label=0, score=pytest.approx(0.45), box=[8, 4, 16, 8]),
     ]
     drawn = Image.open(tmp_path / 'out/a.png').convert('RGB')
-    assert drawn.size == (480, 240) and drawn.getpixel((240, 200)) == infer.color_of(0)
+    assert drawn.size == (480, 240) and drawn.getpixel((240, 200)) == infer.drawing.color_of(0)
 
 
 @pytest.mark.parametrize(
@@ -150,7 +150,7 @@ def test_candidates_of_a_detector(tmp_path):
 def test_what_a_file_does_not_say(tmp_path, about, message):
     about = {'candidates': CANDIDATES, **about}
     path = make(tmp_path / 'x.const', 'detection', dict(boxes=np.ones((3, 4)), scores=np.ones((3, 3))), about)
-    with pytest.raises(infer.NetworkError, match=message):
+    with pytest.raises(infer.pictures.NetworkError, match=message):
         infer.Network(path)
 
 
@@ -159,28 +159,32 @@ def test_what_cannot_be_opened_or_run(tmp_path):
     about = tmp_path / 'x.const.json'
     about.write_text(json.dumps(dict(json.loads(about.read_text()), candidates=CANDIDATES)))
     network = infer.Network(path)
-    with pytest.raises(infer.NetworkError, match=r'There are 2 boxes, and the levels have \[2, 1\]'):
+    with pytest.raises(infer.pictures.NetworkError, match=r'There are 2 boxes, and the levels have \[2, 1\]'):
         network.run(np.zeros((1, 3, 8, 8), np.float32))
     for text in ('{', None):
         if text is None:
             about.unlink()
         else:
             about.write_text(text)
-        with pytest.raises(infer.NetworkError, match=r'x.const.json, which belongs beside x.const and descr'):
+        with pytest.raises(
+            infer.pictures.NetworkError, match=r'x.const.json, which belongs beside x.const and descr'
+        ):
             infer.Network(path)
     (tmp_path / 'x.const.npz').unlink()
-    with pytest.raises(infer.NetworkError, match=r'Constants cannot open .*x.const: .*x.const.npz'):
+    with pytest.raises(infer.pictures.NetworkError, match=r'Constants cannot open .*x.const: .*x.const.npz'):
         infer.Network(path)
-    with pytest.raises(infer.NetworkError, match=r'There is no file .*y.ncnn.param'):
+    with pytest.raises(infer.pictures.NetworkError, match=r'There is no file .*y.ncnn.param'):
         infer.Network(tmp_path / 'y.ncnn')
-    with pytest.raises(infer.NetworkError, match=r'a.png must end in .onnx, .ncnn, .mnn'):
+    with pytest.raises(infer.pictures.NetworkError, match=r'a.png must end in .onnx, .ncnn, .mnn'):
         infer.Network(tmp_path / 'a.png')
 
 
 def test_runtime_that_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, 'MNN', None)
     (tmp_path / 'x.mnn').touch()
-    with pytest.raises(infer.NetworkError, match=r'x.mnn is for MNN: .* It needs: python -m pip install MNN'):
+    with pytest.raises(
+        infer.pictures.NetworkError, match=r'x.mnn is for MNN: .* It needs: python -m pip install MNN'
+    ):
         infer.Network(tmp_path / 'x.mnn')
 
 
@@ -200,13 +204,13 @@ def test_older_name(tmp_path):
 
 
 def test_infer_alone(tmp_path):
-    """Without the two files that belong to it."""
+    """Without the files that belong to it."""
     shutil.copy(ROOT / 'tools/deployment/infer.py', tmp_path)
     done = run_script('infer.py', 'x.onnx', 'a.png', '--out', 'out', cwd=tmp_path)
     assert done.returncode == 1
-    assert (
-        done.stderr
-        == "infer.py: error: No module named 'choose'. Copy choose.py and runtimes.py beside it.\n"
+    assert done.stderr == (
+        "infer.py: error: No module named 'choose'. Copy choose.py, drawing.py, pictures.py and runtimes.py "
+        'beside it.\n'
     )
 
 

@@ -41,7 +41,7 @@ def make_font(path, chars):
 @pytest.fixture
 def system(tmp_path, monkeypatch):
     """A system with three fonts: two of a script each, and a file that is none."""
-    infer = load_script('tools/deployment/infer.py')
+    drawing = load_script('tools/deployment/drawing.py')
     folder = tmp_path / 'share/fonts/deep'
     folder.mkdir(parents=True)
     files = [make_font(folder / f'{name}.ttf', chars) for name, chars in (('Dog', '犬大'), ('Deva', 'अआि'))]
@@ -51,7 +51,7 @@ def system(tmp_path, monkeypatch):
     monkeypatch.setenv('XDG_DATA_DIRS', str(tmp_path / 'share'))
     monkeypatch.setenv('XDG_DATA_HOME', str(tmp_path / 'none'))
     monkeypatch.setenv('HOME', str(tmp_path))
-    return infer, [str(file) for file in files]
+    return drawing, [str(file) for file in files]
 
 
 def test_what_a_font_has():
@@ -63,7 +63,7 @@ def test_what_a_font_has():
 
 def test_choice(system):
     """Pillow's font if it will do, then DejaVu Sans, then what the system has, several if need be."""
-    infer, (dog, deva) = system
+    drawing, (dog, deva) = system
     assert fonts.choose_fonts(['cat', 'dog']) == ([None], None)
     assert fonts.choose_fonts(['Riß', 'Кот']) == ([DEJAVU, None], None)
     # Decomposed letters, as macOS names folders, are composed.
@@ -76,35 +76,35 @@ def test_choice(system):
         "no font for 語, as in the name '語 犬': empty boxes are drawn instead. Name a font"
     )
     # Without the package, the same without matplotlib's font.
-    assert infer.choose_fonts(['cat']) == ([None], None)
-    chosen, warning = infer.choose_fonts(['犬', 'आ'])
+    assert drawing.choose_fonts(['cat']) == ([None], None)
+    chosen, warning = drawing.choose_fonts(['犬', 'आ'])
     assert [str(file) for file in chosen] == [deva, dog, 'None'] and warning is None
-    assert infer.choose_fonts(['語'])[1].startswith(
+    assert drawing.choose_fonts(['語'])[1].startswith(
         "no font for 語, as in the name '語': empty boxes are drawn"
     )
     for text in ('Riß犬', 'ok', 'आि\u200d'):
         for path in (None, DEJAVU, dog, deva):
-            here, there = (tool.missing_characters(tool.open_font(path), text) for tool in (fonts, infer))
+            here, there = (tool.missing_characters(tool.open_font(path), text) for tool in (fonts, drawing))
             assert here == there
 
 
 def test_a_font_that_is_given(system, tmp_path):
-    infer, (dog, _) = system
+    drawing, (dog, _) = system
     assert fonts.choose_fonts(['犬 1'], dog) == ([dog, None], None)
-    assert infer.choose_fonts(['犬 1'], dog) == ([dog, None], None)
-    for tool in (fonts, infer):
+    assert drawing.choose_fonts(['犬 1'], dog) == ([dog, None], None)
+    for tool in (fonts, drawing):
         assert 'no font for आ,' in tool.choose_fonts(['犬', 'आ'], dog)[1]
     broken = tmp_path / 'share/fonts/deep/broken.ttf'
     with pytest.raises(fonts.FontError, match=r'broken\.ttf is no TrueType or OpenType font'):
         fonts.choose_fonts(['a'], broken)
-    with pytest.raises(infer.NetworkError, match=r'broken\.ttf is no TrueType or OpenType font'):
-        infer.choose_fonts(['a'], broken)
+    with pytest.raises(drawing.NetworkError, match=r'broken\.ttf is no TrueType or OpenType font'):
+        drawing.choose_fonts(['a'], broken)
 
 
 def test_one_line_of_several_fonts(system):
     """Each character is drawn by the font that has it; a mark goes with the letter before it."""
-    infer, (dog, deva) = system
-    for tool in (fonts, infer):
+    drawing, (dog, deva) = system
+    for tool in (fonts, drawing):
         font = tool.NameFont([dog, deva, None], 20)
         assert font.getlength('犬आ') == 40
         assert font.getlength('犬a') == 20 + tool.open_font(None, 20).getlength('a')

@@ -8,7 +8,7 @@ is that of ``mmmobilemamba/deployment/dense_heads.py`` and ``detectors.py``, and
 - https://github.com/open-mmlab/mmdetection/tree/v3.3.0/mmdet/models/dense_heads
 - https://github.com/open-mmlab/mmcv/blob/v2.1.0/mmcv/ops/nms.py
 
-This module, ``runtimes.py`` and ``infer.py`` work without the rest of the repository: copy them together.
+Part of ``infer.py``, which runs without the rest of the repository.
 """
 
 from typing import NamedTuple

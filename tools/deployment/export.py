@@ -220,7 +220,7 @@ def find_images(args):
     """
     if not args.int8:
         return []
-    from infer import SUFFIXES as KINDS  # which lies beside this file, and needs more packages
+    from pictures import SUFFIXES as KINDS  # which lies beside this file
 
     paths, broken = calibration.find_images(args.int8, KINDS, args.calibration_images or IMAGES)
     for path in broken:
@@ -236,7 +236,7 @@ def prepare_images(about, args, paths):
     """
     if not args.int8:
         return None
-    from infer import NetworkError, Preparation  # see above
+    from pictures import NetworkError, Preparation  # see above
 
     preparation, usable = Preparation(about, args.out.name), []
 

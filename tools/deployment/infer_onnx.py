@@ -1,6 +1,7 @@
 """The older name of ``infer.py``, which takes files for every runtime."""
 
-from infer import Network, NetworkError, Placement, Preparation, main  # noqa: F401
+from infer import Network, main  # noqa: F401
+from pictures import NetworkError, Placement, Preparation  # noqa: F401
 
 if __name__ == '__main__':
     main()

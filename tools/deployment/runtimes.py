@@ -3,7 +3,7 @@
     session = open_file('network.mnn', threads=1)
     outputs = session.run(batch)
 
-This module, ``infer.py`` and ``choose.py`` work without the rest of the repository: copy them together.
+Part of ``infer.py``, which runs without the rest of the repository.
 """
 
 import json

@@ -1,0 +1,225 @@
+"""Pictures of what an exported network found, with names of classes in any script.
+
+Part of ``infer.py``, which runs without the rest of the repository: needs only NumPy and Pillow.
+"""
+
+import colorsys
+import os
+import unicodedata
+from pathlib import Path
+
+import numpy as np
+from pictures import NetworkError
+from PIL import Image, ImageDraw, ImageFont
+
+LUMINANCE = (0.299, 0.587, 0.114)
+BACKGROUND = 'background'  # this class keeps the picture's own colours
+SHOWN_SIDE = 480  # px, to which smaller pictures are enlarged before anything is drawn
+ALWAYS = 'abcdefghijklmnopqrstuvwxyz0123456789.,:()'  # what a font must have besides the names of classes
+NO_CHARACTER = '\uffff'  # never assigned, so a font draws what it draws for all that it lacks
+SHARED = '/usr/local/share:/usr/share'  # where a Linux has its fonts
+STYLES = ('bold', 'black', 'condensed', 'italic', 'light', 'medium', 'mono', 'oblique', 'serif', 'thin')
+
+
+def color_of(label):
+    """The colour of a class, RGB: steps of the golden section round the circle of hues."""
+    rgb = colorsys.hsv_to_rgb(label * 0.618 % 1, 0.85, 1 - label % 2 * 0.2)
+    return tuple(round(255 * channel) for channel in rgb)
+
+
+def one_line(name):
+    """A name as it is drawn: composed characters (NFC), and no line breaks."""
+    return ' '.join(unicodedata.normalize('NFC', name).split())
+
+
+class NameFont:
+    """Font files (list; None is the font inside Pillow) as one: each character by the first that has it."""
+
+    def __init__(self, files, size=15):
+        self.fonts, self.size = [open_font(file, size) for file in files], size
+        self.ascent = max(font.getmetrics()[0] for font in self.fonts)
+
+    def getlength(self, text):
+        """Width of a line in px."""
+        return sum(font.getlength(run) for font, run in self.runs(text))
+
+    def write(self, canvas, place, text, fill):
+        """Write a line with its upper left corner at ``place`` (x, y)."""
+        left, top = place
+        for font, run in self.runs(text):
+            canvas.text((left, top + self.ascent), run, fill=fill, font=font, anchor='ls')
+            left += font.getlength(run)
+
+    def runs(self, text):
+        """Parts of a text, each with its font (list)."""
+        runs = []
+        for char in text:
+            if runs and (is_invisible(char) or unicodedata.category(char).startswith('M')):
+                font = runs[-1][0]  # a mark belongs to the letter before it
+            else:
+                having = (font for font in self.fonts if not missing_characters(font, char))
+                font = next(having, self.fonts[0])
+            if runs and runs[-1][0] is font:
+                runs[-1] = font, runs[-1][1] + char
+            else:
+                runs.append((font, char))
+        return runs
+
+
+def font_for(image, files):
+    """A font that can be read on an image of this size."""
+    return NameFont(files, max(15, max(image.size) // 50))
+
+
+def open_font(file, size=15):
+    """The font of a file, or the one inside Pillow if that is None, at a size in px."""
+    return ImageFont.load_default(size=size) if file is None else ImageFont.truetype(str(file), size)
+
+
+def is_invisible(char):
+    """Whether a character has no glyph of its own: spaces, controls, and what selects variants."""
+    return char.isspace() or unicodedata.category(char) in ('Cc', 'Cf') or '\ufe00' <= char <= '\ufe0f'
+
+
+def missing_characters(font, text):
+    """The characters of ``text`` that a font draws as it draws any that it lacks, each once."""
+    masks = {char: font.getmask(char) for char in NO_CHARACTER + text if not is_invisible(char)}
+    glyphs = {char: (mask.size, bytes(mask)) for char, mask in masks.items()}
+    return ''.join(char for char in glyphs if char in text and glyphs[char] == glyphs[NO_CHARACTER])
+
+
+def system_fonts():
+    """Font files of the system, the upright sans serif ones first (list[Path])."""
+    environ, home = os.environ, Path(os.path.expanduser('~'))
+    folders = [Path(folder, 'fonts') for folder in (environ.get('XDG_DATA_DIRS') or SHARED).split(':')]
+    folders += [Path(environ.get('XDG_DATA_HOME') or home / '.local/share', 'fonts'), home / '.fonts']
+    folders += [Path('/Library/Fonts'), Path('/System/Library/Fonts'), home / 'Library/Fonts']
+    if 'WINDIR' in environ:
+        folders += [Path(environ['WINDIR'], 'Fonts'), home / 'AppData/Local/Microsoft/Windows/Fonts']
+    files = {file for folder in folders for file in folder.rglob('*.[to]t[fc]')}
+    return sorted(files, key=lambda file: (any(style in file.stem.lower() for style in STYLES), file))
+
+
+def find_fonts(text):
+    """The first font that has all characters of ``text``, or else a few that have as many as there are."""
+    lacks, chosen, left = {}, [], set(text)
+    for file in system_fonts():
+        try:
+            lacks[file] = set(missing_characters(open_font(file), text))
+        except OSError:  # of bitmaps, as those of emoji
+            continue
+        if not lacks[file]:
+            return [file]
+    while lacks and left:
+        best = min(lacks, key=lambda file: len(left & lacks[file]))
+        if left <= lacks[best]:
+            break
+        chosen.append(best)
+        left &= lacks[best]
+    return chosen
+
+
+def choose_fonts(names, file=None):
+    """Font files for names, see :class:`NameFont`, and a warning if they lack characters, or None.
+
+    A ``file`` that is given is taken and no other looked for. Otherwise fonts of the system go before that of
+    Pillow if names are not of ASCII alone.
+    """
+    names = [one_line(name) for name in names]
+    text = ALWAYS + ''.join(names)
+    files = [None] if file is None else [file, None]
+    lacking = text
+    try:
+        for each in files:
+            lacking = missing_characters(open_font(each), lacking)
+    except OSError as error:
+        raise NetworkError(f'--font {file} is no TrueType or OpenType font: {error}') from error
+    if lacking and file is None:
+        files = [*find_fonts(ALWAYS + lacking[:50]), None]  # a font has a script, or has it not
+        for each in files:
+            lacking = missing_characters(open_font(each), lacking)
+    if not lacking:
+        return files, None
+    example = next(name for name in names if set(name) & set(lacking))
+    return files, (
+        f'no font for {" ".join(lacking[:10])}, as in the name {example!r}: empty boxes are drawn instead. '
+        f'Name a font that has them with --font FILE.'
+    )
+
+
+def enlarge(picture):
+    """A picture, a whole number of times as large if it is small (PIL.Image), and that number."""
+    scale = max(1, round(SHOWN_SIDE / max(picture.size)))
+    return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC), scale
+
+
+def tint(image, mask, color):
+    """Lay ``color`` half transparently over ``mask``, bool (h, w), which is enlarged to the image."""
+    stencil = Image.fromarray(mask.astype(np.uint8) * 128).resize(image.size, Image.Resampling.NEAREST)
+    image.paste(color, (0, 0, *image.size), stencil)
+
+
+def with_strip(image, entries, fonts):
+    """An image above a strip of entries, (color or None, text), in as many columns as fit."""
+    entries = [(color, one_line(text)) for color, text in entries]
+    font = font_for(image, fonts)
+    row = round(1.5 * font.size)
+    cell = round(max(font.getlength(text) for _, text in entries)) + 2 * row
+    width = max(image.width, cell)
+    columns = width // cell
+    height = image.height + row * -(-len(entries) // columns)
+    sheet = Image.new('RGB', (width, height), 'white')
+    sheet.paste(image)
+    canvas = ImageDraw.Draw(sheet)
+    for index, (color, text) in enumerate(entries):
+        left, top = index % columns * cell, image.height + index // columns * row
+        square = (left + row // 4, top + row // 4, left + row - row // 4, top + row - row // 4)
+        canvas.rectangle(square, fill=color, outline=color or 'grey')
+        font.write(canvas, (left + row, top + row // 6), text, 'black')
+    return sheet
+
+
+def draw_objects(picture, network, found):
+    """A picture with boxes, names, scores and masks, the best on top."""
+    image, scale = enlarge(picture)
+    for mask, label in zip(found.get('masks', ()), found['labels']):
+        tint(image, mask, color_of(label))
+    canvas, font = ImageDraw.Draw(image), font_for(image, network.fonts)
+    line = max(2, font.size // 8)
+    for box, score, label in reversed(list(zip(found['boxes'], found['scores'], found['labels']))):
+        color, text = color_of(label), one_line(f'{network.name_of(label)} {score:.2f}')
+        canvas.rectangle([side * scale for side in box], outline=color, width=line)
+        length, height = font.getlength(text), 1.25 * font.size
+        left = max(min(box[0] * scale, image.width - length), 0)
+        top = max(box[1] * scale - height, 0)
+        canvas.rectangle((left, top, left + length, top + height), fill=color)
+        font.write(canvas, (left, top), text, 'black' if np.dot(color, LUMINANCE) > 110 else 'white')
+    return image
+
+
+def draw_classes(picture, network, found):
+    """A picture tinted by the class of each pixel, above a legend of the classes present and their shares."""
+    image, _ = enlarge(picture)
+    legend = []
+    for entry in network.summary(found)['classes']:
+        color = None if entry['name'] == BACKGROUND else color_of(entry['label'])
+        if color is not None:
+            tint(image, found['classes'] == entry['label'], color)
+        legend.append((color, f'{entry["name"]} {entry["share"]:.1%}'))
+    return with_strip(image, legend, network.fonts)
+
+
+def draw_caption(picture, network, found):
+    """A picture above its best class and score, or above the shapes of a backbone's maps."""
+    if 'maps' in found:
+        shapes = network.summary(found)['maps'].items()
+        entries = [(None, f'{name} {" x ".join(map(str, shape))}') for name, shape in shapes]
+    else:
+        label, score = found['labels'][0], found['scores'][0]
+        entries = [(color_of(label), f'{network.name_of(label)} {score:.2f}')]
+    return with_strip(enlarge(picture)[0], entries, network.fonts)
+
+
+DRAW = dict(
+    backbone=draw_caption, classification=draw_caption, detection=draw_objects, segmentation=draw_classes
+)
