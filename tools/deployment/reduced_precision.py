@@ -9,8 +9,18 @@ LEAST_AGREEMENT = 0.95  # of 8 bits with float32 on the images of the calibratio
 
 
 def print_gain(sizes, before, after):
-    """Print sizes in bytes and times in ms, of float32 and of another precision."""
-    texts = ' -> '.join(f'{size / 2**20:.1f} MiB' for size in sizes)
+    """Print sizes in bytes and times in ms, of float32 and of another precision.
+
+    Raises:
+        DeploymentError: If the file is not smaller, so that its weights are in float32 still.
+    """
+    full, reduced = sizes
+    if reduced >= full:
+        raise DeploymentError(
+            f'The file would not be smaller than in float32: {reduced} bytes, and {full}. The tools of the '
+            f'runtime have not reduced its weights.'
+        )
+    texts = ' -> '.join(f'{size / 2**20:.1f} MiB' for size in (full, reduced))
     print(f'  {texts}; 1 thread, batch 1: {before:.2f} -> {after:.2f} ms, ratio {before / after:.2f}')
 
 

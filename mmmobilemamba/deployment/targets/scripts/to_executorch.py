@@ -20,7 +20,7 @@ from executorch.exir import to_edge_transform_and_lower
 from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
 
 aten = torch.ops.aten
-QUANTISED = {aten.conv2d.default, aten.relu.default, aten.relu_.default}
+RELUS = (aten.relu.default, aten.relu_.default)
 
 
 def main(source: str, out: str, images: str | None = None) -> None:
@@ -36,12 +36,25 @@ def main(source: str, out: str, images: str | None = None) -> None:
 def to_int8(program: torch.export.ExportedProgram, images: str) -> torch.export.ExportedProgram:
     """The program with convolutions in 8 bits; what is around them, such as the scan, stays as it is."""
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
-    quantizer.set_filter_function(lambda node: node.target in QUANTISED)
+    quantizer.set_filter_function(can_be_int8)
     network = prepare_pt2e(program.module(), quantizer)
     with np.load(images) as batches, torch.no_grad():
         for name in batches.files:
             network(torch.from_numpy(batches[name]))
     return torch.export.export(convert_pt2e(network), program.example_inputs[0], strict=False)
+
+
+def can_be_int8(node: torch.fx.Node) -> bool:
+    """Whether a node is a convolution with weights of its own, one of these weights, or a ReLU behind it.
+
+    XNNPACK cannot open a file in which a convolution in 8 bits and another one share a bias, as the levels of a
+    detector's head do.
+    """
+    if node.op == 'get_attr':
+        return len(node.users) == 1
+    if node.target in RELUS:
+        node = node.args[0]
+    return node.target is aten.conv2d.default and all(can_be_int8(own) for own in node.args[1:3] if own)
 
 
 if __name__ == '__main__':
