@@ -40,7 +40,7 @@ test-deploy: env  # what is missing for a part of it (Chromium, npm) is named as
 	"$(BIN)/python" -m pip install -q --no-deps -r requirements/deploy-executorch.txt parameterized ruamel.yaml
 	"$(BIN)/python" -m pip install -q --no-deps mmdeploy==1.3.1 aenum dill grpcio multiprocess prettytable
 	-"$(BIN)/python" tools/deployment/web/serve.py --fetch
-	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile -m deploy tests/test_deployment
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile --durations 20 -m deploy tests/test_deployment
 
 lint-env:
 	@[ "$(LINT_VENV)/.made" -nt requirements/lint.txt ] || { set -x; \
