@@ -123,7 +123,7 @@ def test_what_differs_is_not_written(classifier, tmp_path, monkeypatch):
     out = tmp_path / 'network.onnx'
     out.write_text('of the user')
     monkeypatch.setattr(proof, 'TOLERANCE', 1e-12)
-    with pytest.raises(SystemExit, match=r'network.onnx was not written: it would differ from PyTorch by'):
+    with pytest.raises(SystemExit, match=r'network.onnx was not written. It would differ from PyTorch by'):
         tool.main([*classifier, str(out), '--size', '64'])
     assert [path.read_text() for path in tmp_path.iterdir()] == ['of the user']
 

@@ -141,7 +141,8 @@ def test_candidates_of_a_detector(tmp_path):
 @pytest.mark.parametrize(
     ('about', 'message'),
     [
-        (dict(mean='left out', outputs='left out'), r'x.const.json, .* lacks mean, outputs. Export the netw'),
+        (dict(mean='left out'), r'x.const.json, .* lacks mean. Export the network'),
+        (dict(outputs='left out'), r'x.const.json does not describe x.const'),
         (dict(input='left out'), 'x.const, lacks input'),
         (dict(candidates='left out'), 'lacks candidates. Export the network'),
         (dict(candidates=dict(kind='queries')), "kind 'queries'; infer.py knows pairs, best_class, places"),
@@ -171,7 +172,7 @@ def test_what_cannot_be_opened_or_run(tmp_path):
         ):
             infer.Network(path)
     (tmp_path / 'x.const.npz').unlink()
-    with pytest.raises(infer.pictures.NetworkError, match=r'Constants cannot open .*x.const: .*x.const.npz'):
+    with pytest.raises(infer.pictures.NetworkError, match=r'Constants cannot open .*x.const, .*x.const.npz'):
         infer.Network(path)
     with pytest.raises(infer.pictures.NetworkError, match=r'There is no file .*y.ncnn.param'):
         infer.Network(tmp_path / 'y.ncnn')

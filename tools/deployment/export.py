@@ -19,7 +19,9 @@ float32, with the tools of the runtime, and print what that loses and how fast b
 """
 
 import argparse
+import signal
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -193,10 +195,7 @@ def compare(graph, run, about, size):
 
 
 def compare_awakened(exporter, graph, about, image, path):
-    """Compare with other weights as well, if the scans hardly show with those of the network; the error.
-
-    The file of these weights, at ``path``, does not stay.
-    """
+    """Compare a file with other weights, at ``path``, if scans hardly show with the network's; the error."""
     effect = scan_effect.scan_effect(graph, image[:1])
     if effect >= scan_effect.LEAST:
         return 0.0
@@ -205,11 +204,8 @@ def compare_awakened(exporter, graph, about, image, path):
         f'trained. So the conversion is compared with random weights, too:'
     )
     other = scan_effect.awakened(graph, image[:1])
-    try:
-        run = exporter.make(other, about, image, path)
-        return compare(other, run, about, build.size_of(image))
-    finally:
-        exporter.remove(path)
+    run = exporter.make(other, about, image, path)
+    return compare(other, run, about, build.size_of(image))
 
 
 def find_images(args):
@@ -254,39 +250,53 @@ def prepare_images(about, args, paths):
     return calibration.Images(usable, prepare)
 
 
+def write(exporter, args, graph, about, image, images, folder):
+    """Make the file in a folder beside OUT, compare it, and move it to OUT; the largest error.
+
+    Raises:
+        DeploymentError: If it cannot be made, or would not give what PyTorch gives.
+    """
+    start = time.perf_counter()
+    path = folder / args.out.name
+    run = exporter.make(graph, about, image, path)
+    print(f'exported in {time.perf_counter() - start:.0f} s; largest difference to PyTorch, relative:')
+    error = compare(graph, run, about, build.size_of(image))
+    other = folder / f'other{args.out.suffix}'
+    error = max(error, compare_awakened(exporter, graph, about, image, other))
+    if not error <= proof.TOLERANCE:
+        raise build.DeploymentError(
+            f'It would differ from PyTorch by {error:.1e}, and {proof.TOLERANCE:.0e} is allowed. Another '
+            f'runtime may compute more exactly.'
+        )
+    exporter.finish(graph, about, image, path)
+    if args.fp16 or args.int8:
+        exporter.lower_precision(graph, about, image, path, images)
+    exporter.move(path, args.out)
+    return error
+
+
 def main(argv=None):
     args = parse_args(argv)
-    start = time.perf_counter()
     exporter = make_exporter(args)
     try:
+        exporter.check_place(args.out)
         paths = find_images(args)
         graph, about, image = prepare(args, exporter)
         images = prepare_images(about, args, paths)
     except (CheckpointError, build.DeploymentError, ImportError, OSError, RuntimeError) as error:
         sys.exit(f'{args.checkpoint} was not exported. {error}')
-    partial, other = (
-        args.out.with_name(f'.{args.out.stem}.{word}{args.out.suffix}') for word in ('part', 'other')
-    )
     try:
-        run = exporter.make(graph, about, image, partial)
-        seconds = time.perf_counter() - start
-        print(f'exported in {seconds:.0f} s; largest difference to PyTorch, relative:')
-        error = compare(graph, run, about, build.size_of(image))
-        error = max(error, compare_awakened(exporter, graph, about, image, other))
-        if not error <= proof.TOLERANCE:
-            sys.exit(f'{args.out} was not written: it would differ from PyTorch by {error:.1e}.')
-        exporter.finish(graph, about, image, partial)
-        if args.fp16 or args.int8:
-            exporter.lower_precision(graph, about, image, partial, images)
-        exporter.move(partial, args.out)
-    except build.DeploymentError as failure:
+        with tempfile.TemporaryDirectory(prefix='.export-', dir=args.out.parent) as folder:
+            error = write(exporter, args, graph, about, image, images, Path(folder))
+    except (build.DeploymentError, OSError) as failure:
         sys.exit(f'{args.out} was not written. {failure}')
-    finally:
-        exporter.remove(partial)
+    except KeyboardInterrupt:
+        sys.exit(f'{args.out} was not written: the export was interrupted.')
     size = exporter.size(args.out) / 2**20
     source = ', made of one in float32' if args.fp16 or args.int8 else ''
     print(f'{args.out}: {about["task"]}, {size:.1f} MiB{source}, within {error:.1e} of PyTorch')
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('export.py was stopped.'))  # and leaves nothing
     main()

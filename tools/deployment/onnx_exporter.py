@@ -90,13 +90,18 @@ class OnnxExporter:
         onnx_file.remove(path)
         onnx_file.write(reduced, path, dict(about, precision=kind))
 
+    def check_place(self, path):
+        """Make sure that no folder is at ``path``.
+
+        Raises:
+            DeploymentError: If one is.
+        """
+        if path.is_dir():
+            raise build.DeploymentError(f'{path} is a folder: choose another OUT.')
+
     def move(self, path, target):
         """Put what is at ``path`` in place of what is at ``target``."""
         onnx_file.move(path, target)
-
-    def remove(self, path):
-        """Remove what is at ``path``, if there is anything."""
-        onnx_file.remove(path)
 
     def size(self, path):
         """Bytes of the file at ``path``."""

@@ -52,7 +52,7 @@ class RuntimeExporter:
         session = self.open(path)
 
         def run(image):
-            found = {name: torch.from_numpy(value) for name, value in session.run(image.numpy()).items()}
+            found = outputs_of(session, image.numpy())
             return list(found.values()), probes_of(about['task'], found)
 
         return run
@@ -85,7 +85,7 @@ class RuntimeExporter:
         for name, batch in proof.test_images(build.size_of(image), about, extreme=False):
             with torch.no_grad():
                 logits = graph(batch)
-            classes = torch.from_numpy(session.run(batch.numpy())['classes'])
+            classes = outputs_of(session, batch.numpy())['classes']
             error = proof.largest_error(graph, batch, logits, [*logits, classes[:, None].long()])
             if not error <= proof.TOLERANCE:
                 raise build.DeploymentError(f'For {name} a class without its logits is off by {error:.1e}.')
@@ -98,25 +98,22 @@ class RuntimeExporter:
             DeploymentError: If it loses too much, or the runtime's tools cannot make them.
         """
         kind = 'float16' if self.args.fp16 else 'int8'
-        full, reduced = path, path.with_name(f'.{kind}{path.name}')
+        full, reduced = path, path.with_name(f'{kind}{path.suffix}')
         sets = {'images of the proof': self.proof_batches(about, image)}
         if images:
             sets[f'{len(images)} images of {self.args.int8}'] = images
-        try:
-            self.target.write(graph, image, reduced, dict(about, precision=kind), images or ())
-            sessions = [self.open(each) for each in (full, reduced)]
-            print(f'{kind} against float32, both in {self.target.name}:')
-            for name, batches in sets.items():
-                difference = self.difference(about['task'], sessions, batches)
-                print(f'  {name}: {difference}')
-                check_difference(difference, kind)
-            batch = next(iter(batches))[:1]
-            times = report.milliseconds([partial(session.run, batch) for session in sessions])
-            print_gain(map(self.target.size, (full, reduced)), *times)
-            warn_of_difference(difference, kind)
-            self.target.move(reduced, full)
-        finally:
-            self.target.remove(reduced)
+        self.target.write(graph, image, reduced, dict(about, precision=kind), images or ())
+        sessions = [self.open(each) for each in (full, reduced)]
+        print(f'{kind} against float32, both in {self.target.name}:')
+        for name, batches in sets.items():
+            difference = self.difference(about['task'], sessions, batches)
+            print(f'  {name}: {difference}')
+            check_difference(difference, kind)
+        batch = next(iter(batches))[:1]
+        times = report.milliseconds([partial(session.run, batch) for session in sessions])
+        print_gain(map(self.target.size, (full, reduced)), *times)
+        warn_of_difference(difference, kind)
+        self.target.move(reduced, full)
 
     def proof_batches(self, about, image):
         """Images of the proof (list[ndarray])."""
@@ -126,24 +123,37 @@ class RuntimeExporter:
         """The :class:`~.report.Difference` of two sessions over some batches."""
         total = report.Difference(choices=report.CHOICES.get(task, ''))
         for batch in batches:
-            expected, found = (
-                {name: torch.from_numpy(value) for name, value in session.run(batch).items()}
-                for session in sessions
-            )
+            expected, found = (outputs_of(session, batch) for session in sessions)
             total += report.raw_difference(task, expected, found)
         return total
+
+    def check_place(self, path):
+        """Make sure that nothing else than files of a network is at ``path``.
+
+        Raises:
+            DeploymentError: If something is.
+        """
+        self.target.check_place(path)
 
     def move(self, path, target):
         """Put the files at ``path`` in place of those at ``target``."""
         self.target.move(path, target)
 
-    def remove(self, path):
-        """Remove the files at ``path``, as far as they are there."""
-        self.target.remove(path)
-
     def size(self, path):
         """Bytes of the files at ``path``."""
         return self.target.size(path)
+
+
+def outputs_of(session, batch):
+    """Outputs by name (dict[str, Tensor]) of a session for a batch (ndarray).
+
+    Raises:
+        DeploymentError: If the runtime cannot compute them.
+    """
+    try:
+        return {name: torch.from_numpy(value) for name, value in session.run(batch).items()}
+    except RuntimeFileError as error:
+        raise build.DeploymentError(str(error)) from error
 
 
 def probes_of(task, found):

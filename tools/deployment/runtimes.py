@@ -6,6 +6,7 @@
 Part of ``infer.py``, which runs without the rest of the repository.
 """
 
+import hashlib
 import json
 import sys
 from importlib import import_module
@@ -46,8 +47,11 @@ class Session:
                 f'{path.name} is for {self.runtime}: {error}. It needs: python -m pip install {self.packages}'
             ) from error
         except Exception as error:  # those of runtimes have no class of their own in common
-            raise RuntimeFileError(f'{self.runtime} cannot open {path}: {error}') from error
+            raise RuntimeFileError(
+                f'{self.runtime} cannot open {path}, which is damaged, incomplete or of another kind: {error}'
+            ) from error
         self.about = self.read_about()
+        self.check_parts()
 
     def open(self, threads):
         """Load the file."""
@@ -61,14 +65,52 @@ class Session:
         """What is known about the network (dict); of a file of ONNX without it, empty."""
         path = self.path.with_name(f'{self.path.name}.json')
         try:
-            return json.loads(path.read_text(encoding='utf-8'))
+            about = json.loads(path.read_text(encoding='utf-8'))
         except (OSError, ValueError) as error:
             raise RuntimeFileError(
                 f'{path}, which belongs beside {self.path.name} and describes it, cannot be read: {error}'
             ) from error
+        if not isinstance(about, dict) or not isinstance(about.get('outputs'), list):
+            raise RuntimeFileError(f'{path} does not describe {self.path.name}: export the network again.')
+        return about
+
+    def parts(self):
+        """The files of the network (list[Path])."""
+        return [self.path]
+
+    def check_parts(self):
+        """Refuse files that have changed since the export, or belong to another network.
+
+        Raises:
+            RuntimeFileError: If there is one.
+        """
+        for part, expected in zip(self.parts(), self.about.get('sha256', ())):
+            if part.is_file() and hashlib.sha256(part.read_bytes()).hexdigest() != expected:
+                raise RuntimeFileError(
+                    f'{part} is not the file that {self.path.name}.json describes: it has been changed, or '
+                    f'is of another export. Copy all files of one export together.'
+                )
+
+    def check_batch(self, batch):
+        """Refuse a batch of another shape or dtype than the file's, which not every runtime does by itself.
+
+        Raises:
+            RuntimeFileError: If it is.
+        """
+        kind, size = self.about.get('input'), self.about.get('size')
+        if kind is None or size is None:
+            return
+        channels = len(self.about['mean'])
+        shape = (channels, *size) if kind['layout'] == 'NCHW' else (*size, channels)
+        if batch.shape[1:] != shape or batch.dtype != kind['dtype']:
+            raise RuntimeFileError(
+                f'{self.path.name} takes batches of {kind["dtype"]}, (N, {", ".join(map(str, shape))}), and '
+                f'not of {batch.dtype}, {batch.shape}.'
+            )
 
     def run(self, batch):
         """Outputs by name (dict[str, ndarray]) of a batch, whose images are the first axis of both."""
+        self.check_batch(batch)
         whole = self.path.suffix in SHARED_BATCH
         try:
             parts = [self.compute(part) for part in ([batch] if whole else np.split(batch, len(batch)))]
@@ -116,12 +158,14 @@ class NcnnSession(Session):
         # Weights may be of float16, but what is computed stays in float32.
         self.network.opt.use_fp16_packed = self.network.opt.use_fp16_storage = False
         self.network.opt.use_fp16_arithmetic = False
-        for load, suffix in ((self.network.load_param, 'param'), (self.network.load_model, 'bin')):
-            part = self.path.with_name(f'{self.path.name}.{suffix}')
+        for load, part in zip((self.network.load_param, self.network.load_model), self.parts()):
             if not part.is_file():
                 raise FileNotFoundError(f'there is no file {part}')
             if load(str(part)):
-                raise ValueError(f'{part.name} is none of its files')
+                raise ValueError(f'{part.name} cannot be loaded')
+
+    def parts(self):
+        return [self.path.with_name(f'{self.path.name}.{suffix}') for suffix in ('param', 'bin')]
 
     def compute(self, batch):
         extractor = self.network.create_extractor()
@@ -172,6 +216,9 @@ class OpenVinoSession(Session):
         if threads is not None:
             settings['INFERENCE_NUM_THREADS'] = threads
         self.network = core.compile_model(self.path, 'CPU', settings)
+
+    def parts(self):
+        return [self.path, self.path.with_suffix('.bin')]
 
     def compute(self, batch):
         return list(self.network(batch).values())

@@ -6,6 +6,7 @@ Sources: https://github.com/Tencent/ncnn, and its converter, https://github.com/
 from __future__ import annotations
 
 import re
+import shutil
 import tempfile
 from collections.abc import Iterable
 from importlib import import_module
@@ -35,23 +36,23 @@ class Ncnn(Target):
         self, form: nn.Module, image: Tensor, path: Path, precision: str, batches: Iterable[np.ndarray]
     ) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            source = Path(folder, 'network.pt')
-            trace(form, image).save(str(source))
-            param, weights = self.parts(path)[:2]
+            trace(form, image).save(str(Path(folder, 'network.pt')))
             said = call(
                 [
                     import_module('pnnx').EXEC_PATH,
-                    source,
+                    'network.pt',
                     f'inputshape={list(image.shape)}'.replace(' ', ''),
                     f'fp16={int(precision == "float16")}',
-                    f'ncnnparam={param.absolute()}',
-                    f'ncnnbin={weights.absolute()}',
+                    'ncnnparam=network.param',
+                    'ncnnbin=network.bin',
                 ],
                 cwd=folder,
             )
-        refused = REFUSALS.search(said)
-        if refused:
-            raise DeploymentError(f'pnnx has no form for a part of the network: {refused[0].strip()}')
+            refused = REFUSALS.search(said)
+            if refused:
+                raise DeploymentError(f'pnnx has no form for a part of the network: {refused[0].strip()}')
+            for name, place in zip(('network.param', 'network.bin'), self.parts(path)):
+                shutil.move(Path(folder, name), place)
 
     def parts(self, path: Path) -> list[Path]:
         """Layers, weights, and what is to be known."""

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
-import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
@@ -80,7 +80,8 @@ class Target:
     ) -> None:
         """Write the files of a network: those of the runtime, and what is to be known beside them.
 
-        That is ``about``, with the names of the ``outputs`` in order and their ``shapes`` without the batch.
+        That is ``about``, with the names of the ``outputs`` in order, their ``shapes`` without the batch, and
+        the ``sha256`` of each file of the runtime.
 
         Args:
             graph (nn.Module): Of :mod:`..raw_graphs`, deployed.
@@ -98,7 +99,8 @@ class Target:
             form = portable(graph, image, self.softplus)
             shapes = [list(output.shape[1:]) for output in form(image)]
             self.convert(form, image, path, about['precision'], batches)
-        about = dict(about, outputs=graph_of(graph).output_names, shapes=shapes)
+        hashes = [sha256_of(part) for part in self.parts(path)[:-1]]
+        about = dict(about, outputs=graph_of(graph).output_names, shapes=shapes, sha256=hashes)
         about_of(path).write_text(json.dumps(about, indent=1, ensure_ascii=False) + '\n', encoding='utf-8')
 
     def convert(
@@ -126,24 +128,43 @@ class Target:
         """All files, or folders, of a network at ``path``."""
         return [path, about_of(path)]
 
-    def move(self, path: Path, target: Path) -> None:
-        """Put the files at ``path`` in place of those at ``target``."""
-        self.remove(target)
-        for part, place in zip(self.parts(path), self.parts(target)):
-            part.replace(place)
+    def check_place(self, path: Path) -> None:
+        """Make sure that nothing else than files of a network is at ``path``.
 
-    def remove(self, path: Path) -> None:
-        """Remove the files at ``path``, as far as they are there."""
+        Raises:
+            DeploymentError: If a folder is there, or a file that another program has put there.
+        """
+        first = self.parts(path)[0]
         for part in self.parts(path):
-            if part.is_dir():
-                shutil.rmtree(part)
-            else:
-                part.unlink(missing_ok=True)
+            package = part.suffix == '.mlpackage' and (part / 'Manifest.json').is_file()
+            if part.is_dir() and not package:
+                raise DeploymentError(f'{part} is a folder: choose another OUT.')
+            if part.exists() and not first.exists():
+                raise DeploymentError(
+                    f'{part} would be replaced, and belongs to something else, as there is no {first.name}: '
+                    f'choose another OUT, or move it.'
+                )
+
+    def move(self, path: Path, target: Path) -> None:
+        """Put the files at ``path`` in place of those at ``target``, each in one step."""
+        for part, place in zip(self.parts(path), self.parts(target)):
+            if place.is_dir():  # which no other can replace
+                place.rename(path.with_name(f'{path.name}.old'))
+            part.replace(place)
 
     def size(self, path: Path) -> int:
         """Bytes that the files at ``path`` have."""
         files = [each for part in self.parts(path) for each in (part, *part.rglob('*'))]
         return sum(each.stat().st_size for each in files if each.is_file())
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file, or of all files in a folder in the order of their names (str)."""
+    digest = hashlib.sha256()
+    for part in sorted(path.rglob('*')) if path.is_dir() else [path]:
+        if part.is_file():
+            digest.update(part.read_bytes())
+    return digest.hexdigest()
 
 
 def about_of(path: Path) -> Path:

@@ -48,16 +48,13 @@ def can_be_int8(node: torch.fx.Node) -> bool:
     """Whether a node is a convolution that may be in 8 bits, one of its weights, or a ReLU behind it.
 
     Its weights must be its own: XNNPACK cannot open a file in which it shares a bias with one in float32, as
-    the levels of a detector's head do. Grouped ones, the wavelet's among them, stay in float32: their small
-    weights are below the steps that the quantizer makes at least.
+    the levels of a detector's head do.
     """
     if node.op == 'get_attr':
         return len(node.users) == 1
     if node.target in RELUS:
         node = node.args[0]
-    if node.target is not aten.conv2d.default or node.args[6:] not in ((), (1,)):
-        return False
-    return all(can_be_int8(own) for own in node.args[1:3] if own)
+    return node.target is aten.conv2d.default and all(can_be_int8(own) for own in node.args[1:3] if own)
 
 
 if __name__ == '__main__':
