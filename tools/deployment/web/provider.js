@@ -8,8 +8,8 @@ const LOOPS = ['Scan', 'Loop'];
 const COMPARED = new Set(
   (
     'Abs Add And ArgMax Cast Clip Concat Conv ConvTranspose DepthToSpace Div Equal Exp Expand Gather ' +
-    'GatherElements GatherND Gemm Greater InstanceNormalization LayerNormalization Less Log MatMul Max ' +
-    'Mod Mul Neg NonMaxSuppression Pad Reciprocal ReduceMax ReduceMean ReduceMin Relu Reshape Resize ' +
+    'GatherElements GatherND Gemm Greater Identity InstanceNormalization LayerNormalization Less Log MatMul ' +
+    'Max Mod Mul Neg NonMaxSuppression Pad Reciprocal ReduceMax ReduceMean ReduceMin Relu Reshape Resize ' +
     'ScatterND Shape Sigmoid Slice Softmax Split Sub Tile TopK Transpose Unsqueeze Where'
   ).split(' '),
 );
