@@ -100,7 +100,7 @@ def find(weights: Weights) -> Path | None:
     for folder in local_folders():
         if path := find_in(folder, possible_names(weights, short=folder == chosen_folder())):
             return path
-    mirror = mirror_folder()
+    mirror = mirror_folder()  # here: what is wrong with it does not matter to files that are found before
     return find_in(mirror, possible_names(weights)) if mirror else None
 
 

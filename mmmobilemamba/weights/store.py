@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 
 from ..models.checkpoint import CheckpointError
 from .download import DownloadError, download
-from .files import FOLDER, MIRROR, find, local_folders, weights_folder
+from .files import FOLDER, MIRROR, find, local_folders, mirror_folder, weights_folder
 from .table import SCHEME, Weights, weights_of
 from .verify import check_file
 
@@ -100,7 +100,9 @@ def _acquire(lock: BaseFileLock, path: Path) -> BaseFileLock:
 
 def _how_to_get(weights: Weights, reason: str) -> str:
     """The message that weights cannot be had: why, and how to get them by hand."""
-    folders = '\n'.join(f'  {folder}' for folder in local_folders())
+    mirror = mirror_folder()
+    places = [*local_folders(), mirror] if mirror else local_folders()
+    folders = '\n'.join(f'  {folder}' for folder in places)
     return (
         f'{SCHEME}{weights.name} is not on this machine and was not downloaded:\n{reason}\n'
         f'Get {weights.file_name} with a browser from\n  {weights.address}\n'

@@ -58,7 +58,12 @@ def check_file(path: Path, weights: Weights) -> None:
             f'The sha256 of {path} begins with {found[:8]}, not as its name says: the file is damaged or has '
             f'been changed. Delete it and get it again.'
         )
-    check_content(path, weights)
+    try:
+        check_content(path, weights)
+    except CheckpointError as error:
+        raise CheckpointError(
+            f'{error}\nPut the right file there, or delete it: it is then downloaded at the next use.'
+        ) from error
     with suppress(OSError):  # a folder that cannot be written
         keep_hash(path, found)
 

@@ -155,7 +155,7 @@ def cut(content):
 )
 def test_other_files(folder, t2, name, change, message):
     put(folder, weights_of(name).file_name, change(t2))
-    with pytest.raises(CheckpointError, match=message):
+    with pytest.raises(CheckpointError, match=rf'{message}[^\n]*\nPut the right file there, or delete it'):
         fetch(name)
 
 
@@ -238,12 +238,14 @@ def test_incomplete_backbone(folder):
 def test_nothing_is_there(folder, tmp_path, monkeypatch):
     """One message: the file, where a browser finds it, and where it is looked for."""
     monkeypatch.setitem(sys.modules, 'gdown', None)
+    monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', str(tmp_path / 'mirror'))
+    (tmp_path / 'mirror').mkdir()
     with pytest.raises(CheckpointError) as caught:
         fetch('mobilemamba://t2')
     message = str(caught.value)
     assert "Google Drive need gdown: python -m pip install 'gdown>=6.3'" in message
     assert f'Get mobilemamba_t2.pth with a browser from\n  {weights_of("t2").address}\n' in message
-    folders = (folder, tmp_path / 'torch/hub/checkpoints', tmp_path / 'checkpoints')
+    folders = (folder, tmp_path / 'torch/hub/checkpoints', tmp_path / 'checkpoints', tmp_path / 'mirror')
     assert all(f'\n  {each}\n' in message for each in folders)
     assert os.listdir(folder) == []
 
