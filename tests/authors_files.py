@@ -1,8 +1,8 @@
-"""Whole detectors and segmentors as the authors publish them: names, shapes, and what mmengine saves beside.
+"""Whole detectors and segmentors as the authors publish them: names, shapes, and what is saved beside.
 
-Names and shapes of necks and heads are written down here, not taken from our models: a wrong name in both would
-not show. They are those of the authors' logs (EfficientViTFPN) and of mmdet's and mmseg's own classes, and each
-part has as many numbers as the logs count.
+Names and shapes of necks and heads are written down here, not taken from our models: a wrong name in both
+would not show. They are those of the authors' logs (EfficientViTFPN) and of mmdet's and mmseg's own classes,
+and each part has as many numbers as the logs count.
 Source: https://github.com/lewandofskee/MobileMamba at commit 0980f48, the seven logs in weights/downstream.
 """
 
