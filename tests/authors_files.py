@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer
 
+from mmmobilemamba.models.checkpoint import convert_backbone
+
 from .conftest import GOLDEN, detweights
 
 FILTERS = ('wt_filter', 'iwt_filter')  # which the authors store as parameters, and count
@@ -184,3 +186,23 @@ def runner_file(state_dict, **meta):
         optimizer=dict(state={0: dict(step=torch.tensor(87960.0), exp_avg=torch.zeros(3))}, param_groups=[]),
         param_schedulers=[dict(last_step=87960, start_factor=1e-5)],
     )
+
+
+def expected_of(state_dict, model):
+    """What a model is to hold: the backbone under our names, all else as it is.
+
+    SSDLite does without the last stage, which the authors build and do not use.
+    """
+    backbone = {k.removeprefix('backbone.'): v for k, v in state_dict.items() if k.startswith('backbone.')}
+    converted = {f'backbone.{key}': value for key, value in convert_backbone(backbone).items()}
+    others = {key: value for key, value in state_dict.items() if not key.startswith('backbone.')}
+    stages = len(model.backbone.stages)
+    unused = tuple(f'backbone.stages.{index}.' for index in range(stages, 3))
+    return {**{k: v for k, v in converted.items() if not k.startswith(unused)}, **others}
+
+
+def assert_holds(model, state_dict):
+    """Every tensor of a model is that of the file, and there is no other."""
+    found, expected = model.state_dict(), expected_of(state_dict, model)
+    assert found.keys() == expected.keys()
+    assert [key for key in found if not torch.equal(found[key], expected[key])] == []

@@ -61,7 +61,7 @@ BY_URL = {weights.url: weights for weights in WEIGHTS}
 
 
 def weights_of(name: str) -> Weights:
-    """The entry of a name, with ``mobilemamba://`` in front or not, or of a ``Weights`` of metafiles (Weights).
+    """The entry of a name, with ``mobilemamba://`` in front or not, or of an address of metafiles (Weights).
 
     Raises:
         ValueError: If there is none; the message has those that there are.

@@ -5,10 +5,9 @@ import torch
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 
-from mmmobilemamba.models.checkpoint import convert_backbone
 from mmmobilemamba.weights import WEIGHTS, weights_of
 
-from ..authors_files import COUNTS, WHOLE, count_of, runner_file, shapes_of, state_dict_of
+from ..authors_files import COUNTS, WHOLE, assert_holds, count_of, runner_file, shapes_of, state_dict_of
 from .recipes import DETECTORS, RECIPES, SEGMENTORS, load
 
 BY_CONFIG = {path.rpartition('/')[2]: name for name, path in {**DETECTORS, **SEGMENTORS}.items()}
@@ -19,26 +18,6 @@ def model_of(name):
     config = load(BY_CONFIG[weights_of(name).config])
     config.model.backbone.init_cfg = None
     return MODELS.build(config.model)
-
-
-def expected_of(state_dict, model):
-    """What a model is to hold: the backbone under our names, all else as it is.
-
-    SSDLite does without the last stage, which the authors build and do not use.
-    """
-    backbone = {k.removeprefix('backbone.'): v for k, v in state_dict.items() if k.startswith('backbone.')}
-    converted = {f'backbone.{key}': value for key, value in convert_backbone(backbone).items()}
-    others = {key: value for key, value in state_dict.items() if not key.startswith('backbone.')}
-    stages = len(model.backbone.stages)
-    unused = tuple(f'backbone.stages.{index}.' for index in range(stages, 3))
-    return {**{k: v for k, v in converted.items() if not k.startswith(unused)}, **others}
-
-
-def assert_holds(model, state_dict):
-    """Every tensor of a model is that of the file, and there is no other."""
-    found, expected = model.state_dict(), expected_of(state_dict, model)
-    assert found.keys() == expected.keys()
-    assert [key for key in found if not torch.equal(found[key], expected[key])] == []
 
 
 def test_all_seven_are_here():

@@ -3,8 +3,9 @@
     mim run mmmobilemamba download b1 retinanet-b1 --dest checkpoints
     mim run mmmobilemamba download mobilemamba-b1_8xb128_in1k --dest checkpoints
 
-takes names of weights or of configs and writes what ``mim download`` does, the file of the weights and the config
-in one file. Unlike that, it looks into the folders and the mirror of this machine first, and each file is checked.
+takes names of weights or of configs and writes what ``mim download`` does: the file of the weights, and the
+config in one file. Unlike that, it takes the folders and the mirror of this machine into account, and checks
+what it gets.
 """
 
 import argparse
