@@ -193,7 +193,7 @@ def test_authors_detector_by_name(tmp_path, monkeypatch):
 
 
 def test_authors_segmentor_by_name(tmp_path, monkeypatch):
-    """mmseg draws with the classes of Cityscapes unless the dataset is named, whatever the checkpoint says."""
+    """mmseg draws with the classes of Cityscapes unless the dataset is named."""
     from mmseg.apis import MMSegInferencer
     from mmseg.datasets import ADE20KDataset
 
