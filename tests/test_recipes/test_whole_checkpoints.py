@@ -5,6 +5,8 @@ import torch
 from mmengine.registry import MODELS
 from mmengine.runner import load_checkpoint
 
+from mmmobilemamba.deployment.build import load_model
+from mmmobilemamba.models.deploy import deploy
 from mmmobilemamba.weights import WEIGHTS, weights_of
 
 from ..authors_files import COUNTS, WHOLE, assert_holds, count_of, runner_file, shapes_of, state_dict_of
@@ -72,3 +74,19 @@ def test_a_missing_tensor_is_an_error(key, message, tmp_path):
     torch.save(runner_file(state_dict), tmp_path / 'authors.pth')
     with pytest.raises(RuntimeError, match=message):
         load_checkpoint(model_of('retinanet-b1'), str(tmp_path / 'authors.pth'), strict=True)
+
+
+@pytest.mark.parametrize('name', WHOLE)
+def test_export_reads_the_same(name, tmp_path, monkeypatch):
+    """What leaves PyTorch has the numbers of the file, found by its name, with batch norms folded."""
+    monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path))
+    path = tmp_path / weights_of(name).file_name
+    torch.save(runner_file(state_dict_of(name), dataset_meta=dict(classes=('a', 'b'))), path)
+    exported = load_model(load(BY_CONFIG[weights_of(name).config]), f'mobilemamba://{name}')
+    model = model_of(name)
+    load_checkpoint(model, str(path), strict=True)
+    deploy(model)
+    found, expected = exported.state_dict(), model.state_dict()
+    assert found.keys() == expected.keys()
+    assert [key for key in found if not torch.equal(found[key], expected[key])] == []
+    assert exported.dataset_meta == dict(classes=('a', 'b'))
