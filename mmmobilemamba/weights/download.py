@@ -162,7 +162,7 @@ def _read_drive(drive_id: str, file: BinaryIO) -> None:
         with _bar() as show:
             gdown.download(id=drive_id, output=file, quiet=True, timeout=TIMEOUT, progress=show)
     except (requests.RequestException, gdown.exceptions.DownloadError) as error:
-        raise DownloadError(f'Google Drive: {error}') from error
+        raise DownloadError(f'Google Drive: {" ".join(str(error).split())}') from error
 
 
 @contextmanager
