@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.runner import Runner
 from PIL import Image
 
 from mmmobilemamba.utils import config_path
 from mmmobilemamba.weights import weights_of
 
-from ..authors_files import runner_file, state_dict_of
+from ..authors_files import assert_holds, runner_file, state_dict_of
 from ..conftest import authors_checkpoint
 from .workplace import small_config
 
@@ -99,6 +100,22 @@ def test_detector_in_mmdet(published, tmp_path):
         other = inference_detector(model, one['img_path']).pred_instances
         assert len(one['pred_instances']['scores']) == len(other['scores']) > 0
         torch.testing.assert_close(one['pred_instances']['bboxes'], other['bboxes'], rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.slow
+def test_training_goes_on_from_a_whole_model(published, tmp_path):
+    """`load_from`, as the page says: all of the file is there when training begins."""
+    pytest.importorskip('mmdet')
+    name = 'retinanet-b1'
+    state_dict = state_dict_of(name)
+    torch.save(runner_file(state_dict), published / weights_of(name).file_name)
+    _, config = config_of(name, tmp_path)
+    config.merge_from_dict({'load_from': f'mobilemamba://{name}', 'model.backbone.init_cfg': None})
+    config.optim_wrapper.optimizer.lr = 0.0  # so that a step changes nothing
+    runner = Runner.from_cfg(config)
+    runner.train()
+    assert runner.iter == 1
+    assert_holds(runner.model, state_dict)
 
 
 @pytest.mark.slow
