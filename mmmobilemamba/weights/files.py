@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import platform
 import re
+import time
+import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -15,6 +20,8 @@ from .table import Weights
 FOLDER = 'MMMOBILEMAMBA_WEIGHTS'  # environment variable: the folder that downloads go to
 MIRROR = 'MMMOBILEMAMBA_MIRROR'  # environment variable: an address or a folder, before Google Drive
 SUFFIXES = ('.pth', '.safetensors')
+MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:12]
+ABANDONED = 3600  # seconds after which nobody writes to a file any more
 
 
 def weights_folder() -> Path:
@@ -77,7 +84,7 @@ def find(weights: Weights, folder: Path) -> Path | None:
         CheckpointError: If several with a sha256 in their names could be it.
     """
     for name in possible_names(weights):
-        if (folder / name).is_file():
+        if os.path.isfile(folder / name):  # False where it may not be looked at
             return folder / name
         hashed = sorted(_with_hash(folder, Path(name)))
         if len(hashed) > 1:
@@ -94,3 +101,24 @@ def _with_hash(folder: Path, name: Path) -> Iterator[Path]:
     """Files of a folder named as ``name`` with ``-`` and 8 hexadecimal digits behind its stem."""
     pattern = re.compile(rf'{re.escape(name.stem)}-[0-9a-f]{{8}}{re.escape(name.suffix)}')
     return (path for path in folder.glob(f'{name.stem}-*{name.suffix}') if pattern.fullmatch(path.name))
+
+
+def temporary_beside(path: Path) -> Path:
+    """A name for a file that is to become ``path``: hidden, of this machine, and with the same ending."""
+    return path.with_name(f'.part-{MACHINE}-{uuid.uuid4().hex[:20]}-{path.name}')
+
+
+def remove_leftovers(weights: Weights, folder: Path) -> None:
+    """Remove what killed downloads of these weights have left in a folder; to be called under its lock.
+
+    On shared disks whose locks hold on one machine alone, other machines may be writing: theirs stay for an
+    hour.
+    """
+    names = possible_names(weights)
+    for path in folder.glob('.part-*'):
+        match = re.fullmatch(r'\.part-([0-9a-f]{12})-[0-9a-f]{20}-(.+?)(\.sha256)?', path.name)
+        if not match or match[2] not in names:
+            continue
+        with suppress(FileNotFoundError):
+            if match[1] == MACHINE or time.time() - path.stat().st_mtime > ABANDONED:
+                path.unlink()

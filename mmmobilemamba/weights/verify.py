@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ..models.checkpoint import (
     read_checkpoint,
     unwrap,
 )
+from .files import temporary_beside
 from .table import Weights
 
 # What the keys of a whole model begin with, by the beginning of its name in the table.
@@ -68,7 +68,7 @@ def hash_file(path: Path) -> Path:
 
 def keep_hash(path: Path, sha256: str) -> None:
     """Write the sha256 of a file beside it, in the form that ``sha256sum --check`` reads."""
-    temporary = path.with_name(f'.part-{uuid.uuid4().hex}-{hash_file(path).name}')
+    temporary = temporary_beside(hash_file(path))
     try:
         temporary.write_text(f'{sha256}  {path.name}\n', encoding='utf-8')
         os.replace(temporary, hash_file(path))

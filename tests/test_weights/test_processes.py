@@ -11,6 +11,7 @@ from filelock import FileLock, SoftFileLock
 
 from mmmobilemamba.models.checkpoint import CheckpointError
 from mmmobilemamba.weights import fetch, store, weights_of
+from mmmobilemamba.weights.files import MACHINE, remove_leftovers, temporary_beside
 
 from ..conftest import ROOT
 from .test_download import check_whole
@@ -67,14 +68,17 @@ def test_killed_and_tried_again(folder, drive, t2, monkeypatch):
     check_whole(folder, t2)
 
 
-def test_leftovers_of_others_stay(folder, drive, t2):
+def test_leftovers_of_others(folder):
+    """Of other weights, of programs that are not ours, and of another machine that may still write."""
     folder.mkdir()
-    names = [f'.part-{"0" * 32}-mobilemamba_t4.pth', '.part-mine', f'.part-{"0" * 32}-mobilemamba_t2.pth']
-    for name in names:
-        (folder / name).touch()
-    drive.files[T2.drive_id] = t2
-    fetch('t2')
-    assert sorted(path.name for path in folder.glob('.part-*')) == sorted(names[:2])
+    t2, t4 = (temporary_beside(folder / f'mobilemamba_{name}.pth') for name in ('t2', 't4'))
+    there = t2.with_name(t2.name.replace(MACHINE, '0' * 12))
+    old = there.with_name(there.name.replace('t2.pth', 't2.pth.sha256'))
+    for path in (t2, t4, there, old, folder / '.part-mine'):
+        path.touch()
+    os.utime(old, (0, 0))
+    remove_leftovers(T2, folder)
+    assert sorted(folder.iterdir()) == sorted([t4, there, folder / '.part-mine'])
 
 
 @pytest.mark.parametrize('kind', [FileLock, SoftFileLock])
