@@ -40,11 +40,11 @@ class ContiguousSegVisualizer(SegLocalVisualizer):
         return super().add_datasample(name, np.ascontiguousarray(image), data_sample, *args, **kwargs)
 
     def _check_classes(self, channels: int) -> None:
-        predicted = max(channels, 2)  # one channel tells two classes apart
         names = self.dataset_meta.get('classes') or ()
-        if len(names) != predicted:
+        # One channel tells two classes apart, of which the first may have no name.
+        if len(names) not in ((1, 2) if channels == 1 else (channels,)):
             raise ValueError(
-                f'The model predicts {predicted} classes, but there are names and colours of {len(names)} '
+                f'The model predicts {max(channels, 2)} classes, but there are names and colours of {len(names)} '
                 f'({", ".join(map(str, names[:3]))} ...). Of MMSegInferencer, set dataset_name, such as '
                 f"'ade20k', or classes and palette; elsewhere, metainfo of the dataset."
             )

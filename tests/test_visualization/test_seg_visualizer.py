@@ -34,12 +34,12 @@ def test_colours_are_those_of_the_classes(channels, classes, tmp_path):
     assert (draw(visualizer, predicted(channels), tmp_path / 'x.png') == palette[1]).all()
 
 
-@pytest.mark.parametrize('channels', [150, 11])
+@pytest.mark.parametrize('channels', [150, 11, 1])
 def test_classes_of_cityscapes_are_refused(channels, tmp_path):
-    """More classes than names, and fewer."""
+    """More classes than names, fewer, and two of one channel."""
     visualizer = ContiguousSegVisualizer()
     visualizer.set_dataset_meta(None, None, None)  # as MMSegInferencer does
-    message = f'predicts {channels} classes, but there are names and colours of 19 .road, sidewalk, building'
+    message = f'predicts {max(channels, 2)} classes, but there are names and colours of 19 .road, sidewalk, building'
     with pytest.raises(ValueError, match=message):
         draw(visualizer, predicted(channels), tmp_path / 'x.png')
     assert not (tmp_path / 'x.png').exists()
