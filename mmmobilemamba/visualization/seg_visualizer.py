@@ -44,7 +44,7 @@ class ContiguousSegVisualizer(SegLocalVisualizer):
         # One channel tells two classes apart, of which the first may have no name.
         if len(names) not in ((1, 2) if channels == 1 else (channels,)):
             raise ValueError(
-                f'The model predicts {max(channels, 2)} classes, but there are names and colours of {len(names)} '
-                f'({", ".join(map(str, names[:3]))} ...). Of MMSegInferencer, set dataset_name, such as '
-                f"'ade20k', or classes and palette; elsewhere, metainfo of the dataset."
+                f'The model predicts {max(channels, 2)} classes, but there are names and colours of '
+                f'{len(names)} ({", ".join(map(str, names[:3]))} ...). Of MMSegInferencer, set dataset_name, '
+                f"such as 'ade20k', or classes and palette; elsewhere, metainfo of the dataset."
             )
