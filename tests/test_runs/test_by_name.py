@@ -128,9 +128,10 @@ def test_segmentor_in_mmseg(published, tmp_path):
     path = published / weights_of(name).file_name
     torch.save(runner_file(state_dict_of(name)), path)
     config, small = config_of(name, tmp_path)
+    small.test_pipeline = small.test_dataloader.dataset.pipeline  # which inference_model reads
     output = mim_test('mmseg', config, name, '--work-dir', tmp_path, '--out', tmp_path / 'maps')
     assert 'mIoU' in output and 'do not match' not in output
-    model = init_model(str(config), str(path), device='cpu')
+    model = init_model(small, str(path), device='cpu')
     files = sorted((tmp_path / 'maps').glob('*.png'))
     assert len(files) == 2
     root = Path(small.test_dataloader.dataset.data_root, 'images/validation')
