@@ -71,15 +71,15 @@ def download(weights: Weights, folder: Path) -> Path:
 
 def _from_mirror(weights: Weights, folder: Path) -> Path:
     """The first of the possible names that the mirror has."""
-    for name in possible_names(weights):
+    names, answers = possible_names(weights), []
+    for name in names:
         address = f'{mirror_address()}/{quote(name)}'
+        path = (folder / weights.file_name).with_suffix(Path(name).suffix)
         try:
-            return _save(partial(_read, address), address, folder / name, weights)
-        except AbsentError:
-            continue
-    raise DownloadError(
-        f'{MIRROR}={mirror_address()} has no file of these names: {", ".join(possible_names(weights))}.'
-    )
+            return _save(partial(_read, address), address, path, weights)
+        except AbsentError as error:
+            answers.append(str(error))
+    raise DownloadError(f'{MIRROR} has no file of these names: {", ".join(names)}. {answers[0]}')
 
 
 def _from_drive(weights: Weights, folder: Path) -> Path:
@@ -124,7 +124,7 @@ def _read(address: str, file: BinaryIO) -> None:
         raise DownloadError(f'{address}: {error}') from error
     with response, _bar() as show:
         if response.headers.get_content_type() == 'text/html':  # what some servers have instead of a 404
-            raise AbsentError(f'{address} is a web page.')
+            raise AbsentError(f'{address} is a web page')
         total = response.headers.get('Content-Length')
         total = int(total) if total else None
         print_log(f'Downloading {address}', logger='current')

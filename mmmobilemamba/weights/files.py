@@ -8,7 +8,7 @@ import platform
 import re
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,11 +24,20 @@ MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:12]
 ABANDONED = 3600  # seconds after which nobody writes to a file any more
 
 
-def weights_folder() -> Path:
-    """What ``MMMOBILEMAMBA_WEIGHTS`` names, else ``checkpoints`` in torch's hub folder (Path)."""
+def chosen_folder() -> Path | None:
+    """What ``MMMOBILEMAMBA_WEIGHTS`` names (Path)."""
     chosen = os.environ.get(FOLDER)
-    folder = Path(chosen) if chosen else Path(torch.hub.get_dir(), 'checkpoints')
-    return folder.expanduser().absolute()
+    return Path(chosen).expanduser().absolute() if chosen else None
+
+
+def torch_folder() -> Path:
+    """``checkpoints`` in torch's hub folder (Path)."""
+    return Path(torch.hub.get_dir(), 'checkpoints').expanduser().absolute()
+
+
+def weights_folder() -> Path:
+    """Where downloads go (Path): the chosen folder, else torch's."""
+    return chosen_folder() or torch_folder()
 
 
 def local_folders() -> tuple[Path, ...]:
@@ -36,8 +45,7 @@ def local_folders() -> tuple[Path, ...]:
 
     The last one is where our configs expected a file before they knew names.
     """
-    usual = Path(torch.hub.get_dir(), 'checkpoints').expanduser().absolute()
-    return tuple(dict.fromkeys((weights_folder(), usual, Path('checkpoints').absolute())))
+    return tuple(dict.fromkeys((weights_folder(), torch_folder(), Path('checkpoints').absolute())))
 
 
 def mirror_address() -> str | None:
@@ -64,32 +72,51 @@ def mirror_folder() -> Path | None:
     return folder
 
 
-def possible_names(weights: Weights) -> tuple[str, ...]:
+def possible_names(weights: Weights, short: bool = True) -> tuple[str, ...]:
     """Names that a file of these weights may have, the likeliest first.
 
-    Beside that of the table, the name that users ask for, that of the config, and what the docs have
-    ``mobilemamba_to_mm.py`` write; each as a file of torch or of safetensors.
+    Beside that of the table, that of the config, what the docs have ``mobilemamba_to_mm.py`` write, and the
+    short one that users ask for; each as a file of torch or of safetensors.
+
+    Args:
+        weights (Weights): What is wanted.
+        short (bool): With ``b1.pth``, which in a folder of all kinds of weights may be any. Defaults to True.
     """
     dataset = weights.config.rsplit('_', 1)[-1]
-    stems = [Path(weights.file_name).stem, weights.config, weights.name]
+    stems = [Path(weights.file_name).stem, weights.config]
     if weights.task == 'classification':
         stems += [f'mobilemamba-{weights.name}_in1k', f'mobilemamba-{weights.name}_{dataset}']
+    if short:
+        stems.append(weights.name)
     return tuple(dict.fromkeys(f'{stem}{suffix}' for stem in stems for suffix in SUFFIXES))
 
 
-def find(weights: Weights, folder: Path) -> Path | None:
-    """A file of these weights in a folder, under a possible name or one with the sha256 that we add to it.
+def find(weights: Weights) -> Path | None:
+    """The file of these weights on this machine (Path), in a local folder or a mirror that is a folder.
+
+    Raises:
+        CheckpointError: As :func:`find_in` and :func:`mirror_folder`.
+    """
+    for folder in local_folders():
+        if path := find_in(folder, possible_names(weights, short=folder == chosen_folder())):
+            return path
+    mirror = mirror_folder()
+    return find_in(mirror, possible_names(weights)) if mirror else None
+
+
+def find_in(folder: Path, names: Sequence[str]) -> Path | None:
+    """The first of some files that a folder has (Path), also with the beginning of its sha256 in its name.
 
     Raises:
         CheckpointError: If several with a sha256 in their names could be it.
     """
-    for name in possible_names(weights):
+    for name in names:
         if os.path.isfile(folder / name):  # False where it may not be looked at
             return folder / name
         hashed = sorted(_with_hash(folder, Path(name)))
         if len(hashed) > 1:
             raise CheckpointError(
-                f'{folder} has several files that could be the weights {weights.name!r}: '
+                f'{folder} has several files that could be {name}: '
                 f'{", ".join(path.name for path in hashed)}. Keep one of them there.'
             )
         if hashed:

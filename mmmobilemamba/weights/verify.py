@@ -33,6 +33,8 @@ MODELS = {
     'pspnet': 'decode_head.psp_modules.',
 }
 CLASSIFIER = 'head.'
+LOGITS = ('.l.weight', '.linear.weight')  # of a classifier, in the authors' layout and ours
+CLASSES = 1000
 # Behind which hub and converters put the beginning of a file's sha256.
 HASH_IN_NAME = re.compile(r'-([0-9a-f]{8})$')
 
@@ -130,8 +132,12 @@ def _check_task(state_dict, weights, expected):
     else:
         wanted = next(keys for model, keys in MODELS.items() if weights.name.startswith(model))
         others = []
-    if others or not any(key.startswith(wanted) for key in state_dict):
+    found = [key for key in state_dict if key.startswith(wanted)]
+    if others or not found:
         raise CheckpointError(
             f'{expected}: the backbone fits, but a whole model for {weights.task} has keys that begin with '
             f'{wanted!r}{f" and none below {others}" if others else ""}.'
         )
+    classes = [len(state_dict[key]) for key in found if key.endswith(LOGITS)]
+    if weights.task == 'classification' and classes != [CLASSES]:
+        raise CheckpointError(f'{expected}: it has {classes} classes and not the {CLASSES} of ImageNet.')

@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models.checkpoint import CheckpointError
 from mmmobilemamba.weights import WEIGHTS, fetch, weights_of
-from mmmobilemamba.weights.files import possible_names
+from mmmobilemamba.weights.files import find, possible_names
 
 from ..conftest import authors_checkpoint, load_script
 from .conftest import as_bytes
@@ -208,6 +208,22 @@ def test_other_tasks(folder, name, checkpoint, wanted):
         CheckpointError, match=f'is not the weights {name!r}: the backbone fits, but .*{wanted}'
     ):
         fetch(name)
+
+
+def test_own_classifier(folder):
+    """Of ours, trained for 10 classes, in the authors' layout or ours."""
+    tensors = authors_checkpoint('t2')
+    tensors.update({key: value[:10] for key, value in tensors.items() if key.startswith('head.l.')})
+    put(folder, 'mobilemamba_t2.pth', as_bytes(tensors))
+    with pytest.raises(CheckpointError, match=r'it has \[10\] classes and not the 1000 of ImageNet'):
+        fetch('t2')
+
+
+def test_short_names_in_folders_for_all(tmp_path, folder, t2):
+    """``t2.pth`` may be anything in a folder that is not for these weights alone."""
+    for place in ('torch/hub/checkpoints', 'checkpoints'):
+        put(tmp_path / place, 't2.pth', t2)
+    assert find(weights_of('t2')) is None
 
 
 def test_incomplete_backbone(folder):
