@@ -3,7 +3,7 @@
     >>> import mmmobilemamba.zoo
     >>> from mmpretrain import get_model, list_models
     >>> list_models('mobilemamba*')
-    >>> model = get_model('mobilemamba-t2_8xb128_in1k', pretrained='checkpoints/mobilemamba_t2.pth')
+    >>> model = get_model('mobilemamba-t2_8xb128_in1k', pretrained=True)  # the authors' weights
 
 The hub is what ``get_model``, ``list_models``, ``inference_model`` and
 ``ImageClassificationInferencer`` look names up in. Needs mmpretrain, which the package itself does
@@ -15,23 +15,9 @@ from pathlib import Path
 from mmpretrain.apis.model import ModelHub
 from modelindex.load_model_index import load
 
+from .utils.configs import find_root
+
 METAFILE = Path('configs', 'mobilemamba', 'metafile.yml')
-
-
-def find_root() -> Path:
-    """Folder that holds ``configs``: ``.mim`` of an installed package, or the root of a checkout.
-
-    Raises:
-        FileNotFoundError: If neither has them.
-    """
-    package = Path(__file__).resolve().parent
-    for root in (package / '.mim', package.parent):
-        if (root / METAFILE).is_file():
-            return root
-    raise FileNotFoundError(
-        f'There is no {METAFILE} in {package / ".mim"} or {package.parent}, so the classifiers cannot be '
-        f'entered in mmpretrain. Install the package again, with `pip install .` in its repository.'
-    )
 
 
 def register_classifiers() -> None:

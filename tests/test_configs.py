@@ -12,6 +12,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from mmmobilemamba import MobileMamba
+from mmmobilemamba.weights import weights_of
 
 from .conftest import ROOT
 
@@ -138,10 +139,11 @@ def test_no_leftovers(path):
     assert not re.search(r'(?<!t)resnet|mobilenet', config.pretty_text, re.IGNORECASE)
     assert config.default_scope == CODEBASES[path.parent.name]
     backbone = config.model.backbone
-    checkpoint = f'checkpoints/mobilemamba_{backbone.arch}.pth'
     pretrained = path.parent.name != 'mobilemamba' and path not in TWINS
+    checkpoint = f'mobilemamba://{backbone.arch}'  # of the plain training, which the authors used
     expected = dict(type='Pretrained', checkpoint=checkpoint) if pretrained else None
     assert backbone.get('init_cfg') == expected
+    assert not pretrained or weights_of(checkpoint).task == 'classification'
 
 
 def sizes(config):

@@ -15,8 +15,12 @@ pytest.importorskip('mmseg')
 import mmpretrain
 
 from mmmobilemamba import zoo
+from mmmobilemamba.models.checkpoint import convert_backbone
+from mmmobilemamba.utils import config_path
+from mmmobilemamba.weights import weights_of
 
-from .conftest import ROOT
+from .authors_files import assert_holds, runner_file, state_dict_of
+from .conftest import ROOT, authors_checkpoint, image_for
 
 CLASSIFIER = 'mobilemamba-t2_8xb128_in1k'
 
@@ -73,18 +77,6 @@ def test_entering_twice_changes_nothing():
     assert mmpretrain.list_models() == before
 
 
-def test_where_the_metafile_is(tmp_path, monkeypatch):
-    """``.mim`` comes before the checkout, and neither is an error that says what to do."""
-    package = tmp_path / 'mmmobilemamba'
-    monkeypatch.setattr(zoo, '__file__', str(package / 'zoo.py'))
-    with pytest.raises(FileNotFoundError, match='Install the package again'):
-        zoo.find_root()
-    for root in (tmp_path, package / '.mim'):
-        (root / 'configs/mobilemamba').mkdir(parents=True)
-        (root / zoo.METAFILE).touch()
-        assert zoo.find_root() == root
-
-
 def test_get_model_with_a_local_checkpoint(classifier):
     expected, path = classifier
     model = mmpretrain.get_model(CLASSIFIER, pretrained=path)
@@ -99,7 +91,51 @@ def test_get_model_with_a_local_checkpoint(classifier):
 def test_pretrained_without_an_address_says_so():
     """It is better than a warning and random weights."""
     with pytest.raises(FileNotFoundError, match=r'none at a public address; see checkpoints\.md in docs'):
-        mmpretrain.get_model(CLASSIFIER, pretrained=True)
+        mmpretrain.get_model('mobilemamba-t2_1xb64-4e_digits-64px', pretrained=True)
+
+
+@pytest.fixture
+def published(tmp_path, monkeypatch):
+    """A folder of weights with T2's, plain and distilled, which differ; the two state dicts (ours)."""
+    monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path))
+    plain = authors_checkpoint('t2')
+    distilled = {k: v.flip(0) if k == 'head.l.weight' else v for k, v in plain.items()}
+    torch.save(dict(net=distilled, net_E=plain), tmp_path / 'mobilemamba_t2.pth')
+    torch.save(distilled, tmp_path / 'mobilemamba_t2s.pth')
+    heads = [each['head.l.weight'] for each in (plain, distilled)]
+    backbone = {f'backbone.{key}': value for key, value in convert_backbone(plain).items()}
+    return [{**backbone, 'head.head.linear.weight': weight} for weight in heads]
+
+
+@pytest.mark.parametrize('name', [CLASSIFIER, 'mobilemamba-t2_8xb128-1000e-kd_in1k'])
+def test_authors_classifiers_by_name(name, published, image):
+    """``pretrained=True`` has the file of this name, whole, and the moving average where both are in it."""
+    model = mmpretrain.get_model(name, pretrained=True)
+    found, expected = model.state_dict(), published['kd' in name]
+    assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
+    assert model._dataset_meta['classes'][999] == 'toilet tissue, toilet paper, bathroom tissue'
+
+    inferencer = mmpretrain.ImageClassificationInferencer(name)
+    (result,) = inferencer(image)
+    batch = model.data_preprocessor(next(iter(inferencer.preprocess([image]))))['inputs']
+    with torch.no_grad():
+        scores = model(batch).softmax(1)[0]
+    torch.testing.assert_close(torch.as_tensor(result['pred_scores']), scores, rtol=1e-4, atol=1e-7)
+    again = mmpretrain.inference_model(name, image)
+    assert again['pred_label'] == result['pred_label'] == scores.argmax()
+
+
+def test_the_two_answer_differently(published):
+    inputs = image_for((1, 3, 192, 192))
+    models = [
+        mmpretrain.get_model(name, pretrained=True)
+        for name in (CLASSIFIER, 'mobilemamba-t2_8xb128-1000e-kd_in1k')
+    ]
+    with torch.no_grad():
+        plain, distilled = (model(inputs)[0] for model in models)
+    bias = models[0].head.head.linear.bias
+    torch.testing.assert_close((distilled - bias).flip(0), plain - bias, rtol=1e-4, atol=1e-4)
+    assert (plain - distilled).abs().max() > 0.1
 
 
 def test_classification_by_name(classifier, image):
@@ -130,6 +166,44 @@ def test_distilled_classifier_by_name_needs_no_teacher(classifier, image):
     _, path = classifier
     found = mmpretrain.inference_model(name, image, pretrained=path)
     assert found['pred_label'] == mmpretrain.inference_model(CLASSIFIER, image, pretrained=path)['pred_label']
+
+
+def save_whole(name, dataset, folder):
+    """An authors' detector or segmentor where its name looks for it; its state dict."""
+    state_dict = state_dict_of(name)
+    meta = dict(dataset_meta=dict(dataset.METAINFO))
+    torch.save(runner_file(state_dict, **meta), folder / weights_of(name).file_name)
+    return state_dict
+
+
+def test_authors_detector_by_name(tmp_path, monkeypatch):
+    """The config goes by path, as mmengine looks for names in mmdet's own metafiles alone."""
+    from mmdet.apis import DetInferencer
+    from mmdet.datasets import CocoDataset
+
+    monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path))
+    name = 'retinanet-b1'
+    expected = save_whole(name, CocoDataset, tmp_path)
+    config = config_path(weights_of(name).config)
+    inferencer = DetInferencer(config, f'mobilemamba://{name}', device='cpu', show_progress=False)
+    assert_holds(inferencer.model, expected)
+    assert inferencer.visualizer.dataset_meta['classes'][79] == 'toothbrush'
+    with pytest.raises(ValueError, match='Cannot find model: retinanet_mobilemamba-b1_fpn_1x_coco in mmdet'):
+        DetInferencer(weights_of(name).config, device='cpu')
+
+
+def test_authors_segmentor_by_name(tmp_path, monkeypatch):
+    """mmseg draws with the classes of Cityscapes unless the dataset is named."""
+    from mmseg.apis import MMSegInferencer
+    from mmseg.datasets import ADE20KDataset
+
+    monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path))
+    name = 'sem-fpn-b4'
+    expected = save_whole(name, ADE20KDataset, tmp_path)
+    config = config_path(weights_of(name).config)
+    inferencer = MMSegInferencer(config, f'mobilemamba://{name}', dataset_name='ade20k', device='cpu')
+    assert_holds(inferencer.model, expected)
+    assert inferencer.visualizer.dataset_meta['classes'][149] == 'flag'
 
 
 def test_detection_by_path(image, tmp_path):

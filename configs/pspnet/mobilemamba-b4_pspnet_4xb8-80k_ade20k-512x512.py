@@ -7,8 +7,8 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmmobilemamba.mmseg'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B4, as downloaded or converted. README.md says where they are.
-checkpoint = 'checkpoints/mobilemamba_b4.pth'
+# The authors' ImageNet weights of B4, fetched at the first training; or the path of a file.
+checkpoint = 'mobilemamba://b4'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.
 model = dict(

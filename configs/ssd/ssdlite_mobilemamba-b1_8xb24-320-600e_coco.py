@@ -2,8 +2,8 @@
 _base_ = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
 custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B1, as downloaded or converted. README.md says where they are.
-checkpoint = 'checkpoints/mobilemamba_b1.pth'
+# The authors' ImageNet weights of B1, fetched at the first training; or the path of a file.
+checkpoint = 'mobilemamba://b1'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.
 widths = ('stage0', 'stage1', 512, 256, 256, 128)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SCHEME = 'mobilemamba://'  # in front of a name wherever a checkpoint is asked for
+DRIVE = 'https://drive.usercontent.google.com/download'
 ARCHIVE = '1EDqWI6JKMaLZRSRWt9aM7VXaNvosStGE'  # id of the file on Google Drive that holds all of them
 
 
@@ -43,18 +44,30 @@ class Weights(NamedTuple):
         """Where a browser finds the file (str)."""
         return f'https://drive.google.com/file/d/{self.drive_id}/view'
 
+    @property
+    def url(self) -> str:
+        """Where ``mim download`` gets the file (str): what metafiles have as ``Weights``.
+
+        ``confirm=t`` answers the page that Google shows before large files. Servers do not see what follows
+        ``#``; mim takes the name of the file from there. For mmengine it means the same as the name.
+        """
+        return f'{DRIVE}?id={self.drive_id}&export=download&confirm=t#/{self.file_name}'
+
 
 TABLE = json.loads(Path(__file__).with_name('weights.json').read_text(encoding='utf-8'))
 WEIGHTS = tuple(Weights(**entry) for entry in TABLE)
 BY_NAME = {weights.name: weights for weights in WEIGHTS}
+BY_URL = {weights.url: weights for weights in WEIGHTS}
 
 
 def weights_of(name: str) -> Weights:
-    """The entry of a name, with ``mobilemamba://`` in front or not (Weights).
+    """The entry of a name, with ``mobilemamba://`` in front or not, or of an address of metafiles (Weights).
 
     Raises:
         ValueError: If there is none; the message has those that there are.
     """
+    if name in BY_URL:
+        return BY_URL[name]
     short = name.removeprefix(SCHEME)
     if short in BY_NAME:
         return BY_NAME[short]

@@ -15,6 +15,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def at_work(folder, monkeypatch):
-    """The same, as the current folder."""
+    """The same, as the current folder, whose weights come before any of this machine."""
     monkeypatch.chdir(folder)
+    monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(folder / 'checkpoints'))
     return folder

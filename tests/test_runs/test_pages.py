@@ -12,6 +12,8 @@ from mmengine.registry import DATASETS, MODELS, init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 
+from mmmobilemamba.weights import SCHEME, weights_of
+
 from ..conftest import ROOT, authors_checkpoint
 from ..pages import config_snippets
 from .workplace import small_config
@@ -44,8 +46,12 @@ def provide_checkpoints(config):
         (backbone, lambda: authors_checkpoint(backbone.arch)),
         (teacher, lambda: dict(state_dict=MODELS.build(teacher).state_dict())),
     ):
-        path = Path(model['init_cfg']['checkpoint']) if model.get('init_cfg') else None
-        if path and not path.exists():
+        checkpoint = (model.get('init_cfg') or {}).get('checkpoint')
+        if checkpoint is None:
+            continue
+        by_name = checkpoint.startswith(SCHEME)
+        path = Path('checkpoints', weights_of(checkpoint).file_name) if by_name else Path(checkpoint)
+        if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
             torch.save(state_dict(), path)
 

@@ -22,8 +22,8 @@ from mmmobilemamba.models.necks import DeconvFPN
 default_scope = 'mmdet'
 custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B1, as downloaded or converted. README.md says where they are.
-checkpoint = 'checkpoints/mobilemamba_b1.pth'
+# The authors' ImageNet weights of B1, fetched at the first training; or the path of a file.
+checkpoint = 'mobilemamba://b1'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.
 model = dict(

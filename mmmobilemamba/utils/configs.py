@@ -1,0 +1,49 @@
+"""Where the recipes of this package are installed."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from pathlib import Path
+
+
+def find_root() -> Path:
+    """Folder that holds ``configs``: ``.mim`` of an installed package, or the root of a checkout.
+
+    Raises:
+        FileNotFoundError: If neither has them.
+    """
+    package = Path(__file__).resolve().parents[1]
+    for root in (package / '.mim', package.parent):
+        if (root / 'configs/mobilemamba/metafile.yml').is_file():
+            return root
+    raise FileNotFoundError(
+        f'There are no configs in {package / ".mim"} or {package.parent}. Install the package again, with '
+        f'`pip install .` in its repository.'
+    )
+
+
+def config_path(name: str) -> str:
+    """The file of a recipe, for what takes configs by path only, as mmdet's and mmseg's inferencers do.
+
+    Args:
+        name (str): As ``mim search mmmobilemamba`` lists it; ``.py`` behind it is allowed.
+
+    Raises:
+        FileNotFoundError: If the configs are not where they were installed.
+        ValueError: If there is no such recipe; the message has the nearest name.
+
+    Example:
+        >>> from mmdet.apis import DetInferencer
+        >>> config = config_path('retinanet_mobilemamba-b1_fpn_1x_coco')
+        >>> detector = DetInferencer(config, 'mobilemamba://retinanet-b1')
+    """
+    folder = find_root() / 'configs'
+    configs = {path.stem: path for path in folder.glob('*/*.py') if path.parent.name != '_base_'}
+    stem = name.removesuffix('.py')
+    if stem in configs:
+        return str(configs[stem])
+    close = get_close_matches(stem, configs, n=1)
+    raise ValueError(
+        f'There is no recipe {stem!r}{f"; {close[0]!r} is close" if close else ""}. '
+        f'`mim search mmmobilemamba` lists them all.'
+    )
