@@ -1,0 +1,137 @@
+"""Whether a file holds the weights that its name promises, and is still the same file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import uuid
+from contextlib import suppress
+from pathlib import Path
+
+import torch
+
+from ..models.backbones import MobileMamba
+from ..models.checkpoint import (
+    CheckpointError,
+    backbone_part,
+    describe,
+    fitting_weights,
+    guess_archs,
+    read_checkpoint,
+    unwrap,
+)
+from .table import Weights
+
+# What the keys of a whole model begin with, by the beginning of its name in the table.
+MODELS = {
+    'retinanet': 'bbox_head.retina_cls.',
+    'mask-rcnn': 'roi_head.mask_head.',
+    'ssdlite': 'bbox_head.cls_convs.',
+    'sem-fpn': 'decode_head.scale_heads.',
+    'deeplabv3': 'decode_head.aspp_modules.',
+    'pspnet': 'decode_head.psp_modules.',
+}
+CLASSIFIER = 'head.'
+# Behind which hub and converters put the beginning of a file's sha256.
+HASH_IN_NAME = re.compile(r'-([0-9a-f]{8})$')
+
+
+def check_file(path: Path, weights: Weights) -> None:
+    """Compare a file with the sha256 beside it; look into it and keep its sha256 if there is none.
+
+    In a folder that cannot be written nothing is kept, and the file is looked into every time.
+
+    Raises:
+        CheckpointError: If it is another file than it was, or not of these weights.
+    """
+    beside = hash_file(path)
+    found = sha256_of(path)
+    if beside.is_file():
+        _compare(path, found, beside)
+        return
+    in_name = HASH_IN_NAME.search(path.stem)
+    if in_name and not found.startswith(in_name[1]):
+        raise CheckpointError(
+            f'The sha256 of {path} begins with {found[:8]}, not as its name says: the file is damaged or has '
+            f'been changed. Delete it and get it again.'
+        )
+    check_content(path, weights)
+    with suppress(OSError):  # a folder that cannot be written
+        keep_hash(path, found)
+
+
+def hash_file(path: Path) -> Path:
+    """Where the sha256 of a file is kept (Path): ``NAME.sha256`` beside it."""
+    return path.with_name(f'{path.name}.sha256')
+
+
+def keep_hash(path: Path, sha256: str) -> None:
+    """Write the sha256 of a file beside it, in the form that ``sha256sum --check`` reads."""
+    temporary = path.with_name(f'.part-{uuid.uuid4().hex}-{hash_file(path).name}')
+    try:
+        temporary.write_text(f'{sha256}  {path.name}\n', encoding='utf-8')
+        os.replace(temporary, hash_file(path))
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def sha256_of(path: Path) -> str:
+    """The sha256 of a file (str), in hexadecimal."""
+    digest = hashlib.sha256()
+    with open(path, 'rb') as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _compare(path: Path, found: str, beside: Path) -> None:
+    words = beside.read_text(encoding='utf-8', errors='replace').split()
+    kept = words[0].lower() if words else ''
+    if kept != found:
+        raise CheckpointError(
+            f'{path} has the sha256 {found}, but {beside} says {kept or "nothing"}: the file is damaged, or is '
+            f'another one now. Delete both to get it again; if you put another file there on purpose, '
+            f'delete {beside.name} alone.'
+        )
+
+
+def check_content(path: Path, weights: Weights) -> None:
+    """Read a file and compare it with what its name in the table promises: arch, every key, task.
+
+    B1, B2 and B4 are one network, and distilled weights have the names of others: which of them a file holds
+    cannot be seen.
+
+    Raises:
+        CheckpointError: If it cannot be read, or is of another network.
+    """
+    state_dict = unwrap(read_checkpoint(path))
+    part = backbone_part(state_dict)
+    expected = f'{path} is not the weights {weights.name!r}'
+    if weights.arch not in guess_archs(part):
+        raise CheckpointError(
+            f'{expected}, a MobileMamba {weights.arch.upper()}: it looks like {describe(state_dict)}.'
+        )
+    with torch.device('meta'):
+        backbone = MobileMamba(weights.arch)
+    try:
+        fitting_weights(backbone, state_dict)
+    except CheckpointError as error:
+        raise CheckpointError(f'{expected}. {error}') from error
+    _check_task(state_dict, weights, expected)
+
+
+def _check_task(state_dict, weights, expected):
+    """Classifiers have a head and nothing of a detector or segmentor, which have keys of their own."""
+    tops = sorted({key.split('.')[0] for key in state_dict if not key.startswith('backbone.')})
+    if weights.task == 'classification':
+        wanted = CLASSIFIER
+        others = [top for top in tops if top == 'neck' or top.endswith('_head')]
+    else:
+        wanted = next(keys for model, keys in MODELS.items() if weights.name.startswith(model))
+        others = []
+    if others or not any(key.startswith(wanted) for key in state_dict):
+        raise CheckpointError(
+            f'{expected}: the backbone fits, but a whole model for {weights.task} has keys that begin with '
+            f'{wanted!r}{f" and none below {others}" if others else ""}.'
+        )
