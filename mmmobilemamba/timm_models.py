@@ -5,8 +5,8 @@
     >>> model = timm.create_model('mobilemamba_b1', pretrained=True, num_classes=10)
 
 Those that end in ``_distilled`` are the same networks with the weights that were trained with a teacher.
-Weights are those of ``mobilemamba://b1``, and kept where :func:`mmmobilemamba.weights.fetch` keeps them. Needs
-timm, which the package itself does not, so it is imported on request.
+Weights come through :func:`mmmobilemamba.weights.fetch`, not timm's ``cache_dir``. Needs timm, which the
+package itself does not, so it is imported on request.
 """
 
 from __future__ import annotations
@@ -32,6 +32,9 @@ except ImportError as error:
 
 SIZES = dict(t2=192, t4=192, s6=224, b1=256, b2=384, b4=512)  # pixels of the images, by arch
 POOLS = ('avg', '')
+MAPS = (
+    "The head reads pooled features, so with classes global_pool must be 'avg': reset_classifier(n, 'avg')."
+)
 
 
 class TimmMobileMamba(MobileMambaClassifier):
@@ -41,7 +44,7 @@ class TimmMobileMamba(MobileMambaClassifier):
         arch (str): A name of the family. Defaults to ``'t2'``.
         num_classes (int): Number of classes; 0 for pooled features. Defaults to 1000.
         in_chans (int): Channels of the image. Defaults to 3.
-        global_pool (str): ``'avg'``, or ``''`` for maps, which needs ``num_classes=0``. Defaults to ``'avg'``.
+        global_pool (str): ``'avg'``, or ``''`` for maps with ``num_classes=0``. Defaults to ``'avg'``.
         drop_rate (float): Of the dropout before the linear layer. Defaults to 0.
         drop_path_rate (float, optional): Stochastic depth. Defaults to None, the arch's own.
         device (torch.device | str, optional): Where it is built. Defaults to None, the CPU.
@@ -64,6 +67,9 @@ class TimmMobileMamba(MobileMambaClassifier):
         dtype=None,
         **kwargs,
     ):
+        check_pool(global_pool)
+        if num_classes and not global_pool:
+            raise ValueError(MAPS)
         self.global_pool = global_pool
         rates = dict(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         with nullcontext() if device is None else torch.device(device):
@@ -92,16 +98,22 @@ class TimmMobileMamba(MobileMambaClassifier):
             global_pool (str, optional): ``'avg'`` or ``''``. Defaults to None, as it is.
 
         Raises:
-            ValueError: If either is not one of the above, or a head is to classify maps.
+            ValueError: If either is not one of the above.
         """
-        pool = self.global_pool if global_pool is None else global_pool
-        if pool not in POOLS or (num_classes and not pool):
-            raise ValueError(
-                f"global_pool must be 'avg', or '' together with num_classes=0, not {pool!r} with "
-                f'num_classes={num_classes}.'
-            )
+        if global_pool is not None:
+            check_pool(global_pool)
         super().reset_classifier(num_classes)
-        self.global_pool = pool
+        self.global_pool = self.global_pool if global_pool is None else global_pool
+
+    def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
+        """As that of :class:`MobileMambaClassifier`; with ``global_pool=''`` the features as they are.
+
+        Raises:
+            ValueError: If there is a head and no pooling before it.
+        """
+        if self.num_classes and not (self.global_pool or pre_logits):
+            raise ValueError(MAPS)
+        return super().forward_head(x, pre_logits)
 
     def forward_intermediates(
         self,
@@ -190,6 +202,16 @@ class TimmMobileMamba(MobileMambaClassifier):
             prefix (str): ``''``, as timm gives it.
         """
         super().load_pretrained(checkpoint)
+
+
+def check_pool(name: str) -> None:
+    """Make sure that there is a pooling of this name.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    if name not in POOLS:
+        raise ValueError(f"global_pool must be 'avg', or '' for maps, not {name!r}.")
 
 
 def filter_checkpoint(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
