@@ -194,15 +194,6 @@ class TimmMobileMamba(MobileMambaClassifier):
         """None beside those of one dimension, which timm leaves out by itself, as the authors did."""
         return set()
 
-    def load_pretrained(self, checkpoint: str, prefix: str = '') -> None:
-        """Called by timm: :meth:`MobileMambaClassifier.load_pretrained`.
-
-        Args:
-            checkpoint (str): A file or an address.
-            prefix (str): ``''``, as timm gives it.
-        """
-        super().load_pretrained(checkpoint)
-
 
 def check_pool(name: str) -> None:
     """Make sure that there is a pooling of this name.
@@ -229,7 +220,7 @@ def pretrained_cfg(arch: str, weights: str) -> dict[str, Any]:
     size = SIZES[arch]
     return dict(
         file=f'{SCHEME}{weights}',
-        custom_load=True,  # by the method load_pretrained
+        custom_load=True,  # by load_pretrained of the model
         input_size=(3, size, size),
         pool_size=(-(-size // 64), -(-size // 64)),
         crop_pct=0.875,

@@ -152,6 +152,11 @@ def test_refused(name):
         create_model(**{'arch': 't2', **kwargs})
 
 
+def ours(arch):
+    """A backbone in our layout, as in a classifier."""
+    return {f'backbone.{key}': value for key, value in MobileMamba(arch).state_dict().items()}
+
+
 BROKEN = dict(
     other_arch=(lambda flat: authors_checkpoint('t4'), 'looks like a MobileMamba T4'),
     headless=(
@@ -167,7 +172,7 @@ BROKEN = dict(
         "differs in ['head.head.linear.weight']",
     ),
     other_head=(
-        lambda flat: {**MobileMamba('t2').state_dict(), 'head.fc.weight': torch.zeros(1000, 368)},
+        lambda flat: {**ours('t2'), 'head.fc.weight': torch.zeros(1000, 368)},
         'Its head is not that of a MobileMamba',
     ),
 )
