@@ -101,7 +101,7 @@ setup(
     python_requires='>=3.9',
     install_requires=requirements('runtime'),
     extras_require={
-        name: requirements(name) for name in ('mminstall', 'optional', 'demo', 'deploy', 'tests')
+        name: requirements(name) for name in ('mminstall', 'optional', 'demo', 'deploy', 'tests', 'weights')
     },
     cmdclass={'build_py': BuildWithMim},
     zip_safe=False,

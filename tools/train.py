@@ -7,6 +7,7 @@ torchrun --nproc-per-node 2 tools/train.py CONFIG --launcher pytorch
 
 import argparse
 import importlib.util
+import re
 import runpy
 import sys
 from pathlib import Path
@@ -62,6 +63,18 @@ def stock_tool(codebase, name):
     raise ValueError(f'{package} has no .mim/tools/{name}; reinstall it with `mim install {codebase}`')
 
 
+def check_weights(config, arguments):
+    """Look up the published weights that a config and a command line name, ``mobilemamba://b1`` for instance.
+
+    Raises:
+        ValueError: If there are none of such a name; the message has the names.
+    """
+    from mmmobilemamba.weights import SCHEME, weights_of
+
+    for name in re.findall(rf'{SCHEME}[^\'"\s,)\]]*', ' '.join([str(config), *arguments])):
+        weights_of(name)
+
+
 def options_without_gpu(config, launcher):
     """Start what mmengine cannot start on a CPU, and say what to change in the config.
 
@@ -99,6 +112,7 @@ def main(name, description):
 
     try:
         config = load_config(args.config, args.cfg_options)
+        check_weights(config, sys.argv[2:])
         tool = stock_tool(codebase_of(config), name)
     except ValueError as error:
         parser.error(str(error))

@@ -5,6 +5,7 @@
 prints it, after what mmengine collects for every package of OpenMMLab.
 """
 
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -16,6 +17,7 @@ from mmengine.utils.dl_utils import collect_env as collect_base_env
 from mmmobilemamba.ops import OPERATIONS, cpu, select_backend
 from mmmobilemamba.ops.cpu.build import BuildError, find_compiler, find_library
 from mmmobilemamba.version import __version__
+from mmmobilemamba.weights.files import MIRROR, weights_folder
 
 # Distributions, some of which have two names.
 PACKAGES = {
@@ -24,6 +26,7 @@ PACKAGES = {
     'MMSegmentation': ('mmsegmentation',),
     'MMPretrain': ('mmpretrain',),
     'timm': ('timm',),
+    'gdown': ('gdown',),
     'NumPy': ('numpy',),
     'Triton': ('triton',),
     'ONNX': ('onnx',),
@@ -43,6 +46,7 @@ def collect_env() -> dict[str, str]:
     env.update({name: installed_version(names) for name, names in PACKAGES.items()})
     env['Processor'] = f'{platform.machine()}, vectors for PyTorch: {torch.backends.cpu.get_cpu_capability()}'
     env['Threads'] = f'{torch.get_num_threads()} intra-op, {torch.get_num_interop_threads()} inter-op'
+    env['Weights by name'] = f'{weights_folder()}; mirror: {os.environ.get(MIRROR, "none")}'
     env['C++ compiler'] = describe_compiler()
     env['C++ kernels'] = describe_kernels()
     for device in ('cpu', 'cuda') if torch.cuda.is_available() else ('cpu',):

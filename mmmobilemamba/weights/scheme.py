@@ -1,4 +1,4 @@
-"""``mobilemamba://NAME`` for mmengine: in ``init_cfg``, ``load_from``, ``load_checkpoint`` and ``--checkpoint``."""
+"""Registers ``mobilemamba://NAME`` with mmengine: for ``init_cfg``, ``load_from`` and ``--checkpoint``."""
 
 from __future__ import annotations
 

@@ -90,8 +90,8 @@ def _compare(path: Path, found: str, beside: Path) -> None:
     kept = words[0].lower() if words else ''
     if kept != found:
         raise CheckpointError(
-            f'{path} has the sha256 {found}, but {beside} says {kept or "nothing"}: the file is damaged, or is '
-            f'another one now. Delete both to get it again; if you put another file there on purpose, '
+            f'{path} has the sha256 {found}, but {beside} says {kept or "nothing"}: the file is damaged, or '
+            f'is another one now. Delete both to get it again; if you put another file there on purpose, '
             f'delete {beside.name} alone.'
         )
 

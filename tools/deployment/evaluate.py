@@ -30,6 +30,7 @@ from mmengine.structures import InstanceData, PixelData
 from mmmobilemamba.deployment import build
 from mmmobilemamba.models.checkpoint import CheckpointError, backbone_part, fetch_checkpoint, is_fused
 from mmmobilemamba.utils import codebase_of
+from mmmobilemamba.weights import checkpoint_argument
 
 TASKS = dict(mmpretrain='classification', mmdet='detection', mmseg='segmentation')
 MOST_COLUMNS = 12  # of a table with a line for each engine; with more, there is a line for each score
@@ -207,7 +208,9 @@ def main(argv=None):
     )
     parser.add_argument('config', help='config file of the network')
     parser.add_argument('model', type=Path, help='exported file, of any runtime')
-    parser.add_argument('--checkpoint', type=Path, help='weights for PyTorch, to be scored beside it')
+    parser.add_argument(
+        '--checkpoint', type=checkpoint_argument, help='weights for PyTorch, to be scored beside it'
+    )
     parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evaluate'), help='for logs')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config'

@@ -33,6 +33,7 @@ from mmmobilemamba.deployment import build, calibration, dense_heads, pipeline, 
 from mmmobilemamba.deployment.errors import refusing
 from mmmobilemamba.deployment.targets import TARGETS
 from mmmobilemamba.models.checkpoint import CheckpointError
+from mmmobilemamba.weights import checkpoint_argument
 
 TO_ONNX = {'.onnx': 'ONNX', '.pt2': 'torch.export'}  # the rest is in TARGETS
 SUFFIXES = {**TO_ONNX, **{suffix: target.name for suffix, target in TARGETS.items()}}
@@ -48,7 +49,11 @@ def parse_args(argv):
         allow_abbrev=False,
     )
     parser.add_argument('config', help='config file of the network')
-    parser.add_argument('checkpoint', type=Path, help='its checkpoint, in the deployed form or not')
+    parser.add_argument(
+        'checkpoint',
+        type=checkpoint_argument,
+        help="its checkpoint, in the deployed form or not; mobilemamba://NAME is one of the authors'",
+    )
     parser.add_argument('out', type=Path, help='where to write; its ending is the kind')
     parser.add_argument(
         '--to', choices=[suffix[1:] for suffix in SUFFIXES], help='the kind, if the ending is not to say it'

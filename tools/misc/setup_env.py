@@ -128,7 +128,7 @@ def install_mmcv(env):
 
 def install_packages(env):
     """The OpenMMLab codebases, mim, and what the tests and the demo need."""
-    names = ('runtime', 'optional', 'demo', 'deploy', 'tests')
+    names = ('runtime', 'optional', 'demo', 'deploy', 'tests', 'weights')
     files = [part for name in names for part in ('-r', REQUIREMENTS / f'{name}.txt')]
     env.pip(*files, 'mmengine', why='The packages did not install.')
     env.pip('-r', REQUIREMENTS / 'mim.txt', why='The packages that mim needs did not install.')

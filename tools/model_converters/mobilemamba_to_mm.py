@@ -23,12 +23,13 @@ from mmmobilemamba.models.checkpoint import (
     backbone_part,
     convert_head,
     describe,
+    fetch_checkpoint,
     fitting_weights,
     guess_archs,
     is_authors,
-    read_checkpoint,
     unwrap,
 )
+from mmmobilemamba.weights import checkpoint_argument
 
 HEAD_KEYS = {
     f'head.head.{name}'
@@ -48,7 +49,7 @@ def convert(checkpoint, raw=False):
     """From the authors' checkpoint to ``dict(state_dict=..., meta=...)``.
 
     Args:
-        checkpoint (dict): What :func:`read_checkpoint` returns.
+        checkpoint (dict): What :func:`fetch_checkpoint` returns.
         raw (bool): Prefer the raw weights (``net``) to their moving average (``net_E``).
 
     Returns:
@@ -125,7 +126,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('src', type=Path, help="the authors' checkpoint")
+    parser.add_argument(
+        'src', type=checkpoint_argument, help="the authors' checkpoint, a file or mobilemamba://NAME"
+    )
     parser.add_argument('dst', type=Path, help='where to write, a name that ends in .pth')
     parser.add_argument(
         '--raw', action='store_true', help='take the raw weights even where their moving average is there'
@@ -136,7 +139,7 @@ def main(argv=None):
     if not args.dst.parent.is_dir():
         parser.error(f'there is no folder {args.dst.parent}; make it first')
     try:
-        checkpoint = convert(read_checkpoint(args.src), args.raw)
+        checkpoint = convert(fetch_checkpoint(args.src), args.raw)
         path = save(checkpoint, args.dst)
     except (CheckpointError, OSError) as error:
         sys.exit(f'{args.src} was not converted. {error}')

@@ -24,6 +24,7 @@ from torch import nn
 from mmmobilemamba.models import deploy
 from mmmobilemamba.models.checkpoint import CheckpointError, fetch_checkpoint
 from mmmobilemamba.utils import codebase_of
+from mmmobilemamba.weights import checkpoint_argument
 
 TOLERANCE = 1e-3  # relative; folding moves float32 by some 1e-6
 
@@ -93,7 +94,11 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('config', help='config file of the model')
-    parser.add_argument('checkpoint', type=Path, help='its checkpoint, as trained')
+    parser.add_argument(
+        'checkpoint',
+        type=checkpoint_argument,
+        help="its checkpoint, as trained; mobilemamba://NAME is one of the authors'",
+    )
     parser.add_argument('out', type=Path, help='where to write, a name that ends in .pth')
     parser.add_argument(
         '--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config'
@@ -103,7 +108,7 @@ def main(argv=None):
         parser.error(f'OUT must end in .pth, not {args.out.name}')
     if not args.out.parent.is_dir():
         parser.error(f'there is no folder {args.out.parent}; make it first')
-    if args.out.exists() and args.checkpoint.exists() and args.out.samefile(args.checkpoint):
+    if args.out.exists() and Path(args.checkpoint).exists() and args.out.samefile(args.checkpoint):
         parser.error('OUT is CHECKPOINT, which folding cannot be undone from; give it another name')
     config = Config.fromfile(args.config)
     config.merge_from_dict(args.cfg_options)

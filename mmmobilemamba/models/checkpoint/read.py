@@ -130,11 +130,12 @@ def _blocked_name(error: Exception) -> str | None:
 
 
 def fetch_checkpoint(checkpoint: str | Path, map_location: str = 'cpu') -> Mapping:
-    """Content of a file, or of an address that mmengine understands.
+    """Content of a file, of published weights (``'mobilemamba://b1'``), or of an address that mmengine loads.
 
     Raises:
         FileNotFoundError: If there is no such file.
-        CheckpointError: If the file cannot be read.
+        ValueError: If there are no published weights of a name.
+        CheckpointError: If the file cannot be read, or published weights cannot be had.
     """
     if re.match(r'\w[\w+.-]+:', str(checkpoint)):
         return CheckpointLoader.load_checkpoint(checkpoint, map_location)

@@ -1,0 +1,216 @@
+"""Downloads, from a server on this machine: what arrives, what does not, and what is left behind."""
+
+import errno
+import hashlib
+import io
+import os
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save
+
+from mmmobilemamba.models.checkpoint import CheckpointError
+from mmmobilemamba.weights import download, fetch, verify, weights_of
+
+from ..conftest import authors_checkpoint
+from .drive import LOGIN, QUOTA
+
+T2 = weights_of('t2')
+
+
+@pytest.fixture
+def mirror(server, monkeypatch):
+    """A mirror at an address, and no Google Drive."""
+    monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', f'{server.address}/')
+    monkeypatch.setitem(sys.modules, 'gdown', None)
+    return server
+
+
+def check_whole(folder, content):
+    """The file, its sha256 and nothing else are in the folder."""
+    assert sorted(os.listdir(folder)) == ['mobilemamba_t2.pth', 'mobilemamba_t2.pth.sha256']
+    assert (folder / 'mobilemamba_t2.pth').read_bytes() == content
+    kept = (folder / 'mobilemamba_t2.pth.sha256').read_text()
+    assert kept == f'{hashlib.sha256(content).hexdigest()}  mobilemamba_t2.pth\n'
+
+
+@pytest.mark.parametrize('confirms', [False, True])
+def test_google_drive(folder, drive, capsys, t2, confirms):
+    """With its warning that large files are not searched for viruses, and without; then no second time."""
+    drive.files[T2.drive_id], drive.confirms = t2, confirms
+    assert fetch('t2') == fetch('t2') == folder / 'mobilemamba_t2.pth'
+    check_whole(folder, t2)
+    assert drive.sent == [T2.drive_id]
+    shown = capsys.readouterr().err
+    assert f'{len(t2) / 2**20:.1f}M/{len(t2) / 2**20:.1f}M' in shown
+
+
+def test_others_may_read_the_file(folder, drive, t2):
+    """As the umask has it: temporary files of Python are for their user alone."""
+    drive.files[T2.drive_id] = t2
+    umask = os.umask(0o022)
+    try:
+        path = fetch('t2')
+    finally:
+        os.umask(umask)
+    assert path.stat().st_mode & 0o777 == 0o644
+
+
+@pytest.mark.parametrize('name', ['mobilemamba_t2.pth', 'mobilemamba-t2_8xb128_in1k.pth', 't2.pth'])
+def test_mirror(folder, mirror, t2, name):
+    """Under any of the names that a folder may have, by which the file is found again."""
+    mirror.files[name] = t2
+    assert fetch('t2') == folder / name
+    assert fetch('t2') == folder / name
+    assert mirror.sent == [name]
+    assert sorted(os.listdir(folder)) == [name, f'{name}.sha256']
+
+
+def test_mirror_of_safetensors(folder, mirror):
+    mirror.files['mobilemamba_t2.safetensors'] = save(authors_checkpoint('t2'))
+    assert fetch('t2') == folder / 'mobilemamba_t2.safetensors'
+
+
+def test_mirror_comes_first(folder, drive, monkeypatch, t2):
+    monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', drive.address)
+    drive.files.update({T2.drive_id: t2, T2.file_name: t2})
+    fetch('t2')
+    assert drive.sent == [T2.file_name]
+
+
+def test_google_drive_after_a_mirror_without_the_file(folder, drive, monkeypatch, t2):
+    monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', drive.address)
+    drive.files[T2.drive_id] = t2
+    fetch('t2')
+    assert drive.sent == [T2.drive_id]
+    check_whole(folder, t2)
+
+
+def test_mirror_without_the_file(folder, mirror):
+    with pytest.raises(CheckpointError, match=r'has no file of these names: mobilemamba_t2.pth, ') as caught:
+        fetch('t2')
+    assert T2.address in str(caught.value) and 'Google Drive need gdown' in str(caught.value)
+    assert os.listdir(folder) == []
+
+
+def test_mirror_that_is_not_there(folder, monkeypatch):
+    monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', 'http://127.0.0.1:1')
+    monkeypatch.setitem(sys.modules, 'gdown', None)
+    with pytest.raises(CheckpointError, match=r'http://127.0.0.1:1/mobilemamba_t2.pth: .*refused'):
+        fetch('t2')
+
+
+@pytest.mark.parametrize('source', ['mirror', 'drive'])
+def test_cut_off(request, folder, t2, source):
+    """The second try takes the file."""
+    server = request.getfixturevalue(source)
+    name = T2.file_name if source == 'mirror' else T2.drive_id
+    server.files[name], server.cut = t2, len(t2) // 2
+    with pytest.raises(CheckpointError, match=f'(after|received) \\d+ .*{len(t2)} bytes') as caught:
+        fetch('t2')
+    assert T2.address in str(caught.value)
+    assert os.listdir(folder) == []
+    server.cut = None
+    fetch('t2')
+    check_whole(folder, t2)
+
+
+def test_cut_off_before_it_was_published(folder, mirror, t2):
+    """A file that is served whole, but is not."""
+    mirror.files[T2.file_name] = t2[: len(t2) // 2]
+    with pytest.raises(CheckpointError, match=r'The mobilemamba_t2.pth that came is damaged'):
+        fetch('t2')
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize(
+    ('page', 'message'),
+    [(QUOTA, 'Too many users have viewed'), (LOGIN, 'Cannot retrieve the public link of the file')],
+    ids=['quota', 'login'],
+)
+def test_page_instead_of_the_file(folder, drive, page, message):
+    drive.files[T2.drive_id], drive.page = b'', page
+    with pytest.raises(CheckpointError, match=message) as caught:
+        fetch('t2')
+    assert T2.address in str(caught.value)
+    assert os.listdir(folder) == []
+
+
+def test_mirror_with_pages_instead_of_404(folder, mirror):
+    mirror.page = LOGIN
+    with pytest.raises(CheckpointError, match='has no file of these names'):
+        fetch('t2')
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize('source', ['mirror', 'drive'])
+def test_page_sent_as_a_file(request, folder, source):
+    server = request.getfixturevalue(source)
+    server.files[T2.file_name] = server.files[T2.drive_id] = QUOTA.encode()
+    with pytest.raises(CheckpointError, match=r'The mobilemamba_t2.pth that came is a web page'):
+        fetch('t2')
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize('source', ['mirror', 'drive'])
+def test_other_arch(request, folder, t4, source):
+    server = request.getfixturevalue(source)
+    server.files[T2.file_name] = server.files[T2.drive_id] = t4
+    with pytest.raises(
+        CheckpointError, match=r'mobilemamba://t2 was not kept: .*it looks like a MobileMamba T4'
+    ):
+        fetch('t2')
+    assert os.listdir(folder) == []
+
+
+def test_other_task(folder, mirror):
+    buffer = io.BytesIO()
+    torch.save(authors_checkpoint('b1'), buffer)
+    mirror.files['retinanet_b1.pth'] = buffer.getvalue()
+    with pytest.raises(
+        CheckpointError, match=r"a whole model for detection has keys that begin with 'bbox_head"
+    ):
+        fetch('retinanet-b1')
+    assert os.listdir(folder) == []
+
+
+@pytest.mark.parametrize('source', ['mirror', 'drive'])
+def test_full_disk(request, folder, monkeypatch, t2, source):
+    server = request.getfixturevalue(source)
+    server.files[T2.file_name] = server.files[T2.drive_id] = t2
+
+    class FullDisk(io.FileIO):
+        def write(self, block):
+            if self.tell() + len(block) > 10 << 20:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            return super().write(block)
+
+    monkeypatch.setattr(download, 'open', FullDisk, raising=False)
+    with pytest.raises(
+        CheckpointError, match=r'The disk became full while mobilemamba_t2.pth .* MMMOBILEMAMBA_W'
+    ):
+        fetch('t2')
+    assert os.listdir(folder) == []
+
+
+def test_disk_full_of_the_file(folder, mirror, monkeypatch, t2):
+    """There is no room for its sha256."""
+    mirror.files[T2.file_name] = t2
+
+    def fail(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(verify.os, 'replace', fail)
+    with pytest.raises(CheckpointError, match='The disk became full'):
+        fetch('t2')
+    assert os.listdir(folder) == []
+
+
+def test_old_gdown(folder, monkeypatch):
+    gdown = pytest.importorskip('gdown')
+    monkeypatch.setattr(gdown, '__version__', '5.2.2')
+    with pytest.raises(
+        CheckpointError, match=r"gdown 5.2.2 cannot time out: python -m pip install 'gdown>=6.3'"
+    ):
+        fetch('t2')

@@ -1,0 +1,54 @@
+"""The table of what is published. No test can reach Google Drive: ids are tested for their form alone."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from mmmobilemamba.models.arch import ARCHS
+from mmmobilemamba.weights import WEIGHTS, weights_of
+from mmmobilemamba.weights.table import ARCHIVE
+
+from ..conftest import ROOT
+
+
+def test_nineteen_checkpoints():
+    tasks = [weights.task for weights in WEIGHTS]
+    assert [tasks.count(task) for task in ('classification', 'detection', 'segmentation')] == [12, 4, 3]
+    for each in ('name', 'drive_id', 'file_name', 'config'):
+        assert len({getattr(weights, each) for weights in WEIGHTS}) == 19
+    assert {weights.arch for weights in WEIGHTS} == set(ARCHS)
+
+
+def test_ids_have_the_form_of_ids():
+    for drive_id in (ARCHIVE, *(weights.drive_id for weights in WEIGHTS)):
+        assert re.fullmatch(r'1[-\w]{32}', drive_id)
+
+
+def test_configs_exist():
+    there = {path.stem for path in (ROOT / 'configs').rglob('*.py')}
+    assert {weights.config for weights in WEIGHTS} <= there
+
+
+def test_address():
+    address = 'https://drive.google.com/file/d/1ODO1XM2luMfczbDLJxHrEl-ie7yUscAC/view'
+    assert weights_of('mobilemamba://b1').address == weights_of('b1').address == address
+
+
+def test_unknown_name_gives_the_names():
+    with pytest.raises(
+        ValueError, match=r"named 'b1kd'; 'b1-kd' is close. The names are t2, t2-kd, .*pspnet-b4"
+    ):
+        weights_of('mobilemamba://b1kd')
+
+
+def test_page_has_the_table():
+    """A row for each, with what is asked for, the file and its address."""
+    page = Path(ROOT / 'docs/checkpoints.md').read_text(encoding='utf-8')
+    rows = re.findall(
+        r'^\| `mobilemamba://(\S+)` \| \[`(\S+)`\]\((\S+)\) \| `(\S+)` \| (\S.*) \|$', page, re.M
+    )
+    assert rows == [
+        (each.name, each.file_name, each.address, each.config, f'{each.score:g} {each.metric}')
+        for each in WEIGHTS
+    ]
