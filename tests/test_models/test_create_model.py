@@ -8,6 +8,8 @@ import pytest
 import torch
 from mmengine.runner import load_checkpoint
 
+pytest.importorskip('mmpretrain')
+
 import mmmobilemamba.models.plain_classifier as plain_classifier
 from mmmobilemamba import MobileMamba, create_model
 from mmmobilemamba.models import prepare_for_cpu
@@ -15,7 +17,7 @@ from mmmobilemamba.models.checkpoint import CheckpointError
 
 from ..conftest import authors_checkpoint, golden, image_for, relative_error
 from ..helpers import SMALL, randomise
-from ..test_recipes.recipes import build, load
+from ..test_recipes.recipes import CLASSIFIERS, DISTILLED, build, load
 
 LINEAR = 'head.head.linear.weight'
 
@@ -44,6 +46,14 @@ def test_logits_are_those_of_the_recipe(weights, arch, shape):
     logits = create_model(arch, pretrained=True).eval()(image_for(shape))
     assert (logits - classifier(image_for(shape), mode='tensor')).abs().max() < 1e-6
     assert relative_error(logits, golden(arch)['logits']) < 1e-6
+
+
+@pytest.mark.parametrize('name', [*CLASSIFIERS, *DISTILLED])
+def test_parameters_are_those_of_the_recipe(name):
+    with torch.device('meta'):
+        ours = create_model(name.rstrip('s')).state_dict()
+    theirs = build(load(name)).state_dict()
+    assert {key: value.shape for key, value in ours.items()} == {k: v.shape for k, v in theirs.items()}
 
 
 @torch.no_grad()

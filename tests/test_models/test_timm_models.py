@@ -131,7 +131,21 @@ def test_files_of_ones_own(authors_weights, tmp_path, form, way):
 
 
 @torch.no_grad()
-def test_features_only(network, authors_weights):
+def test_folder_for_a_hub(tmp_path):
+    """What timm shares on a hub, and reads from one or from a folder."""
+    model = randomise(make(num_classes=4, in_chans=1))
+    timm.models.save_for_hf(model, tmp_path, model_args=dict(in_chans=1))
+    loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
+    x = image(channels=1)
+    assert torch.equal(loaded(x), model(x)) and loaded.num_classes == 4
+    assert timm.create_model(f'local-dir:{tmp_path}', pretrained=True, num_classes=2).eval()(x).shape == (
+        2,
+        2,
+    )
+
+
+@torch.no_grad()
+def test_features_only(authors_weights):
     maps = create_model('t2', True, features_only=True).eval()(image_for((2, 3, 96, 128)))
     features = make(pretrained=True, features_only=True).eval()
     assert features.feature_info.channels() == [144, 272, 368]
