@@ -58,19 +58,21 @@ def create_model(
         >>> model(torch.rand(1, 3, 256, 256)).shape
         torch.Size([1, 1000])
     """
+    if features_only and drop_rate:
+        raise ValueError('drop_rate is of the head, which a network with features_only=True has not.')
     if out_indices is not None and not features_only:
         raise ValueError(
             'out_indices chooses maps of stages, for which create_model needs features_only=True.'
         )
-    with_head = bool(num_classes) and not features_only
-    checkpoint = find_weights(arch, pretrained, with_head)
-    kwargs.update(in_channels=in_chans, adapt_in_channels=True)
+    checkpoint = find_weights(arch, pretrained, with_head=bool(num_classes) and not features_only)
     if features_only:
-        backbone = MobileMamba(arch, out_indices=ALL_STAGES if out_indices is None else out_indices, **kwargs)
+        stages = ALL_STAGES if out_indices is None else out_indices
+        backbone = MobileMamba(arch, in_chans, stages, adapt_in_channels=True, **kwargs)
         if checkpoint is not None:
             load_pretrained(backbone, checkpoint)
         return backbone
-    classifier = MobileMambaClassifier(arch, num_classes, drop_rate, **kwargs)
+    rgb = dict(in_channels=in_chans, adapt_in_channels=True)
+    classifier = MobileMambaClassifier(arch, num_classes, drop_rate, **rgb, **kwargs)
     if checkpoint is not None:
         classifier.load_pretrained(checkpoint)
     return classifier

@@ -70,7 +70,7 @@ class TimmMobileMamba(MobileMambaClassifier):
         check_pool(global_pool)
         if num_classes and not global_pool:
             raise ValueError(MAPS)
-        self.global_pool = global_pool
+        self.global_pool = global_pool  # first, as reset_classifier reads it when the head is built
         rates = dict(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         with nullcontext() if device is None else torch.device(device):
             super().__init__(
@@ -173,7 +173,7 @@ class TimmMobileMamba(MobileMambaClassifier):
             self.num_features = self.head_hidden_size = backbone.out_channels[0]
         if is_cut or prune_head:
             self.reset_classifier(0, '')
-        return wanted
+        return list(wanted)  # a set in timm 1.0.3
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
         """Recompute each block in backward instead of keeping its activations."""

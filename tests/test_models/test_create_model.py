@@ -151,6 +151,9 @@ REFUSED = dict(
     stages=(dict(out_indices=(0, 1)), ValueError, 'features_only=True'),
     classes=(dict(num_classes=-1), ValueError, 'num_classes must be a whole number from 0'),
     unknown=(dict(init_cfg={}), TypeError, 'init_cfg'),
+    twice=(dict(in_channels=1), TypeError, 'in_channels'),
+    twice_too=(dict(in_channels=1, features_only=True), TypeError, 'in_channels'),
+    no_head=(dict(features_only=True, drop_rate=0.1), ValueError, 'drop_rate is of the head'),
     unknown_too=(dict(colour=1), TypeError, 'colour'),
 )
 
