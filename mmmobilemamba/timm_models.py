@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .models.checkpoint import backbone_part, convert_backbone, unwrap
+from .models.checkpoint import backbone_part, convert_backbone, fitting_weights, unwrap
 from .models.plain_classifier import MobileMambaClassifier, classifier_head
 from .weights import SCHEME
 
@@ -206,8 +206,13 @@ def check_pool(name: str) -> None:
 
 
 def filter_checkpoint(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Called by timm with a file of one's own: a classifier of the authors or of ours, under our names."""
+    """Called by timm with a file of one's own: a classifier of the authors or of ours, under our names.
+
+    Raises:
+        CheckpointError: If its backbone does not fit completely, which timm does not ask for in all cases.
+    """
     state_dict = unwrap(state_dict)
+    fitting_weights(model.backbone, state_dict)  # timm adapts the first convolution itself
     backbone = convert_backbone(backbone_part(state_dict))
     return {
         **{f'backbone.{key}': value for key, value in backbone.items()},

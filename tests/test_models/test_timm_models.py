@@ -19,6 +19,7 @@ from timm.optim import create_optimizer_v2
 import mmmobilemamba.timm_models as timm_models
 from mmmobilemamba import create_model
 from mmmobilemamba.models.arch import ARCHS
+from mmmobilemamba.models.checkpoint import CheckpointError
 
 from ..conftest import authors_checkpoint, golden, image_for, relative_error
 from ..helpers import randomise
@@ -128,6 +129,22 @@ def test_files_of_ones_own(authors_weights, tmp_path, form, way):
         assert make(**file, in_chans=4, num_classes=3)(image(channels=4)).shape == (2, 3)
     found, expected = make(**file).state_dict(), forms['ours']
     assert all(torch.equal(found[key], expected[key]) for key in expected)
+
+
+@pytest.mark.parametrize('num_classes', [10, 1000])
+@pytest.mark.parametrize(
+    ('weights', 'message'),
+    [
+        (lambda: authors_checkpoint('t4'), 'looks like a MobileMamba T4'),
+        (lambda: {'conv1.weight': torch.zeros(64, 3, 7, 7)}, 'looks like no MobileMamba'),
+    ],
+)
+def test_files_of_other_networks(tmp_path, weights, message, num_classes):
+    """With another number of classes timm loads what fits, and says nothing when that is nothing."""
+    torch.save(weights(), tmp_path / 'other.pth')
+    overlay = dict(file=str(tmp_path / 'other.pth'))
+    with pytest.raises(CheckpointError, match=message):
+        make(pretrained=True, pretrained_cfg_overlay=overlay, num_classes=num_classes)
 
 
 @torch.no_grad()
