@@ -257,7 +257,7 @@ def test_prepare_for_cpu():
 def test_trace_and_onnx():
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
-    classifier, x = create_model('t2', True).eval(), image(64)
+    classifier, x = randomise(create_model(SMALL, num_classes=7)), image(64)
     expected = classifier(x)
     traced = torch.jit.trace(classifier, x)
     assert relative_error(traced(x), expected) < 1e-5
