@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import errno
 import os
-import re
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -22,7 +20,14 @@ from mmengine.utils import digit_version
 from torch.hub import tqdm  # shows nothing where tqdm is not installed
 
 from ..models.checkpoint import CheckpointError
-from .files import FOLDER, MIRROR, mirror_address, possible_names
+from .files import (
+    FOLDER,
+    MIRROR,
+    mirror_address,
+    possible_names,
+    remove_leftovers,
+    temporary_beside,
+)
 from .table import SCHEME, Weights
 from .verify import check_content, keep_hash, sha256_of
 
@@ -64,26 +69,17 @@ def download(weights: Weights, folder: Path) -> Path:
     raise DownloadError('\n'.join(reasons))
 
 
-def remove_leftovers(weights: Weights, folder: Path) -> None:
-    """Remove what killed downloads of these weights have left in a folder."""
-    names = possible_names(weights)
-    for path in folder.glob('.part-*'):
-        match = re.fullmatch(r'\.part-[0-9a-f]{32}-(.+?)(\.sha256)?', path.name)
-        if match and match[1] in names:
-            path.unlink(missing_ok=True)
-
-
 def _from_mirror(weights: Weights, folder: Path) -> Path:
     """The first of the possible names that the mirror has."""
-    for name in possible_names(weights):
+    names, answers = possible_names(weights), []
+    for name in names:
         address = f'{mirror_address()}/{quote(name)}'
+        path = (folder / weights.file_name).with_suffix(Path(name).suffix)
         try:
-            return _save(partial(_read, address), address, folder / name, weights)
-        except AbsentError:
-            continue
-    raise DownloadError(
-        f'{MIRROR}={mirror_address()} has no file of these names: {", ".join(possible_names(weights))}.'
-    )
+            return _save(partial(_read, address), address, path, weights)
+        except AbsentError as error:
+            answers.append(str(error))
+    raise DownloadError(f'{MIRROR} has no file of these names: {", ".join(names)}. {answers[0]}')
 
 
 def _from_drive(weights: Weights, folder: Path) -> Path:
@@ -92,7 +88,7 @@ def _from_drive(weights: Weights, folder: Path) -> Path:
 
 def _save(read: Callable[[BinaryIO], None], source: str, path: Path, weights: Weights) -> Path:
     """Let ``read`` write a temporary file beside ``path``; look into it, and give it the name."""
-    temporary = path.with_name(f'.part-{uuid.uuid4().hex}-{path.name}')
+    temporary = temporary_beside(path)
     try:
         with open(temporary, 'xb') as file:
             read(file)
@@ -128,7 +124,7 @@ def _read(address: str, file: BinaryIO) -> None:
         raise DownloadError(f'{address}: {error}') from error
     with response, _bar() as show:
         if response.headers.get_content_type() == 'text/html':  # what some servers have instead of a 404
-            raise AbsentError(f'{address} is a web page.')
+            raise AbsentError(f'{address} is a web page')
         total = response.headers.get('Content-Length')
         total = int(total) if total else None
         print_log(f'Downloading {address}', logger='current')

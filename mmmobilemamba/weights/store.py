@@ -12,7 +12,7 @@ from mmengine.logging import print_log
 
 from ..models.checkpoint import CheckpointError
 from .download import DownloadError, download
-from .files import FOLDER, MIRROR, find, local_folders, mirror_folder, weights_folder
+from .files import FOLDER, MIRROR, find, local_folders, weights_folder
 from .table import SCHEME, Weights, weights_of
 from .verify import check_file
 
@@ -38,18 +38,9 @@ def fetch(name: str) -> Path:
             name is damaged, has changed or is of another network.
     """
     weights = weights_of(name)
-    path = _find(weights) or _download_once(weights, weights_folder())
+    path = find(weights) or _download_once(weights, weights_folder())
     check_file(path, weights)
     return path
-
-
-def _find(weights: Weights) -> Path | None:
-    """The file in one of the local folders or in a mirror that is a folder."""
-    for folder in local_folders():
-        if path := find(weights, folder):
-            return path
-    mirror = mirror_folder()
-    return find(weights, mirror) if mirror else None
 
 
 def _download_once(weights: Weights, folder: Path) -> Path:
@@ -57,7 +48,7 @@ def _download_once(weights: Weights, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / f'{weights.file_name}.lock'):
             # Another process may have downloaded it while this one waited.
-            return _find(weights) or download(weights, folder)
+            return find(weights) or download(weights, folder)
     except DownloadError as error:
         raise CheckpointError(_how_to_get(weights, str(error))) from error
     except OSError as error:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import uuid
 from contextlib import suppress
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from ..models.checkpoint import (
     read_checkpoint,
     unwrap,
 )
+from .files import temporary_beside
 from .table import Weights
 
 # What the keys of a whole model begin with, by the beginning of its name in the table.
@@ -33,6 +33,8 @@ MODELS = {
     'pspnet': 'decode_head.psp_modules.',
 }
 CLASSIFIER = 'head.'
+LOGITS = ('.l.weight', '.linear.weight')  # of a classifier, in the authors' layout and ours
+CLASSES = 1000
 # Behind which hub and converters put the beginning of a file's sha256.
 HASH_IN_NAME = re.compile(r'-([0-9a-f]{8})$')
 
@@ -68,7 +70,7 @@ def hash_file(path: Path) -> Path:
 
 def keep_hash(path: Path, sha256: str) -> None:
     """Write the sha256 of a file beside it, in the form that ``sha256sum --check`` reads."""
-    temporary = path.with_name(f'.part-{uuid.uuid4().hex}-{hash_file(path).name}')
+    temporary = temporary_beside(hash_file(path))
     try:
         temporary.write_text(f'{sha256}  {path.name}\n', encoding='utf-8')
         os.replace(temporary, hash_file(path))
@@ -130,8 +132,12 @@ def _check_task(state_dict, weights, expected):
     else:
         wanted = next(keys for model, keys in MODELS.items() if weights.name.startswith(model))
         others = []
-    if others or not any(key.startswith(wanted) for key in state_dict):
+    found = [key for key in state_dict if key.startswith(wanted)]
+    if others or not found:
         raise CheckpointError(
             f'{expected}: the backbone fits, but a whole model for {weights.task} has keys that begin with '
             f'{wanted!r}{f" and none below {others}" if others else ""}.'
         )
+    classes = [len(state_dict[key]) for key in found if key.endswith(LOGITS)]
+    if weights.task == 'classification' and classes != [CLASSES]:
+        raise CheckpointError(f'{expected}: it has {classes} classes and not the {CLASSES} of ImageNet.')

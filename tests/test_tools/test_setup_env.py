@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,13 @@ setup_env = load_script('tools/misc/setup_env.py')
 OURS = Path(sys.prefix)
 
 
-@pytest.mark.skipif(not (OURS / '.steps' / 'check').is_file(), reason='not an environment of `make env`')
+def is_made_here():
+    """Whether ``make env`` has made this environment for this clone; of another, it would install again."""
+    origin = metadata.distribution('mmmobilemamba').read_text('direct_url.json') or ''
+    return (OURS / '.steps' / 'check').is_file() and f'"{ROOT.as_uri()}"' in origin
+
+
+@pytest.mark.skipif(not is_made_here(), reason='not an environment of `make env` in this clone')
 def test_second_call_changes_nothing():
     def state():
         return {path: path.stat().st_mtime_ns for path in (OURS / '.steps').iterdir()}
@@ -87,7 +94,13 @@ def libraries_of(package):
 
 
 @pytest.mark.skipif(not libraries_of('mmcv'), reason='mmcv without operators')
-@pytest.mark.skipif(not (OURS / '.steps' / 'check').is_file(), reason='not an environment of `make env`')
+def is_made_here():
+    """Whether ``make env`` has made this environment for this clone; of another, it would install again."""
+    origin = metadata.distribution('mmmobilemamba').read_text('direct_url.json') or ''
+    return (OURS / '.steps' / 'check').is_file() and f'"{ROOT.as_uri()}"' in origin
+
+
+@pytest.mark.skipif(not is_made_here(), reason='not an environment of `make env` in this clone')
 def test_the_operators_were_built_without_asserts():
     """Their names would be among the imported ones; where they are, there is no optimisation either."""
     for library in libraries_of('mmcv'):

@@ -1,6 +1,8 @@
 """A file of weights, folders to keep it in, and Google Drive on this machine."""
 
+import hashlib
 import io
+import os
 import sys
 
 import pytest
@@ -17,6 +19,14 @@ def as_bytes(checkpoint):
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getvalue()
+
+
+def check_whole(folder, content):
+    """The file of T2, its sha256 and nothing else are in a folder."""
+    assert sorted(os.listdir(folder)) == ['mobilemamba_t2.pth', 'mobilemamba_t2.pth.sha256']
+    assert (folder / 'mobilemamba_t2.pth').read_bytes() == content
+    kept = (folder / 'mobilemamba_t2.pth.sha256').read_text()
+    assert kept == f'{hashlib.sha256(content).hexdigest()}  mobilemamba_t2.pth\n'
 
 
 @pytest.fixture(scope='session')
@@ -48,6 +58,14 @@ def server(folder):
     with serving() as (running, address):
         running.address = address
         yield running
+
+
+@pytest.fixture
+def mirror(server, monkeypatch):
+    """A mirror at an address, and no Google Drive."""
+    monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', f'{server.address}/')
+    monkeypatch.setitem(sys.modules, 'gdown', None)
+    return server
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ def serving():
     server = Server()
     http = ThreadingHTTPServer(('127.0.0.1', 0), server.handler())
     http.daemon_threads = True
+    http.handle_error = lambda *_: None  # of a client that is killed
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
     try:

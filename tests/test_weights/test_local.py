@@ -10,9 +10,9 @@ from mmengine.runner import load_checkpoint
 from safetensors.torch import save_file
 
 from mmmobilemamba import MobileMamba
-from mmmobilemamba.models.checkpoint import CheckpointError, load_pretrained
+from mmmobilemamba.models.checkpoint import CheckpointError
 from mmmobilemamba.weights import WEIGHTS, fetch, weights_of
-from mmmobilemamba.weights.files import possible_names
+from mmmobilemamba.weights.files import find, possible_names
 
 from ..conftest import authors_checkpoint, load_script
 from .conftest import as_bytes
@@ -210,6 +210,22 @@ def test_other_tasks(folder, name, checkpoint, wanted):
         fetch(name)
 
 
+def test_own_classifier(folder):
+    """Of ours, trained for 10 classes, in the authors' layout or ours."""
+    tensors = authors_checkpoint('t2')
+    tensors.update({key: value[:10] for key, value in tensors.items() if key.startswith('head.l.')})
+    put(folder, 'mobilemamba_t2.pth', as_bytes(tensors))
+    with pytest.raises(CheckpointError, match=r'it has \[10\] classes and not the 1000 of ImageNet'):
+        fetch('t2')
+
+
+def test_short_names_in_folders_for_all(tmp_path, folder, t2):
+    """``t2.pth`` may be anything in a folder that is not for these weights alone."""
+    for place in ('torch/hub/checkpoints', 'checkpoints'):
+        put(tmp_path / place, 't2.pth', t2)
+    assert find(weights_of('t2')) is None
+
+
 def test_incomplete_backbone(folder):
     checkpoint = without(authors_checkpoint('t2'), 'blocks1.0.mixer.m.attn.global_op.')
     put(folder, 'mobilemamba_t2.pth', as_bytes(checkpoint))
@@ -233,19 +249,14 @@ def test_nothing_is_there(folder, tmp_path, monkeypatch):
 
 
 def test_ways_into_a_network(folder, t2):
-    """``load_checkpoint``, ``init_cfg`` with and without a prefix, and ``load_pretrained``."""
+    """``init_cfg``, which takes a prefix, and ``load_checkpoint``."""
     put(folder, 'mobilemamba_t2.pth', t2)
     expected = MobileMamba('t2')
     expected.load_state_dict(authors_checkpoint('t2'))
-    pretrained = dict(type='Pretrained', checkpoint='mobilemamba://t2')
-    networks = [
-        MobileMamba('t2', init_cfg=dict(pretrained, **more)) for more in ({}, dict(prefix='backbone.'))
-    ]
-    for network in networks:
-        network.init_weights()
-    networks += [MobileMamba('t2'), MobileMamba('t2')]
-    load_checkpoint(networks[2], 'mobilemamba://t2', strict=True)
-    load_pretrained(networks[3], 'mobilemamba://t2')
+    pretrained = dict(type='Pretrained', checkpoint='mobilemamba://t2', prefix='backbone.')
+    networks = [MobileMamba('t2', init_cfg=pretrained), MobileMamba('t2')]
+    networks[0].init_weights()
+    load_checkpoint(networks[1], 'mobilemamba://t2', strict=True)
     for network in networks:
         for key, value in network.state_dict().items():
             assert torch.equal(value, expected.state_dict()[key])
