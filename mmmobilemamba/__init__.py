@@ -8,9 +8,10 @@ checkpoints, and mmengine load the authors' by name (``mobilemamba://b1``).
 from . import engine as engine  # registers the schedule, the optimizer wrappers and the Runner
 from . import weights as weights  # registers mobilemamba:// with mmengine's CheckpointLoader
 from .compat import allow_runner_checkpoints
+from .create import create_model
 from .models import MobileMamba
 from .version import __version__
 
 allow_runner_checkpoints()
 
-__all__ = ['MobileMamba', '__version__']
+__all__ = ['MobileMamba', '__version__', 'create_model']

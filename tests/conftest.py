@@ -59,3 +59,19 @@ def relative_error(found, expected):
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope='session')
+def weights_folder(tmp_path_factory):
+    """A folder with checkpoints of T2 and B1 in the authors' layout, under the names of theirs."""
+    folder = tmp_path_factory.mktemp('weights')
+    for arch in ('t2', 'b1'):
+        torch.save(authors_checkpoint(arch), folder / f'mobilemamba_{arch}.pth')
+    return folder
+
+
+@pytest.fixture
+def authors_weights(weights_folder, monkeypatch):
+    """The same, as the folder in which names such as ``mobilemamba://t2`` are looked up."""
+    monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(weights_folder))
+    return weights_folder

@@ -61,7 +61,7 @@ def test_import(tmp_path):
 
 
 def test_public_names():
-    assert mmmobilemamba.__all__ == ['MobileMamba', '__version__']
+    assert mmmobilemamba.__all__ == ['MobileMamba', '__version__', 'create_model']
 
 
 @pytest.mark.parametrize('path', SOURCES, ids=lambda path: path.relative_to(ROOT).as_posix())

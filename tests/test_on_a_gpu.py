@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from mmmobilemamba import MobileMamba
+from mmmobilemamba import MobileMamba, create_model
 from mmmobilemamba.models import compile_regions, graph_training, prepare_for_gpu, prepare_for_inference
 from mmmobilemamba.ops import select_backend
 
@@ -209,3 +209,12 @@ def test_prepared_needs_one_place(first_stage, image):
         prepare_for_gpu(first_stage, image.cpu())
     with pytest.raises(ValueError, match='dtype must be one of'):
         prepare_for_gpu(first_stage, image, dtype=torch.float64)
+
+
+def test_plain_classifier(full_float32):
+    """The classifier of ``create_model`` prepared as one graph, head included."""
+    classifier = create_model('t2').eval()
+    classifier.load_state_dict(authors_checkpoint('t2'))
+    image = image_for((2, 3, 192, 192)).cuda()
+    logits = prepare_for_gpu(classifier.cuda(), image, dtype=torch.float32, compile=False)(image)
+    assert relative_error(logits.cpu(), golden('t2')['logits']) < 1e-4

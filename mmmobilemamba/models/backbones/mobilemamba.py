@@ -4,8 +4,9 @@ Paper: https://arxiv.org/abs/2411.15941 (CVPR 2025)
 Checkpoints and recipes of the authors: https://github.com/lewandofskee/MobileMamba
 """
 
+from collections.abc import Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from mmengine.model import BaseModule
@@ -140,14 +141,17 @@ class MobileMamba(BaseModule):
             return self.training_graph(self, x)
         return self.extract(x)
 
-    def extract(self, x: Tensor) -> tuple[Tensor, ...]:
-        """:meth:`forward`, without CUDA graphs."""
+    def extract(self, x: Tensor, out_indices: Optional[Sequence[int]] = None) -> tuple[Tensor, ...]:
+        """:meth:`forward`, without CUDA graphs, and up to the last of these stages; by default its own."""
+        out_indices = self.out_indices if out_indices is None else out_indices
         x = self.stem(in_fast_format(x))
         x = in_fast_format(x)  # which an image of one channel is not
         outs = []
         for index, stage in enumerate(self.stages):
+            if index > max(out_indices):
+                break
             x = stage(x)
-            if index in self.out_indices:
+            if index in out_indices:
                 outs.append(x.contiguous())  # mmcv's RoIAlign, for one, reads no other format rightly
         return tuple(outs)
 

@@ -1,0 +1,125 @@
+"""Networks with pretrained weights by name, without a config: ``create_model('b1', pretrained=True)``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from .models.arch import resolve_arch
+from .models.backbones import MobileMamba
+from .models.checkpoint import load_pretrained
+from .models.plain_classifier import MobileMambaClassifier
+from .weights import SCHEME, weights_of
+from .weights.table import BY_NAME
+
+ALL_STAGES = (0, 1, 2)
+
+
+def create_model(
+    arch: str | dict[str, Any],
+    pretrained: bool | str | Path = False,
+    num_classes: int = 1000,
+    features_only: bool = False,
+    out_indices: int | Sequence[int] | None = None,
+    in_chans: int = 3,
+    drop_rate: float = 0.0,
+    **kwargs: Any,
+) -> MobileMambaClassifier | MobileMamba:
+    """A MobileMamba as a plain module of PyTorch.
+
+    Args:
+        arch (str | dict): ``'t2'``, ``'t4'``, ``'s6'``, ``'b1'``, ``'b2'``, ``'b4'``, or as of
+            :class:`MobileMamba`.
+        pretrained (bool | str | Path): True loads the weights that the authors trained on ImageNet-1k without
+            a teacher; ``'b1-kd'`` or ``'mobilemamba://b1-kd'`` others by name; a path, those of a file.
+            They are downloaded at first use. Defaults to False.
+        num_classes (int): Classes of the classifier, 0 for pooled features. If it is another number than
+            that of the weights, the linear layer is new, and the log says so. Defaults to 1000.
+        features_only (bool): Build a backbone, which gives maps, without a head. Defaults to False.
+        out_indices (int | Sequence[int], optional): Stages that it gives, 0 to 2 (strides 16, 32 and 64), for
+            ``features_only`` alone. Defaults to None, all of them.
+        in_chans (int): Channels of the image. Weights for RGB images are adapted: summed for one channel,
+            else repeated and scaled. Defaults to 3.
+        drop_rate (float): Of the dropout before the linear layer. Defaults to 0.
+        **kwargs: Other arguments of :class:`MobileMamba`, such as ``drop_path_rate``, ``with_cp``.
+
+    Returns:
+        nn.Module: In training mode. A classifier, (N, in_chans, H, W) -> logits (N, num_classes) or features
+        (N, C); with ``features_only`` a :class:`MobileMamba`, -> a tuple of maps.
+
+    Raises:
+        TypeError, ValueError: If an argument is not one of the above, or the weights are of another arch.
+        FileNotFoundError: If ``pretrained`` is a path at which there is no file.
+        CheckpointError: If the weights cannot be had or do not fit.
+
+    Example:
+        >>> model = create_model('b1', pretrained=True).eval()
+        >>> model(torch.rand(1, 3, 256, 256)).shape
+        torch.Size([1, 1000])
+    """
+    if features_only and drop_rate:
+        raise ValueError('drop_rate is of the head, which a network with features_only=True has not.')
+    if out_indices is not None and not features_only:
+        raise ValueError(
+            'out_indices chooses maps of stages, for which create_model needs features_only=True.'
+        )
+    checkpoint = find_weights(arch, pretrained, with_head=bool(num_classes) and not features_only)
+    if features_only:
+        stages = ALL_STAGES if out_indices is None else out_indices
+        backbone = MobileMamba(arch, in_chans, stages, adapt_in_channels=True, **kwargs)
+        if checkpoint is not None:
+            load_pretrained(backbone, checkpoint)
+        return backbone
+    rgb = dict(in_channels=in_chans, adapt_in_channels=True)
+    classifier = MobileMambaClassifier(arch, num_classes, drop_rate, **rgb, **kwargs)
+    if checkpoint is not None:
+        classifier.load_pretrained(checkpoint)
+    return classifier
+
+
+def find_weights(
+    arch: str | dict[str, Any], pretrained: bool | str | Path, with_head: bool
+) -> str | Path | None:
+    """Where the weights for a network are: a name with its scheme, a path, or None for none.
+
+    Args:
+        arch (str | dict): Of the network.
+        pretrained (bool | str | Path): See :func:`create_model`.
+        with_head (bool): Whether the head of a classifier is wanted.
+
+    Raises:
+        ValueError: If there are no weights of this name, or they are of another network.
+    """
+    if pretrained is None or pretrained is False:
+        return None
+    if pretrained is True:
+        if not isinstance(arch, str):
+            raise ValueError(
+                'An arch of your own has no published weights: give `pretrained` a path or a name.'
+            )
+        resolve_arch(arch)
+        return SCHEME + arch.lower()
+    if not is_name(pretrained):
+        return pretrained
+    weights = weights_of(str(pretrained))
+    wanted, found = resolve_arch(arch), resolve_arch(weights.arch)
+    if any(wanted[field] != found[field] for field in wanted if field != 'drop_path_rate'):
+        raise ValueError(
+            f'The weights {weights.name!r} are of a MobileMamba {weights.arch.upper()}, not of arch={arch!r}.'
+        )
+    if with_head and weights.task != 'classification':
+        raise ValueError(
+            f'The weights {weights.name!r} are of {weights.task} and have no head of a classifier: call '
+            f'create_model with num_classes=0 or features_only=True.'
+        )
+    return SCHEME + weights.name
+
+
+def is_name(pretrained: str | Path) -> bool:
+    """Whether it is a name of published weights, or can only be meant as one, and not a path (bool)."""
+    if isinstance(pretrained, Path):
+        return False
+    path = Path(pretrained)
+    like_a_name = path.name == pretrained and not path.suffix and not path.exists()
+    return pretrained.startswith(SCHEME) or pretrained in BY_NAME or like_a_name
