@@ -117,6 +117,17 @@ def test_one_import_is_enough(path):
     assert needed <= set(imported_by(CODEBASES[path.parent.name]))
 
 
+@pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
+def test_inference_reads_as_the_test_does(path):
+    """mmseg's ``inference_model`` takes ``test_pipeline``, and others that of ``test_dataloader``."""
+    config = Config.fromfile(path)
+    read, tested = (
+        [{key: value for key, value in step.items() if key != '_scope_'} for step in steps]
+        for steps in (config.test_pipeline, config.test_dataloader.dataset.pipeline)
+    )
+    assert read == tested
+
+
 @pytest.mark.parametrize('module', ['mmmobilemamba', *MODULES.values()])
 def test_the_parts_may_be_listed(module):
     """As configs of before ``mmmobilemamba.<codebase>`` do."""

@@ -8,6 +8,7 @@ model = dict(head=dict(num_classes=10), train_cfg=None)  # mixed digits need mor
 train_dataloader = dict(batch_size=64, num_workers=1, dataset=_base_.digits_train)
 val_dataloader = dict(batch_size=64, num_workers=1, dataset=_base_.digits_val)
 test_dataloader = val_dataloader
+test_pipeline = val_dataloader['dataset']['pipeline']
 val_evaluator = dict(topk=1)
 test_evaluator = val_evaluator
 

@@ -27,6 +27,7 @@ model = dict(
 train_dataloader = _base_.digits_train_dataloader
 val_dataloader = _base_.digits_val_dataloader
 test_dataloader = val_dataloader
+test_pipeline = val_dataloader['dataset']['pipeline']  # of mmseg's inference_model
 
 # From scratch: a higher peak, for the head too, and less of a warm-up.
 train_cfg = _base_.digits_train_cfg

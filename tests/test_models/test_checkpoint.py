@@ -226,7 +226,7 @@ def test_unreadable_files(tmp_path, flat, name):
 
 
 def test_safetensors(tmp_path, flat):
-    """By ``init_cfg``; a file that was cut off is named."""
+    """By ``init_cfg`` and mmengine's loader; a file that was cut off is named."""
     safetensors = pytest.importorskip('safetensors.torch')
     path = tmp_path / 'network.safetensors'
     weights = {key: value.contiguous() for key, value in flat.items()}
@@ -234,6 +234,9 @@ def test_safetensors(tmp_path, flat):
     backbone = MobileMamba('t2', init_cfg=dict(type='Pretrained', checkpoint=str(path)))
     backbone.init_weights()
     assert answers_right(backbone)
+    other = MobileMamba('t2')
+    load_checkpoint(other, str(path), strict=True)
+    assert answers_right(other)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(CheckpointError, match='damaged or was not downloaded completely'):
         read_checkpoint(path)

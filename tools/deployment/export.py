@@ -156,6 +156,8 @@ def prepare(args, exporter):
     about = build.describe(config, task, model)
     size = build.input_size(about, args.size, args.dynamic)
     warn_of_pictures(about)
+    if not args.dynamic and task != 'backbone':
+        warn_of_size(about, size)
     about.update(size=None if args.dynamic else size, preprocessed=args.preprocess, precision='float32')
     if (args.logits and task != 'segmentation') or (args.topk and task != 'classification'):
         raise build.DeploymentError(f'--logits is for segmentors and --topk for classifiers; this is {task}.')
@@ -176,6 +178,26 @@ def warn_of_pictures(about):
         print(
             f"warning: the config's test pipeline has {', '.join(steps)}, so infer.py and the page "
             f'refuse pictures for this file. Prepare them yourself, as the pipeline does.',
+            file=sys.stderr,
+        )
+
+
+def warn_of_size(about, size):
+    """Say if the test pipeline makes pictures that will be refused, or padded more than PyTorch pads them."""
+    shape = ' x '.join(map(str, size))
+    if about['task'] == 'classification':
+        made = pipeline.largest_sizes(about['resize'])
+        if made and tuple(size) not in map(tuple, made):
+            print(
+                f"warning: the config's test pipeline makes pictures of {made[0][0]} x {made[0][1]} px, and "
+                f'this file takes {shape} alone: infer.py refuses them.',
+                file=sys.stderr,
+            )
+    elif any(step.get('keep_ratio') or step['type'] == 'ResizeEdge' for step in about['resize']):
+        print(
+            f'warning: pictures that are not {shape} px after the test pipeline are padded to that, and '
+            f'PyTorch pads less, so that other objects may be found. Give --size for the shape of yours, or '
+            f'an OUT that ends in .onnx with --dynamic.',
             file=sys.stderr,
         )
 

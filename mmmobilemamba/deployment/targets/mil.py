@@ -179,6 +179,11 @@ def concat(given: Given) -> Tensor:
     return torch.cat([tensor(part) for part in given['values']], numbers(given['axis'])[0])
 
 
+def stack(given: Given) -> Tensor:
+    """Pieces along an axis of their own."""
+    return torch.stack([tensor(part) for part in given['values']], numbers(given['axis'])[0])
+
+
 def reshape(given: Given) -> Tensor:
     """Other axes; 0 stands for the size that there is, -1 for what is left."""
     x, shape = given['x'], numbers(given['shape'])
@@ -328,6 +333,7 @@ OPERATORS: dict[str, Callable[[Given], Any]] = dict(
     pad=pad,
     split=split,
     concat=concat,
+    stack=stack,
     reshape=reshape,
     slice_by_index=slice_by_index,
     transpose=lambda given: given['x'].permute(numbers(given['perm'])),

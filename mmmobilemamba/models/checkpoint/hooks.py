@@ -6,15 +6,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
 from .convert import convert_head
 from .fit import adapt_input, check_form, check_overlap, fitting_weights, is_beyond, is_deployed
 from .layout import is_authors, is_fused, is_ours
-from .read import CheckpointError, entries_below, fetch_checkpoint, unwrap
+from .read import CheckpointError, entries_below, fetch_checkpoint, read_checkpoint, unwrap
 
 if TYPE_CHECKING:
     from ..backbones import MobileMamba
+
+
+# A pattern that comes after those of addresses. `force`: a module may be imported again.
+@CheckpointLoader.register_scheme(r'.*\.safetensors$', force=True)
+def load_from_safetensors(filename: str, map_location: str | None = None) -> Mapping:
+    """The content of a local file of safetensors, for ``load_from`` and ``load_checkpoint``.
+
+    Args:
+        filename (str): Ends in ``.safetensors``.
+        map_location (str, optional): As in ``torch.load``. Defaults to None, the CPU.
+
+    Raises:
+        FileNotFoundError: If there is no such file.
+        CheckpointError: If it cannot be read.
+    """
+    return read_checkpoint(filename, map_location or 'cpu')
 
 
 def adapt_state_dict(backbone: MobileMamba, state_dict: dict[str, Tensor], prefix: str) -> None:
