@@ -18,7 +18,7 @@ from ..conftest import ROOT, load_script, noise_for  # noqa: E402
 from .networks import checkpoint_of, config_of, graph_of  # noqa: E402
 
 tool = load_script('tools/deployment/export.py')
-onnx_exporter = load_script('tools/deployment/onnx_exporter.py')
+graph_exporter = load_script('tools/deployment/graph_exporter.py')
 
 
 def metadata(path):
@@ -100,7 +100,7 @@ def test_detector(tmp_path):
     _, graph, about = graph_of('retinanet', tmp_path)
     about.update(size=[96, 96], preprocessed=False)
     out = tmp_path / 'network.onnx'
-    run = onnx_exporter.OnnxExporter(None).make(graph, about, noise_for((2, 3, 96, 96), 0), out)
+    run = graph_exporter.OnnxExporter(None).make(graph, about, noise_for((2, 3, 96, 96), 0), out)
     proto = onnx.load(out)
     assert onnx_file.operators(proto)['NonMaxSuppression'] == 1
     assert [output.name for output in proto.graph.output] == graph.output_names
@@ -169,7 +169,7 @@ class Classes(torch.nn.Module):
 def test_programs_are_compared_by_probes(tmp_path):
     """Which a program has not that gives classes alone: one of the same network has."""
     graph, image = Classes(), torch.randn(2, 3, 8, 8)
-    run = onnx_exporter.ProgramExporter(None).make(
+    run = graph_exporter.ProgramExporter(None).make(
         graph, dict(task='segmentation', size=[8, 8]), image, tmp_path / 'out.pt2'
     )
     (classes,), (logits, index) = run(image)

@@ -26,7 +26,7 @@ from ..helpers import ODD, randomise
 from . import dense_detectors
 
 tool = load_script('tools/deployment/export.py')
-onnx_exporter = load_script('tools/deployment/onnx_exporter.py')
+graph_exporter = load_script('tools/deployment/graph_exporter.py')
 FOLDERS = ('deeplabv3', 'mask_rcnn', 'mobilemamba', 'pspnet', 'retinanet', 'sem_fpn', 'ssd')
 RECIPES = sorted(
     str(path.relative_to(ROOT / 'configs'))
@@ -125,7 +125,7 @@ def assert_exported(config, side, dynamic, folder):
     graph = tool.build.make_graph(model, 'detection').eval()
     about = dict(task='detection', size=None if dynamic else (side, side), preprocessed=False)
     about.update(mean=[123.675, 116.28, 103.53], std=[58.0] * 3)
-    run = onnx_exporter.OnnxExporter(None).make(
+    run = graph_exporter.OnnxExporter(None).make(
         graph, about, noise_for((2, 3, side, side), 0), folder / 'out.onnx'
     )
     assert tool.compare(graph, run, about, (side, side)) < proof.TOLERANCE

@@ -119,9 +119,9 @@ def test_file_that_has_changed(folder, t2):
 def test_folder_that_cannot_be_written(tmp_path, folder, monkeypatch, t2):
     """The file is used, and nothing is kept beside it; a download has nowhere to go."""
     path = put(folder, 'mobilemamba_t2.pth', t2)
-    tmp_path.chmod(0o755)
-    tmp_path.parent.chmod(0o755)
-    tmp_path.parent.parent.chmod(0o755)
+    for parent in (tmp_path, *tmp_path.parents):
+        if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
+            parent.chmod(0o755)
     folder.chmod(0o555)
     user = os.geteuid()
     if user == 0:  # for whom no folder is read-only

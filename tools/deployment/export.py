@@ -131,7 +131,7 @@ def make_exporter(args):
     """What writes and compares files of the wanted kind; leaves with a message if packages are missing."""
     target = TARGETS.get(args.out.suffix)
     if target is None:
-        from onnx_exporter import OnnxExporter, ProgramExporter
+        from graph_exporter import OnnxExporter, ProgramExporter
 
         return (ProgramExporter if args.out.suffix == '.pt2' else OnnxExporter)(args)
     missing = target.why_not('float16' if args.fp16 else 'int8' if args.int8 else 'float32')

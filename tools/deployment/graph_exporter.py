@@ -1,4 +1,4 @@
-"""What ``export.py`` writes for ONNX Runtime: files of ONNX, and programs of torch.export."""
+"""What ``export.py`` writes with all choices inside: files of ONNX, and programs of torch.export."""
 
 import json
 
