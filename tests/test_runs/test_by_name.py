@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmengine.registry import init_default_scope
 from mmengine.runner import Runner
 from PIL import Image
 
@@ -64,6 +65,7 @@ def test_classifier_by_bare_name(published, tmp_path):
     mim_test('mmmobilemamba', *command, '--cfg-options', *options)
     found = pickle.loads((tmp_path / 'scores.pkl').read_bytes())
     path = str(published / 'mobilemamba_t2.pth')
+    init_default_scope('mmpretrain')  # other tests have left theirs
     classifier = mmpretrain.ImageClassificationInferencer(config_path(config), pretrained=path)
     expected = classifier([each['img_path'] for each in found])
     assert len(found) == 2
