@@ -53,6 +53,13 @@ def mim_test(package, config, name, *options):
     return result.stdout
 
 
+def publish(name, published, folder):
+    """Put a whole model's file where names are looked up; its path, and :func:`config_of` it."""
+    path = published / weights_of(name).file_name
+    torch.save(runner_file(state_dict_of(name)), path)
+    return path, *config_of(name, folder)
+
+
 @pytest.mark.slow
 def test_classifier_by_bare_name(published, tmp_path):
     """The scores are those of the file, read by its path."""
@@ -90,9 +97,7 @@ def test_detector_in_mmdet(published, tmp_path):
     from mmdet.apis import inference_detector, init_detector
 
     name = 'retinanet-b1'
-    path = published / weights_of(name).file_name
-    torch.save(runner_file(state_dict_of(name)), path)
-    config, _ = config_of(name, tmp_path)
+    path, config, _ = publish(name, published, tmp_path)
     output = mim_test('mmdet', config, name, '--work-dir', tmp_path, '--out', tmp_path / 'boxes.pkl')
     assert 'coco/bbox_mAP' in output and 'do not match' not in output
     found = pickle.loads((tmp_path / 'boxes.pkl').read_bytes())
@@ -127,9 +132,7 @@ def test_segmentor_in_mmseg(published, tmp_path):
     from mmseg.apis import inference_model, init_model
 
     name = 'sem-fpn-b4'
-    path = published / weights_of(name).file_name
-    torch.save(runner_file(state_dict_of(name)), path)
-    config, small = config_of(name, tmp_path)
+    path, config, small = publish(name, published, tmp_path)
     small.test_pipeline = small.test_dataloader.dataset.pipeline  # which inference_model reads
     output = mim_test('mmseg', config, name, '--work-dir', tmp_path, '--out', tmp_path / 'maps')
     assert 'mIoU' in output and 'do not match' not in output
