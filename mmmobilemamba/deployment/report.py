@@ -18,6 +18,7 @@ from . import onnx_file
 CHOICES = dict(classification='best classes', detection='objects', segmentation='pixels')
 CLEAR_SCORE = 0.3  # of an object that a user would be shown
 SAME_SCORE, SAME_PLACE = 0.1, 0.5  # an object is the same one if the score is as near, and the IoU above
+SAME_BOX = 0.9  # IoU from which two boxes come from the same place of the maps, or the same proposal
 BLOCK = 5  # calls in a row, after one that is not counted and brings the data back into the caches
 
 
@@ -26,8 +27,9 @@ class Difference(NamedTuple):
 
     Attributes:
         error (float): Largest difference: of logits and maps relative to the largest value; of a detector's
-            scores before suppression as they are; of a segmentor without logits the share of pixels that
-            differ. Infinite if an output is not finite, or its shape another.
+            scores, as they are, before the first suppression and of the objects that are left; of a segmentor
+            without logits the share of pixels that differ. Infinite if an output is not finite, or its shape
+            another.
         same (int): How many choices are the same, see :data:`CHOICES`.
         count (int): Of how many.
         choices (str): What they are.
@@ -90,10 +92,11 @@ class Pair:
             same = expected[0] == found[0]
             error = relative(expected[1], found[1]) if len(found) > 1 else 1 - same.double().mean().item()
             return Difference(error, int(same.sum()), same.numel())
-        probes = zip(*(values[self.count + 1 :: 2] for values in (expected, found)))  # without the boxes
-        errors = [relative(*(x.flatten(1).sort().values for x in scores), scale=1.0) for scores in probes]
+        # A second stage may get another of two proposals that tie: its objects are compared box by box.
+        scores = [values[self.count + 1].flatten(1).sort().values for values in (expected, found)]
         pairs = zip(zip(*expected[:3]), zip(*found[:3]))
-        return sum((objects(*image, *other) for image, other in pairs), Difference(max(errors)))
+        start = Difference(relative(*scores, scale=1.0))
+        return sum((objects(*image, *other) for image, other in pairs), start)
 
     def milliseconds(self, batch: np.ndarray, seconds: float = 1.0) -> list[float]:
         """Median times of both (two float), see :func:`milliseconds`."""
@@ -173,9 +176,14 @@ def objects(
     other_scores: Tensor,
     other_labels: Tensor,
 ) -> Difference:
-    """The :class:`Difference` in what a detector finds in an image: boxes (K, 4), scores and labels (K,)."""
+    """The :class:`Difference` in what a detector finds in an image: boxes (K, 4), scores and labels (K,).
+
+    The error is that of the scores of boxes which are in both.
+    """
     clear = scores >= CLEAR_SCORE
-    same = box_iou(boxes[clear], other_boxes) > SAME_PLACE
-    same &= labels[clear, None] == other_labels
-    same &= (scores[clear, None] - other_scores).abs() < SAME_SCORE
-    return Difference(0.0, int(same.any(1).sum()), int(clear.sum()))
+    overlap = box_iou(boxes[clear], other_boxes) * (labels[clear, None] == other_labels)
+    apart = (scores[clear, None] - other_scores).abs()
+    same = (overlap > SAME_PLACE) & (apart < SAME_SCORE)
+    nearest = apart.where(overlap > SAME_BOX, torch.inf).amin(1)
+    error = nearest[nearest.isfinite()].amax().item() if nearest.isfinite().any() else 0.0
+    return Difference(error, int(same.any(1).sum()), int(clear.sum()))

@@ -265,6 +265,9 @@ def test_agreement_of_objects():
     scores, labels = torch.tensor([0.9, 0.5, 0.1]), torch.tensor([1, 2, 3])
     same = report.objects(boxes, scores, labels, boxes.flip(0) + 1, scores.flip(0) - 0.05, labels.flip(0))
     assert (same.same, same.count) == (2, 2)  # the third is none that is shown
+    assert same.error == 0  # as every box is moved by more than SAME_BOX lets one
+    near = report.objects(boxes, scores, labels, boxes.flip(0) + 0.1, scores.flip(0) - 0.05, labels.flip(0))
+    assert (near.same, near.error) == (2, pytest.approx(0.05, abs=1e-6))
     for change in (
         dict(boxes=boxes + torch.tensor([[0.0], [11.0], [0.0]])),
         dict(scores=scores - torch.tensor([0.0, 0.2, 0.0])),
