@@ -10,11 +10,17 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner.checkpoint import load_state_dict
 from torch import Tensor, nn
 
 from ..models import deploy, set_backend
-from ..models.checkpoint import entries_below, fetch_checkpoint, fitting_weights, is_fused, is_ours
+from ..models.checkpoint import (
+    entries_below,
+    fetch_checkpoint,
+    fitting_weights,
+    is_fused,
+    is_ours,
+    load_whole_model,
+)
 from ..utils import codebase_of
 from .datasets import labels_of
 from .detectors import DenseDetector, TwoStageDetector
@@ -47,7 +53,7 @@ def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
         deploy(model)  # which gives the modules that such a checkpoint is of
     if is_ours(entries_below(state_dict, 'backbone.')):  # else the backbone says what does not fit
         fitting_weights(model.backbone, state_dict)
-    load_state_dict(model, state_dict, strict=True)
+    load_whole_model(model, state_dict)
     deploy(model)
     set_backend(model, 'export')
     model.dataset_meta = (content.get('meta') or {}).get('dataset_meta') or {}

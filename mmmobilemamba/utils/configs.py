@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from argparse import ArgumentTypeError
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -47,3 +48,25 @@ def config_path(name: str) -> str:
         f'There is no recipe {stem!r}{f"; {close[0]!r} is close" if close else ""}. '
         f'`mim search mmmobilemamba` lists them all.'
     )
+
+
+def config_argument(text: str) -> str:
+    """The ``type`` of an argument of argparse that is a config.
+
+    Args:
+        text (str): A file, or a recipe as :func:`config_path` takes it.
+
+    Returns:
+        str: The path of the file.
+
+    Raises:
+        ArgumentTypeError: If there is neither; the message has the nearest name.
+    """
+    if Path(text).is_file():
+        return text
+    if Path(text).name != text:
+        raise ArgumentTypeError(f'there is no config file {text}')
+    try:
+        return config_path(text)
+    except (FileNotFoundError, ValueError) as error:
+        raise ArgumentTypeError(f'there is no config file {text} here. {error}') from error

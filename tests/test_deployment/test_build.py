@@ -4,6 +4,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
@@ -90,3 +91,16 @@ def test_checkpoint_of_another_arch(tmp_path):
     config.model.backbone.arch = 't2'
     with pytest.raises(CheckpointError, match=r'(?s)does not fit this MobileMamba .*It looks like a Mob'):
         build.load_model(config, checkpoint)
+
+
+def test_checkpoint_of_another_head(tmp_path):
+    """The message has the first keys, not all of them."""
+    checkpoint = checkpoint_of('classifier', tmp_path)
+    config = config_of('classifier')
+    content = torch.load(checkpoint, weights_only=True)
+    content['state_dict'].update({f'neck.layers.{index}.weight': torch.zeros(1) for index in range(99)})
+    torch.save(content, checkpoint)
+    message = r'(?s)does not fit this ImageClassifier; it is of another .*neck.layers.0.weight, .*\[...\]'
+    with pytest.raises(CheckpointError, match=message) as error:
+        build.load_model(config, checkpoint)
+    assert len(str(error.value)) < 500

@@ -329,6 +329,7 @@ def test_folder(tmp_path, capsys):
     assert f'{folder / "a.png"} was skipped. It cannot be read: ' in printed.err
     assert 'large.bmp was skipped. x.onnx takes images of 8 x 8 px (height x width), but' in printed.err
     assert 'is 8 x 20 px after' in printed.err
+    assert f'left out of {folder}: notes.txt; pictures end in .bmp, ' in printed.err
     assert '2 of 4 pictures' in printed.out
     content = results(tmp_path / 'out')
     assert content['skipped'] == ['a.png', 'large.bmp']
@@ -387,6 +388,7 @@ def test_what_cannot_be_run(tmp_path):
         (('none.onnx', 'a.png', '--out', 'out'), 'There is no file none.onnx'),
         (('x.onnx', 'a.png', '--out', '.'), '--out . is where the pictures are'),
         (('x.onnx', 'a.png', '--out', 'x.onnx'), '--out must be a folder, but x.onnx is a file'),
+        (('x.onnx', 'a.png', '--out', 'x.onnx/out'), '--out must be a folder, but x.onnx is a file'),
         (('x.onnx', 'a.png', '--out', 'out', '--topk', '0'), '--topk and --threads must be 1 or more'),
         (('x.onnx', 'a.png', '--out', 'out', '--score-threshold', '30'), 'from 0 to 1, not 30'),
     ],

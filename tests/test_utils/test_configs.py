@@ -1,10 +1,12 @@
 """Where the recipes are installed."""
 
+import re
+from argparse import ArgumentTypeError
 from pathlib import Path
 
 import pytest
 
-from mmmobilemamba.utils import config_path, configs
+from mmmobilemamba.utils import config_argument, config_path, configs
 
 from ..conftest import ROOT
 
@@ -42,3 +44,26 @@ def test_path_of_a_recipe():
 def test_no_such_recipe(name, message):
     with pytest.raises(ValueError, match=message):
         config_path(name)
+
+
+def test_config_as_an_argument(tmp_path):
+    """A file comes before a recipe of the same name."""
+    assert Path(config_argument('mobilemamba-b1_8xb128_in1k')).name == 'mobilemamba-b1_8xb128_in1k.py'
+    mine = tmp_path / 'mobilemamba-b1_8xb128_in1k.py'
+    mine.touch()
+    assert config_argument(str(mine)) == str(mine)
+    for text, message in (
+        (f'{tmp_path}/mobilemamba-b2_8xb128_in1k.py', f'there is no config file {tmp_path}/mobilemamba-b2'),
+        ('mobilemamba-b1_in1k.py', "no config file mobilemamba-b1_in1k.py here. .*-b1_.*in1k' is close"),
+    ):
+        with pytest.raises(ArgumentTypeError, match=message):
+            config_argument(text)
+
+
+def test_every_tool_takes_configs_so():
+    """Then a wrong one is a message, and a recipe's name will do."""
+    texts = {path.name: path.read_text() for path in (ROOT / 'tools').rglob('*.py')}
+    tools = [name for name, text in texts.items() if re.search(r"add_argument\(\s*'config'", text)]
+    without = [name for name in tools if not re.search(r'type=.*config_argument', texts[name])]
+    assert len(tools) > 5
+    assert without == ['train.py']  # which mim starts, and whose help is to import nothing

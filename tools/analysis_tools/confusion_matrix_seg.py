@@ -21,6 +21,7 @@ from matplotlib import font_manager
 from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
 
+from mmmobilemamba.utils import config_argument
 from mmmobilemamba.utils.fonts import FontError, choose_fonts, one_line
 from mmmobilemamba.utils.test_results import (
     LabelMaps,
@@ -190,7 +191,9 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('config', help='config of mmseg whose test dataset was predicted')
+    parser.add_argument(
+        'config', type=config_argument, help='config of mmseg whose test dataset was predicted'
+    )
     parser.add_argument('predictions', type=Path, help='folder written by --out, or file of DumpResults')
     parser.add_argument('out', type=Path, help='folder for the matrix')
     parser.add_argument('--font', type=Path, help='font file (TrueType, OpenType) for names of classes')

@@ -27,6 +27,7 @@ from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageDraw, ImageOps
 from scipy import ndimage
 
+from mmmobilemamba.utils import config_argument
 from mmmobilemamba.utils.fonts import FontError, NameFont, choose_fonts, one_line
 from mmmobilemamba.utils.test_results import (
     LabelMaps,
@@ -468,7 +469,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('config', help='config whose test dataset was predicted')
+    parser.add_argument('config', type=config_argument, help='config whose test dataset was predicted')
     parser.add_argument('predictions', type=Path, help='file or folder written by --out')
     parser.add_argument('out', type=Path, help='folder for the pictures')
     parser.add_argument('--number', type=int, default=12, help='images to draw, evenly spread; default 12')

@@ -39,7 +39,7 @@ from mmmobilemamba.deployment import pipeline
 from mmmobilemamba.deployment.errors import DeploymentError
 from mmmobilemamba.models.arch import ARCHS
 from mmmobilemamba.models.layers import SS2D, ChannelScale, FoldedWTEMamba, WTEMamba
-from mmmobilemamba.utils import codebase_of
+from mmmobilemamba.utils import codebase_of, config_argument
 
 
 class RawForward(nn.Module):
@@ -179,7 +179,11 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('config', help='config file of mmpretrain, mmdet or mmseg, or an arch')
+    parser.add_argument(
+        'config',
+        type=lambda text: text if text in ARCHS else config_argument(text),
+        help='config file of mmpretrain, mmdet or mmseg, or an arch',
+    )
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(
         '--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help="default: the config's own"

@@ -29,7 +29,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from mmmobilemamba.deployment import build
 from mmmobilemamba.models.checkpoint import CheckpointError, backbone_part, fetch_checkpoint, is_fused
-from mmmobilemamba.utils import codebase_of
+from mmmobilemamba.utils import codebase_of, config_argument
 from mmmobilemamba.weights import checkpoint_argument
 
 TASKS = dict(mmpretrain='classification', mmdet='detection', mmseg='segmentation')
@@ -206,7 +206,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('config', help='config file of the network')
+    parser.add_argument('config', type=config_argument, help='config file of the network')
     parser.add_argument('model', type=Path, help='exported file, of any runtime')
     parser.add_argument(
         '--checkpoint', type=checkpoint_argument, help='weights for PyTorch, to be scored beside it'

@@ -35,6 +35,7 @@ from mmmobilemamba.deployment import build, calibration, dense_heads, pipeline, 
 from mmmobilemamba.deployment.errors import refusing
 from mmmobilemamba.deployment.targets import TARGETS
 from mmmobilemamba.models.checkpoint import CheckpointError
+from mmmobilemamba.utils import config_argument
 from mmmobilemamba.weights import checkpoint_argument
 
 TO_ONNX = {'.onnx': 'ONNX', '.pt2': 'torch.export'}  # the rest is in TARGETS
@@ -50,15 +51,15 @@ def parse_args(argv):
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument('config', help='config file of the network')
+    parser.add_argument('config', type=config_argument, help='config file of the network')
     parser.add_argument(
         'checkpoint',
         type=checkpoint_argument,
         help="its checkpoint, in the deployed form or not; mobilemamba://NAME is one of the authors'",
     )
-    parser.add_argument('out', type=Path, help='where to write; its ending is the kind')
+    parser.add_argument('out', type=Path, help='the file to write, whose ending says the runtime, see above')
     parser.add_argument(
-        '--to', choices=[suffix[1:] for suffix in SUFFIXES], help='the kind, if the ending is not to say it'
+        '--to', choices=[suffix[1:] for suffix in SUFFIXES], help='the ending to use, if OUT has none of them'
     )
     parser.add_argument(
         '--size',
@@ -70,7 +71,9 @@ def parse_args(argv):
     parser.add_argument('--dynamic', action='store_true', help='height and width are free')
     parser.add_argument('--backbone', action='store_true', help='the maps of the backbone, nothing more')
     parser.add_argument('--topk', type=int, help='classes that a classifier names (default: 5)')
-    parser.add_argument('--logits', action='store_true', help='of a segmentor, too')
+    parser.add_argument(
+        '--logits', action='store_true', help='of a segmentor: write the logits besides the classes'
+    )
     parser.add_argument(
         '--preprocess',
         action='store_true',

@@ -185,8 +185,9 @@ def parse_args(argv):
         parser.error(f'--score-threshold must be from 0 to 1, not {args.score_threshold}')
     if args.topk < 1 or (args.threads is not None and args.threads < 1):
         parser.error('--topk and --threads must be 1 or more')
-    if args.out.exists() and not args.out.is_dir():
-        parser.error(f'--out must be a folder, but {args.out} is a file')
+    file = next((path for path in (args.out, *args.out.parents) if path.is_file()), None)
+    if file:
+        parser.error(f'--out must be a folder, but {file} is a file')
     return args
 
 
@@ -196,10 +197,17 @@ def list_pictures(path, out):
         raise pictures.NetworkError(f'There is no picture or folder {path}.')
     paths = [path]
     if path.is_dir():
-        paths = sorted(p for p in path.iterdir() if p.suffix.lower() in pictures.SUFFIXES and p.is_file())
+        files = sorted(p for p in path.iterdir() if p.is_file() and not p.name.startswith('.'))
+        paths = [p for p in files if p.suffix.lower() in pictures.SUFFIXES]
+        endings = ', '.join(pictures.SUFFIXES)
         if not paths:
-            raise pictures.NetworkError(
-                f'The folder {path} has no pictures; they must end in {", ".join(pictures.SUFFIXES)}.'
+            raise pictures.NetworkError(f'The folder {path} has no pictures; they must end in {endings}.')
+        others = [p.name for p in files if p not in paths]
+        if others:
+            more = f' and {len(others) - 3} more' if len(others) > 3 else ''
+            print(
+                f'left out of {path}: {", ".join(others[:3])}{more}; pictures end in {endings}',
+                file=sys.stderr,
             )
     if paths[0].parent.resolve() == out.resolve():
         raise pictures.NetworkError(

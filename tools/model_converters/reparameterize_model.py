@@ -18,12 +18,11 @@ from pathlib import Path
 import torch
 from mmengine.config import Config, DictAction
 from mmengine.registry import MODELS, init_default_scope
-from mmengine.runner.checkpoint import load_state_dict
 from torch import nn
 
 from mmmobilemamba.models import deploy
-from mmmobilemamba.models.checkpoint import CheckpointError, fetch_checkpoint
-from mmmobilemamba.utils import codebase_of
+from mmmobilemamba.models.checkpoint import CheckpointError, fetch_checkpoint, load_whole_model
+from mmmobilemamba.utils import codebase_of, config_argument
 from mmmobilemamba.weights import checkpoint_argument
 
 TOLERANCE = 1e-3  # relative; folding moves float32 by some 1e-6
@@ -61,7 +60,7 @@ def fold(config, path):
     """
     content = fetch_checkpoint(path)
     model = build(config)
-    load_state_dict(model, content.get('state_dict', content), strict=True)
+    load_whole_model(model, content.get('state_dict', content))
     folded = copy.deepcopy(model)
     options = {f'model.{name}.deploy': True for name in deploy(folded)}
     if not options:
@@ -93,7 +92,7 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('config', help='config file of the model')
+    parser.add_argument('config', type=config_argument, help='config file of the model')
     parser.add_argument(
         'checkpoint',
         type=checkpoint_argument,

@@ -17,7 +17,15 @@ Each imports only from those above it.
 """
 
 from .convert import convert_backbone, convert_head
-from .fit import adapt_input, check_fit, check_form, check_overlap, fitting_weights, is_deployed
+from .fit import (
+    adapt_input,
+    check_fit,
+    check_form,
+    check_overlap,
+    fitting_weights,
+    is_deployed,
+    load_whole_model,
+)
 from .hooks import adapt_classifier, adapt_state_dict, load_pretrained, split_pretrained
 from .layout import backbone_part, describe, guess_archs, is_authors, is_fused, is_ours
 from .names import HEAD_RENAMES, RENAMES, rename
@@ -47,6 +55,7 @@ __all__ = [
     'is_fused',
     'is_ours',
     'load_pretrained',
+    'load_whole_model',
     'read_checkpoint',
     'rename',
     'split_pretrained',

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
-from torch import Tensor
+from mmengine.runner.checkpoint import load_state_dict
+from torch import Tensor, nn
 
 from .convert import convert_backbone
 from .layout import backbone_part, describe, is_fused
@@ -47,6 +49,25 @@ def check_form(folded: bool, wanted: bool, part: str, or_else: str | None = None
             f'deploy=False, load, and call switch_to_deploy(), or deploy the file with '
             f'tools/model_converters/reparameterize_model.py.'
         )
+
+
+def load_whole_model(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
+    """Load weights into all of a model of OpenMMLab.
+
+    Raises:
+        CheckpointError: If a key is left over, missing or of the wrong shape; the message has the first ones.
+    """
+    try:
+        load_state_dict(model, state_dict, strict=True)
+    except CheckpointError:
+        raise
+    except RuntimeError as error:
+        lines = [textwrap.shorten(line, 200) for line in str(error).splitlines() if line.strip()]
+        text = '\n  '.join([*lines[:12], *(['[...]'] if len(lines) > 12 else [])])
+        raise CheckpointError(
+            f'The checkpoint does not fit this {type(model).__name__}; it is of another config, or of '
+            f'another number of classes.\n  {text}'
+        ) from error
 
 
 def fitting_weights(backbone: MobileMamba, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
