@@ -52,6 +52,11 @@ def test_again_and_another_file(mirror, tmp_path, capsys):
     with pytest.raises(SystemExit, match=r"mobilemamba_t2\.pth is another file than the weights 't2'"):
         tool.main(['t2'])
     assert (tmp_path / 'mobilemamba_t2.pth').read_bytes() == b'mine'
+    config = tmp_path / f'{CONFIG}.py'
+    config.write_text(config.read_text() + 'work_dir = "mine"\n')
+    with pytest.raises(SystemExit, match=rf'{CONFIG}\.py is another file than the config; move it away'):
+        tool.main(['t2'])
+    assert 'mine' in config.read_text()
 
 
 @pytest.mark.parametrize('name', ['b9', 'mobilemamba-t2_1xb64-4e_digits-64px'])

@@ -36,10 +36,13 @@ def download(name, folder):
 
     Raises:
         CheckpointError: If the weights cannot be had.
-        FileExistsError: If there is another file under that name.
+        FileExistsError: If there is another file under one of their names.
         ValueError: If there are no weights of that name.
     """
     weights = BY_CONFIG.get(name.removesuffix('.py')) or weights_of(name)
+    config, text = folder / f'{weights.config}.py', text_of(weights.config)
+    if config.exists() and config.read_text(encoding='utf-8') != text:
+        raise FileExistsError(f'{config} is another file than the config; move it away')
     source = fetch(weights.name)
     folder.mkdir(parents=True, exist_ok=True)
     target = folder / Path(weights.file_name).with_suffix(source.suffix)
@@ -52,9 +55,13 @@ def download(name, folder):
             partial.unlink(missing_ok=True)
     elif not filecmp.cmp(source, target, shallow=False):
         raise FileExistsError(f'{target} is another file than the weights {weights.name!r}; move it away')
-    config = folder / f'{weights.config}.py'
-    Config.fromfile(config_path(weights.config), import_custom_modules=False).dump(config)
+    config.write_text(text, encoding='utf-8')
     return target, config
+
+
+def text_of(name):
+    """A config without its bases, as text (str)."""
+    return Config.fromfile(config_path(name), import_custom_modules=False).pretty_text
 
 
 def main(argv=None):
