@@ -476,19 +476,32 @@ Picture resize_like_opencv(const Picture& picture, int width, int height) {
   return result;
 }
 
-Picture resize_like_pillow(const Picture& picture, int width, int height, const std::string& interpolation) {
+Picture with_width(const Picture& picture, int width, const std::string& interpolation) {
   const int c = picture.channels;
   const auto columns = weights_for(picture.width, width, interpolation);
-  const auto rows = weights_for(picture.height, height, interpolation);
-  Picture narrow{width, picture.height, c, Bytes(size_t(width) * picture.height * c)};
+  Picture result{width, picture.height, c, Bytes(size_t(width) * picture.height * c)};
   for (int y = 0; y < picture.height; ++y)
     for (int x = 0; x < width; ++x)
       for (int i = 0; i < c; ++i)
-        narrow.row(y)[size_t(x) * c + i] =
+        result.row(y)[size_t(x) * c + i] =
             weighted(picture.row(y) + size_t(columns[x].first) * c + i, c, columns[x].values);
-  Picture result{width, height, c, Bytes(size_t(width) * height * c)};
-  for (int y = 0; y < height; ++y)
-    for (size_t i = 0; i < size_t(width) * c; ++i)
-      result.row(y)[i] = weighted(narrow.row(rows[y].first) + i, size_t(width) * c, rows[y].values);
   return result;
+}
+
+Picture with_height(const Picture& picture, int height, const std::string& interpolation) {
+  const size_t line = size_t(picture.width) * picture.channels;
+  const auto rows = weights_for(picture.height, height, interpolation);
+  Picture result{picture.width, height, picture.channels, Bytes(line * height)};
+  for (int y = 0; y < height; ++y)
+    for (size_t i = 0; i < line; ++i)
+      result.row(y)[i] = weighted(picture.row(rows[y].first) + i, line, rows[y].values);
+  return result;
+}
+
+// Pixels are rounded between the two passes, so their order matters. It is that of Pillow 13, by observation.
+Picture resize_like_pillow(const Picture& picture, int width, int height, const std::string& interpolation) {
+  const int lost_rows = picture.height - height, lost_columns = picture.width - width;
+  if (lost_rows > 0 && lost_rows > 2 * lost_columns)
+    return with_width(with_height(picture, height, interpolation), width, interpolation);
+  return with_height(with_width(picture, width, interpolation), height, interpolation);
 }

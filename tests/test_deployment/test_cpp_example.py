@@ -162,6 +162,8 @@ STEPS = {
     'bicubic enlarges': ([resize(150, 140, **PILLOW)], (140, 150)),
     'bilinear of Pillow': ([resize(41, 29, backend='pillow')], (29, 41)),
     'name in capitals': ([resize(41, 29, backend='pillow', interpolation='BICUBIC')], (29, 41)),
+    'vertically first': ([resize(90, 20, **PILLOW)], (20, 90)),
+    'lower and wider': ([resize(150, 30, **PILLOW)], (30, 150)),
     'recipe of ImageNet': (
         [dict(type='ResizeEdge', scale=36, edge='short', **PILLOW), dict(type='CenterCrop', crop_size=31)],
         (31, 31),
