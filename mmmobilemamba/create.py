@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from .models.arch import resolve_arch
+from .models.arch import ARCHS, resolve_arch
 from .models.backbones import MobileMamba
 from .models.checkpoint import load_pretrained
 from .models.plain_classifier import MobileMambaClassifier
@@ -14,6 +14,8 @@ from .weights import SCHEME, weights_of
 from .weights.table import BY_NAME
 
 ALL_STAGES = (0, 1, 2)
+# Arguments of MobileMamba that create_model sets itself, and by which.
+SET_BY = dict(init_cfg='pretrained', in_channels='in_chans', adapt_in_channels='in_chans')
 
 
 def create_model(
@@ -58,6 +60,13 @@ def create_model(
         >>> model(torch.rand(1, 3, 256, 256)).shape
         torch.Size([1, 1000])
     """
+    if isinstance(arch, str) and arch.lower() not in ARCHS and arch.lower() in BY_NAME:
+        weights = weights_of(arch)
+        raise ValueError(
+            f'{arch!r} names weights: create_model({weights.arch!r}, pretrained={weights.name!r}).'
+        )
+    for name in SET_BY.keys() & kwargs.keys():
+        raise TypeError(f'create_model takes {SET_BY[name]} instead of {name}.')
     if features_only and drop_rate:
         raise ValueError('drop_rate is of the head, which a network with features_only=True has not.')
     if out_indices is not None and not features_only:
@@ -89,10 +98,13 @@ def find_weights(
         with_head (bool): Whether the head of a classifier is wanted.
 
     Raises:
-        ValueError: If there are no weights of this name, or they are of another network.
+        ValueError: If there are no weights of this name, they are of another network, or ``pretrained`` is
+            none of the above.
     """
     if pretrained is None or pretrained is False:
         return None
+    if not pretrained or not isinstance(pretrained, (bool, str, Path)):
+        raise ValueError(f'pretrained must be True, False, a name or the path of a file, not {pretrained!r}.')
     if pretrained is True:
         if not isinstance(arch, str):
             raise ValueError(
@@ -122,4 +134,4 @@ def is_name(pretrained: str | Path) -> bool:
         return False
     path = Path(pretrained)
     like_a_name = path.name == pretrained and not path.suffix and not path.exists()
-    return pretrained.startswith(SCHEME) or pretrained in BY_NAME or like_a_name
+    return pretrained.startswith(SCHEME) or pretrained.lower() in BY_NAME or like_a_name

@@ -12,7 +12,7 @@ import runpy
 import sys
 from pathlib import Path
 
-CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
+TASKS = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification')
 
 
 def load_config(path, options=()):
@@ -23,7 +23,7 @@ def load_config(path, options=()):
         options (list[str]): Changes to it, each KEY=VALUE.
 
     Raises:
-        ValueError: If there is no such file, or the config is not for one of ``CODEBASES``.
+        ValueError: If there is no such file, or the config is not for one of ``TASKS``.
     """
     if not Path(path).is_file():
         raise ValueError(
@@ -41,7 +41,7 @@ def load_config(path, options=()):
     if codebase_of(config) is None:
         raise ValueError(
             f'{path} has default_scope {config.get("default_scope")!r}, but must have one of '
-            f'{", ".join(CODEBASES)}. Inherit the default_runtime.py of one of them, or set default_scope'
+            f'{", ".join(TASKS)}. Inherit the default_runtime.py of one of them, or set default_scope'
         )
     return config
 
@@ -67,12 +67,20 @@ def check_weights(config, arguments):
     """Look up the published weights that a config and a command line name, ``mobilemamba://b1`` for instance.
 
     Raises:
-        ValueError: If there are none of such a name; the message has the names.
+        ValueError: If there are none of such a name; the message has the names. Or if those to test, which
+            are an argument of their own, are of another task.
     """
+    from mmmobilemamba.utils import codebase_of
     from mmmobilemamba.weights import SCHEME, weights_of
 
     for name in re.findall(rf'{SCHEME}[^\'"\s,)\]]*', ' '.join([str(config), *arguments])):
         weights_of(name)
+    task = TASKS[codebase_of(config)]
+    for weights in map(weights_of, (word for word in arguments if word.startswith(SCHEME))):
+        if weights.task != task:
+            raise ValueError(
+                f'the config is for {task}, and {SCHEME}{weights.name} is a model for {weights.task}'
+            )
 
 
 def options_without_gpu(config, launcher):

@@ -18,8 +18,8 @@ class ContiguousSegVisualizer(SegLocalVisualizer):
     browse_dataset.py passes a transposed one, which OpenCV refuses: ``Layout of the output array img is
     incompatible with cv::Mat``. Source: https://github.com/open-mmlab/mmsegmentation/issues/3405.
 
-    mmseg's inferencer draws with the classes of Cityscapes unless it is told others, whatever the checkpoint
-    says; a model of another number of classes would be drawn with wrong names, and in part not at all.
+    mmseg's inferencer draws with the classes that the checkpoint names, and with those of Cityscapes if it
+    names none; a model of another number of classes would be drawn with wrong names, in part not at all.
     """
 
     def add_datasample(
@@ -45,6 +45,7 @@ class ContiguousSegVisualizer(SegLocalVisualizer):
         if len(names) not in ((1, 2) if channels == 1 else (channels,)):
             raise ValueError(
                 f'The model predicts {max(channels, 2)} classes, but there are names and colours of '
-                f'{len(names)} ({", ".join(map(str, names[:3]))} ...). Of MMSegInferencer, set dataset_name, '
-                f"such as 'ade20k', or classes and palette; elsewhere, metainfo of the dataset."
+                f'{len(names)} ({", ".join(map(str, names[:3]))} ...). If the checkpoint of MMSegInferencer '
+                f'names no classes, set inferencer.model.dataset_meta = dict(classes=[...], palette=[...]); '
+                f'elsewhere, metainfo of the dataset.'
             )

@@ -122,17 +122,18 @@ def _read(address: str, file: BinaryIO) -> None:
         raise (AbsentError if error.code in ABSENT else DownloadError)(f'{address}: {error}') from error
     except (OSError, HTTPException, ValueError) as error:
         raise DownloadError(f'{address}: {error}') from error
-    with response, _bar() as show:
+    with response:
         if response.headers.get_content_type() == 'text/html':  # what some servers have instead of a 404
             raise AbsentError(f'{address} is a web page')
         total = response.headers.get('Content-Length')
         total = int(total) if total else None
         print_log(f'Downloading {address}', logger='current')
         done = 0
-        while block := _next_block(response, address):
-            file.write(block)
-            done += len(block)
-            show(done, total)
+        with _bar() as show:
+            while block := _next_block(response, address):
+                file.write(block)
+                done += len(block)
+                show(done, total)
     if total is not None and done != total:
         raise DownloadError(f'{address}: the connection was cut after {done} of {total} bytes.')
 

@@ -40,6 +40,7 @@ def fetch(name: str) -> Path:
     weights = weights_of(name)
     path = find(weights) or _download_once(weights, weights_folder())
     check_file(path, weights)
+    print_log(f'{SCHEME}{weights.name} is {path}', logger='current')
     return path
 
 

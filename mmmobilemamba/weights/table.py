@@ -7,6 +7,7 @@ https://github.com/lewandofskee/MobileMamba at commit 0980f48, the README and th
 from __future__ import annotations
 
 import json
+import re
 from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
@@ -58,10 +59,15 @@ TABLE = json.loads(Path(__file__).with_name('weights.json').read_text(encoding='
 WEIGHTS = tuple(Weights(**entry) for entry in TABLE)
 BY_NAME = {weights.name: weights for weights in WEIGHTS}
 BY_URL = {weights.url: weights for weights in WEIGHTS}
+BY_CONFIG = {weights.config: weights for weights in WEIGHTS}
 
 
 def weights_of(name: str) -> Weights:
-    """The entry of a name, with ``mobilemamba://`` in front or not, or of an address of metafiles (Weights).
+    """The entry of a name (Weights).
+
+    Args:
+        name (str): As ``'b1'``, in any case, or of the config that the weights are for; with
+            ``mobilemamba://`` in front or not. Or an address of our metafiles.
 
     Raises:
         ValueError: If there is none; the message has those that there are.
@@ -69,9 +75,13 @@ def weights_of(name: str) -> Weights:
     if name in BY_URL:
         return BY_URL[name]
     short = name.removeprefix(SCHEME)
-    if short in BY_NAME:
-        return BY_NAME[short]
-    close = get_close_matches(short, BY_NAME, n=1)
+    plain = short.lower()
+    for table in (BY_NAME, BY_CONFIG):
+        if plain.removesuffix('.py') in table:
+            return table[plain.removesuffix('.py')]
+    # As files and timm's models are called.
+    plain = re.sub(r'^mobilemamba[_-]|\.pth$', '', plain).replace('_', '-').replace('distilled', 'kd')
+    close = [plain] if plain in BY_NAME else get_close_matches(plain, BY_NAME, n=1)
     raise ValueError(
         f'There are no published weights named {short!r}{f"; {close[0]!r} is close" if close else ""}. The '
         f'names are {", ".join(BY_NAME)}.'

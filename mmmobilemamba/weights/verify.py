@@ -138,10 +138,15 @@ def _check_task(state_dict, weights, expected):
         wanted = next(keys for model, keys in MODELS.items() if weights.name.startswith(model))
         others = []
     found = [key for key in state_dict if key.startswith(wanted)]
-    if others or not found:
+    if others:
+        raise CheckpointError(
+            f'{expected}: the backbone fits, but it is of a detector or segmentor, with '
+            f'{" and ".join(others)}, and not of a classifier.'
+        )
+    if not found:
         raise CheckpointError(
             f'{expected}: the backbone fits, but a whole model for {weights.task} has keys that begin with '
-            f'{wanted!r}{f" and none below {others}" if others else ""}.'
+            f'{wanted!r}.'
         )
     classes = [len(state_dict[key]) for key in found if key.endswith(LOGITS)]
     if weights.task == 'classification' and classes != [CLASSES]:

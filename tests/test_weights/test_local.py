@@ -197,7 +197,7 @@ def test_whole_models(folder, name):
         (
             'b1',
             lambda: whole(*KEYS['retinanet-b1']),
-            r"begin with 'head.' and none below \['bbox_head', 'neck'\]",
+            'of a detector or segmentor, with bbox_head and neck, and not of a classifier',
         ),
         ('b1', lambda: without(authors_checkpoint('b1'), 'head.'), "begin with 'head.'"),
     ],

@@ -35,11 +35,19 @@ def test_address():
     assert weights_of('mobilemamba://b1').address == weights_of('b1').address == address
 
 
-def test_unknown_name_gives_the_names():
-    with pytest.raises(
-        ValueError, match=r"named 'b1kd'; 'b1-kd' is close. The names are t2, t2-kd, .*pspnet-b4"
-    ):
-        weights_of('mobilemamba://b1kd')
+def test_names_in_any_case_and_of_configs():
+    b1 = weights_of('b1')
+    for name in ('B1', 'mobilemamba://B1', 'mobilemamba-b1_8xb128_in1k', 'mobilemamba-b1_8xb128_in1k.py'):
+        assert weights_of(name) is b1
+
+
+@pytest.mark.parametrize(
+    'name', ['b1kd', 'b1-distilled', 'mobilemamba_B1_distilled', 'mobilemamba_b1-kd.pth']
+)
+def test_unknown_name_gives_the_names(name):
+    message = rf"named {re.escape(repr(name))}; 'b1-kd' is close. The names are t2, t2-kd, .*pspnet-b4"
+    with pytest.raises(ValueError, match=message):
+        weights_of(f'mobilemamba://{name}')
 
 
 def test_page_has_the_table():

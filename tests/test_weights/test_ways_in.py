@@ -116,3 +116,11 @@ def test_wrong_name_in_training(folder, tmp_path, monkeypatch, capsys, arguments
     assert caught.value.code == 2
     message = f"{arguments[0]}: error: There are no published weights named 't3'. The names are t2,"
     assert message in capsys.readouterr().err
+
+
+def test_weights_of_another_task(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['test.py', CONFIG, 'mobilemamba://retinanet-b1'])
+    with pytest.raises(SystemExit):
+        load_script('tools/train.py').main('test.py', '')
+    message = 'the config is for classification, and mobilemamba://retinanet-b1 is a model for detection'
+    assert message in capsys.readouterr().err

@@ -19,9 +19,7 @@ from mmengine.config import Config
 
 from mmmobilemamba.models.checkpoint import CheckpointError
 from mmmobilemamba.utils import config_path
-from mmmobilemamba.weights import WEIGHTS, fetch, weights_of
-
-BY_CONFIG = {weights.config: weights for weights in WEIGHTS}
+from mmmobilemamba.weights import fetch, weights_of
 
 
 def download(name, folder):
@@ -39,7 +37,7 @@ def download(name, folder):
         FileExistsError: If there is another file under one of their names.
         ValueError: If there are no weights of that name.
     """
-    weights = BY_CONFIG.get(name.removesuffix('.py')) or weights_of(name)
+    weights = weights_of(name)
     config, text = folder / f'{weights.config}.py', text_of(weights.config)
     if config.exists() and config.read_text(encoding='utf-8') != text:
         raise FileExistsError(f'{config} is another file than the config; move it away')
