@@ -126,7 +126,7 @@ def test_errors_are_short(tmp_path):
 def test_search_lists_every_config(tmp_path):
     run(MIM, 'search', 'mmmobilemamba', '--field', 'config', '--json', tmp_path / 'models.json', cwd=tmp_path)
     listed = json.loads((tmp_path / 'models.json').read_text())['config']
-    configs = [path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts]
+    configs = [path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_']
     assert listed == {path.stem: path.relative_to(ROOT).as_posix() for path in configs}
 
 
