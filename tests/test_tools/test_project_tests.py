@@ -1,4 +1,4 @@
-"""``make test-projects``: what it is told of each project, and what it says of one that cannot be installed."""
+"""``make test-projects``: what it is told of each project, and how it names one that cannot be installed."""
 
 import re
 
@@ -31,7 +31,7 @@ def test_a_mend_fits_one_place(tmp_path):
     mend = project_tests.Mend('a.py', 'most = 1', 'most = 2', 'why')
     project_tests.apply(mend, tmp_path)
     assert (tmp_path / 'a.py').read_text() == 'most = 2\n'
-    with pytest.raises(project_tests.StepError, match="does not have 'most = 1' once.*\n.*change PROJECTS"):
+    with pytest.raises(project_tests.StepError, match=r"does not have 'most = 1' once.*\n.*change PROJECTS"):
         project_tests.apply(mend, tmp_path)
 
 
