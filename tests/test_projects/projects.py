@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-from importlib import import_module
-from pathlib import Path
 
 import cv2
 import numpy as np
@@ -44,8 +42,8 @@ def replace(pipeline, **steps):
         step.update(steps.get(step['type'].rpartition('.')[2], {}))
 
 
-def train(config, package, folder):
-    """Train with the ``tools/train.py`` of an installed project, as mim does.
+def train(config, folder):
+    """Train with ``tools/train.py``.
 
     Returns:
         tuple[Path, Path]: The config, and the checkpoint after two iterations with finite losses, in which
@@ -53,17 +51,7 @@ def train(config, package, folder):
     """
     path, work_dir = folder / 'small.py', folder / 'work'
     config.dump(path)
-    tool = Path(import_module(package).__file__).parent / '.mim/tools/train.py'
-    result = subprocess.run(
-        [sys.executable, str(tool), str(path), '--work-dir', str(work_dir)],
-        cwd=folder,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-5000:]
+    run('train.py', path, '--work-dir', work_dir, cwd=folder)
     (log,) = work_dir.glob('*/vis_data/scalars.json')
     losses = [json.loads(line)['loss'] for line in log.read_text().splitlines()]
     assert len(losses) == 2 and np.isfinite(losses).all() and min(losses) > 0
@@ -73,6 +61,27 @@ def train(config, package, folder):
     assert len(saved['optimizer']['state']) == len(list(MODELS.build(config.model).parameters()))
     assert all(value.isfinite().all() for value in saved['state_dict'].values())
     return path, checkpoint
+
+
+def evaluate(path, checkpoint, folder):
+    """What ``tools/test.py`` logs of a checkpoint: scores by name."""
+    run('test.py', path, checkpoint, '--work-dir', folder / 'tested', cwd=folder)
+    (log,) = (folder / 'tested').glob('*/*.json')
+    return json.loads(log.read_text())
+
+
+def run(tool, *arguments, cwd):
+    """Run one of our tools, which hand a config on to those of its project."""
+    result = subprocess.run(
+        [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)],
+        cwd=cwd,
+        env=dict(os.environ, PYTHONPATH=str(ROOT)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    assert result.returncode == 0, result.stdout[-5000:]
 
 
 def draw(folder, number=IMAGES, height=160, width=120):

@@ -6,7 +6,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS, init_default_scope
 
-from .projects import BATCH, IMAGES, recipe, replace, shorten, train
+from .projects import BATCH, IMAGES, evaluate, recipe, replace, shorten, train
 
 pytestmark = pytest.mark.projects
 SIDE = 64
@@ -27,7 +27,7 @@ def videos(tmp_path_factory):
 
 
 def test_recipe(videos, tmp_path):
-    """mmaction2's own tools train it and predict with it."""
+    """mmaction2's own tool trains it and predict with it."""
     from mmaction.apis import inference_recognizer, init_recognizer
 
     config = recipe('mmaction2/tsn_*.py')
@@ -40,7 +40,8 @@ def test_recipe(videos, tmp_path):
             if step['type'] == 'Resize':
                 step['scale'] = (-1, 72) if step['scale'][0] == -1 else (SIDE, SIDE)
     replace(config.test_pipeline, SampleFrames=dict(num_clips=2), TenCrop=dict(crop_size=SIDE))
-    path, checkpoint = train(config, 'mmaction', tmp_path)
+    path, checkpoint = train(config, tmp_path)
+    assert 0 <= evaluate(path, checkpoint, tmp_path)['acc/top1'] <= 1
 
     model = init_recognizer(str(path), str(checkpoint), device='cpu')
     found = inference_recognizer(model, str(videos / '0.mp4'))

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from .projects import draw, recipe, replace, shorten, train
+from .projects import draw, evaluate, recipe, replace, shorten, train
 
 pytestmark = pytest.mark.projects
 SIDE = 128
@@ -31,7 +31,7 @@ def signs(tmp_path_factory):
 
 
 def test_recipe(signs, tmp_path):
-    """mmocr's own tools train it and predict with it."""
+    """mmocr's own tool trains it and predict with it."""
     from mmengine.structures import InstanceData
     from mmocr.apis import TextDetInferencer
 
@@ -40,7 +40,8 @@ def test_recipe(signs, tmp_path):
     for loader in (config.train_dataloader, config.test_dataloader):
         loader.dataset.update(data_root=str(signs), ann_file='words.json')
         replace(loader.dataset.pipeline, Resize=dict(scale=(SIDE, SIDE)), Pad=dict(size=(SIDE, SIDE)))
-    path, checkpoint = train(config, 'mmocr', tmp_path)
+    path, checkpoint = train(config, tmp_path)
+    assert 0 <= evaluate(path, checkpoint, tmp_path)['icdar/hmean'] <= 1
 
     inferencer = TextDetInferencer(str(path), str(checkpoint), device='cpu')
     (found,) = inferencer(str(signs / 'images/0.png'), return_datasamples=True)['predictions']

@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from .projects import draw, recipe, shorten, train
+from .projects import draw, evaluate, recipe, shorten, train
 
 pytestmark = pytest.mark.projects
 HEIGHT, WIDTH = 160, 120
@@ -35,7 +35,7 @@ def people(tmp_path_factory):
 
 @pytest.mark.parametrize('pattern', ['mmpose/td-hm_*.py', 'mmpose/simcc_*.py'])
 def test_recipe(pattern, people, tmp_path):
-    """mmpose's own tools train it and predict with it."""
+    """mmpose's own tool trains it and predict with it."""
     from mmpose.apis import inference_topdown, init_model
 
     config = recipe(pattern)
@@ -44,7 +44,8 @@ def test_recipe(pattern, people, tmp_path):
         loader.dataset.update(data_root=str(people), ann_file='people.json', data_prefix=dict(img='images/'))
     config.test_dataloader.dataset.bbox_file = None
     config.test_evaluator.ann_file = str(people / 'people.json')
-    path, checkpoint = train(config, 'mmpose', tmp_path)
+    path, checkpoint = train(config, tmp_path)
+    assert 0 <= evaluate(path, checkpoint, tmp_path)['coco/AP'] <= 1
 
     model = init_model(str(path), str(checkpoint), device='cpu')
     (found,) = inference_topdown(model, str(people / 'images/0.png'), np.array([[15, 15, 105, 145]]))

@@ -5,7 +5,7 @@ import pytest
 import torch
 from mmengine.registry import MODELS
 
-from .projects import draw, recipe, replace, shorten, train
+from .projects import draw, evaluate, recipe, replace, shorten, train
 
 pytestmark = pytest.mark.projects
 SIDE = 128
@@ -23,7 +23,7 @@ def harbour(tmp_path_factory):
 
 
 def test_recipe(harbour, tmp_path):
-    """mmrotate's own tools train it, and mmdet's predict with it, as mmrotate's pages say."""
+    """mmrotate's own tool trains it, and mmdet's predict with it, as mmrotate's pages say."""
     from mmdet.apis import inference_detector, init_detector
 
     config = recipe('mmrotate/rotated-retinanet-*.py')
@@ -33,7 +33,8 @@ def test_recipe(harbour, tmp_path):
         loader.dataset.data_prefix = dict(img_path='images/')
         replace(loader.dataset.pipeline, Resize=dict(scale=(SIDE, SIDE)))
     config.model.test_cfg.update(score_thr=0.0, max_per_img=10)  # so little training finds nothing sure
-    path, checkpoint = train(config, 'mmrotate', tmp_path)
+    path, checkpoint = train(config, tmp_path)
+    assert 0 <= evaluate(path, checkpoint, tmp_path)['dota/mAP'] <= 1
 
     model = init_detector(str(path), str(checkpoint), device='cpu', palette='random')
     found = inference_detector(model, str(harbour / 'images/0.png')).pred_instances
