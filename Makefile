@@ -5,6 +5,7 @@ LINT_VENV ?= .venv-lint
 WORK ?= work_dirs/demo
 OVERWRITE ?=
 TASKS ?=
+PROJECTS ?=
 JOBS ?= 2
 DEPLOY := ncnn mnn openvino litert coreml
 DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
@@ -15,7 +16,7 @@ BIN := $(if $(filter /%,$(VENV)),,$(CURDIR)/)$(VENV)/bin
 LINT := $(if $(filter /%,$(LINT_VENV)),,$(CURDIR)/)$(LINT_VENV)/bin
 MIM := PATH="$(BIN):$$PATH" "$(BIN)/mim"
 
-.PHONY: help env test test-deploy lint-env lint format data demo train-demo test-demo zoo-demo clean
+.PHONY: help env test test-deploy test-projects lint-env lint format data demo train-demo test-demo zoo-demo clean
 
 help:
 	@echo "make demo    set up, make the data, train, test and picture a small detector (about 10 min after set-up)"
@@ -24,6 +25,8 @@ help:
 	@echo "make data    make the data alone (OVERWRITE=--overwrite replaces what an older version has made)"
 	@echo "make test    set up and run the test suite (JOBS=$(JOBS) files at a time, each with up to 4 GiB)"
 	@echo "make test-deploy  export everything there is and run it in every runtime and a browser"
+	@echo "make test-projects  the recipes for mmpose, mmocr, mmaction2 and mmrotate, each in an environment of its own"
+	@echo "              (PROJECTS='mmpose mmocr' tests some of them)"
 	@echo "make env     the set-up alone (VENV=$(VENV))"
 	@echo "make lint    ruff and mypy, in an environment of their own that takes seconds (LINT_VENV=$(LINT_VENV))"
 	@echo "make format  what ruff can mend by itself"
@@ -41,6 +44,9 @@ test-deploy: env  # what is missing for a part of it (Chromium, npm) is named as
 	"$(BIN)/python" -m pip install -q --no-deps mmdeploy==1.3.1 aenum dill grpcio multiprocess prettytable
 	-"$(BIN)/python" tools/deployment/web/serve.py --fetch
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile --durations 20 -m deploy tests/test_deployment
+
+test-projects: env  # a project that cannot be installed is named and left out
+	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" tools/misc/project_tests.py "$(VENV)" "$(VENV)-projects" $(PROJECTS)
 
 lint-env:
 	@[ "$(LINT_VENV)/.made" -nt requirements/lint.txt ] || { set -x; \

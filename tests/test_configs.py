@@ -16,7 +16,7 @@ from mmmobilemamba.weights import weights_of
 
 from .conftest import ROOT
 
-CONFIGS = sorted(path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts)
+CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
 TWINS = [path for path in CONFIGS if 'digits' in path.stem]
 CODEBASES = dict(
     mobilemamba='mmpretrain',

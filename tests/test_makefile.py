@@ -14,6 +14,7 @@ FOLDERS = ['my clone', "Jörg's (clone) & more"]
 RUNS = {
     'test-demo': [('mim', 'test', 'mmdet')],
     'test': [('python', '-m', 'pytest')],
+    'test-projects': [('python', 'tools/misc/project_tests.py')],
     'data': [('python', 'tools/dataset_converters/digits_scenes.py', 'data/digits_scenes')],
     'train-demo': [
         ('python', 'tools/dataset_converters/digits_scenes.py', 'data/digits_scenes'),

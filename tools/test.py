@@ -1,7 +1,7 @@
 """Test a config of this package with the testing tool of the codebase that it belongs to.
 
 mim test mmmobilemamba NAME.py --checkpoint CHECKPOINT
-python tools/test.py CONFIG CHECKPOINT [any option of mmdet's, mmseg's or mmpretrain's tools/test.py]
+python tools/test.py CONFIG CHECKPOINT [any option of the codebase's tools/test.py]
 torchrun --nproc-per-node 2 tools/test.py CONFIG CHECKPOINT --launcher pytorch
 """
 

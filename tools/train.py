@@ -1,7 +1,7 @@
 """Train a config of this package with the training tool of the codebase that it belongs to.
 
 mim train mmmobilemamba NAME.py
-python tools/train.py CONFIG [any option of mmdet's, mmseg's or mmpretrain's tools/train.py]
+python tools/train.py CONFIG [any option of the codebase's tools/train.py]
 torchrun --nproc-per-node 2 tools/train.py CONFIG --launcher pytorch
 """
 
@@ -12,7 +12,17 @@ import runpy
 import sys
 from pathlib import Path
 
-TASKS = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification')
+# Scopes of configs, and how mim installs what they belong to.
+CODEBASES = dict(
+    mmdet='mmdet',
+    mmseg='mmseg',
+    mmpretrain='mmpretrain',
+    mmaction='mmaction2',
+    mmocr='mmocr',
+    mmpose='mmpose',
+    mmrotate='mmrotate',
+)
+TASKS = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification')  # of published weights
 
 
 def load_config(path, options=()):
@@ -23,7 +33,7 @@ def load_config(path, options=()):
         options (list[str]): Changes to it, each KEY=VALUE.
 
     Raises:
-        ValueError: If there is no such file, or the config is not for one of ``TASKS``.
+        ValueError: If there is no such file, or the config is not for one of ``CODEBASES``.
     """
     if not Path(path).is_file():
         raise ValueError(
@@ -32,18 +42,23 @@ def load_config(path, options=()):
         )
     from mmengine.config import Config, DictAction
 
-    from mmmobilemamba.utils import codebase_of
-
     config = Config.fromfile(path, import_custom_modules=False)
     parser = argparse.ArgumentParser()
     parser.add_argument('options', nargs='*', action=DictAction)
     config.merge_from_dict(parser.parse_args(list(options)).options or {})
-    if codebase_of(config) is None:
+    if scope_of(config) not in CODEBASES:
         raise ValueError(
             f'{path} has default_scope {config.get("default_scope")!r}, but must have one of '
-            f'{", ".join(TASKS)}. Inherit the default_runtime.py of one of them, or set default_scope'
+            f'{", ".join(CODEBASES)}. Inherit the default_runtime.py of one of them, or set default_scope'
         )
     return config
+
+
+def scope_of(config):
+    """Which codebase a config is for; None if it does not say."""
+    from mmmobilemamba.utils import codebase_of
+
+    return codebase_of(config) or config.get('default_scope')
 
 
 def stock_tool(codebase, name):
@@ -54,13 +69,17 @@ def stock_tool(codebase, name):
     """
     spec = importlib.util.find_spec(codebase)
     if spec is None:
-        raise ValueError(f'the config needs {codebase}, which is not installed: `mim install {codebase}`')
+        raise ValueError(
+            f'the config needs {codebase}, which is not installed: `mim install {CODEBASES[codebase]}`'
+        )
     package = Path(spec.origin).parent
     # Editable installs may have no .mim; their tools are beside the package.
     for folder in (package / '.mim' / 'tools', package.parent / 'tools'):
         if (folder / name).is_file():
             return folder / name
-    raise ValueError(f'{package} has no .mim/tools/{name}; reinstall it with `mim install {codebase}`')
+    raise ValueError(
+        f'{package} has no .mim/tools/{name}; reinstall it with `mim install {CODEBASES[codebase]}`'
+    )
 
 
 def check_weights(config, arguments):
@@ -70,14 +89,13 @@ def check_weights(config, arguments):
         ValueError: If there are none of such a name; the message has the names. Or if those to test, which
             are an argument of their own, are of another task.
     """
-    from mmmobilemamba.utils import codebase_of
     from mmmobilemamba.weights import SCHEME, weights_of
 
     for name in re.findall(rf'{SCHEME}[^\'"\s,)\]]*', ' '.join([str(config), *arguments])):
         weights_of(name)
-    task = TASKS[codebase_of(config)]
+    task = TASKS.get(scope_of(config))
     for weights in map(weights_of, (word for word in arguments if word.startswith(SCHEME))):
-        if weights.task != task:
+        if task and weights.task != task:
             raise ValueError(
                 f'the config is for {task}, and {SCHEME}{weights.name} is a model for {weights.task}'
             )
@@ -116,13 +134,11 @@ def main(name, description):
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes to the config'
     )
     args, _ = parser.parse_known_args()
-    from mmmobilemamba.utils import codebase_of
-
     try:
         config = load_config(args.config, args.cfg_options)
         check_weights(config, sys.argv[2:])
-        tool = stock_tool(codebase_of(config), name)
-    except ValueError as error:
+        tool = stock_tool(scope_of(config), name)
+    except (ModuleNotFoundError, ValueError) as error:  # a codebase that a config inherits from, for one
         parser.error(str(error))
     from mmengine.device import get_device
 

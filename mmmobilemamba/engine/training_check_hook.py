@@ -193,7 +193,7 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
         ValueError: If one has too few, or the names are given as they were before mmengine.
     """
     metainfo = getattr(dataset, 'metainfo', None) or {}
-    if 'CLASSES' in metainfo:
+    if 'CLASSES' in metainfo and 'num_keypoints' not in metainfo:  # mmpose's datasets enter both themselves
         raise ValueError(
             "The names of the classes are given as metainfo=dict(CLASSES=...), which mmengine's datasets do "
             'not read: write metainfo=dict(classes=...).'

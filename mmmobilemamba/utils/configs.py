@@ -39,7 +39,8 @@ def config_path(name: str) -> str:
         >>> detector = DetInferencer(config, 'mobilemamba://retinanet-b1')
     """
     folder = find_root() / 'configs'
-    configs = {path.stem: path for path in folder.glob('*/*.py') if path.parent.name != '_base_'}
+    paths = folder.rglob('*.py')
+    configs = {path.stem: path for path in paths if '_base_' not in path.relative_to(folder).parts}
     stem = name.removesuffix('.py')
     if stem in configs:
         return str(configs[stem])

@@ -391,3 +391,5 @@ def test_classes_as_they_were_before_mmengine(tmp_path):
     batches = dict(batch_size=4, sampler=dict(type='DefaultSampler', shuffle=True))
     with pytest.raises(ValueError, match=r'\(CLASSES=...\), .* write metainfo=dict\(classes=...\)'):
         build(tmp_path, dict(batches, dataset=Named(CLASSES=('a', 'b')))).train()
+    # mmpose 1.3.2 writes this key into its datasets by itself.
+    build(tmp_path, dict(batches, dataset=Named(CLASSES=('person',), num_keypoints=17))).train()

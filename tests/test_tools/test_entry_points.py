@@ -105,9 +105,9 @@ def test_stock_tool_of_an_editable_install(monkeypatch, tmp_path):
 
 def test_what_cannot_be_run(tmp_path, monkeypatch):
     config = tmp_path / 'config.py'
-    config.write_text("default_scope = 'mmpose'\n")
+    config.write_text("default_scope = 'mmtrack'\n")
     with pytest.raises(
-        ValueError, match="default_scope 'mmpose', but must have one of mmdet, mmseg, mmpretrain"
+        ValueError, match="default_scope 'mmtrack', but must have one of mmdet, mmseg, mmpretrain, mmaction,"
     ):
         train.load_config(config)
     with pytest.raises(ValueError, match='there is no config retinanet'):
@@ -115,6 +115,8 @@ def test_what_cannot_be_run(tmp_path, monkeypatch):
     monkeypatch.setattr(importlib.util, 'find_spec', lambda name: None)
     with pytest.raises(ValueError, match='needs mmseg, which is not installed: `mim install mmseg`'):
         train.stock_tool('mmseg', 'train.py')
+    with pytest.raises(ValueError, match='needs mmaction, which is not installed: `mim install mmaction2`'):
+        train.stock_tool('mmaction', 'train.py')
 
 
 def test_errors_are_short(tmp_path):
@@ -126,7 +128,7 @@ def test_errors_are_short(tmp_path):
 def test_search_lists_every_config(tmp_path):
     run(MIM, 'search', 'mmmobilemamba', '--field', 'config', '--json', tmp_path / 'models.json', cwd=tmp_path)
     listed = json.loads((tmp_path / 'models.json').read_text())['config']
-    configs = [path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts]
+    configs = [path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_']
     assert listed == {path.stem: path.relative_to(ROOT).as_posix() for path in configs}
 
 
