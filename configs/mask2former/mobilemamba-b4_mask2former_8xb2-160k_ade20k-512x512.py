@@ -25,7 +25,11 @@ model = dict(
         num_outs=4,
         norm_cfg=dict(type='GN', num_groups=32),
     ),
-    decode_head=dict(in_channels=[256, 256, 256, 256], strides=[8, 16, 32, 64]),
+    decode_head=dict(
+        in_channels=[256, 256, 256, 256],
+        strides=[8, 16, 32, 64],  # not read in mmdet 3.3.0, whose pixel decoder has its own
+        pixel_decoder=dict(strides=[8, 16, 32, 64]),
+    ),
 )
 
 default_hooks = dict(training_check=dict(type='TrainingCheckHook'))

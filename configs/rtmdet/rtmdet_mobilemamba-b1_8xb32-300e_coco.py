@@ -28,5 +28,6 @@ model = dict(
     ],
 )
 
+auto_scale_lr = dict(base_batch_size=256)  # 8 x 32; the config that is inherited says 16
 default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
 runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too

@@ -98,6 +98,8 @@ def cut(config, side=SIDE):
         if key in ('scale', 'crop_size', 'size'):
             several = isinstance(value, (list, tuple))
             value = tuple(min(v, side) for v in value) if several else min(value, side)
+        if key == 'scales':
+            value = [cut(dict(scale=scale), side)['scale'] for scale in value]
         result[key] = cut(value, side) if key in ('transforms', 'transform') else value
     return result
 
