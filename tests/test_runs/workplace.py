@@ -100,7 +100,7 @@ def cut(config, side=SIDE):
             value = tuple(min(v, side) for v in value) if several else min(value, side)
         if key == 'scales':
             value = [cut(dict(scale=scale), side)['scale'] for scale in value]
-        result[key] = cut(value, side) if key in ('transforms', 'transform') else value
+        result[key] = cut(value, side) if key in ('transforms', 'transform', 'batch_augments') else value
     return result
 
 
@@ -146,7 +146,9 @@ def small_config(path, work_dir, iterations=1, batch_size=2, processes=1):
         if test_cfg and 'score_thr' in test_cfg:
             test_cfg.score_thr = 0.0  # so little training finds nothing that is sure
     if 'rcnn' in (config.model.get('train_cfg') or {}):
-        config.model.train_cfg.rcnn.sampler.num = 64  # regions of an image, where each costs most
+        stages = config.model.train_cfg.rcnn
+        for stage in stages if isinstance(stages, list) else [stages]:
+            stage.sampler.num = 64  # regions of an image, where each costs most
     config.default_hooks.checkpoint.update(interval=-1, save_last=False)
     config.update(work_dir=str(work_dir), experiment_name=f'{path.stem}-{work_dir.name}', log_level='ERROR')
     config.randomness = dict(seed=0)
