@@ -26,5 +26,7 @@ model = dict(
 )
 
 train_dataloader = dict(batch_size=8, num_workers=8)
-optim_wrapper = dict(paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=10.0)}))  # as in SegFormer's recipes
+optim_wrapper = dict(
+    paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=10.0)})
+)  # as in SegFormer's recipes
 visualizer = dict(type='ContiguousSegVisualizer')

@@ -17,10 +17,10 @@ CHANNELS = re.compile(r'(^|_)channels$')  # the keys under which widths stand
 def match_widths(model_type: str, backbone: dict[str, Any], **model: Any) -> nn.Module:
     """Build a detector or segmentor with the widths that its backbone's ``arch`` has.
 
-    Where any part of the model, however deep, says ``in_channels``, ``feat_channels``, ``c1_in_channels`` or
-    another key that ends in ``channels``, ``'stage0'``, ``'stage1'`` and ``'stage2'`` stand for the channels of
-    MobileMamba's stages, alone or in a list, so that ``model.backbone.arch`` is all there is to change for
-    another size. Numbers stay as they are.
+    Under every key that ends in ``channels``, like ``in_channels`` or ``c1_in_channels``, however deep in the
+    model, ``'stage0'``, ``'stage1'`` and ``'stage2'`` stand for the channels of MobileMamba's stages, alone
+    or in a list, so that ``model.backbone.arch`` is all there is to change for another size. Numbers stay
+    as they are.
 
     Args:
         model_type (str): ``type`` of the model, like ``'RetinaNet'`` or ``'EncoderDecoder'``.

@@ -1,4 +1,4 @@
-"""The recipes that nobody has trained, and what docs/any_project.md says of stock configs: widths and strides.
+"""Recipes that nobody has trained, and what docs/any_project.md says of stock configs: widths and strides.
 
 On the meta device, so that a network has shapes and no values.
 """
@@ -7,6 +7,7 @@ import copy
 import itertools
 from functools import cache
 
+import mmengine
 import pytest
 import torch
 from mmengine.config import Config
@@ -156,11 +157,13 @@ def test_images_are_those_of_the_weights(name):
 
 @pytest.mark.parametrize('name', STARTING_POINTS)
 def test_parameters(name):
-    """Those of the table; and the backbone has the parts that its maps need alone."""
-    model = build(load(name))
-    assert len(model.backbone.stages) == (2 if name in ('rtmdet', 'yolox') else 3)
-    page = (ROOT / 'configs' / STARTING_POINTS[name]).parent / 'README.md'
-    assert f'| {count(model) / 1e6:.2f} M |' in page.read_text()
+    """Those of the metafile, of twins, too; and the backbone has the stages that its maps need alone."""
+    for entry in mmengine.load(ROOT / f'configs/{name}/metafile.yml')['Models']:
+        config = Config.fromfile(ROOT / entry['Config'])
+        init_default_scope(config.default_scope)
+        model = build(config)
+        assert count(model) == entry['Metadata']['Parameters'], entry['Name']
+        assert len(model.backbone.stages) == (2 if name in ('rtmdet', 'yolox') else 3)
 
 
 @pytest.mark.parametrize(('name', 'side'), [('yolox_64', 544), ('rtmdet_64', 160)])
@@ -203,7 +206,9 @@ def test_lraspp_wants_a_stride_of_16():
 def test_dino_with_finer_levels():
     """The neck that the page names, for the strides of the stock config."""
     text = ' '.join((ROOT / 'docs/any_project.md').read_text().split())
-    neck = "dict(_delete_=True, type='DeconvFPN', in_channels=['stage0', 'stage1', 'stage2'], out_channels=256, "
+    neck = (
+        "dict(_delete_=True, type='DeconvFPN', in_channels=['stage0', 'stage1', 'stage2'], out_channels=256, "
+    )
     neck += "num_outs=4, norm_cfg=dict(type='GN', num_groups=32))"
     assert f'`{neck}`' in text
     config = load('dino')

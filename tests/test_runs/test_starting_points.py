@@ -1,4 +1,4 @@
-"""Recipes that nobody has trained, and the configs of docs/any_project.md: T2 learns in each, and is tested."""
+"""Recipes that nobody has trained, and the configs of docs/any_project.md: two iterations of T2, and a test."""
 
 import math
 
@@ -13,7 +13,7 @@ from . import workplace
 from .workplace import STARTING_POINTS, small_config
 
 METRICS = dict(mmdet={'coco/bbox_mAP', 'coco/bbox_mAP_50'}, mmseg={'aAcc', 'mIoU', 'mAcc'})
-# Steps that make objects smaller still, for which a level may then have none; the stock hooks drop them at last.
+# They make objects smaller still, so that a level may have none; stock hooks drop them at the end, too.
 MIXES = {'Mosaic', 'RandomAffine', 'MixUp', 'CachedMosaic', 'CachedMixUp'}
 PAGE = dict(config_snippets(ROOT / 'docs/any_project.md'))
 
