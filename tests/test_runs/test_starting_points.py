@@ -1,4 +1,4 @@
-"""Recipes that nobody has trained, and the configs of docs/any_project.md: two iterations of T2, and a test."""
+"""Recipes that nobody has trained, and the configs of docs/any_project.md: T2 for two iterations, and a test."""
 
 import math
 
