@@ -15,6 +15,7 @@ from mmmobilemamba import MobileMamba
 from mmmobilemamba.weights import weights_of
 
 from .conftest import ROOT
+from .test_runs.workplace import UNTRAINED
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
 TWINS = [path for path in CONFIGS if 'digits' in path.stem]
@@ -26,17 +27,33 @@ CODEBASES = dict(
     deeplabv3='mmseg',
     sem_fpn='mmseg',
     pspnet='mmseg',
+    **dict.fromkeys(('faster_rcnn', 'fcos', 'rtmdet', 'yolox', 'dino'), 'mmdet'),
+    **dict.fromkeys(('upernet', 'segformer', 'mask2former'), 'mmseg'),
 )
 ARCH = r'mobilemamba-(?P<arch>t2|t4|s6|b1|b2|b4)'
+SEGMENTORS = dict(
+    deeplabv3='deeplabv3',
+    sem_fpn='fpn',
+    pspnet='pspnet',
+    upernet='upernet',
+    segformer='segformer',
+    mask2former='mask2former',
+)
 GPUS = r'(?P<gpus>\d+)xb(?P<batch>\d+)'
 NAMES = dict(
     mobilemamba=rf'{ARCH}_{GPUS}(-(?P<epochs>\d+)e)?(-kd)?_(in1k|digits)(-(?P<size>\d+)px)?',
     retinanet=rf'retinanet_{ARCH}_fpn_((?P<times>1)x_coco|(?P<epochs>\d+)e_digits)',
     mask_rcnn=rf'mask-rcnn_{ARCH}_fpn_((?P<times>1)x_coco|(?P<epochs>\d+)e_digits)',
+    faster_rcnn=rf'faster-rcnn_{ARCH}_fpn_((?P<times>1)x_coco|(?P<epochs>\d+)e_digits)',
+    fcos=rf'fcos_{ARCH}_fpn_gn-head_((?P<times>1)x_coco|(?P<epochs>\d+)e_digits)',
+    **{
+        folder: rf'{method}_{ARCH}_{GPUS}-(?P<epochs>\d+)e_(coco|digits)'
+        for folder, method in dict(rtmdet='rtmdet', yolox='yolox', dino='dino-4scale').items()
+    },
     ssd=rf'ssdlite_{ARCH}_({GPUS}-)?(?P<size>\d+)-(?P<epochs>\d+)e_(coco|digits)',
     **{
         folder: rf'{ARCH}_{method}_{GPUS}-(?P<iterations>\d+k?)_(ade20k|digits)-(?P<size>\d+)x(?P=size)'
-        for folder, method in dict(deeplabv3='deeplabv3', sem_fpn='fpn', pspnet='pspnet').items()
+        for folder, method in SEGMENTORS.items()
     },
 )
 # What registers what; each is imported by the module of its codebase.
@@ -96,7 +113,7 @@ def test_parse_from_an_empty_folder_in_a_fresh_process(tmp_path):
     )
     assert result.returncode == 0, result.stderr[-3000:]
     found = json.loads(result.stdout.splitlines()[-1])
-    assert set(found) == set(map(str, CONFIGS)) and len(found) >= 19 + len(TWINS) >= 26
+    assert set(found) == set(map(str, CONFIGS)) and len(found) >= 19 + len(UNTRAINED) + len(TWINS) >= 34
     assert not any(imports['allow_failed_imports'] for imports in found.values())
 
 

@@ -9,6 +9,7 @@ from mmmobilemamba.weights import SCHEME, WEIGHTS
 
 from .conftest import ROOT
 from .test_docs import METAFILES, is_rounded, rows_of
+from .test_runs.workplace import UNTRAINED
 
 MODELS = [(path, model) for path in METAFILES for model in mmengine.load(path)['Models']]
 METRICS = {'top-1': 'Top 1 Accuracy', 'box AP': 'box AP', 'mIoU': 'mIoU'}
@@ -16,12 +17,17 @@ BY_CONFIG = {weights.config: weights for weights in WEIGHTS}
 TASKS = dict(classification='Image Classification', detection='Object Detection', segmentation='Semantic')
 
 
+def is_trained(model):
+    """Starting points have no results."""
+    return 'Results' in model
+
+
 def stem_of(model):
     return re.search(r'([^/]+)\.py$', model['Config'])[1]
 
 
 def test_every_file_belongs_to_a_recipe():
-    recipes = {stem_of(model) for _, model in MODELS if 'digits' not in model['Name']}
+    recipes = {stem_of(model) for _, model in MODELS if 'digits' not in model['Name'] and is_trained(model)}
     assert set(BY_CONFIG) == recipes and len(recipes) == len(WEIGHTS) == 19
 
 
@@ -38,6 +44,20 @@ def test_metafile_agrees_with_the_table(item):
     assert result['Metrics'][METRICS[weights.metric]] == weights.score
     assert f'-{weights.arch}_' in model['Name']
     assert ('-kd_' in model['Name']) == weights.name.endswith('-kd')
+
+
+def test_starting_points_say_so():
+    """In the metafile, the README and the config; and no figure stands beside."""
+    found = [(path, model) for path, model in MODELS if not is_trained(model)]
+    assert {path.parent.name for path, _ in found} == UNTRAINED
+    for path, model in found:
+        assert set(model['Metadata']) - {'Training Data'} == {'Results Source', 'Parameters'}
+        assert model['Metadata']['Results Source'] == 'none, not trained'
+        if 'digits' not in model['Name']:
+            assert 'nobody has trained' in ' '.join((ROOT / model['Config']).read_text().split('\n# '))
+        page = path.with_name('README.md').read_text()
+        assert '**A starting point.** Nobody has trained it' in page
+        assert not re.search(r'(AP|mIoU|top-1) \d', page)
 
 
 @pytest.mark.parametrize('metafile', METAFILES, ids=lambda path: path.parent.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from mmengine.registry import MODELS
@@ -9,16 +10,17 @@ from torch import nn
 
 from .arch import resolve_arch
 
-KEYS = ('in_channels', 'out_channels')
+CHANNELS = re.compile(r'(^|_)channels$')  # the keys under which widths stand
 
 
 @MODELS.register_module()
 def match_widths(model_type: str, backbone: dict[str, Any], **model: Any) -> nn.Module:
     """Build a detector or segmentor with the widths that its backbone's ``arch`` has.
 
-    Where a neck or head says ``in_channels`` or ``out_channels``, ``'stage0'``, ``'stage1'`` and
-    ``'stage2'`` stand for the channels of MobileMamba's stages, alone or in a list, so that
-    ``model.backbone.arch`` is all there is to change for another size. Numbers stay as they are.
+    Under every key that ends in ``channels``, like ``in_channels`` or ``c1_in_channels``, however deep in the
+    model, ``'stage0'``, ``'stage1'`` and ``'stage2'`` stand for the channels of MobileMamba's stages, alone
+    or in a list, so that ``model.backbone.arch`` is all there is to change for another size. Numbers stay
+    as they are.
 
     Args:
         model_type (str): ``type`` of the model, like ``'RetinaNet'`` or ``'EncoderDecoder'``.
@@ -47,12 +49,12 @@ def match_widths(model_type: str, backbone: dict[str, Any], **model: Any) -> nn.
 
 
 def _replace(value, widths, path='model'):
-    """``value`` with names of stages replaced by widths wherever a key is one of ``KEYS``."""
+    """``value`` with names of stages replaced by widths wherever a key fits ``CHANNELS``."""
     if isinstance(value, (list, tuple)):
         return type(value)(_replace(item, widths, path) for item in value)
     if isinstance(value, dict):
         return type(value)({key: _replace(item, widths, f'{path}.{key}') for key, item in value.items()})
-    if not isinstance(value, str) or path.rpartition('.')[2] not in KEYS:
+    if not isinstance(value, str) or not CHANNELS.search(path.rpartition('.')[2]):
         return value
     if value not in widths:
         raise ValueError(f'{path} is {value!r}; allowed are numbers and {", ".join(map(repr, widths))}.')

@@ -46,6 +46,23 @@ def test_names_become_widths(built, arch):
     )
 
 
+def test_every_key_of_channels(built):
+    """However a head calls them, however deep; not what merely contains the word."""
+    fine, middle, coarse = ARCHS['t2']['embed_dims']
+    found = built(
+        decode_head=dict(channels='stage1', c1_in_channels='stage0', feat_channels=['stage2', 256]),
+        panoptic_head=dict(pixel_decoder=dict(in_channels=['stage0', 'stage1', 'stage2'])),
+        neck=[dict(in_channels='stage0'), dict(in_channels=[8, 8])],
+        other=dict(channels_of='stage0', mychannels='stage0'),
+    ).model
+    assert found == dict(
+        decode_head=dict(channels=middle, c1_in_channels=fine, feat_channels=[coarse, 256]),
+        panoptic_head=dict(pixel_decoder=dict(in_channels=[fine, middle, coarse])),
+        neck=[dict(in_channels=fine), dict(in_channels=[8, 8])],
+        other=dict(channels_of='stage0', mychannels='stage0'),
+    )
+
+
 def test_result_is_the_plain_model(built):
     """The backbone gets its config as it is; nothing of this is left in the model."""
     model = built(dict(arch='t2', out_indices=(0, 1)), neck=dict(in_channels='stage0'))
@@ -76,6 +93,7 @@ def test_arch_may_be_a_dict(built):
         (dict(neck=dict(in_channels=['stage0', 'stage3'])), 'model.neck.in_channels'),
         (dict(roi_head=dict(bbox_head=dict(out_channels='stage3'))), 'model.roi_head.bbox_head.out_channels'),
         (dict(decode_head=[dict(), dict(in_channels='stage3')]), 'model.decode_head.in_channels'),
+        (dict(decode_head=dict(c1_in_channels='stage3')), 'model.decode_head.c1_in_channels'),
     ],
 )
 def test_unknown_name(model, path):

@@ -1,0 +1,31 @@
+# Faster R-CNN with MobileMamba-B1, 12 epochs of COCO 2017; a starting point that nobody has trained.
+_base_ = [
+    'mmdet::_base_/models/faster-rcnn_r50_fpn.py',
+    'mmdet::_base_/datasets/coco_detection.py',
+    'mmdet::_base_/default_runtime.py',
+    '../_base_/schedules/coco_adamw_12e.py',
+]
+custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
+
+# The authors' ImageNet weights of B1, fetched at the first training; or the path of a file.
+checkpoint = 'mobilemamba://b1'
+
+# For another size, change `arch` and `checkpoint`; the widths follow.
+model = dict(
+    type='match_widths',
+    model_type='FasterRCNN',
+    backbone=dict(
+        _delete_=True,
+        type='MobileMamba',
+        arch='b1',
+        out_indices=(0, 1, 2),
+        norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
+    # Two finer levels: anchors and regions start at stride 4.
+    neck=dict(type='DeconvFPN', in_channels=['stage0', 'stage1', 'stage2'], num_extra_trans_convs=2),
+)
+
+train_dataloader = dict(batch_size=4, num_workers=4)
+default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
+runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too

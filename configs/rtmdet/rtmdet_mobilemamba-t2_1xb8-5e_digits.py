@@ -1,0 +1,36 @@
+# The COCO recipe made small enough for two CPU cores: T2 from scratch on the digits scenes. Without mosaics
+# and other mixtures, random sizes and a moving average, which pay only in a long training.
+_base_ = [
+    './rtmdet_mobilemamba-b1_8xb32-300e_coco.py',
+    '../_base_/datasets/digits_coco.py',
+    '../_base_/schedules/digits_epochs.py',
+]
+
+model = dict(backbone=dict(arch='t2', init_cfg=None), bbox_head=dict(num_classes=10))
+
+size = (160, 160)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='Resize', scale=size, keep_ratio=True),
+    dict(type='PackDetInputs'),  # no flip: a digit has a right way round
+]
+test_pipeline = _base_.test_pipeline
+test_pipeline[1]['scale'] = size
+test_pipeline[2]['size'] = size
+train_dataloader = dict(
+    batch_size=8, num_workers=1, dataset=dict(**_base_.digits_train, pipeline=train_pipeline)
+)
+val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**_base_.digits_val, pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = _base_.digits_evaluator
+test_evaluator = val_evaluator
+
+# A short warm-up times a cosine over the whole training.
+train_cfg = dict(max_epochs=5, val_interval=5, dynamic_intervals=None)
+optim_wrapper = dict(optimizer=dict(lr=1e-3))
+param_scheduler = _base_.digits_param_scheduler
+default_hooks = _base_.digits_hooks
+custom_hooks = []
+log_processor = dict(window_size=20)
+auto_scale_lr = dict(base_batch_size=8)

@@ -1,0 +1,38 @@
+# YOLOX-s with MobileMamba-B1, 300 epochs of COCO 2017; a starting point that nobody has trained.
+_base_ = 'mmdet::yolox/yolox_s_8xb8-300e_coco.py'
+custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
+
+# The authors' ImageNet weights of B1, fetched at the first training; or the path of a file.
+checkpoint = 'mobilemamba://b1'
+
+# Stages 0 and 1 have strides 16 and 32; DeconvFPN puts stride 8 in front, and the PAFPN is YOLOX-s's.
+pafpn = _base_.model.neck
+pafpn['in_channels'] = [128, 128, 128]
+
+# For another size, change `arch` and `checkpoint`; the widths follow.
+model = dict(
+    type='match_widths',
+    model_type='YOLOX',
+    # As the ImageNet weights expect; YOLOX's own network sees BGR images from 0 to 255.
+    data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
+    backbone=dict(
+        _delete_=True,
+        type='MobileMamba',
+        arch='b1',
+        out_indices=(0, 1),
+        init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
+    ),
+    neck=[
+        dict(type='DeconvFPN', in_channels=['stage0', 'stage1'], out_channels=128, num_outs=3),
+        pafpn,
+    ],
+)
+
+# AdamW, with which the authors train this backbone everywhere, at RTMDet's rate for such a batch.
+base_lr = 1e-3
+optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=base_lr, weight_decay=0.05))
+param_scheduler = _base_.param_scheduler
+param_scheduler[1]['eta_min'] = base_lr * 0.05
+
+default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
+runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too
