@@ -38,7 +38,8 @@ def match_widths(model_type: str, backbone: dict[str, Any], **model: Any) -> nn.
         >>> model = dict(type='match_widths', model_type='RetinaNet', neck=neck, ...)
     """
     kind = backbone.get('type')  # a class in configs of mmengine's pure Python style
-    if getattr(kind, '__name__', kind) != 'MobileMamba' or 'arch' not in backbone:
+    name = str(getattr(kind, '__name__', kind))  # with a scope in front, or what mmmobilemamba.mmaction has
+    if not name.endswith('MobileMamba') or 'arch' not in backbone:
         raise ValueError(
             f"match_widths takes widths from backbone=dict(type='MobileMamba', arch=...), not from "
             f'{dict(backbone)}. For another backbone use type={model_type!r} and write the widths as numbers.'

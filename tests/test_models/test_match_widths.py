@@ -24,7 +24,7 @@ def built(monkeypatch):
     monkeypatch.setitem(MODELS.module_dict, 'Recorder', Recorder)
 
     def build(backbone=None, **model):
-        backbone = dict(type='MobileMamba', **(backbone or dict(arch='t2')))
+        backbone = {'type': 'MobileMamba', **(backbone or dict(arch='t2'))}
         return MODELS.build(dict(type='match_widths', model_type='Recorder', backbone=backbone, **model))
 
     return build
@@ -69,6 +69,13 @@ def test_result_is_the_plain_model(built):
     assert type(model) is Recorder and type(model.backbone) is MobileMamba
     assert model.backbone.out_channels == (144, 272)
     assert list(model.model) == ['neck']
+
+
+def test_backbones_with_a_scope(built):
+    """As mmaction2 has it from mmpretrain."""
+    pytest.importorskip('mmpretrain')
+    model = built(dict(arch='t2', type='mmpretrain.MobileMamba'), head=dict(in_channels='stage2'))
+    assert type(model.backbone) is MobileMamba and model.model == dict(head=dict(in_channels=368))
 
 
 def test_other_arguments_stay(built):

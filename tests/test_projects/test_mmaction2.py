@@ -68,8 +68,7 @@ def test_both_names():
     from mmmobilemamba.mmaction import FrameMobileMamba
 
     config = recipe('mmaction2/tsn_*.py')
-    config.model.update(type=config.model.pop('model_type'))
-    config.model.cls_head.update(in_channels=368, dropout_ratio=0)
+    config.model.cls_head.dropout_ratio = 0
     config.model.backbone.drop_path_rate = 0.0
     own, model = losses_of(config)
     assert type(model.backbone) is FrameMobileMamba

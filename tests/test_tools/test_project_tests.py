@@ -26,6 +26,17 @@ def test_each_project_has_pins_recipes_and_tests():
         assert any(line.startswith(f'{name}==') for line in pins)
 
 
+def test_each_recipe_is_on_the_page_and_inherits_from_its_project():
+    page = (ROOT / 'configs/projects/README.md').read_text()
+    for path in (ROOT / 'configs/projects').rglob('*.py'):
+        name, text = path.parent.name, path.read_text()
+        parent = re.search(
+            rf"^_base_ = '{PROJECTS[name].package}::[\w/-]+/([\w-]+\.py)'$", text, re.MULTILINE
+        )
+        assert f'({name}/{path.name})' in page and f"{name}'s `{parent[1]}`" in page
+        assert "type='MobileMamba'" in text and "type='TrainingCheckHook'" in text
+
+
 def test_a_mend_fits_one_place(tmp_path):
     (tmp_path / 'a.py').write_text('most = 1\n')
     mend = project_tests.Mend('a.py', 'most = 1', 'most = 2', 'why')

@@ -33,7 +33,8 @@ class MobileMamba(BaseModule):
     """MobileMamba backbone: a stem and three stages at strides 16, 32 and 64.
 
     Registered in mmengine's root registry: ``type='MobileMamba'`` works in the configs of every
-    OpenMMLab codebase once ``mmmobilemamba`` is imported (``custom_imports``). In evaluation any image
+    OpenMMLab codebase once ``mmmobilemamba`` is imported (``custom_imports``); in mmaction2 it is
+    ``mmmobilemamba.mmaction``, as backbones return tensors there. In evaluation any image
     of at least 1 x 1 pixel works; a side s leaves a stage with ceil(s / stride) pixels. In training,
     batch norm needs more than one value a channel: at 64 x 64 pixels and less, two images or more. Heads
     with a batch norm after pooling, as our classifiers have, need two images at any size.
