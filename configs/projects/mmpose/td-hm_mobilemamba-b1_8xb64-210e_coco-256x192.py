@@ -17,4 +17,3 @@ model = dict(
 )
 
 default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
-runner_type = 'PortableRunner'
