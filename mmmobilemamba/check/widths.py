@@ -95,15 +95,17 @@ def _compare(part, name, width, offered, key=None) -> Finding | None:
 def _check_pixel_decoder(part, name, config, maps) -> Finding | None:
     """``in_channels`` of MaskFormer and Mask2Former, whose pixel decoders keep no note of it."""
     settings = (config.get('model') or {}).get(name)
-    given = settings.get('in_channels') if isinstance(settings, Mapping) else None
+    settings = settings if isinstance(settings, Mapping) else {}
+    given, offered = settings.get('in_channels'), [x.shape[1] for x in maps]
     head = getattr(part.model, name, None)
-    offered = [x.shape[1] for x in maps]
     if not hasattr(head, 'pixel_decoder') or not isinstance(given, Sequence) or list(given) == offered:
         return None
-    text = f'{name} expects maps of {as_text(list(given))[1:-1]} channels, and there are {as_text(offered)[1:-1]}.'
+    there = as_text(offered)[1:-1]
+    text = f'{name} expects maps of {as_text(list(given))[1:-1]} channels, and there are {there}.'
     change = dict(in_channels=offered)
-    if 'strides' in settings and len(settings['strides']) != len(offered):
-        change['strides'] = settings['strides'][: len(offered)]
+    strides = settings.get('strides') or []
+    if len(strides) > len(offered):
+        change['strides'] = list(strides[: len(offered)])
     return Finding('error', 'widths', text, 'Set what there is:', nest(part.key(name), change))
 
 

@@ -23,7 +23,7 @@ names = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight',
 steps = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='Resize', scale=(128, 128)),
+    dict(type='Resize', scale=(64, 64)),
     dict(type='PackDetInputs'),
 ]
 digits = dict(type='CocoDataset', data_root={root!r}, metainfo=dict(classes=names), pipeline=steps)
@@ -33,7 +33,7 @@ train_dataloader = dict(
     num_workers=0,
     sampler=dict(type='DefaultSampler', shuffle=False),
     dataset=dict(
-        **digits, ann_file='annotations/instances_train.json', data_prefix=dict(img='train/'), indices=4
+        **digits, ann_file='annotations/instances_train.json', data_prefix=dict(img='train/'), indices=2
     ),
 )
 val_dataloader = val_evaluator = val_cfg = test_dataloader = test_evaluator = test_cfg = None

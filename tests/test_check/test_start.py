@@ -20,7 +20,8 @@ pytest.importorskip('mmdet')
 
 FINER = [
     "custom_imports = dict(imports=['mmmobilemamba.mmdet'])",
-    "model = dict(neck=dict(_delete_=True, type='DeconvFPN', in_channels=[144, 272, 368], out_channels=256, {}))",
+    "model = dict(neck=dict(_delete_=True, type='DeconvFPN', in_channels=[144, 272, 368], out_channels=256, "
+    '{}))',
 ]
 MENDED = dict(
     retinanet=[
@@ -105,7 +106,7 @@ def test_stock_config_with_one_line_swapped(name, tmp_path, scenes):
         losses = Losses()
         mended.register_hook(losses)
         mended.train()
-        assert mended.iter == len(losses.seen) == 2
+        assert mended.iter == len(losses.seen) == 1
         assert all(0 < loss < 1e4 for loss in losses.seen)
 
 
@@ -113,7 +114,7 @@ def test_stock_config_with_one_line_swapped(name, tmp_path, scenes):
 def test_who_knows_better_switches_it_off(tmp_path, scenes):
     runner = build_runner(swapped('retinanet', tmp_path, scenes), mobilemamba_check=False)
     runner.train()
-    assert runner.iter == 2
+    assert runner.iter == 1
 
 
 def test_it_takes_no_time(tmp_path, scenes):
