@@ -61,7 +61,8 @@ def config_lines(changes: Mapping[str, Any], python_style: bool = False) -> list
         if not isinstance(value, Mapping):
             lines.append(f'{key} = {as_text(value)}')
             continue
-        start, end = (f'{key}.merge(dict(', '))') if python_style else (f'{key} = dict(', ')')
+        merged = python_style and key != 'custom_imports'
+        start, end = (f'{key}.merge(dict(', '))') if merged else (f'{key} = dict(', ')')
         parts = [f'{name}={as_text(part)}' for name, part in value.items()]
         one_line = start + ', '.join(parts) + end
         if len(one_line) <= WIDTH:
@@ -79,7 +80,7 @@ def as_text(value: Any) -> str:
         return f'[{", ".join(map(as_text, value))}]'
     if isinstance(value, tuple):
         return f'({", ".join(map(as_text, value))}{"," if len(value) == 1 else ""})'
-    if isinstance(value, type):
+    if callable(value):  # a type in pure Python style
         return value.__name__
     return repr(value)
 

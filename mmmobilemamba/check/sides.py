@@ -102,7 +102,7 @@ def pipeline_sizes(steps: Sequence[Mapping[str, Any]]) -> Sizes:
     square = False  # whether the longer side of every picture is that of the bound
     for step in steps:
         kind = step.get('type')
-        name = kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]
+        name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
         if name == 'Resize' and step.get('scale'):
             width, height = (step['scale'],) * 2 if isinstance(step['scale'], int) else step['scale']
             kept = step.get('keep_ratio')

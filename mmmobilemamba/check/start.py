@@ -95,8 +95,8 @@ def starting_runner() -> Runner | None:
 
 
 def python_style(config: Config) -> bool:
-    """Whether a config is in mmengine's pure Python style, with classes for types."""
-    return isinstance((config.get('model') or {}).get('type'), type)
+    """Whether a config is in mmengine's pure Python style, with classes and functions for types."""
+    return callable((config.get('model') or {}).get('type'))
 
 
 def refusal(errors: list[Finding], pure: bool) -> str:

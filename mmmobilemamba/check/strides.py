@@ -152,11 +152,15 @@ def stride_key(module: nn.Module, settings: Mapping[str, Any]) -> str | None:
     for name in GENERATORS:
         if isinstance(settings.get(name), Mapping):
             return f'{name}.strides'
-    arguments = [*settings]
-    for kind in type(module).__mro__:
-        if '__init__' in vars(kind):
-            arguments += inspect.signature(kind.__init__).parameters
-    return next((name for name in OWN if name in arguments), None)
+    own = [vars(kind)['__init__'] for kind in type(module).__mro__ if '__init__' in vars(kind)]
+    for names in [
+        settings,
+        *(inspect.signature(each).parameters for each in own if each is not object.__init__),
+    ]:
+        for name in OWN:
+            if name in names:
+                return name
+    return None
 
 
 def finer_maps(part: Part, config: Config, readers: Sequence[Reader]) -> dict[str, Any]:
@@ -203,5 +207,5 @@ def stage_widths(backbone: nn.Module) -> list[int]:
 
 
 def _type_name(settings: Mapping[str, Any]) -> str:
-    kind = settings.get('type')
-    return kind.__name__ if isinstance(kind, type) else str(kind).rpartition('.')[2]
+    kind = settings.get('type')  # a class, in pure Python style
+    return getattr(kind, '__name__', str(kind)).rpartition('.')[2]
