@@ -48,7 +48,7 @@ def check_load_from(config: Config, model: nn.Module, parts: list[Part]) -> list
         if config.get('resume'):
             check_resumed(model, weights)
     except CheckpointError as error:
-        mend = pretrained(parts[0], source) if parts and not config.get('resume') else {}
+        mend = pretrained(parts[0], source, config) if parts and not config.get('resume') else {}
         mend = {'load_from': None, **mend} if mend else {}
         return [Finding('error', 'checkpoint', f'load_from: {error}', mend=mend)]
     return [compare(model, weights, source)]
@@ -96,29 +96,32 @@ def compare(model: nn.Module, weights: Mapping[str, Any], source: str) -> Findin
     )
 
 
-def pretrained(part: Part, source: str) -> dict[str, Any]:
+def pretrained(part: Part, source: str, config: Config) -> dict[str, Any]:
     """The lines that load a checkpoint into a backbone."""
-    return nest(part.key(f'{part.name}.init_cfg'), dict(type='Pretrained', checkpoint=str(source)))
+    settings: Any = dict(type='Pretrained', checkpoint=str(source))
+    backbone = (config.get('model') or {}).get(part.name) or {}
+    if not part.path and 'init_cfg' in backbone:  # None, too, with which mmengine merges nothing
+        settings = dict(_delete_=True, **settings)
+    return nest(part.key(f'{part.name}.init_cfg'), settings)
 
 
-def check_init_cfg(part: Part, loads: bool) -> Finding:
+def check_init_cfg(part: Part, config: Config) -> Finding:
     """The weights from which a backbone starts.
 
     Args:
         part (Part): The model, or the part that has the backbone.
-        loads (bool): Whether ``load_from`` brings others.
+        config (Config): The whole config.
     """
     _, given = split_pretrained(part.backbone.init_cfg)
     if given is None:
-        text = (
-            'load_from brings the weights of the backbone.' if loads else 'The backbone starts from nothing.'
-        )
-        return Finding('ok', 'init_cfg', text)
+        if config.get('load_from'):
+            return Finding('ok', 'init_cfg', 'load_from brings the weights of the backbone.')
+        return Finding('ok', 'init_cfg', 'The backbone starts from random weights.')
     source = str(given['checkpoint'])
     if re.match(r'(torchvision|open-mmlab|openmmlab|mmcls|timm|modelzoo)://', source):
         text = f'init_cfg: {source} has weights of another network than MobileMamba.'
         archs = [name for name in ('t2', 't4', 's6', 'b1') if _has_arch(part.backbone, name)]
-        mend = pretrained(part, f'{SCHEME}{archs[0]}') if archs else {}
+        mend = pretrained(part, f'{SCHEME}{archs[0]}', config) if archs else {}
         return Finding('error', 'init_cfg', text, mend=mend)
     content = read(source)
     if isinstance(content, Finding):

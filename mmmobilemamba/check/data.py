@@ -165,14 +165,22 @@ def names_in(settings: Mapping[str, Any]) -> list[str]:
     return [str(each.get('name')) for each in categories or [] if isinstance(each, dict)]
 
 
-def check_loader(model: nn.Module, name: str, loader: DataLoader) -> list[Finding]:
-    """Images, batches and masks of one loader: what a training would stop at, and the number of images."""
+def check_loader(model: nn.Module, name: str, loader: DataLoader, runs: bool) -> list[Finding]:
+    """Images, batches and masks of one loader: what a training would stop at, and the number of images.
+
+    Args:
+        model (nn.Module): That is to be trained or tested.
+        name (str): Of the loader.
+        loader (DataLoader): As it is built.
+        runs (bool): Whether nothing is known that keeps the model from taking an image.
+    """
     training = name == 'train_dataloader'
     findings = attempt('batches', name, check_iterations if training else check_validation, loader)
     if findings:
         return findings
     if training:
         findings += attempt('classes', name, check_classes, model, loader.dataset)
+    if training and runs and not findings:
         findings += attempt('batch norm', name, check_smallest_batch, model, loader)
     try:
         message = check_masks(model, loader.dataset, training)

@@ -48,7 +48,7 @@ class Report(NamedTuple):
     @property
     def failed(self) -> bool:
         """Whether there is an error."""
-        return any(finding.level == 'error' for finding in self.findings)
+        return has_error(self.findings)
 
 
 def check_config(config: Config, checkpoint: str | Path | None = None, gpus: int = 1) -> Report:
@@ -72,12 +72,12 @@ def check_config(config: Config, checkpoint: str | Path | None = None, gpus: int
         text = f'{type(model).__name__} has no MobileMamba: the checks of maps are for that backbone.'
         findings.append(Finding('warning', 'model', text))
     for part in parts:
-        findings += check_maps(part, config)
-        findings += [check_init_cfg(part, bool(config.get('load_from'))), check_kernels(part)]
+        findings += [*check_maps(part, config), check_kernels(part)]
+    runs = not has_error(findings)
+    findings += [check_init_cfg(part, config) for part in parts]
     findings += check_load_from(config, model, parts)
     if checkpoint is not None:
         findings.append(check_whole(model, checkpoint))
-    runs = not any(finding.level == 'error' for finding in findings)
     findings += check_data(config, model, gpus, runs)
     return Report(type(model).__name__, in_order(findings), python_style(config))
 
@@ -153,25 +153,27 @@ def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[
             findings.append(loader)
             continue
         found = [*check_images(name, loader), *check_names(name, loader, settings)]
-        broken = any(each.level == 'error' for each in found)
         if name == 'train_dataloader':
             found += check_heads(model, loader.dataset)
-            broken = broken or not runs or any(each.level == 'error' for each in found)
-        if broken:
-            findings += found
-            continue
-        found += check_loader(model, name, loader)
-        if name == 'train_dataloader' and not any(each.level == 'error' for each in found):
-            found += check_training(config, model, loader, gpus)
+        found += check_loader(model, name, loader, runs and not has_error(found))
+        if name == 'train_dataloader':
+            found += check_training(config, model, loader, gpus, runs and not has_error(found))
         findings += found
     return findings
 
 
-def check_training(config: Config, model: nn.Module, loader: DataLoader, gpus: int) -> list[Finding]:
-    """Schedule, learning rate and the loss of two images."""
-    loss = check_loss(model, loader)
+def has_error(findings: list[Finding]) -> bool:
+    """Whether one of some findings is an error."""
+    return any(finding.level == 'error' for finding in findings)
+
+
+def check_training(
+    config: Config, model: nn.Module, loader: DataLoader, gpus: int, runs: bool
+) -> list[Finding]:
+    """Schedule, learning rate and, if the model runs, the loss of two images."""
+    loss = check_loss(model, loader) if runs else None
     findings = [loss] if loss is not None else []
-    if config.get('train_cfg') is not None:
+    if config.get('train_cfg') is not None and len(loader) > 0:
         findings += check_schedule(config, model, loader)
     rate = check_learning_rate(config, loader.batch_sampler.batch_size or 1, gpus)
     return [*findings, *([rate] if rate is not None else [])]
