@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .finding import Finding, as_text, nest
 from .maps import Part
-from .strides import Reader, finer_maps, readers_of
+from .strides import SIDE, Reader, finer_maps, readers_of
 
 
 def check_neck(part: Part, config: Config, failure: str) -> Finding:
@@ -58,7 +58,8 @@ def check_heads(part: Part, config: Config, maps: list[Tensor]) -> list[Finding]
     Args:
         part (Part): The model, or the part that has the backbone.
         config (Config): The whole config.
-        maps (list[Tensor]): What its neck or backbone gives, (N, C, H, W) or (N, C).
+        maps (list[Tensor]): What its neck or backbone makes of an image of ``SIDE`` pixels, (N, C, H, W) or
+            (N, C).
     """
     findings = [_check_reader(part, reader, maps) for reader in readers_of(part)]
     for name, module in part.model.named_modules():
@@ -119,9 +120,11 @@ def _check_segmentor(part, name, head, maps) -> Finding:
     got = [offered[index] for index in indices] if there else []
     summed = getattr(head, 'input_transform', None) == 'resize_concat'
     if there and (sum(got) == sum(widths) if summed else got == widths):
-        return Finding(
-            'ok', 'widths', f'{name} reads {len(indices)} of {len(maps)} maps, {as_text(got)[1:-1]} wide.'
+        finest = min(round(SIDE / maps[index].shape[2]) for index in indices)
+        text = (
+            f'{name} reads {len(indices)} of {len(maps)} maps, {as_text(got)[1:-1]} wide, from 1/{finest} on.'
         )
+        return Finding('ok', 'widths', text)
     last = max(len(maps) - (1 if name.startswith('decode_head') else 2), 0)
     right = list(range(len(maps))) if several else [min(indices[0], last)]
     channels = [offered[index] for index in right]

@@ -17,7 +17,7 @@ import warnings
 
 from mmengine.config import Config, DictAction
 
-from mmmobilemamba.check.finding import as_json, as_table
+from mmmobilemamba.check.finding import as_json, as_table, config_lines, merge
 from mmmobilemamba.check.whole import check_config
 from mmmobilemamba.utils import config_argument
 from mmmobilemamba.weights import checkpoint_argument
@@ -43,12 +43,18 @@ def main(argv=None):
     warnings.simplefilter('ignore')
     with contextlib.redirect_stdout(sys.stderr):  # pycocotools prints
         report = check_config(config, args.checkpoint, args.gpus)
+    mends = [finding.mend for finding in report.findings if finding.level == 'error' and finding.mend]
+    together = config_lines(merge(mends), report.python_style)
     if args.json:
         findings = [as_json(finding, report.python_style) for finding in report.findings]
-        print(json.dumps(dict(config=args.config, model=report.model, findings=findings), indent=2))
+        content = dict(config=args.config, model=report.model, findings=findings, mend=together)
+        print(json.dumps(content, indent=2))
     else:
         print(f'{args.config}: {report.model or "no model"}\n')
         print('\n'.join(as_table(report.findings, report.python_style)))
+        if len(mends) > 1:
+            print('\nAll errors that lines of config mend, at the end of the config:\n')
+            print('\n'.join(together))
         counts = {
             level: sum(each.level == level for each in report.findings) for level in ('error', 'warning')
         }
