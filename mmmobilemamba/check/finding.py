@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 LEVELS = ('error', 'warning', 'ok')
@@ -49,7 +50,9 @@ def nest(path: str, value: Any) -> dict[str, Any]:
 
 
 def config_lines(changes: Mapping[str, Any], python_style: bool = False) -> list[str]:
-    """Changes as lines for the end of a config.
+    """Changes as lines for a config that inherits the one that is to be changed.
+
+    In the same file ``model = dict(...)`` would replace what is there, and not be merged with it.
 
     Args:
         changes (Mapping): Nested keys and values.
@@ -70,6 +73,14 @@ def config_lines(changes: Mapping[str, Any], python_style: bool = False) -> list
         else:
             lines += [start, *(f'    {part},' for part in parts), end]
     return lines
+
+
+def inheriting(path: str, python_style: bool = False) -> list[str]:
+    """The first lines of a config that inherits another one in the same folder."""
+    if python_style:
+        imported = f'    from .{Path(path).stem} import *'
+        return ['from mmengine.config import read_base', '', 'with read_base():', imported, '']
+    return [f'_base_ = {Path(path).name!r}']
 
 
 def as_text(value: Any) -> str:

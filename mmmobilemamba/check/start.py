@@ -108,7 +108,7 @@ def refusal(errors: list[Finding], pure: bool) -> str:
         merge(error.other or error.mend for error in errors) if any(error.other for error in errors) else {}
     )
     if mend:
-        lines += ['What mends it, at the end of the config:', *config_lines(mend, pure)]
+        lines += ['What mends it, in a config that inherits this one:', *config_lines(mend, pure)]
     if other:
         lines += ['or, with the maps as they are:', *config_lines(other, pure)]
     lines.append(

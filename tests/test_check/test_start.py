@@ -76,7 +76,7 @@ class Losses(Hook):
 
 def ways(message):
     """The blocks of lines of config in a refusal."""
-    _, _, rest = message.partition('at the end of the config:\n')
+    _, _, rest = message.partition('in a config that inherits this one:\n')
     rest, _, _ = rest.partition('\n`mim run mmmobilemamba check')
     return [block.splitlines() for block in rest.split('\nor, with the maps as they are:\n')]
 

@@ -55,6 +55,22 @@ def test_what_is_wrong(tmp_path, scenes, capsys):
     assert lines[-1] == '2 to mend, 3 to think about.'
 
 
+def test_lines_together(tmp_path, scenes, capsys):
+    """In one config, as lines for the same key in one file would replace each other."""
+    path = swapped('yolox', tmp_path, scenes)
+    assert tool.main([str(path)]) == 1
+    _, _, together = capsys.readouterr().out.partition('in a config beside this one:\n\n')
+    lines = together.splitlines()[:-2]
+    assert lines[:3] == [
+        f"_base_ = '{path.name}'",
+        'model = dict(',
+        '    bbox_head=dict(strides=[16, 32, 64]),',
+    ]
+    mended = tmp_path / 'mended.py'
+    mended.write_text('\n'.join(lines))
+    assert tool.main([str(mended)]) == 0
+
+
 @pytest.mark.slow
 def test_json_by_mim(scenes):
     mim = Path(sys.executable).with_name('mim')

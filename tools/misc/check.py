@@ -17,7 +17,7 @@ import warnings
 
 from mmengine.config import Config, DictAction
 
-from mmmobilemamba.check.finding import as_json, as_table, config_lines, merge
+from mmmobilemamba.check.finding import as_json, as_table, config_lines, inheriting, merge
 from mmmobilemamba.check.whole import check_config
 from mmmobilemamba.utils import config_argument
 from mmmobilemamba.weights import checkpoint_argument
@@ -53,8 +53,8 @@ def main(argv=None):
         print(f'{args.config}: {report.model or "no model"}\n')
         print('\n'.join(as_table(report.findings, report.python_style)))
         if len(mends) > 1:
-            print('\nAll errors that lines of config mend, at the end of the config:\n')
-            print('\n'.join(together))
+            print('\nAll errors that lines of config mend, in a config beside this one:\n')
+            print('\n'.join([*inheriting(args.config, report.python_style), *together]))
         counts = {
             level: sum(each.level == level for each in report.findings) for level in ('error', 'warning')
         }
