@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.config import Config
+from mmengine.logging import MessageHub
 from mmengine.model import BaseModel
 from torch import nn
 from torch.utils.data import DataLoader
@@ -181,6 +182,7 @@ def check_loader(model: nn.Module, name: str, loader: DataLoader, runs: bool) ->
     if training:
         findings += attempt('classes', name, check_classes, model, loader.dataset)
     if training and runs and not findings:
+        as_in_training()
         findings += attempt('batch norm', name, check_smallest_batch, model, loader)
     try:
         message = check_masks(model, loader.dataset, training)
@@ -284,10 +286,19 @@ DETECTION_HEADS = ('bbox_head', 'mask_head', 'roi_head.bbox_head', 'roi_head.mas
 # One batch.
 
 
+def as_in_training() -> None:
+    """Let models find what the Runner tells them, unless it has: YOLOX resizes by the iteration, for one."""
+    hub = MessageHub.get_current_instance()
+    for key, value in dict(epoch=0, iter=0, max_epochs=1, max_iters=1).items():
+        if hub.get_info(key) is None:
+            hub.update_info(key, value)
+
+
 def check_loss(model: nn.Module, loader: DataLoader) -> Finding | None:
     """Compute the loss of the first two images, or of one where a batch has one."""
     if not isinstance(model, BaseModel):
         return None
+    as_in_training()
     number = min(2, len(loader.dataset), loader.batch_sampler.batch_size or 1)
     try:
         batch = loader.collate_fn([loader.dataset[index] for index in range(number)])

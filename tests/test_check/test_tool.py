@@ -2,13 +2,18 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
-from ..conftest import load_script
+from mmmobilemamba import MobileMamba
+
+from ..conftest import ROOT, load_script
+from ..pages import blocks
 from .stock import swapped
 
 pytest.importorskip('mmdet')
@@ -69,6 +74,22 @@ def test_lines_together(tmp_path, scenes, capsys):
     mended = tmp_path / 'mended.py'
     mended.write_text('\n'.join(lines))
     assert tool.main([str(mended)]) == 0
+
+
+def test_the_example_of_the_page(tmp_path, scenes, monkeypatch, capsys):
+    """What docs/check.md shows is what is printed, up to the number of images here."""
+    page = ROOT / 'docs/check.md'
+    (text,) = blocks(page, 'py')  # as Python, it would be trained by the tests of the pages
+    _, start, rest = page.read_text().partition('```\nmy_faster_rcnn.py: ')
+    shown = start.removeprefix('```\n') + rest.partition('```')[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').symlink_to(scenes / 'data')
+    torch.save(MobileMamba('t2').state_dict(), 'backbone.pth')
+    Path('my_faster_rcnn.py').write_text(text)
+    assert tool.main(['my_faster_rcnn.py']) == 1
+    printed = capsys.readouterr().out.replace('of 48 iterations', 'of 144 iterations')
+    machine = re.compile(r'^ok       kernels .*|has \d+ images', re.MULTILINE)
+    assert machine.sub('', printed) == machine.sub('', shown)
 
 
 @pytest.mark.slow
