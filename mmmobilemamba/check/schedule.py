@@ -31,7 +31,7 @@ def check_schedule(config: Config, model: nn.Module, loader: DataLoader) -> list
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
             if runner.param_schedulers is not None:
                 runner.param_schedulers = runner.build_param_scheduler(runner.param_schedulers)
-        except (*FAILURES, OSError) as error:
+        except FAILURES as error:
             text = f'The training cannot be set up: {type(error).__name__}: {shorten(error)}'
             return [Finding('error', 'schedule', text)]
         late = [*late_schedulers(runner), *late_steps(runner)]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -105,12 +107,16 @@ def build_model(config: Config) -> nn.Module | Finding:
     settings = config.get('model')
     if not isinstance(settings, Mapping):
         return Finding('error', 'model', 'The config has no model.')
+    scope = config.get('default_scope')
+    if scope and find_spec(scope) is None:
+        text = f'The config needs {scope}, which is not installed.'
+        return Finding('error', 'model', text, f'Install it: mim install {scope}')
     settings = dict(settings)
     if 'data_preprocessor' in config:  # as the Runner does
         settings.setdefault('data_preprocessor', config['data_preprocessor'])
     try:
         return MODELS.build(settings)
-    except (*FAILURES, ImportError, OSError) as error:
+    except FAILURES as error:
         text = f'The model cannot be built: {type(error).__name__}: {shorten(error)}'
         return Finding('error', 'model', text, *advise(config, str(error)))
 
@@ -144,7 +150,7 @@ def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[
         runs (bool): Whether nothing is known that keeps the model from running.
     """
     findings = check_paths(config)
-    absent = {found.text.partition('.')[0] for found in findings if found.subject == 'files'}
+    absent = {re.split(r'[.:]', found.text)[0] for found in findings if found.subject == 'files'}
     for name, settings in loaders_of(config).items():
         if name in absent:
             continue
@@ -152,7 +158,7 @@ def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[
         if isinstance(loader, Finding):
             findings.append(loader)
             continue
-        found = [*check_images(name, loader), *check_names(name, loader, settings)]
+        found = [*check_images(name, loader, settings), *check_names(name, loader, settings)]
         if name == 'train_dataloader':
             found += check_heads(model, loader.dataset)
         found += check_loader(model, name, loader, runs and not has_error(found))

@@ -127,6 +127,18 @@ def test_datasets_in_wrappers(wrapper, check, twins):
     assert text == f'{place}: there is no data/digits_scenes/coco/no.json here.'
 
 
+def test_files_elsewhere(check, tmp_path):
+    """Those that are fetched, or read from another backend than folders, are not missing."""
+    cifar = dict(_delete_=True, type='CIFAR10', data_prefix=str(tmp_path / 'cifar'), pipeline=[])
+    assert check('classifier', **{DATASET: dict(cifar)}) == []
+    assert not list(tmp_path.iterdir())
+    text, _ = only(check('classifier', **{DATASET: dict(cifar, download=False)}), 'error', 'files')
+    assert text == f'train_dataloader.dataset: there is no {tmp_path / "cifar"} here.'
+    remote = dict(ann_file='no.json', backend_args=dict(_delete_=True, backend='lmdb', db_path='no'))
+    (finding,) = check(**{DATASET: remote})
+    assert finding.subject == 'data' and finding.text.startswith('train_dataloader cannot be built')
+
+
 # Classes.
 
 
@@ -331,6 +343,12 @@ def test_models_that_cannot_be_built(check):
     text, lines = only(check(model__neck__type='NoSuchNeck'), 'error', 'model')
     assert 'NoSuchNeck is not in the' in text
     assert lines == ["custom_imports = dict(imports=['mmmobilemamba.mmdet'])"]
+
+
+def test_a_project_that_is_not_installed(check):
+    (finding,) = check(default_scope='mmnothing')
+    assert finding.text == 'The config needs mmnothing, which is not installed.'
+    assert finding.advice == 'Install it: mim install mmnothing'
 
 
 def test_other_backbones(check):
