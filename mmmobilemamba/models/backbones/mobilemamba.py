@@ -14,6 +14,7 @@ from mmengine.registry import MODELS
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from mmmobilemamba.check.start import check_at_start
 from mmmobilemamba.ops.tracing import is_transformed
 
 from ..arch import resolve_arch, resolve_out_indices
@@ -224,7 +225,13 @@ class MobileMamba(BaseModule):
             self.init_cfg = init_cfg
 
     def train(self, mode: bool = True) -> 'MobileMamba':
-        """Set the mode, keeping frozen stages, and norms with ``norm_eval``, in evaluation."""
+        """Set the mode, keeping frozen stages, and norms with ``norm_eval``, in evaluation.
+
+        Raises:
+            ValueError: If a Runner begins to train a model whose neck or heads do not fit this backbone.
+        """
+        if mode:
+            check_at_start(self)
         super().train(mode)
         self._freeze_stages()
         if mode and self.norm_eval:

@@ -1,0 +1,151 @@
+"""``load_from``, ``init_cfg`` and checkpoints to test: what is missing, does not fit or matches nothing."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from torch import nn
+
+from ..engine.training_check_hook import check_backbone, check_resumed
+from ..models.arch import resolve_arch
+from ..models.checkpoint import (
+    CheckpointError,
+    describe,
+    fetch_checkpoint,
+    load_pretrained,
+    load_whole_model,
+    split_pretrained,
+    unwrap,
+)
+from ..weights import SCHEME, weights_of
+from ..weights.files import find
+from .finding import Finding, nest
+from .maps import Part
+
+
+def check_load_from(config: Config, model: nn.Module, parts: list[Part]) -> list[Finding]:
+    """The checkpoint from which a training starts or goes on."""
+    source = config.get('load_from')
+    if config.get('resume') and not source:
+        work_dir = config.get('work_dir') or 'work_dirs'
+        if not (Path(work_dir) / 'last_checkpoint').is_file():
+            text = f'resume is set, and {work_dir} has no last_checkpoint: the training would start anew.'
+            return [Finding('warning', 'checkpoint', text)]
+        source = (Path(work_dir) / 'last_checkpoint').read_text().strip()
+    if not source:
+        return []
+    content = read(source)
+    if isinstance(content, Finding):
+        return [content._replace(text=f'load_from: {content.text}')]
+    try:
+        weights = content.get('state_dict', content)
+        check_backbone(model, weights, source)
+        if config.get('resume'):
+            check_resumed(model, weights)
+    except CheckpointError as error:
+        mend = pretrained(parts[0], source, config) if parts and not config.get('resume') else {}
+        mend = {'load_from': None, **mend} if mend else {}
+        return [Finding('error', 'checkpoint', f'load_from: {error}', mend=mend)]
+    return [compare(model, weights, source)]
+
+
+def read(source: str | Path) -> Mapping[str, Any] | Finding:
+    """The content of a checkpoint, or what is wrong with it. Nothing is downloaded."""
+    try:
+        if str(source).startswith(SCHEME):
+            weights = weights_of(str(source))
+            if find(weights) is None:
+                return Finding(
+                    'ok', 'checkpoint', f'{source} is not here and will be downloaded: not compared.'
+                )
+        elif '://' in str(source):
+            return Finding('ok', 'checkpoint', f'{source} is an address: not compared.')
+        return fetch_checkpoint(source)
+    except (CheckpointError, FileNotFoundError, ValueError) as error:
+        return Finding('error', 'checkpoint', str(error))
+
+
+def compare(model: nn.Module, weights: Mapping[str, Any], source: str) -> Finding:
+    """How much of a checkpoint fits a model that loads what fits."""
+    wanted = model.state_dict()
+    saved = {re.sub(r'^module\.', '', str(key)): value for key, value in weights.items()}
+    alike = [key for key in wanted if key in saved]
+    fitting = [key for key in alike if saved[key].shape == wanted[key].shape]
+    if not fitting and alike:
+        return Finding(
+            'error', 'checkpoint', f'load_from: no weight of {source} fits: it looks like {describe(saved)}.'
+        )
+    if not fitting:  # under other names, which the model translates
+        return Finding('ok', 'checkpoint', f'load_from: {source} looks like {describe(unwrap(saved))}.')
+    others = [key for key in alike if key not in fitting]
+    absent = [key for key in wanted if key not in saved and not key.endswith('num_batches_tracked')]
+    text = f'load_from: {len(fitting)} of {len(wanted)} weights come from {source}.'
+    if not others and not absent:
+        return Finding('ok', 'checkpoint', text)
+    rest = [f'{key} {tuple(saved[key].shape)} instead of {tuple(wanted[key].shape)}' for key in others]
+    rest += [f'{key} (missing)' for key in absent]
+    more = f' and {len(rest) - 3} more' if len(rest) > 3 else ''
+    text += f' These start anew: {"; ".join(rest[:3])}{more}.'
+    return Finding(
+        'warning', 'checkpoint', text, 'That is meant when the classes are others than those of the file.'
+    )
+
+
+def pretrained(part: Part, source: str, config: Config) -> dict[str, Any]:
+    """The lines that load a checkpoint into a backbone."""
+    settings: Any = dict(type='Pretrained', checkpoint=str(source))
+    backbone = (config.get('model') or {}).get(part.name) or {}
+    if not part.path and 'init_cfg' in backbone:  # None, too, with which mmengine merges nothing
+        settings = dict(_delete_=True, **settings)
+    return nest(part.key(f'{part.name}.init_cfg'), settings)
+
+
+def check_init_cfg(part: Part, config: Config) -> Finding:
+    """The weights from which a backbone starts.
+
+    Args:
+        part (Part): The model, or the part that has the backbone.
+        config (Config): The whole config.
+    """
+    _, given = split_pretrained(part.backbone.init_cfg)
+    if given is None:
+        if config.get('load_from'):
+            return Finding('ok', 'init_cfg', 'load_from brings the weights of the backbone.')
+        return Finding('ok', 'init_cfg', 'The backbone starts from random weights.')
+    source = str(given['checkpoint'])
+    if re.match(r'(torchvision|open-mmlab|openmmlab|mmcls|timm|modelzoo)://', source):
+        text = f'init_cfg: {source} has weights of another network than MobileMamba.'
+        archs = [name for name in ('t2', 't4', 's6', 'b1') if _has_arch(part.backbone, name)]
+        mend = pretrained(part, f'{SCHEME}{archs[0]}', config) if archs else {}
+        return Finding('error', 'init_cfg', text, mend=mend)
+    content = read(source)
+    if isinstance(content, Finding):
+        return content._replace(subject='init_cfg', text=f'init_cfg: {content.text}')
+    try:
+        load_pretrained(copy.deepcopy(part.backbone), **given)
+    except (CheckpointError, FileNotFoundError) as error:
+        return Finding('error', 'init_cfg', f'init_cfg: {error}')
+    return Finding('ok', 'init_cfg', f'The backbone starts from {source}, which fits.')
+
+
+def _has_arch(backbone, name):
+    """Whether a backbone has the widths of an arch."""
+    return tuple(backbone.arch['embed_dims']) == tuple(resolve_arch(name)['embed_dims'])
+
+
+def check_whole(model: nn.Module, source: str | Path) -> Finding:
+    """A checkpoint that is to be tested, which must fit completely."""
+    content = read(source)
+    if isinstance(content, Finding):
+        return content
+    try:
+        check_backbone(model, content.get('state_dict', content), str(source))
+        load_whole_model(copy.deepcopy(model), content.get('state_dict', content))
+    except (CheckpointError, RuntimeError) as error:
+        return Finding('error', 'checkpoint', str(error))
+    return Finding('ok', 'checkpoint', f'{source} fits completely.')

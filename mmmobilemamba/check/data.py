@@ -1,0 +1,341 @@
+"""Files, annotations, classes and masks of a config's data."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import MessageHub
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS
+from torch import nn
+from torch.utils.data import DataLoader
+
+from ..engine.mask_check import check_masks
+from ..engine.runners import PortableRunner
+from ..engine.training_check_hook import (
+    check_classes,
+    check_iterations,
+    check_smallest_batch,
+    check_validation,
+)
+from .finding import Finding, nest
+from .maps import FAILURES, flatten
+
+IMAGES = 2000  # whose files and labels are looked up, spread evenly over a dataset
+ANYWHERE = '://'  # in what is no path of this machine
+
+
+def sample_indices(number: int) -> list[int]:
+    """Up to ``IMAGES`` of the first ``number`` integers, spread evenly."""
+    return np.unique(np.linspace(0, number - 1, IMAGES).round().astype(int)).tolist() if number else []
+
+
+def loaders_of(config: Config) -> dict[str, Mapping[str, Any]]:
+    """The data loaders of a config by their names."""
+    names = ('train_dataloader', 'val_dataloader', 'test_dataloader')
+    return {name: config[name] for name in names if isinstance(config.get(name), Mapping)}
+
+
+def innermost(dataset: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """The datasets inside of wrappers, with their places in a config; of settings, or as they are built."""
+
+    def get(key):
+        return dataset.get(key) if isinstance(dataset, Mapping) else getattr(dataset, key, None)
+
+    several = get('datasets')
+    if isinstance(several, Sequence):
+        for index, each in enumerate(several):
+            yield from innermost(each, f'{path}.datasets[{index}]')
+    elif get('dataset') is not None:
+        yield from innermost(get('dataset'), f'{path}.dataset')
+    else:
+        yield path, dataset
+
+
+# Files.
+
+
+def check_paths(config: Config) -> list[Finding]:
+    """Annotations and folders that the data and the evaluators of a config name, and that are not there."""
+    findings = []
+    for name, loader in loaders_of(config).items():
+        for path, settings in innermost(loader.get('dataset') or {}, f'{name}.dataset'):
+            missing = [
+                each for each in paths_of(settings) if ANYWHERE not in each and not os.path.exists(each)
+            ]
+            if missing and downloads(settings):
+                text = f'{path}: {", ".join(missing)} is not here and will be downloaded: not looked at.'
+                findings.append(Finding('ok', 'files', text))
+            elif missing and not is_remote(settings):
+                text = f'{path}: there is no {", no ".join(missing)} here.'
+                advice = f'Set data_root, ann_file and data_prefix of {path}, relative to {Path.cwd()}.'
+                findings.append(Finding('error', 'files', text, advice))
+    for name in ('val_evaluator', 'test_evaluator'):
+        evaluators = config.get(name) or []
+        for each in evaluators if isinstance(evaluators, Sequence) else [evaluators]:
+            file = each.get('ann_file') if isinstance(each, Mapping) else None
+            if not file or ANYWHERE in file:
+                continue
+            given = evaluated_files(config, name.replace('evaluator', 'dataloader'))
+            right = given[0] if len(given) == 1 else None
+            other = right and os.path.abspath(file) != os.path.abspath(right)
+            mend = nest(f'{name}.ann_file', right) if other and isinstance(evaluators, Mapping) else {}
+            if not os.path.exists(file):
+                text = f'{name}: there is no {file} here.'
+                findings.append(Finding('error', 'files', text, mend=mend))
+            elif other:
+                text = f'{name} compares with {file}, and the images are those of {right}.'
+                findings.append(Finding('error', 'files', text, mend=mend))
+    return findings
+
+
+def is_remote(settings: Mapping[str, Any]) -> bool:
+    """Whether a dataset has its files elsewhere than in folders of this machine, by ``backend_args``."""
+    owners = [settings, *(step for step in settings.get('pipeline') or [] if isinstance(step, Mapping))]
+    given = [owner.get(key) or {} for owner in owners for key in ('backend_args', 'file_client_args')]
+    return any(each.get('backend', 'local') not in ('local', 'disk') for each in given)
+
+
+def downloads(settings: Mapping[str, Any]) -> bool:
+    """Whether a dataset fetches its files by itself, as mmpretrain's CIFAR and MNIST do."""
+    kind = settings.get('type')
+    if isinstance(kind, str):
+        with DATASETS.switch_scope_and_registry(None) as registry:  # that of the default scope
+            kind = registry.get(kind)
+    if not isinstance(kind, type):
+        return False
+    owners = [vars(each)['__init__'] for each in kind.__mro__[:-1] if '__init__' in vars(each)]
+    arguments = [signature(owner).parameters.get('download') for owner in owners]
+    defaults = [argument.default for argument in arguments if argument is not None]
+    return bool(settings.get('download', defaults[0] if defaults else False))
+
+
+def paths_of(settings: Mapping[str, Any]) -> list[str]:
+    """Files and folders that the settings of a dataset name, as mmengine's BaseDataset joins them."""
+    root = settings.get('data_root') or ''
+    prefixes = settings.get('data_prefix') or {}
+    prefixes = {'': prefixes} if isinstance(prefixes, str) else prefixes
+    files = [settings.get('ann_file') or '', *prefixes.values()]
+    joined = [os.path.join(root, file) for file in files if isinstance(file, str) and file]
+    return list(dict.fromkeys(joined or ([root] if root else [])))
+
+
+def evaluated_files(config: Config, name: str) -> list[str]:
+    """Annotations of the datasets of a loader."""
+    dataset = (config.get(name) or {}).get('dataset') or {}
+    return [
+        os.path.join(settings.get('data_root') or '', settings['ann_file'])
+        for _, settings in innermost(dataset, '')
+        if settings.get('ann_file')
+    ]
+
+
+def check_images(name: str, loader: DataLoader, settings: Mapping[str, Any]) -> list[Finding]:
+    """Images and masks that the annotations name, and that are not there."""
+    findings = []
+    places = dict(innermost(settings['dataset'], f'{name}.dataset'))
+    for path, dataset in innermost(loader.dataset, f'{name}.dataset'):
+        if not hasattr(dataset, 'get_data_info') or is_remote(places.get(path) or {}):
+            continue
+        looked, missing = 0, []
+        for index in sample_indices(len(dataset)):
+            info = dataset.get_data_info(index)
+            for file in (info.get('img_path'), info.get('seg_map_path')):
+                if isinstance(file, str) and ANYWHERE not in file:
+                    looked += 1
+                    missing += [] if os.path.exists(file) else [file]
+        if missing:
+            text = f'{path}: {len(missing)} of {looked} files looked up are missing: {missing[0]} first.'
+            advice = 'Compare data_root and data_prefix with the folders, or leave these images out.'
+            findings.append(Finding('error', 'files', text, advice))
+    return findings
+
+
+# Loaders.
+
+
+def build_loader(name: str, settings: Mapping[str, Any]) -> DataLoader | Finding:
+    """A data loader as the Runner builds it, or why there is none."""
+    try:
+        return PortableRunner.build_dataloader(dict(settings), seed=0)
+    except FAILURES as error:
+        text = f'{name} cannot be built: {type(error).__name__}: {shorten(error)}'
+        names = [found for _, each in innermost(settings['dataset'], '') for found in names_in(each)]
+        advice = f'Its annotations have the classes {", ".join(names[:10])}.' if names else ''
+        return Finding('error', 'data', text, advice)
+
+
+def shorten(error: BaseException) -> str:
+    """The message of an error on one line of at most 600 characters."""
+    text = ' '.join(str(error).split()) or repr(error)
+    return text if len(text) <= 600 else f'{text[:600]} [...]'
+
+
+def names_in(settings: Mapping[str, Any]) -> list[str]:
+    """Names of the categories in a file of COCO's layout; [] of any other."""
+    file = os.path.join(settings.get('data_root') or '', settings.get('ann_file') or '')
+    if not file.endswith('.json') or not os.path.isfile(file):
+        return []
+    try:
+        content = json.loads(Path(file).read_text())
+    except ValueError:
+        return []
+    categories = content.get('categories') if isinstance(content, dict) else None
+    return [str(each.get('name')) for each in categories or [] if isinstance(each, dict)]
+
+
+def check_loader(model: nn.Module, name: str, loader: DataLoader, runs: bool) -> list[Finding]:
+    """Images, batches and masks of one loader: what a training would stop at, and the number of images.
+
+    Args:
+        model (nn.Module): That is to be trained or tested.
+        name (str): Of the loader.
+        loader (DataLoader): As it is built.
+        runs (bool): Whether nothing is known that keeps the model from taking an image.
+    """
+    training = name == 'train_dataloader'
+    findings = attempt('batches', name, check_iterations if training else check_validation, loader)
+    if findings:
+        return findings
+    if training:
+        findings += attempt('classes', name, check_classes, model, loader.dataset)
+    if training and runs and not findings:
+        as_in_training()
+        findings += attempt('batch norm', name, check_smallest_batch, model, loader)
+    try:
+        message = check_masks(model, loader.dataset, training)
+        findings += [Finding('warning', 'masks', message)] if message else []
+    except FAILURES as error:
+        findings.append(Finding('error', 'masks', f'{name}: {shorten(error)}'))
+    if hasattr(loader.dataset, '__len__'):
+        findings.append(Finding('ok', 'data', f'{name} has {len(loader.dataset)} images.'))
+    return findings
+
+
+def attempt(subject: str, name: str, check: Callable, *arguments: Any) -> list[Finding]:
+    """What a check that raises an error has found of a loader."""
+    try:
+        check(*arguments)
+    except FAILURES as error:
+        return [Finding('error', subject, f'{name}: {shorten(error)}')]
+    return []
+
+
+# Classes.
+
+
+def check_names(name: str, loader: DataLoader, settings: Mapping[str, Any]) -> list[Finding]:
+    """Class names that annotations do not have, and classes without an object."""
+    findings = []
+    places = dict(innermost(settings['dataset'], f'{name}.dataset'))
+    for path, dataset in innermost(loader.dataset, f'{name}.dataset'):
+        classes = list((getattr(dataset, 'metainfo', None) or {}).get('classes') or ())
+        known = getattr(dataset, 'cat_ids', None)
+        if isinstance(known, list) and len(known) < len(classes):
+            there = names_in(places.get(path) or {})
+            absent = [each for each in classes if each not in there]
+            text = (
+                f'{path}: the annotations have {len(known)} of {len(classes)} classes: not {listed(absent)}.'
+            )
+            findings.append(Finding('error', 'classes', text, *advise_names(path, there)))
+            continue
+        seen = Counter(labels_in(dataset))
+        empty = [each for label, each in enumerate(classes) if not seen[label]]
+        if seen and empty and name == 'train_dataloader':
+            text = f'{path}: no image that was looked at has {listed(empty)}.'
+            findings.append(Finding('warning', 'classes', text))
+    return findings
+
+
+def advise_names(path: str, names: Sequence[str]) -> tuple[str, dict[str, Any]]:
+    """What to do about wrong names of classes: words, and lines of config if the dataset is not in a list."""
+    if not names:
+        return 'Set metainfo=dict(classes=...) to the names in the annotations.', {}
+    if '[' in path:
+        return f'Set metainfo=dict(classes=...) in each of the datasets; there are {listed(names)}.', {}
+    return 'The names that there are, of which some will do:', nest(f'{path}.metainfo.classes', tuple(names))
+
+
+def listed(names: Sequence[Any]) -> str:
+    """Names with commas, the first five."""
+    return ', '.join(map(str, names[:5])) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
+
+
+def labels_in(dataset: Any) -> Iterator[int]:
+    """Labels of the objects, or of the images, of a dataset; of some images if there are many."""
+    if not hasattr(dataset, 'get_data_info'):
+        return
+    for index in sample_indices(len(dataset)):
+        info = dataset.get_data_info(index)
+        labels = info.get('gt_label')
+        for label in labels if isinstance(labels, Sequence) else [labels]:
+            if isinstance(label, (int, np.integer)):
+                yield int(label)
+        for each in info.get('instances') or []:
+            if isinstance(each, Mapping) and isinstance(each.get('bbox_label'), (int, np.integer)):
+                yield int(each['bbox_label'])
+
+
+def check_heads(model: nn.Module, dataset: Any) -> list[Finding]:
+    """Classes of a detector's heads against those of the data; other models have ``check_classes``."""
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    if not classes or hasattr(model, 'num_things_classes') or hasattr(model, 'panoptic_fusion_head'):
+        return []
+    findings = {}
+    for name, module in model.named_modules():
+        number = getattr(module, 'num_classes', None)
+        path = '.'.join(each for each in name.split('.') if not each.isdigit())
+        if path not in DETECTION_HEADS or not isinstance(number, int) or number == len(classes):
+            continue
+        if path.endswith('mask_head') and getattr(module, 'class_agnostic', False):
+            continue
+        level = 'error' if number < len(classes) else 'warning'
+        text = f'The data have {len(classes)} classes ({listed(classes)}), and the {path} has {number}.'
+        several = path != name
+        advice = f'Set num_classes={len(classes)} in each of them.' if several else ''
+        mend = {} if several else nest(f'model.{path}.num_classes', len(classes))
+        findings[path] = Finding(level, 'classes', text, advice, mend)
+    return list(findings.values())
+
+
+DETECTION_HEADS = ('bbox_head', 'mask_head', 'roi_head.bbox_head', 'roi_head.mask_head')
+
+
+# One batch.
+
+
+def as_in_training() -> None:
+    """Let models find what the Runner tells them, unless it has: YOLOX resizes by the iteration, for one."""
+    hub = MessageHub.get_current_instance()
+    for key, value in dict(epoch=0, iter=0, max_epochs=1, max_iters=1).items():
+        if hub.get_info(key) is None:
+            hub.update_info(key, value)
+
+
+def check_loss(model: nn.Module, loader: DataLoader) -> Finding | None:
+    """Compute the loss of the first two images, or of one where a batch has one."""
+    if not isinstance(model, BaseModel):
+        return None
+    as_in_training()
+    number = min(2, len(loader.dataset), loader.batch_sampler.batch_size or 1)
+    try:
+        batch = loader.collate_fn([loader.dataset[index] for index in range(number)])
+        with torch.no_grad():
+            batch = model.train().data_preprocessor(batch, True)
+            losses = model(**batch, mode='loss') if isinstance(batch, dict) else model(*batch, mode='loss')
+    except FAILURES as error:
+        text = f'The loss of {number} images cannot be computed: {type(error).__name__}: {shorten(error)}'
+        return Finding('error', 'loss', text)
+    if all(value.isfinite().all() for value in flatten(losses) if value.is_floating_point()):
+        return Finding('ok', 'loss', f'The loss of {number} images can be computed.')
+    names = [name for name, value in losses.items() if not all(x.isfinite().all() for x in flatten(value))]
+    return Finding('error', 'loss', f'The loss of {number} images is not finite: {listed(names)}.')

@@ -1,0 +1,127 @@
+"""Sides of images that a neck cannot take, such as one that doubles each map to add it to the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from mmengine.config import Config
+
+from .finding import Finding, nest
+from .maps import Part, needed_divisor
+
+# Words in the names of steps that leave the size of a picture alone.
+SAME_SIZE = ('Load', 'Pack', 'Flip', 'PhotoMetric', 'HSV', 'Filter', 'Annotations', 'MixUp', 'ImageToTensor')
+
+
+class Sizes(NamedTuple):
+    """The sizes of pictures that a pipeline makes."""
+
+    fixed: tuple[int, int] | None = None  # (height, width)
+    divisor: int = 1  # of the sides
+    known: bool = True  # False if a step may do anything
+
+
+def check_sides(part: Part, config: Config) -> list[Finding]:
+    """Compare the sizes that a config makes with those that a model takes.
+
+    Args:
+        part (Part): The model, or the part that has the backbone.
+        config (Config): The whole config.
+
+    Raises:
+        MapsError: If the model takes no size.
+    """
+    needed = needed_divisor(part)
+    if needed == 1:
+        return [Finding('ok', 'sides', 'Images of any size can be taken.')]
+    model = config.get('model') or {}
+    preprocessor = model.get('data_preprocessor') or config.get('data_preprocessor') or {}
+    key = part.key('data_preprocessor') if model.get('data_preprocessor') else 'data_preprocessor'
+    what = f'The neck takes sides in multiples of {needed} alone'
+    pad: dict[str, Any] = dict(pad_size_divisor=needed)
+    augments = [dict(each) for each in preprocessor.get('batch_augments') or []]
+    coarse = [each for each in augments if (each.get('size_divisor') or needed) % needed]
+    if coarse:
+        pad['batch_augments'] = [
+            dict(each, size_divisor=needed) if each in coarse else each for each in augments
+        ]
+    mend = nest(key, pad)
+    if coarse:
+        text = f'{what}, and batch_augments makes multiples of {coarse[0]["size_divisor"]}.'
+        return [Finding('error', 'sides', text, 'Pad to that:', mend)]
+    findings = []
+    for name in ('train', 'val', 'test'):
+        divisor, fixed = preprocessed(preprocessor, training=name == 'train')
+        for sizes in (pipeline_sizes(steps) for steps in pipelines_of(config.get(f'{name}_dataloader'))):
+            if fixed or sizes.fixed:
+                height, width = (-(-side // divisor) * divisor for side in fixed or sizes.fixed)
+                if height % needed or width % needed:
+                    text = f'{what}, and {name}_dataloader makes {height} x {width} (height x width).'
+                    findings.append(Finding('error', 'sides', text, 'Pad to that:', mend))
+            elif divisor % needed and sizes.divisor % needed:
+                text = f'{what}, and {name}_dataloader makes pictures of many sizes, padded to multiples of '
+                text += f'{max(divisor, sizes.divisor)}.'
+                level = 'error' if sizes.known else 'warning'
+                findings.append(Finding(level, 'sides', text, 'Pad to that:', mend))
+    errors = [finding for finding in findings if finding.level == 'error']
+    return (errors or findings)[:1] or [Finding('ok', 'sides', f'{what}, and gets such.')]
+
+
+def preprocessed(preprocessor: Mapping[str, Any], training: bool) -> tuple[int, tuple[int, int] | None]:
+    """What a data preprocessor pads the sides to: multiples (int), and a size (height, width) or None."""
+    settings = (
+        preprocessor if training else {**preprocessor, 'size': None, **(preprocessor.get('test_cfg') or {})}
+    )
+    divisor = settings.get('pad_size_divisor') or settings.get('size_divisor') or 1
+    return divisor, tuple(settings['size']) if settings.get('size') else None
+
+
+def pipelines_of(loader: Any) -> list[list[Mapping[str, Any]]]:
+    """The pipelines of a loader's datasets, each with those of the wrappers around it behind it."""
+    loaders = loader if isinstance(loader, Sequence) else [loader]
+    return [
+        steps
+        for each in loaders
+        if isinstance(each, Mapping) and isinstance(each.get('dataset'), Mapping)
+        for steps in _pipelines(each['dataset'], [])
+        if steps
+    ]
+
+
+def _pipelines(dataset, after):
+    steps = [*(dataset.get('pipeline') or []), *after]
+    inside = dataset.get('datasets') or [dataset[key] for key in ('dataset',) if dataset.get(key)]
+    inside = [each for each in inside if isinstance(each, Mapping)]
+    return [found for each in inside for found in _pipelines(each, steps)] if inside else [steps]
+
+
+def pipeline_sizes(steps: Sequence[Mapping[str, Any]]) -> Sizes:
+    """The sizes that the steps of a pipeline make, of pictures of any size."""
+    sizes, bound = Sizes(), None  # no picture is larger than the bound, (height, width)
+    square = False  # whether the longer side of every picture is that of the bound
+    for step in steps:
+        kind = step.get('type')
+        name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+        if name == 'Resize' and step.get('scale'):
+            width, height = (step['scale'],) * 2 if isinstance(step['scale'], int) else step['scale']
+            kept = step.get('keep_ratio')
+            bound = (max(height, width),) * 2 if kept else (height, width)
+            sizes, square = Sizes(None if kept else bound), height == width
+        elif name in ('RandomCrop', 'CenterCrop') and step.get('crop_type', 'absolute') == 'absolute':
+            crop = step.get('crop_size')
+            bound = (crop, crop) if isinstance(crop, int) else tuple(crop or ()) or None
+            sizes, square = Sizes(known=False), False
+        elif name == 'Pad' and step.get('pad_to_square'):
+            sizes = Sizes(bound) if square else sizes
+        elif name == 'Pad' and step.get('size_divisor'):
+            divisor = step['size_divisor']
+            padded = sizes.fixed and tuple(-(-side // divisor) * divisor for side in sizes.fixed)
+            sizes = Sizes(padded, divisor, sizes.known)
+        elif name == 'Pad' and step.get('size'):
+            size = step['size'][1], step['size'][0]
+            holds = bound is not None and all(side <= room for side, room in zip(bound, size))
+            sizes = Sizes(size) if holds else Sizes(known=False)
+        elif not any(word in name for word in SAME_SIZE):
+            sizes, bound, square = Sizes(known=False), None, False
+    return sizes

@@ -1,0 +1,128 @@
+"""``mim run mmmobilemamba check``: a table or JSON, and a status."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from mmmobilemamba import MobileMamba
+
+from ..conftest import ROOT, load_script
+from ..pages import blocks
+from .stock import swapped
+
+pytest.importorskip('mmdet')
+
+tool = load_script('tools/misc/check.py')
+NAME = 'retinanet_mobilemamba-t2_fpn_5e_digits'
+# As there are few images here.
+SMALL = ['--cfg-options', 'train_dataloader.dataset.serialize_data=False', 'param_scheduler=[]']
+
+
+def test_table(scenes, monkeypatch, capsys):
+    monkeypatch.chdir(scenes)
+    assert tool.main([NAME, *SMALL]) == 0
+    head, *table, end = capsys.readouterr().out.splitlines()
+    assert head.endswith(f'configs/retinanet/{NAME}.py: RetinaNet')
+    assert end == '0 to mend, 0 to think about.'
+    levels = [line.split()[:2] for line in table if line[:1].strip()]
+    assert {level for level, _ in levels} == {'ok'}
+    expected = ['strides', 'sides', 'kernels', 'init_cfg', 'data', 'loss', 'schedule', 'lr', 'data', 'data']
+    assert [subject for _, subject in levels] == expected
+    assert 'ok       strides      bbox_head has strides 8, 16, 32, 64, 128, and so have its maps.' in table
+
+
+def test_what_is_wrong(tmp_path, scenes, capsys):
+    assert tool.main([str(swapped('faster_rcnn', tmp_path, scenes))]) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[2] == (
+        'error    strides      rpn_head has strides 4, 8, 16, 32, 64, and its maps have 16, 32, 64, 128, 256.'
+    )
+    start = next(index for index, line in enumerate(lines) if 'Give the heads the maps' in line)
+    assert [line.strip() for line in lines[start + 1 : start + 10]] == [
+        "custom_imports = dict(imports=['mmmobilemamba.mmdet'])",
+        'model = dict(',
+        "neck=dict(_delete_=True, type='DeconvFPN', in_channels=[144, 272, 368], out_channels=256, "
+        'num_outs=5, num_extra_trans_convs=2),',
+        ')',
+        'or',
+        'model = dict(',
+        'rpn_head=dict(anchor_generator=dict(strides=[16, 32, 64, 128, 256])),',
+        'roi_head=dict(bbox_roi_extractor=dict(featmap_strides=[16, 32, 64, 128])),',
+        ')',
+    ]
+    assert any(line.startswith('warning  classes') for line in lines)  # COCO's 80, which no one has changed
+    assert lines[-1] == '2 to mend, 3 to think about.'
+
+
+def test_lines_together(tmp_path, scenes, capsys):
+    """In one config, as lines for the same key in one file would replace each other."""
+    path = swapped('yolox', tmp_path, scenes)
+    assert tool.main([str(path)]) == 1
+    _, _, together = capsys.readouterr().out.partition('in a config beside this one:\n\n')
+    lines = together.splitlines()[:-2]
+    assert lines[:3] == [
+        f"_base_ = '{path.name}'",
+        'model = dict(',
+        '    bbox_head=dict(strides=[16, 32, 64]),',
+    ]
+    mended = tmp_path / 'mended.py'
+    mended.write_text('\n'.join(lines))
+    assert tool.main([str(mended)]) == 0
+
+
+def test_the_example_of_the_page(tmp_path, scenes, monkeypatch, capsys):
+    """What docs/check.md shows is what is printed, up to the number of images here."""
+    page = ROOT / 'docs/check.md'
+    (text,) = blocks(page, 'py')  # as Python, it would be trained by the tests of the pages
+    _, start, rest = page.read_text().partition('```\nmy_faster_rcnn.py: ')
+    shown = start.removeprefix('```\n') + rest.partition('```')[0]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'data').symlink_to(scenes / 'data')
+    torch.save(MobileMamba('t2').state_dict(), 'backbone.pth')
+    Path('my_faster_rcnn.py').write_text(text)
+    assert tool.main(['my_faster_rcnn.py']) == 1
+    printed = capsys.readouterr().out.replace('of 48 iterations', 'of 144 iterations')
+    machine = re.compile(r'^ok       kernels .*|has \d+ images', re.MULTILINE)
+    assert machine.sub('', printed) == machine.sub('', shown)
+
+
+@pytest.mark.slow
+def test_json_by_mim(scenes):
+    mim = Path(sys.executable).with_name('mim')
+    command = [mim, 'run', 'mmmobilemamba', 'check', NAME, 'no.pth', '--gpus', '2', '--json', *SMALL]
+    path = f'{mim.parent}{os.pathsep}{os.environ["PATH"]}'
+    done = subprocess.run(
+        [str(part) for part in command],
+        cwd=scenes,
+        env=dict(os.environ, PATH=path, OMP_NUM_THREADS='1'),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    report = json.loads(done.stdout[done.stdout.index('{') :])
+    assert report['model'] == 'RetinaNet'
+    findings = {finding['subject']: finding for finding in report['findings'] if finding['level'] != 'ok'}
+    assert findings['checkpoint']['text'] == 'There is no checkpoint file no.pth.'
+    assert findings['lr']['level'] == 'warning'
+    assert findings['lr']['mend'] == ['auto_scale_lr = dict(enable=True)']
+
+
+def test_what_is_no_config(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stopped:
+        tool.main(['retinanet'])
+    assert stopped.value.code == 2
+    assert 'there is no config file retinanet here' in capsys.readouterr().err
+    path = tmp_path / 'config.py'
+    path.write_text("custom_imports = dict(imports=['no_such_package'])\n")
+    with pytest.raises(SystemExit, match=r'cannot be read: ImportError: .*no_such_package'):
+        tool.main([str(path)])
+    path.write_text('optimizer = dict()\n')
+    assert tool.main([str(path)]) == 1
+    assert 'error    model        The config has no model.' in capsys.readouterr().out

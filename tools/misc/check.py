@@ -1,0 +1,66 @@
+"""Check a config with MobileMamba before anything is trained: what is wrong, and the lines that mend it.
+
+    mim run mmmobilemamba check CONFIG [CHECKPOINT]
+    mim run mmmobilemamba check retinanet_mobilemamba-b1_fpn_1x_coco --gpus 4 --json
+
+CONFIG is a file of any OpenMMLab project, or the name of a recipe. Its model is built, the shapes of its maps
+are compared with what its neck and heads expect, its files, data, checkpoints and schedule are looked at, and
+the loss of two images is computed. CHECKPOINT is one to test, which must fit completely. The status is 1 if
+something is wrong.
+"""
+
+import argparse
+import contextlib
+import json
+import sys
+import warnings
+
+from mmengine.config import Config, DictAction
+
+from mmmobilemamba.check.finding import as_json, as_table, config_lines, inheriting, merge
+from mmmobilemamba.check.whole import check_config
+from mmmobilemamba.utils import config_argument
+from mmmobilemamba.weights import checkpoint_argument
+
+
+def main(argv=None):
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
+    )
+    parser.add_argument('config', type=config_argument, help='config file, or the name of a recipe')
+    parser.add_argument(
+        'checkpoint', nargs='?', type=checkpoint_argument, help='to test with it: file or name'
+    )
+    parser.add_argument('--gpus', type=int, default=1, help='processes of the training (default: 1)')
+    parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
+    args = parser.parse_args(argv)
+    try:
+        config = Config.fromfile(args.config)
+        config.merge_from_dict(args.cfg_options or {})
+    except (ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
+        sys.exit(f'{args.config} cannot be read: {type(error).__name__}: {error}')
+    warnings.simplefilter('ignore')
+    with contextlib.redirect_stdout(sys.stderr):  # pycocotools prints
+        report = check_config(config, args.checkpoint, args.gpus)
+    mends = [finding.mend for finding in report.findings if finding.level == 'error' and finding.mend]
+    together = config_lines(merge(mends), report.python_style)
+    if args.json:
+        findings = [as_json(finding, report.python_style) for finding in report.findings]
+        content = dict(config=args.config, model=report.model, findings=findings, mend=together)
+        print(json.dumps(content, indent=2))
+    else:
+        print(f'{args.config}: {report.model or "no model"}\n')
+        print('\n'.join(as_table(report.findings, report.python_style)))
+        if len(mends) > 1:
+            print('\nAll errors that lines of config mend, in a config beside this one:\n')
+            print('\n'.join([*inheriting(args.config, report.python_style), *together]))
+        counts = {
+            level: sum(each.level == level for each in report.findings) for level in ('error', 'warning')
+        }
+        print(f'\n{counts["error"]} to mend, {counts["warning"]} to think about.')
+    return int(report.failed)
+
+
+if __name__ == '__main__':
+    sys.exit(main())
