@@ -21,6 +21,7 @@ TOOLS = {
     'deployment/evaluate.py': (CONFIG, 'out.onnx', '--checkpoint', '{}'),
     'model_converters/reparameterize_model.py': (CONFIG, '{}', 'out.pth'),
     'model_converters/mobilemamba_to_mm.py': ('{}', 'out.pth'),
+    'misc/check.py': (CONFIG, '{}'),
 }
 
 
