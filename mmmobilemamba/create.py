@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,19 +60,7 @@ def create_model(
         >>> model(torch.rand(1, 3, 256, 256)).shape
         torch.Size([1, 1000])
     """
-    if isinstance(arch, str) and arch.lower() not in ARCHS and arch.lower() in BY_NAME:
-        weights = weights_of(arch)
-        raise ValueError(
-            f'{arch!r} names weights: create_model({weights.arch!r}, pretrained={weights.name!r}).'
-        )
-    for name in SET_BY.keys() & kwargs.keys():
-        raise TypeError(f'create_model takes {SET_BY[name]} instead of {name}.')
-    if features_only and drop_rate:
-        raise ValueError('drop_rate is of the head, which a network with features_only=True has not.')
-    if out_indices is not None and not features_only:
-        raise ValueError(
-            'out_indices chooses maps of stages, for which create_model needs features_only=True.'
-        )
+    check_arguments(arch, features_only, out_indices, drop_rate, kwargs)
     checkpoint = find_weights(arch, pretrained, with_head=bool(num_classes) and not features_only)
     if features_only:
         stages = ALL_STAGES if out_indices is None else out_indices
@@ -85,6 +73,33 @@ def create_model(
     if checkpoint is not None:
         classifier.load_pretrained(checkpoint)
     return classifier
+
+
+def check_arguments(
+    arch: str | dict[str, Any],
+    features_only: bool,
+    out_indices: int | Sequence[int] | None,
+    drop_rate: float,
+    others: Mapping[str, Any],
+) -> None:
+    """Refuse arguments of :func:`create_model` that do not go together.
+
+    Raises:
+        TypeError, ValueError: With what to write instead.
+    """
+    if isinstance(arch, str) and arch.lower() not in ARCHS and arch.lower() in BY_NAME:
+        weights = weights_of(arch)
+        raise ValueError(
+            f'{arch!r} names weights: create_model({weights.arch!r}, pretrained={weights.name!r}).'
+        )
+    for name in SET_BY.keys() & others.keys():
+        raise TypeError(f'create_model takes {SET_BY[name]} instead of {name}.')
+    if features_only and drop_rate:
+        raise ValueError('drop_rate is of the head, which a network with features_only=True has not.')
+    if out_indices is not None and not features_only:
+        raise ValueError(
+            'out_indices chooses maps of stages, for which create_model needs features_only=True.'
+        )
 
 
 def find_weights(
