@@ -28,7 +28,7 @@ def check_neck(part: Part, config: Config, failure: str) -> Finding:
     given = (settings or {}).get('in_channels') if isinstance(settings, Mapping) else None
     given = getattr(neck, 'in_channels', None) or given
     offered = list(part.backbone.out_channels)
-    wanted = [given] if isinstance(given, int) else list(given or [])
+    wanted = in_numbers(part, [given] if isinstance(given, (int, str)) else list(given or []))
     if neck is None or not wanted or wanted == offered:
         text = f'The maps cannot be checked, as the model does not take a blank image: {failure}'
         return Finding('warning', 'maps', text)
@@ -74,6 +74,14 @@ def check_heads(part: Part, config: Config, maps: list[Tensor]) -> list[Finding]
     return [finding for finding in findings if finding is not None]
 
 
+def in_numbers(part: Part, widths: Sequence[int | str]) -> list[int | str]:
+    """Widths of a config, with those that ``match_widths`` writes as ``'stage0'`` and so on as numbers."""
+    stages: dict[int | str, int] = {
+        f'stage{index}': width for index, width in enumerate(part.backbone.arch['embed_dims'])
+    }
+    return [stages.get(width, width) for width in widths]
+
+
 def _check_reader(part: Part, reader: Reader, maps: list[Tensor]) -> Finding | None:
     """Channels that a dense head expects, or that a RoI extractor gives."""
     width = getattr(reader.module, 'out_channels' if reader.pools else 'in_channels', None)
@@ -99,10 +107,13 @@ def _check_pixel_decoder(part, name, config, maps) -> Finding | None:
     settings = settings if isinstance(settings, Mapping) else {}
     given, offered = settings.get('in_channels'), [x.shape[1] for x in maps]
     head = getattr(part.model, name, None)
-    if not hasattr(head, 'pixel_decoder') or not isinstance(given, Sequence) or list(given) == offered:
+    if not hasattr(head, 'pixel_decoder') or not isinstance(given, Sequence):
+        return None
+    given = in_numbers(part, given)
+    if given == offered:
         return None
     there = as_text(offered)[1:-1]
-    text = f'{name} expects maps of {as_text(list(given))[1:-1]} channels, and there are {there}.'
+    text = f'{name} expects maps of {as_text(given)[1:-1]} channels, and there are {there}.'
     change = dict(in_channels=offered)
     strides = settings.get('strides') or []
     if len(strides) > len(offered):
