@@ -1,6 +1,8 @@
 # Everything runs in a virtual environment of its own: `make env VENV=/somewhere` puts it elsewhere.
 PYTHON ?= python3
-VENV ?= .venv
+FORKS ?=
+VERSIONS ?= $(if $(FORKS),forks)
+VENV ?= .venv$(if $(VERSIONS),-$(VERSIONS))
 LINT_VENV ?= .venv-lint
 WORK ?= work_dirs/demo
 OVERWRITE ?=
@@ -28,11 +30,13 @@ help:
 	@echo "make test-projects  the recipes for mmpose, mmocr, mmaction2 and mmrotate, each in an environment of its own"
 	@echo "              (PROJECTS='mmpose mmocr' tests some of them)"
 	@echo "make env     the set-up alone (VENV=$(VENV))"
+	@echo "              (VERSIONS=torch2.1 takes other versions, of requirements/versions, in an environment of"
+	@echo "              their own, FORKS=1 the onedl forks of OpenMMLab; the same for every other target)"
 	@echo "make lint    ruff and mypy, in an environment of their own that takes seconds (LINT_VENV=$(LINT_VENV))"
 	@echo "make format  what ruff can mend by itself"
 
 env:
-	@$(PYTHON) tools/misc/setup_env.py "$(VENV)"
+	@$(PYTHON) tools/misc/setup_env.py "$(VENV)" $(if $(VERSIONS),--versions "$(VERSIONS)")
 
 test: env  # without a GPU, as what they assert is what happens then; a core for each process
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile

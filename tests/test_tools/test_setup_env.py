@@ -15,6 +15,7 @@ from ..conftest import ROOT, load_script
 
 setup_env = load_script('tools/misc/setup_env.py')
 OURS = Path(sys.prefix)
+VERSIONS = sorted(path.stem for path in (ROOT / 'requirements/versions').iterdir())
 
 
 def is_made_here():
@@ -28,8 +29,14 @@ def test_second_call_changes_nothing():
     def state():
         return {path: path.stat().st_mtime_ns for path in (OURS / '.steps').iterdir()}
 
+    stamp = (OURS / '.steps' / 'torch').read_text()
+    (options,) = (
+        ['--versions', name] if name else []
+        for name in (None, *VERSIONS)
+        if setup_env.fingerprint(setup_env.Environment(OURS, name), setup_env.install_torch, ()) == stamp
+    )
     before, start = state(), time.time()
-    command = [sys.executable, str(ROOT / 'tools/misc/setup_env.py'), str(OURS)]
+    command = [sys.executable, str(ROOT / 'tools/misc/setup_env.py'), str(OURS), *options]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert time.time() - start < 10
     assert result.stdout == result.stderr == ''
@@ -94,12 +101,6 @@ def libraries_of(package):
 
 
 @pytest.mark.skipif(not libraries_of('mmcv'), reason='mmcv without operators')
-def is_made_here():
-    """Whether ``make env`` has made this environment for this clone; of another, it would install again."""
-    origin = metadata.distribution('mmmobilemamba').read_text('direct_url.json') or ''
-    return (OURS / '.steps' / 'check').is_file() and f'"{ROOT.as_uri()}"' in origin
-
-
 @pytest.mark.skipif(not is_made_here(), reason='not an environment of `make env` in this clone')
 def test_the_operators_were_built_without_asserts():
     """Their names would be among the imported ones; where they are, there is no optimisation either."""
@@ -112,8 +113,9 @@ def test_the_operators_were_built_without_asserts():
 class Recorded(setup_env.Environment):
     """An environment whose commands are written down, and succeed."""
 
-    def __init__(self, path):
-        super().__init__(path)
+    def __init__(self, path, versions=None):
+        super().__init__(path, versions)
+        self.path.mkdir(parents=True, exist_ok=True)
         self.commands, self.variables = [], []
 
     def run(self, command, *args, env=None, cwd=None, **kwargs):
@@ -121,7 +123,7 @@ class Recorded(setup_env.Environment):
         self.variables.append(env)
         if 'bdist_wheel' in command:
             (cwd / 'dist').mkdir()
-            (cwd / 'dist' / 'mmcv-2.1.0-cp311-cp311-linux_x86_64.whl').write_text('a wheel')
+            (cwd / 'dist' / f'{cwd.name}-cp311-cp311-linux_x86_64.whl').write_text('a wheel')
 
     def ask(self, code):
         return '9.9.9' if '__version__' in code else 'any'
@@ -174,11 +176,58 @@ def test_a_wheel_that_cannot_be_kept_is_installed(environment, monkeypatch, home
     assert environment.path in wheel.parents and wheel.read_text() == 'a wheel'
 
 
-def test_other_flags_are_another_build(monkeypatch):
-    steps = {step: setup_env.fingerprint(step, ()) for _, step, *_ in setup_env.STEPS}
+def test_other_flags_are_another_build(environment, monkeypatch):
+    steps = {step: setup_env.fingerprint(environment, step, ()) for _, step, *_ in setup_env.STEPS}
     monkeypatch.setattr(setup_env, 'MMCV_CFLAGS', '-g0')
-    changed = [step for step in steps if setup_env.fingerprint(step, ()) != steps[step]]
+    changed = [step for step in steps if setup_env.fingerprint(environment, step, ()) != steps[step]]
     assert changed == [setup_env.install_mmcv]
+
+
+@pytest.mark.parametrize('versions, standard', [(None, 17), ('torch2.6', 17), ('torch2.14', 20)])
+def test_mmcv_is_compiled_for_the_standard_that_torch_asks_for(tmp_path, monkeypatch, versions, standard):
+    monkeypatch.setenv('XDG_CACHE_HOME', str(tmp_path))
+    env = Recorded(tmp_path / 'env', versions)
+
+    def download(archive, folder):
+        source = env.path / 'build/unpacking/mmcv-2.1.0'
+        source.mkdir(parents=True)
+        (source / 'setup.py').write_text("extra_compile_args['cxx'] = ['-Wall', '-std=c++17']")
+
+    def keep(built, shelf):
+        sources.append((built.parents[1] / 'setup.py').read_text())
+        return built
+
+    sources = []
+    monkeypatch.setattr(setup_env, 'unpack', download)
+    monkeypatch.setattr(setup_env, 'keep', keep)
+    setup_env.build_mmcv(env, 'mmcv', '2.1.0', tmp_path)
+    assert sources == [f"extra_compile_args['cxx'] = ['-Wall', '-std=c++{standard}']"]
+
+
+@pytest.mark.parametrize('name', VERSIONS)
+def test_versions_come_before_those_that_are_pinned(name, tmp_path):
+    known, env = setup_env.pinned_versions(None), Recorded(tmp_path / 'env', name)
+    own = dict(line.split('==') for line in setup_env.read_lines(setup_env.VERSIONS / f'{name}.txt'))
+    assert own and env.versions == {**known, **own}
+    assert not own.items() & known.items()  # deltas alone
+    setup_env.install_torch(env)
+    (command,) = env.commands
+    pins = Path(command[command.index('-c') + 1]).read_text().split()
+    assert pins == [f'{package}=={version}' for package, version in env.versions.items()]
+
+
+def test_forks_take_the_place_of_what_they_fork(tmp_path):
+    env = Recorded(tmp_path / 'env', 'forks')
+    lines = ['mmdet>=3.3.0', 'mmsegmentation>=1.2.2', 'timm>=1.0.3', 'mmengine']
+    forks = ['onedl-mmdetection', 'onedl-mmsegmentation', 'timm>=1.0.3', 'onedl-mmengine']
+    assert setup_env.requirements(env, lines) == forks
+    assert setup_env.requirements(Recorded(tmp_path / 'known'), lines) == lines
+    setup_env.install_packages(env)
+    assert env.commands[-2][-1] == 'onedl-mim'
+    assert env.commands[-1] == [str(env.python), str(ROOT / 'tools/misc/name_forks.py')]
+    assert {'onedl-mmpretrain', 'onedl-mmengine'} <= set(env.commands[0])
+    names = {re.split('[<>=]', part)[0] for command in env.commands for part in command}
+    assert not names & set(setup_env.FORKS)
 
 
 def test_the_pages_name_the_same_flags():
@@ -187,7 +236,8 @@ def test_the_pages_name_the_same_flags():
 
 
 def test_pins_cover_the_known_good_set():
-    assert setup_env.pinned('mmcv') == '2.1.0'
-    assert setup_env.pinned('mmdet') == '3.3.0'
-    major = int(setup_env.pinned('setuptools').split('.')[0])
+    versions = setup_env.pinned_versions(None)
+    assert versions['mmcv'] == '2.1.0'
+    assert versions['mmdet'] == '3.3.0'
+    major = int(versions['setuptools'].split('.')[0])
     assert 65 <= major < 82

@@ -3,12 +3,16 @@
 Needs nothing but Python 3.11, for which the pins are made, with ``venv``. Every finished step leaves a stamp
 inside the environment, so that a second call is a no-op and a broken one resumes; the
 compiled objects of mmcv survive a break as well. The system's Python is never changed.
+
+``--versions NAME`` takes the versions of ``requirements/versions/NAME.txt`` in place of those that are pinned:
+another torch, or the forks of OpenMMLab.
 """
 
 import argparse
 import hashlib
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -16,13 +20,17 @@ import tarfile
 import time
 from pathlib import Path
 
+from name_forks import FORKS
+
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / 'requirements'
+VERSIONS = REQUIREMENTS / 'versions'
 MMCV_SECONDS_PER_OBJECT = 19  # one core
 # The interpreter's own flags ask for debug symbols, which cost three times the build time. Newer setuptools
 # take these in place of the interpreter's, so that what else matters has to be named, too: without
 # optimisation RoIAlign and NMS take two to three times as long, and asserts abort PANet.
 MMCV_CFLAGS = '-g0 -O3 -DNDEBUG'
+CXX20_SINCE = (2, 14)  # the torch whose headers ask for C++20, where mmcv asks for C++17
 IMPORTS = 'torch, torchvision, mmengine, mmcv.ops, mmdet, mmseg, mmpretrain, mmmobilemamba'
 
 
@@ -35,10 +43,12 @@ class Environment:
 
     Args:
         path (Path): Where the environment is, or is to be.
+        versions (str): A file of ``requirements/versions``, whose versions come before those that are pinned.
     """
 
-    def __init__(self, path):
+    def __init__(self, path, versions=None):
         self.path = path
+        self.versions = pinned_versions(versions)
         self.python = path / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
         self.log = path / 'setup.log'
         self.stamps = path / '.steps'
@@ -76,14 +86,21 @@ class Environment:
                 raise StepError(f'{why}\n{tail}What to do: {remedy}\nFull output: {self.log}')
 
     def pip(self, *arguments, why, **kwargs):
-        """Install with pip under the pins of ``requirements/pinned.txt``."""
+        """Install with pip under the environment's pins."""
+        pins = self.path / 'pins.txt'
+        pins.write_text(''.join(f'{name}=={version}\n' for name, version in self.versions.items()))
         self.run(
-            [self.python, '-m', 'pip', 'install', '-c', REQUIREMENTS / 'pinned.txt', *arguments],
+            [self.python, '-m', 'pip', 'install', '-c', pins, *arguments],
             why,
             'check the network (or the pip index you have configured) and run the command again; '
             'it goes on from here.',
             **kwargs,
         )
+
+    def distribution(self, name):
+        """What is installed for ``name``: itself, or its fork."""
+        fork = FORKS.get(name)
+        return fork if fork in self.versions else name
 
     def ask(self, code):
         """Print something with the environment's own Python and return it."""
@@ -111,16 +128,17 @@ def install_torch(env):
 
 def install_mmcv(env):
     """mmcv with its operators, from a wheel built earlier or from source."""
-    version = pinned('mmcv')
+    name = env.distribution('mmcv')
+    version = env.versions[name]
     torch = env.ask('import torch; print(torch.__version__)')
     python = env.ask('import sys; print("cp%d%d" % sys.version_info[:2])')
     # Without a GPU in sight mmcv builds its CPU operators only.
     device = env.ask('import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
     flags = MMCV_CFLAGS.replace(' ', '')  # wheels of other flags stay where they are, and are not used
     shelf = cache_dir(env) / f'torch{torch}-{python}-{device}-{platform.machine()}{flags}'
-    wheel = next(shelf.glob(f'mmcv-{version}-*.whl'), None)
+    wheel = next(shelf.glob(f'{name.replace("-", "_")}-{version}-*.whl'), None)
     if wheel is None:
-        wheel = build_mmcv(env, version, shelf)
+        wheel = build_mmcv(env, name, version, shelf)
     else:
         say(f'    reusing {wheel}')
     env.pip('--no-deps', '--force-reinstall', wheel, why=f'The wheel {wheel} did not install; delete it.')
@@ -129,10 +147,15 @@ def install_mmcv(env):
 def install_packages(env):
     """The OpenMMLab codebases, mim, and what the tests and the demo need."""
     names = ('runtime', 'optional', 'demo', 'deploy', 'tests', 'weights')
-    files = [part for name in names for part in ('-r', REQUIREMENTS / f'{name}.txt')]
-    env.pip(*files, 'mmengine', why='The packages did not install.')
+    lines = [line for name in names for line in read_lines(REQUIREMENTS / f'{name}.txt')]
+    env.pip(*requirements(env, [*lines, 'mmengine']), why='The packages did not install.')
     env.pip('-r', REQUIREMENTS / 'mim.txt', why='The packages that mim needs did not install.')
-    env.pip('--no-deps', 'openmim', why='openmim did not install.')
+    env.pip('--no-deps', env.distribution('openmim'), why='mim did not install.')
+    env.run(
+        [env.python, Path(__file__).with_name('name_forks.py')],
+        'The forks did not get the names of what they fork.',
+        f'delete {env.path} and run the command again.',
+    )
 
 
 def install_project(env):
@@ -165,24 +188,34 @@ STEPS = (
 )
 
 
-def build_mmcv(env, version, shelf):
+def requirements(env, lines):
+    """Lines of requirements files; forks, whose version is pinned, take the place of what they fork."""
+    names = [re.match(r'[\w.-]+', line).group() for line in lines]
+    forks = [env.distribution(name) for name in names]
+    return [line if fork == name else fork for line, name, fork in zip(lines, names, forks)]
+
+
+def build_mmcv(env, name, version, shelf):
     """Build mmcv's wheel in the environment's own folder and keep a copy on ``shelf``.
 
     Ninja keeps the objects that are done, so that a build that was broken off resumes. Where
     nothing can be kept, the copy is in the environment.
     """
     work = env.path / 'build'
-    source = work / f'mmcv-{version}'
+    source = work / f'{name.replace("-", "_")}-{version}'
     if not (source / 'setup.py').is_file():
         shutil.rmtree(work, ignore_errors=True)
         command = [env.python, '-m', 'pip', 'download', '--no-deps', '--no-build-isolation']
         env.run(
-            [*command, '--no-binary', 'mmcv', '-d', work, f'mmcv=={version}'],
+            [*command, '--no-binary', name, '-d', work, f'{name}=={version}'],
             'The source of mmcv did not download.',
             'check the network and run the command again.',
         )
-        unpack(next(work.glob('mmcv-*.tar.gz')), work / 'unpacking')
+        unpack(work / f'{source.name}.tar.gz', work / 'unpacking')
         (work / 'unpacking' / source.name).rename(source)
+    if tuple(map(int, env.versions['torch'].split('.')[:2])) >= CXX20_SINCE:
+        recipe = source / 'setup.py'
+        recipe.write_text(recipe.read_text().replace('-std=c++17', '-std=c++20'))
     jobs = int(os.environ.get('MAX_JOBS') or os.cpu_count() or 1)
     said = [0.0]
 
@@ -196,8 +229,8 @@ def build_mmcv(env, version, shelf):
     env.run(
         [env.python, 'setup.py', 'bdist_wheel'],
         'mmcv did not compile.',
-        'a C++17 compiler is needed (Debian and Ubuntu: `apt-get install g++`), and torch older '
-        'than 2.14. With little memory, set MAX_JOBS=1. Then run the command again; it resumes.',
+        'a C++ compiler is needed (Debian and Ubuntu: `apt-get install g++`). '
+        'With little memory, set MAX_JOBS=1. Then run the command again; it resumes.',
         cwd=source,
         env={
             'MMCV_WITH_OPS': '1',
@@ -260,17 +293,16 @@ def read_lines(path):
     return [line for line in lines if line]
 
 
-def pinned(name):
-    """The version of ``name`` in ``requirements/pinned.txt``."""
-    versions = dict(line.split('==') for line in read_lines(REQUIREMENTS / 'pinned.txt'))
-    return versions[name]
+def pinned_versions(name):
+    """Versions of ``requirements/pinned.txt`` with those of ``requirements/versions/NAME.txt``, if any, in place."""
+    files = [REQUIREMENTS / 'pinned.txt', *([VERSIONS / f'{name}.txt'] if name else [])]
+    return dict(line.split('==') for file in files for line in read_lines(file))
 
 
-def fingerprint(step, files):
+def fingerprint(env, step, files):
     """A hash over what a step depends on: its requirement files, the pins, and mmcv's flags."""
-    names = (*files, 'pinned')
-    text = ''.join((REQUIREMENTS / f'{name}.txt').read_text() for name in names)
-    text += sys.version + str(ROOT) + (MMCV_CFLAGS if step is install_mmcv else '')
+    text = ''.join((REQUIREMENTS / f'{name}.txt').read_text() for name in files)
+    text += repr(env.versions) + sys.version + str(ROOT) + (MMCV_CFLAGS if step is install_mmcv else '')
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
@@ -282,7 +314,13 @@ def say(text):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
     parser.add_argument('path', type=Path, help='folder of the virtual environment')
-    env = Environment(parser.parse_args().path.resolve())
+    parser.add_argument(
+        '--versions',
+        choices=sorted(path.stem for path in VERSIONS.glob('*.txt')),
+        help='in place of those that are known to work best',
+    )
+    args = parser.parse_args()
+    env = Environment(args.path.resolve(), args.versions)
     if sys.version_info[:2] != (3, 11):
         sys.exit(
             f'The pins of requirements/pinned.txt are for Python 3.11, and {sys.executable} is '
@@ -293,7 +331,7 @@ def main():
     start = time.time()
     redo = False
     for number, (name, step, expected, files) in enumerate(STEPS, 1):
-        stamp, content = env.stamps / name, fingerprint(step, files)
+        stamp, content = env.stamps / name, fingerprint(env, step, files)
         if not redo and stamp.is_file() and stamp.read_text() == content:
             continue
         redo = True  # later steps build on this one
