@@ -49,9 +49,19 @@ def local_folders() -> tuple[Path, ...]:
 
 
 def mirror_address() -> str | None:
-    """What ``MMMOBILEMAMBA_MIRROR`` names, if that is an address (str), without a slash at its end."""
+    """What ``MMMOBILEMAMBA_MIRROR`` names, if that is an address (str), without a slash at its end.
+
+    Raises:
+        CheckpointError: If it has a user or a password, which logs would show.
+    """
     mirror = os.environ.get(MIRROR, '')
-    return mirror.rstrip('/') if re.match('https?://', mirror) else None
+    address = re.match(r'(https?://)([^/]*@)?', mirror, re.IGNORECASE)
+    if address and address[2]:
+        raise CheckpointError(
+            f'{MIRROR} is an address of {address[1]} with a user or a password in front of the host, which are '
+            f'not sent. Name one that needs none, or a folder with the files.'
+        )
+    return mirror.rstrip('/') if address else None
 
 
 def mirror_folder() -> Path | None:

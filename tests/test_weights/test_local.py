@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.models.checkpoint import CheckpointError
 from mmmobilemamba.weights import WEIGHTS, fetch, weights_of
-from mmmobilemamba.weights.files import find, possible_names
+from mmmobilemamba.weights.files import find, mirror_address, possible_names
 
 from ..conftest import authors_checkpoint, load_script
 from .conftest import as_bytes
@@ -100,6 +100,15 @@ def test_mirror_that_is_no_folder(folder, monkeypatch):
         CheckpointError, match='MMMOBILEMAMBA_MIRROR=ftp://somewhere is neither a folder nor an address'
     ):
         fetch('t2')
+
+
+def test_mirror_with_a_password(folder, monkeypatch):
+    monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', 'HTTPS://me:secret@host/weights')
+    with pytest.raises(CheckpointError, match='a user or a password in front of the host') as error:
+        fetch('t2')
+    assert 'secret' not in str(error.value)
+    monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', 'HTTPS://host/weights/')
+    assert mirror_address() == 'HTTPS://host/weights'
 
 
 def test_file_that_has_changed(folder, t2):
