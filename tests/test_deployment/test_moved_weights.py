@@ -28,8 +28,19 @@ from . import dense_detectors
 tool = load_script('tools/deployment/export.py')
 graph_exporter = load_script('tools/deployment/graph_exporter.py')
 FOLDERS = (
-    'deeplabv3', 'faster_rcnn', 'fcos', 'mask_rcnn', 'mobilemamba', 'pspnet', 'retinanet', 'rtmdet', 'segformer',
-    'sem_fpn', 'ssd', 'upernet', 'yolox',
+    'deeplabv3',
+    'faster_rcnn',
+    'fcos',
+    'mask_rcnn',
+    'mobilemamba',
+    'pspnet',
+    'retinanet',
+    'rtmdet',
+    'segformer',
+    'sem_fpn',
+    'ssd',
+    'upernet',
+    'yolox',
 )
 RECIPES = sorted(
     str(path.relative_to(ROOT / 'configs'))

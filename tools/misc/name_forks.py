@@ -48,7 +48,9 @@ def write_name(name, fork):
 
 
 def main(arguments=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.parse_args(arguments)
     for name, fork in FORKS.items():
         own, other = find(name), find(fork)
