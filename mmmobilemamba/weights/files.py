@@ -58,8 +58,8 @@ def mirror_address() -> str | None:
     address = re.match(r'(https?://)([^/]*@)?', mirror, re.IGNORECASE)
     if address and address[2]:
         raise CheckpointError(
-            f'{MIRROR} is an address of {address[1]} with a user or a password in front of the host, which are '
-            f'not sent. Name one that needs none, or a folder with the files.'
+            f'{MIRROR} is an address with a user or a password in front of the host, which are not sent. '
+            f'Name one that needs none, or a folder with the files.'
         )
     return mirror.rstrip('/') if address else None
 

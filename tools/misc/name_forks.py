@@ -2,8 +2,8 @@
 
 The forks are imported as ``mmdet``, ``mmseg`` and so on, and installed as ``onedl-mmdetection``,
 ``onedl-mmsegmentation``. What looks for an installed package by its old name does not find them: mmengine for
-``_base_ = 'mmseg::...'``, mim for ``mim train mmdet``. For each fork that is installed where this script runs, it
-writes metadata of the old name beside the fork's own: a name, a version and the module, and no files.
+``_base_ = 'mmseg::...'``, mim for ``mim train mmdet``. For each fork that is installed where this script runs,
+the script writes metadata of the old name beside the fork's own: a name, a version and the module, and no files.
 """
 
 import argparse
@@ -31,8 +31,8 @@ def find(name):
 def write_name(name, fork):
     """Write the metadata by which ``fork``, a distribution, is also found as ``name``; returns their folder.
 
-    There is no RECORD of files: with one, the mim of the forks would look for the package where its first file
-    is, which is among the metadata.
+    There is no RECORD of files: with one, the mim of the forks would look for the package where its first
+    file is, which is among the metadata.
     """
     folder = Path(fork.locate_file('')) / f'{name}-{fork.version}.dist-info'
     folder.mkdir()

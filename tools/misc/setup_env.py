@@ -4,8 +4,8 @@ Needs nothing but Python 3.11, for which the pins are made, with ``venv``. Every
 inside the environment, so that a second call is a no-op and a broken one resumes; the
 compiled objects of mmcv survive a break as well. The system's Python is never changed.
 
-``--versions NAME`` takes the versions of ``requirements/versions/NAME.txt`` in place of those that are pinned:
-another torch, or the forks of OpenMMLab.
+``--versions NAME`` takes the versions of ``requirements/versions/NAME.txt`` in place of those that are
+pinned: another torch, or the forks of OpenMMLab.
 """
 
 import argparse
@@ -294,7 +294,7 @@ def read_lines(path):
 
 
 def pinned_versions(name):
-    """Versions of ``requirements/pinned.txt`` with those of ``requirements/versions/NAME.txt``, if any, in place."""
+    """All pins (dict of name: version); those of ``requirements/versions/NAME.txt``, if any, come first."""
     files = [REQUIREMENTS / 'pinned.txt', *([VERSIONS / f'{name}.txt'] if name else [])]
     return dict(line.split('==') for file in files for line in read_lines(file))
 
