@@ -2,8 +2,8 @@
 
 The forks are imported as ``mmdet``, ``mmseg`` and so on, and installed as ``onedl-mmdetection``,
 ``onedl-mmsegmentation``. What looks for an installed package by its old name does not find them: mmengine for
-``_base_ = 'mmseg::...'``, mim for ``mim train mmdet``. For each fork that is installed where this script runs,
-the script writes metadata of the old name beside the fork's own: a name, a version and the module, and no files.
+``_base_ = 'mmseg::...'``, mim for ``mim train mmdet``. This writes metadata of the old name beside those of
+each fork that is installed where it runs: a name, a version and the module, and no files.
 """
 
 import argparse
