@@ -82,6 +82,7 @@ METRICS = dict(
         (224, 224),
         [
             dict(type='CocoMetric', ann_file='coco/annotations/instances_val.json', classwise=True),
+            dict(type='VOCMetric'),
             dict(type='DumpDetResults', out_file_path='dumped.pkl'),
         ],
     ),
