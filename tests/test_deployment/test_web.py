@@ -475,6 +475,11 @@ def test_pictures_that_cannot_be_used(page, tmp_path):
         in page('message').text
     )
     assert not page('results').is_displayed() and page('canvas').is_displayed()
+    picture_of(6, 8).save(tmp_path / 'small.png')  # which a backbone pads, and a classifier would pool over
+    page.choose('picture', tmp_path / 'small.png')
+    assert page('message').text == ''
+    page.choose('model', make_file(tmp_path / 'x.onnx', 'classification'))
+    assert 'but the picture is 8 x 6 px after' in page('message').text
     page.choose('model', make_file(tmp_path / 'y.onnx', 'backbone', resize=[dict(type='Pad', size=3)]))
     assert 'The step {"type":"Pad","size":3} is not supported' in page('message').text
 
