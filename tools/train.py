@@ -40,12 +40,14 @@ def load_config(path, options=()):
             f'there is no config {path}. The config comes before the options; by its bare name it is found '
             f'by `mim train mmmobilemamba` and `mim test mmmobilemamba`'
         )
-    from mmengine.config import Config, DictAction
+    from mmengine.config import DictAction
 
-    config = Config.fromfile(path, import_custom_modules=False)
+    from mmmobilemamba.utils import read_config
+
     parser = argparse.ArgumentParser()
     parser.add_argument('options', nargs='*', action=DictAction)
-    config.merge_from_dict(parser.parse_args(list(options)).options or {})
+    changes = parser.parse_args(list(options)).options
+    config = read_config(path, changes, import_custom_modules=False)
     if scope_of(config) not in CODEBASES:
         raise ValueError(
             f'{path} has default_scope {config.get("default_scope")!r}, but must have one of '

@@ -240,10 +240,3 @@ def with_preprocessing(graph: nn.Module, about: Mapping[str, Any], as_read: bool
     are float32, (N, C, H, W), of 0 to 255.
     """
     return Preprocessed(graph, about['mean'], about['std'], about['channels'] == 'BGR', as_read)
-
-
-def read_config(path: str | Path, options: dict[str, Any] | None = None) -> Config:
-    """A config file with changes (Config)."""
-    config = Config.fromfile(path)
-    config.merge_from_dict(options or {})
-    return config

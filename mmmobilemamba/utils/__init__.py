@@ -1,6 +1,6 @@
 """What helps users and maintainers: ``python -m mmmobilemamba.utils.collect_env``."""
 
 from .codebase import codebase_of
-from .configs import config_argument, config_path
+from .configs import config_argument, config_path, read_config
 
-__all__ = ['codebase_of', 'config_argument', 'config_path']
+__all__ = ['codebase_of', 'config_argument', 'config_path', 'read_config']

@@ -16,15 +16,16 @@ from mmengine.utils.dl_utils import collect_env as collect_base_env
 
 from mmmobilemamba.ops import OPERATIONS, cpu, select_backend
 from mmmobilemamba.ops.cpu.build import BuildError, find_compiler, find_library
+from mmmobilemamba.utils.forks import FORKS
 from mmmobilemamba.version import __version__
 from mmmobilemamba.weights.files import MIRROR, weights_folder
 
-# Distributions, some of which have two names.
+# Distributions, some of which have several names.
 PACKAGES = {
-    'MMCV': ('mmcv', 'mmcv-lite'),
-    'MMDetection': ('mmdet',),
-    'MMSegmentation': ('mmsegmentation',),
-    'MMPretrain': ('mmpretrain',),
+    'MMCV': ('mmcv', 'mmcv-lite', FORKS['mmcv']),
+    'MMDetection': ('mmdet', FORKS['mmdet']),
+    'MMSegmentation': ('mmsegmentation', FORKS['mmsegmentation']),
+    'MMPretrain': ('mmpretrain', FORKS['mmpretrain']),
     'timm': ('timm',),
     'gdown': ('gdown',),
     'NumPy': ('numpy',),

@@ -1,10 +1,16 @@
-"""Where the recipes of this package are installed."""
+"""Where the recipes of this package are installed, and how configs are read."""
 
 from __future__ import annotations
 
 from argparse import ArgumentTypeError
+from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from .forks import FORKS, is_hidden
 
 
 def find_root() -> Path:
@@ -71,3 +77,28 @@ def config_argument(text: str) -> str:
         return config_path(text)
     except (FileNotFoundError, ValueError) as error:
         raise ArgumentTypeError(f'there is no config file {text} here. {error}') from error
+
+
+def read_config(path: str | Path, options: Mapping[str, Any] | None = None, **kwargs: Any) -> Config:
+    """Read a config, and say what to do where only a fork of what it inherits from is installed.
+
+    Args:
+        path (str | Path): The file.
+        options (dict, optional): Changes, as ``--cfg-options`` gives them.
+        kwargs: As ``Config.fromfile`` takes them.
+
+    Raises:
+        ModuleNotFoundError: If the config inherits from a package that is not found.
+    """
+    try:
+        config = Config.fromfile(path, **kwargs)
+    except ModuleNotFoundError as error:
+        name = str(error).partition(' ')[0]
+        if not is_hidden(name):
+            raise
+        raise ModuleNotFoundError(
+            f'{path} inherits from {name}, and mmengine does not find its fork, {FORKS[name]}, under that '
+            f'name. Run `python -m mmmobilemamba.utils.forks` once, which lets it be found.'
+        ) from error
+    config.merge_from_dict(options or {})
+    return config

@@ -224,7 +224,7 @@ def test_forks_take_the_place_of_what_they_fork(tmp_path):
     assert setup_env.requirements(Recorded(tmp_path / 'known'), lines) == lines
     setup_env.install_packages(env)
     assert env.commands[-2][-1] == 'onedl-mim'
-    assert env.commands[-1] == [str(env.python), str(ROOT / 'tools/misc/name_forks.py')]
+    assert env.commands[-1] == [str(env.python), str(ROOT / 'mmmobilemamba/utils/forks.py')]
     assert {'onedl-mmpretrain', 'onedl-mmengine'} <= set(env.commands[0])
     names = {re.split('[<>=]', part)[0] for command in env.commands for part in command}
     assert not names & set(setup_env.FORKS)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mmmobilemamba.utils import config_argument, config_path, configs
+from mmmobilemamba.utils import config_argument, config_path, configs, forks, read_config
 
 from ..conftest import ROOT
 
@@ -67,3 +67,23 @@ def test_every_tool_takes_configs_so():
     without = [name for name in tools if not re.search(r'type=.*config_argument', texts[name])]
     assert len(tools) > 5
     assert without == ['train.py']  # which mim starts, and whose help is to import nothing
+
+
+def test_a_fork_that_is_not_found(monkeypatch):
+    """mmengine asks for the distribution; our error names the fork, where there is one."""
+    config = config_path('mobilemamba-b4_pspnet_4xb8-80k_ade20k-512x512')
+    words = 'mmsegmentation is not installed, please install mmsegmentation manually'
+
+    def absent(*args, **kwargs):
+        raise ModuleNotFoundError(words)
+
+    assert read_config(config).default_scope == 'mmseg'
+    monkeypatch.setattr(configs.Config, 'fromfile', absent)
+    installed = {'onedl-mmsegmentation'}
+    monkeypatch.setattr(forks, 'find', lambda name: name in installed or None)
+    with pytest.raises(ModuleNotFoundError, match=r'python -m mmmobilemamba\.utils\.forks') as error:
+        read_config(config)
+    assert 'its fork, onedl-mmsegmentation' in str(error.value)
+    installed.clear()
+    with pytest.raises(ModuleNotFoundError, match=words):
+        read_config(config)

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -21,7 +20,7 @@ from mmmobilemamba.models.backbones.arch import ARCHS
 from mmmobilemamba.models.layers import WTEMamba, fold_norm, fold_norm_before, folding
 from mmmobilemamba.ops import check_backend
 from mmmobilemamba.ops.haar import pad_to_even
-from mmmobilemamba.utils import codebase_of
+from mmmobilemamba.utils import codebase_of, read_config
 
 FORMS = ('baseline', 'plain', 'deploy')
 ONNX = ('onnx', 'onnx_fp16', 'onnx_int8')
@@ -158,7 +157,7 @@ def build(name):
         if not isinstance(model, nn.Module):
             raise ValueError(f'{name} must return a torch.nn.Module, not {type(model).__name__}')
         return randomise(model).eval()
-    config = Config.fromfile(name)
+    config = read_config(name)
     init_default_scope(codebase_of(config) or 'mmengine')
     config.model.backbone.init_cfg = None
     model = MODELS.build(config.model)

@@ -19,9 +19,9 @@ from pathlib import Path
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.figure import Figure
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
-from mmmobilemamba.utils import config_argument
+from mmmobilemamba.utils import config_argument, read_config
 from mmmobilemamba.utils.fonts import FontError, choose_fonts, one_line
 from mmmobilemamba.utils.test_results import (
     LabelMaps,
@@ -199,8 +199,7 @@ def main(argv=None):
     parser.add_argument('--font', type=Path, help='font file (TrueType, OpenType) for names of classes')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes of the config')
     args = parser.parse_args(argv)
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options or {})
+    config = read_config(args.config, args.cfg_options)
     try:
         matrix, classes = gather(config, args.predictions)
         args.out.mkdir(parents=True, exist_ok=True)

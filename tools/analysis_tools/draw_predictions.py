@@ -22,12 +22,12 @@ from pathlib import Path
 
 import numpy as np
 import pycocotools.mask
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageDraw, ImageOps
 from scipy import ndimage
 
-from mmmobilemamba.utils import config_argument
+from mmmobilemamba.utils import config_argument, read_config
 from mmmobilemamba.utils.fonts import FontError, NameFont, choose_fonts, one_line
 from mmmobilemamba.utils.test_results import (
     LabelMaps,
@@ -436,8 +436,7 @@ def draw(args):
             not fit the data.
         FontError: If there is no such font.
     """
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options or {})
+    config = read_config(args.config, args.cfg_options)
     codebase = check_codebase(config, list(READERS))
     samples = samples_of(build_test_data(config, codebase))
     names = {name for sample in samples for name in sample.dataset.metainfo.get('classes') or ()}

@@ -29,7 +29,7 @@ from functools import partial
 
 import torch
 from mmengine.analysis import FlopAnalyzer
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
@@ -39,7 +39,7 @@ from mmmobilemamba.deployment import pipeline
 from mmmobilemamba.deployment.errors import DeploymentError
 from mmmobilemamba.models.arch import ARCHS
 from mmmobilemamba.models.layers import SS2D, ChannelScale, FoldedWTEMamba, WTEMamba
-from mmmobilemamba.utils import codebase_of, config_argument
+from mmmobilemamba.utils import codebase_of, config_argument, read_config
 
 
 class RawForward(nn.Module):
@@ -203,8 +203,7 @@ def main(argv=None):
         shape = tuple(args.shape)
         model, images, data_samples = MobileMamba(args.config), torch.zeros(1, 3, *shape), None
     else:
-        config = Config.fromfile(args.config)
-        config.merge_from_dict(args.cfg_options or {})
+        config = read_config(args.config, args.cfg_options)
         try:
             shape = tuple(args.shape or default_shape(config, args.picture))
         except DeploymentError as error:

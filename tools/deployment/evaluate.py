@@ -20,7 +20,7 @@ import numpy as np
 import runtimes
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import ConfigDict, DictAction
 from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from mmengine.registry import MODELS
@@ -29,7 +29,7 @@ from mmengine.structures import InstanceData, PixelData
 
 from mmmobilemamba.deployment import build
 from mmmobilemamba.models.checkpoint import CheckpointError, backbone_part, fetch_checkpoint, is_fused
-from mmmobilemamba.utils import codebase_of, config_argument
+from mmmobilemamba.utils import codebase_of, config_argument, read_config
 from mmmobilemamba.weights import checkpoint_argument
 
 TASKS = dict(mmpretrain='classification', mmdet='detection', mmseg='segmentation')
@@ -216,8 +216,7 @@ def main(argv=None):
         '--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config'
     )
     args = parser.parse_args(argv)
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options)
+    config = read_config(args.config, args.cfg_options)
     preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor') or {}
     preprocessor = copy.deepcopy(ConfigDict(preprocessor))  # whose classes, in Python's style, stay names
     preprocessor.setdefault('type', 'ClsDataPreprocessor')  # which mmpretrain takes unless told

@@ -35,7 +35,7 @@ from mmmobilemamba.deployment import build, calibration, dense_heads, pipeline, 
 from mmmobilemamba.deployment.errors import refusing
 from mmmobilemamba.deployment.targets import TARGETS
 from mmmobilemamba.models.checkpoint import CheckpointError
-from mmmobilemamba.utils import config_argument
+from mmmobilemamba.utils import config_argument, read_config
 from mmmobilemamba.weights import checkpoint_argument
 
 TO_ONNX = {'.onnx': 'ONNX', '.pt2': 'torch.export'}  # the rest is in TARGETS
@@ -151,7 +151,7 @@ def prepare(args, exporter):
     Raises:
         CheckpointError, OSError, RuntimeError: If that cannot be had.
     """
-    config = build.read_config(args.config, args.cfg_options)
+    config = read_config(args.config, args.cfg_options)
     model = build.load_model(config, args.checkpoint)
     if args.backbone:
         model = model.backbone

@@ -15,11 +15,11 @@ import json
 import sys
 import warnings
 
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 
 from mmmobilemamba.check.finding import as_json, as_table, config_lines, inheriting, merge
 from mmmobilemamba.check.whole import check_config
-from mmmobilemamba.utils import config_argument
+from mmmobilemamba.utils import config_argument, read_config
 from mmmobilemamba.weights import checkpoint_argument
 
 
@@ -36,8 +36,7 @@ def main(argv=None):
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     args = parser.parse_args(argv)
     try:
-        config = Config.fromfile(args.config)
-        config.merge_from_dict(args.cfg_options or {})
+        config = read_config(args.config, args.cfg_options)
     except (ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
         sys.exit(f'{args.config} cannot be read: {type(error).__name__}: {error}')
     warnings.simplefilter('ignore')

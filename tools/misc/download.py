@@ -15,10 +15,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from mmengine.config import Config
-
 from mmmobilemamba.models.checkpoint import CheckpointError
-from mmmobilemamba.utils import config_path
+from mmmobilemamba.utils import config_path, read_config
 from mmmobilemamba.weights import fetch, weights_of
 
 
@@ -59,7 +57,7 @@ def download(name, folder):
 
 def text_of(name):
     """A config without its bases, as text (str)."""
-    return Config.fromfile(config_path(name), import_custom_modules=False).pretty_text
+    return read_config(config_path(name), import_custom_modules=False).pretty_text
 
 
 def main(argv=None):

@@ -13,6 +13,7 @@ import hashlib
 import os
 import platform
 import re
+import runpy
 import shutil
 import subprocess
 import sys
@@ -20,11 +21,11 @@ import tarfile
 import time
 from pathlib import Path
 
-from name_forks import FORKS
-
 ROOT = Path(__file__).resolve().parents[2]
 REQUIREMENTS = ROOT / 'requirements'
 VERSIONS = REQUIREMENTS / 'versions'
+NAME_FORKS = ROOT / 'mmmobilemamba/utils/forks.py'
+FORKS = runpy.run_path(str(NAME_FORKS))['FORKS']
 MMCV_SECONDS_PER_OBJECT = 19  # one core
 # The interpreter's own flags ask for debug symbols, which cost three times the build time. Newer setuptools
 # take these in place of the interpreter's, so that what else matters has to be named, too: without
@@ -152,7 +153,7 @@ def install_packages(env):
     env.pip('-r', REQUIREMENTS / 'mim.txt', why='The packages that mim needs did not install.')
     env.pip('--no-deps', env.distribution('openmim'), why='mim did not install.')
     env.run(
-        [env.python, Path(__file__).with_name('name_forks.py')],
+        [env.python, NAME_FORKS],
         'The forks did not get the names of what they fork.',
         f'delete {env.path} and run the command again.',
     )

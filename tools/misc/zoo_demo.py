@@ -24,11 +24,13 @@ from importlib.metadata import version
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.device import get_device
 from mmengine.registry import MODELS, DefaultScope
 from mmengine.utils import import_modules_from_strings
 from zoo_tasks import TASKS
+
+from mmmobilemamba.utils import read_config
 
 ROOT = Path(__file__).resolve().parents[2]
 MIM = Path(sys.executable).with_name('mim')
@@ -139,11 +141,10 @@ def find_config(task):
 
 def load_config(path, options):
     """The config at ``path``, changed by ``options``, a list of KEY=VALUE, without what it imports."""
-    config = Config.fromfile(path, import_custom_modules=False)
     parser = argparse.ArgumentParser()
     parser.add_argument('options', nargs='*', action=DictAction)
-    config.merge_from_dict(parser.parse_args(options).options or {})
-    return config
+    changes = parser.parse_args(options).options
+    return read_config(path, changes, import_custom_modules=False)
 
 
 def count_parameters(config):

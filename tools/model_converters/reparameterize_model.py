@@ -16,13 +16,13 @@ import sys
 from pathlib import Path
 
 import torch
-from mmengine.config import Config, DictAction
+from mmengine.config import DictAction
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 
 from mmmobilemamba.models import deploy
 from mmmobilemamba.models.checkpoint import CheckpointError, fetch_checkpoint, load_whole_model
-from mmmobilemamba.utils import codebase_of, config_argument
+from mmmobilemamba.utils import codebase_of, config_argument, read_config
 from mmmobilemamba.weights import checkpoint_argument
 
 TOLERANCE = 1e-3  # relative; folding moves float32 by some 1e-6
@@ -109,8 +109,7 @@ def main(argv=None):
         parser.error(f'there is no folder {args.out.parent}; make it first')
     if args.out.exists() and Path(args.checkpoint).exists() and args.out.samefile(args.checkpoint):
         parser.error('OUT is CHECKPOINT, which folding cannot be undone from; give it another name')
-    config = Config.fromfile(args.config)
-    config.merge_from_dict(args.cfg_options)
+    config = read_config(args.config, args.cfg_options)
     try:
         checkpoint, options, found = fold(config, args.checkpoint)
     except (CheckpointError, OSError, RuntimeError) as error:

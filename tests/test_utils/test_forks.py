@@ -8,7 +8,7 @@ import pytest
 
 from ..conftest import ROOT
 
-SCRIPT = ROOT / 'tools/misc/name_forks.py'
+SCRIPT = ROOT / 'mmmobilemamba/utils/forks.py'
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def install(packages, name, version, module):
 
 def run(packages):
     """What the script prints where ``packages`` is all that is installed."""
-    code = f'import runpy, sys; sys.path = [{str(packages)!r}, *sys.path[1:]]; sys.argv = ["name_forks.py"]; '
+    code = f'import runpy, sys; sys.path = [{str(packages)!r}, *sys.path[1:]]; '
     code += f'runpy.run_path({str(SCRIPT)!r}, run_name="__main__")'
     # -S: the environment that runs the tests has mmdet and mmsegmentation.
     command = [sys.executable, '-S', '-c', code]
@@ -40,7 +40,7 @@ def run(packages):
 def test_a_fork_is_found_under_both_names(packages):
     before = sorted(path.name for path in packages.iterdir())
     folder = packages / 'mmsegmentation-1.4.2.dist-info'
-    assert run(packages) == f'onedl-mmsegmentation 1.4.2 is also mmsegmentation: {folder}\n'
+    assert run(packages) == f'onedl-mmsegmentation is now found as mmsegmentation, too: {folder}\n'
     assert sorted(path.name for path in packages.iterdir()) == sorted([*before, folder.name])
     (found,) = metadata.distributions(name='mmsegmentation', path=[str(packages)])
     assert found.version == '1.4.2' and found.read_text('top_level.txt') == 'mmseg\n'
