@@ -13,6 +13,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=size, keep_ratio=True),
+    dict(type='Pad', size=size, pad_val=dict(img=(114, 114, 114))),
     dict(type='PackDetInputs'),  # no flip: a digit has a right way round
 ]
 test_pipeline = _base_.test_pipeline

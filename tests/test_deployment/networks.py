@@ -22,6 +22,8 @@ CONFIGS = dict(
     pspnet='pspnet/mobilemamba-t2_pspnet_1xb4-2500_digits-224x224.py',
 )
 
+NO_CHECKPOINT = ('mobilemamba-t2_1xb64-4e_digits-64px', 'none.pth')  # for what is refused before it is read
+
 
 def config_of(name):
     """The config of a twin, with a tiny backbone and thresholds that random scores pass (Config)."""

@@ -15,7 +15,7 @@ from mmmobilemamba.deployment import build, onnx_file, proof  # noqa: E402
 from mmmobilemamba.deployment.probes import NO_PROBE  # noqa: E402
 
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
-from .networks import checkpoint_of, config_of, graph_of  # noqa: E402
+from .networks import NO_CHECKPOINT, checkpoint_of, config_of, graph_of  # noqa: E402
 
 tool = load_script('tools/deployment/export.py')
 graph_exporter = load_script('tools/deployment/graph_exporter.py')
@@ -203,11 +203,11 @@ def test_what_pytorch_cannot_export_is_refused():
 @pytest.mark.parametrize(
     ('arguments', 'message'),
     [
-        (['c.py', 'c.pth', 'out.txt'], 'OUT must end in .onnx, .pt2, .ncnn, '),
-        (['c.py', 'c.pth', 'nowhere/out.onnx'], 'there is no folder nowhere'),
-        (['c.py', 'c.pth', 'out.onnx', '--size', '1', '2', '3'], '--size takes one or two numbers'),
-        (['c.py', 'c.pth', 'out.pt2', '--dynamic'], '--dynamic is for files of ONNX'),
-        (['c.py', 'c.pth', 'out.onnx', '--topk', '0'], '--topk must be 1 or more'),
+        ([*NO_CHECKPOINT, 'out.txt'], 'OUT must end in .onnx, .pt2, .ncnn, '),
+        ([*NO_CHECKPOINT, 'nowhere/out.onnx'], 'there is no folder nowhere'),
+        ([*NO_CHECKPOINT, 'out.onnx', '--size', '1', '2', '3'], '--size takes one or two numbers'),
+        ([*NO_CHECKPOINT, 'out.pt2', '--dynamic'], '--dynamic is for files of ONNX'),
+        ([*NO_CHECKPOINT, 'out.onnx', '--topk', '0'], '--topk must be 1 or more'),
     ],
 )
 def test_arguments(arguments, message, capsys):

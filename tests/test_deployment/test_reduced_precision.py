@@ -23,7 +23,7 @@ from mmmobilemamba.models import set_backend  # noqa: E402
 
 from ..conftest import load_script, noise_for  # noqa: E402
 from ..helpers import ODD  # noqa: E402
-from .networks import graph_of  # noqa: E402
+from .networks import NO_CHECKPOINT, graph_of  # noqa: E402
 
 tool = load_script('tools/deployment/export.py')
 reduced_precision = load_script('tools/deployment/reduced_precision.py')
@@ -285,7 +285,7 @@ def test_images_are_spread_over_the_folder(pictures, tmp_path, capsys):
     assert len(calibration.find_images(pictures, ('.png',), 100)[0]) == 12
     (tmp_path / 'a.png').write_bytes((pictures / 'class0' / '0.png').read_bytes())
     (tmp_path / 'b.png').write_text('no picture')
-    args = tool.parse_args(['c.py', 'c.pth', str(tmp_path / 'out.onnx'), '--int8', str(tmp_path)])
+    args = tool.parse_args([*NO_CHECKPOINT, str(tmp_path / 'out.onnx'), '--int8', str(tmp_path)])
     assert tool.find_images(args) == [tmp_path / 'a.png']
     assert capsys.readouterr().err == f'{tmp_path / "b.png"} was skipped. It cannot be read.\n'
 
@@ -294,7 +294,7 @@ def test_images_are_prepared_as_for_inference(pictures, tmp_path, capsys):
     """By what the file says of itself; those that are too large for it are named."""
     about = dict(task='segmentation', mean=[10.0] * 3, std=[2.0] * 3, channels='BGR', pad_divisor=1)
     about.update(labels=[], resize=[], size=[80, 96], preprocessed=False)
-    args = tool.parse_args(['c.py', 'c.pth', str(tmp_path / 'network.onnx'), '--int8', str(pictures)])
+    args = tool.parse_args([*NO_CHECKPOINT, str(tmp_path / 'network.onnx'), '--int8', str(pictures)])
     paths = tool.find_images(args)
     images = tool.prepare_images(about, args, paths)
     assert len(images) == len(list(images)) == 12
@@ -326,7 +326,7 @@ def test_folder_without_images(files, message, tmp_path):
     for name in files or ():
         (folder / name).write_text('no picture')
     with pytest.raises(SystemExit, match=message):
-        tool.main(['c.py', 'c.pth', str(tmp_path / 'out.onnx'), '--int8', str(folder)])
+        tool.main([*NO_CHECKPOINT, str(tmp_path / 'out.onnx'), '--int8', str(folder)])
 
 
 @pytest.mark.parametrize(
@@ -341,7 +341,7 @@ def test_folder_without_images(files, message, tmp_path):
 )
 def test_conflicts(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        tool.main(['c.py', 'c.pth', *arguments])
+        tool.main([*NO_CHECKPOINT, *arguments])
     assert message in capsys.readouterr().err
 
 

@@ -22,7 +22,7 @@ from mmmobilemamba.models.layers import SS2D
 
 from ..conftest import ROOT, image_for, load_script, relative_error
 from ..helpers import ODD, randomise
-from .networks import checkpoint_of, config_of
+from .networks import NO_CHECKPOINT, checkpoint_of, config_of
 
 tool = load_script('tools/deployment/export.py')
 runtimes = load_script('tools/deployment/runtimes.py')
@@ -283,12 +283,12 @@ class Forgetful(nn.Module):
 )
 def test_arguments(arguments, message, capsys):
     with pytest.raises(SystemExit):
-        tool.main(['c.py', 'c.pth', *arguments])
+        tool.main([*NO_CHECKPOINT, *arguments])
     assert message in capsys.readouterr().err
 
 
 def test_the_kind_by_name():
-    parse = ['c.py', 'c.pth']
+    parse = [*NO_CHECKPOINT]
     assert tool.parse_args([*parse, 'network', '--to', 'mnn']).out.name == 'network.mnn'
     assert tool.parse_args([*parse, 'v1.2', '--to', 'ncnn']).out.name == 'v1.2.ncnn'
     assert tool.parse_args([*parse, 'network.mnn', '--to', 'mnn']).out.name == 'network.mnn'
@@ -300,7 +300,7 @@ def test_missing_packages(monkeypatch, tmp_path):
     with pytest.raises(
         SystemExit, match=r'For ncnn it needs ncnn, pnnx: python -m pip install ncnn==.* pnnx=='
     ):
-        tool.main(['c.py', 'c.pth', str(tmp_path / 'network.ncnn')])
+        tool.main([*NO_CHECKPOINT, str(tmp_path / 'network.ncnn')])
 
 
 @pytest.mark.parametrize('target', TARGETS.values(), ids=lambda target: target.name)

@@ -1,7 +1,7 @@
 """Widths by name: where they are replaced, where not, and what a wrong name says."""
 
 import pytest
-from mmengine.registry import MODELS
+from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from mmmobilemamba import MobileMamba
@@ -72,9 +72,10 @@ def test_result_is_the_plain_model(built):
 
 
 def test_backbones_with_a_scope(built):
-    """As mmaction2 has it from mmpretrain."""
+    """As mmaction2 has it from mmpretrain; within mmpretrain itself the name has no scope."""
     pytest.importorskip('mmpretrain')
-    model = built(dict(arch='t2', type='mmpretrain.MobileMamba'), head=dict(in_channels='stage2'))
+    with DefaultScope.overwrite_default_scope('mmengine'):
+        model = built(dict(arch='t2', type='mmpretrain.MobileMamba'), head=dict(in_channels='stage2'))
     assert type(model.backbone) is MobileMamba and model.model == dict(head=dict(in_channels=368))
 
 
