@@ -12,7 +12,6 @@ from torch import Tensor
 from .errors import DeploymentError
 
 
-@torch.library.custom_op('mmmobilemamba::suppress', mutates_args=())
 def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
     """Scores that are left when each box of a better one has taken those that overlap it.
 
@@ -33,9 +32,14 @@ def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshol
     return kept
 
 
-@suppress.register_fake
 def _fake(boxes, scores, iou_threshold, score_threshold):
     return torch.empty_like(scores)
+
+
+if hasattr(torch.library, 'custom_op'):  # not before torch 2.4, which exports nothing and needs no operator
+    operator: Any = torch.library.custom_op('mmmobilemamba::suppress', suppress, mutates_args=())
+    operator.register_fake(_fake)
+    suppress = operator
 
 
 class Suppression(NamedTuple):
