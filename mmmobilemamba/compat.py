@@ -33,7 +33,8 @@ always from corrupting memory; numpy's array constructors are no exception. Load
 you trust.
 
 The list takes a name beside each object since torch 2.6.0, the release in which the default changed.
-With an older one (pre-releases of 2.6 included) there is nothing to do and nothing is done.
+With an older one (pre-releases of 2.6 included) mmengine reads everything, and nothing is put anywhere;
+our own readers take :func:`runner_globals`.
 """
 
 import pickle
@@ -65,30 +66,39 @@ def allow_runner_checkpoints() -> None:
     Runs in the package's ``__init__``, so ``custom_imports`` of a config is in time for every load.
     Calling it again changes nothing. With torch before 2.6 it does nothing.
     """
-    # A TorchVersion, which compares by version and not by letter.
-    if torch.__version__ < '2.6':
-        return
+    found = runner_globals() if has_list() else {}
+    if found:
+        # Two entries of one name would leave it to chance which is used: who came first keeps it.
+        taken = [name for name, value in found.items() if value in _STAND_INS and _is_listed(name)]
+        torch.serialization.add_safe_globals([(found[name], name) for name in found if name not in taken])
+
+
+def has_list() -> bool:
+    """Whether this torch has a list of what may be loaded that takes a name beside each object."""
+    return torch.__version__ >= '2.6'  # a TorchVersion, which compares by version and not by letter
+
+
+def runner_globals() -> dict[str, Any]:
+    """What the checkpoints of a Runner name beside tensors and plain values, by those names."""
     try:
         from mmengine.logging import HistoryBuffer
     except ImportError:
         # A fork without this class writes no checkpoints that hold it.
-        return
+        return {}
 
     # Names are always given, though torch could derive most: an entry without one is dropped from
     # the list when anybody leaves a ``torch.serialization.safe_globals`` block that holds the same.
     classes = [HistoryBuffer, np.ndarray, np.dtype, *(type(np.dtype(name)) for name in _DTYPES)]
-    entries = [(cls, f'{cls.__module__}.{cls.__qualname__}') for cls in classes]
+    entries: dict[str, Any] = {f'{cls.__module__}.{cls.__qualname__}': cls for cls in classes}
     # Pickle's own protocol leads to numpy's functions without importing its private modules.
     for function in (np.empty(0).__reduce__()[0], np.float64(0).__reduce__()[0]):
-        entries += [(function, f'{module}.{function.__name__}') for module in _NUMPY_MODULES]
-    # Two entries of one name would leave it to chance which is used: who came first keeps it.
-    stand_ins = {
+        entries.update({f'{module}.{function.__name__}': function for module in _NUMPY_MODULES})
+    return {
+        **entries,
         'builtins.getattr': _known_getattr,
         'mmengine.optim.scheduler.param_scheduler.OneCycleParamScheduler': _one_cycle,
         'mmengine.config.config.ConfigDict': _plain_dict,
     }
-    entries += [(stand_in, name) for name, stand_in in stand_ins.items() if not _is_listed(name)]
-    torch.serialization.add_safe_globals(entries)
 
 
 def _is_listed(name: str) -> bool:
@@ -156,6 +166,9 @@ def _plain_dict(*args: Any) -> dict:
     if len(args) != 1 or type(args[0]) is not dict:
         raise pickle.UnpicklingError('The file builds a ConfigDict from other things than one dict.')
     return dict(args[0])
+
+
+_STAND_INS = (_known_getattr, _one_cycle, _plain_dict)
 
 
 def _describe(value: Any) -> str:

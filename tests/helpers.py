@@ -1,6 +1,8 @@
 """Small networks and random arguments that several test modules use."""
 
+import pytest
 import torch
+from mmengine.utils import digit_version
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmobilemamba import MobileMamba
@@ -17,6 +19,12 @@ SMALL = dict(
 ODD = dict(SMALL, embed_dims=(48, 64, 80), global_ratios=(0.8, 0.7, 0.6), local_ratios=(0.2, 0.2, 0.3))
 # Arguments of the scan.
 NAMES = ('u', 'x_dbl', 'dt_weight', 'A', 'D', 'dt_bias')
+
+
+def needs_torch(version):
+    """A mark that skips what older versions of torch cannot do."""
+    older = digit_version(torch.__version__) < digit_version(version)
+    return pytest.mark.skipif(older, reason=f'needs torch {version}')
 
 
 def small(**kwargs):

@@ -56,7 +56,8 @@ def registry_of(codebase, name):
 
 
 def read_back(state):
-    return torch.load(saved(state), weights_only=True)
+    """As torch.load does by default since 2.6; before, there was no list, and mmengine read all."""
+    return torch.load(saved(state), weights_only=hasattr(torch.serialization, 'add_safe_globals'))
 
 
 def wrapper():

@@ -14,6 +14,7 @@ import torch
 from mmengine.config import Config
 
 from mmmobilemamba.compat import allow_runner_checkpoints
+from mmmobilemamba.models.checkpoint import read_checkpoint
 
 from .conftest import ROOT, load_script
 
@@ -84,7 +85,7 @@ def resumed(scenes):
             time.sleep(0.2)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
-    before = torch.load((work_dir / 'last_checkpoint').read_text(), weights_only=True)
+    before = read_checkpoint((work_dir / 'last_checkpoint').read_text())
     # Nothing can beat this, so if it is still there at the end, it was restored.
     before['message_hub']['runtime_info']['best_score'] = 0.99
     torch.save(before, (work_dir / 'last_checkpoint').read_text())
@@ -100,7 +101,7 @@ def test_resume_goes_on_where_it_stopped(resumed):
     assert 1 <= epoch < 3 and iteration == 3 * epoch
     assert f'resumed epoch: {epoch}, iter: {iteration}' in output
 
-    after = torch.load(work_dir / 'epoch_3.pth', weights_only=True)
+    after = read_checkpoint(work_dir / 'epoch_3.pth')
     assert (after['meta']['epoch'], after['meta']['iter']) == (3, 9)
     steps = {float(state['step']) for state in after['optimizer']['state'].values()}
     assert steps == {9.0}  # AdamW counted on, so its moments were restored
@@ -151,7 +152,7 @@ def train_segmentor(scenes, iterations, *options):
     changes = (f'train_cfg.max_iters={iterations}', 'default_hooks.logger.interval=1')
     command = (MIM, 'train', 'mmseg', SEGMENTOR, '--gpus', '0', '--work-dir', work_dir, *options)
     output = run(*command, '--cfg-options', *changes, cwd=scenes)
-    return output, torch.load(work_dir / f'iter_{iterations}.pth', weights_only=True)
+    return output, read_checkpoint(work_dir / f'iter_{iterations}.pth')
 
 
 def mean_iou(matrix):

@@ -15,6 +15,7 @@ from .backends import AS_OPERATOR, WITH_CPP, check_backend, uses_triton
 from .cpu.haar import haar_dwt_cpp, haar_idwt_cpp
 from .cpu.library import can_run
 from .export.haar import haar_dwt_export, haar_idwt_export
+from .shapes import check_bands
 from .tracing import is_exported
 from .triton.operators import register_haar
 
@@ -75,6 +76,8 @@ def haar_idwt(bands: Tensor, base: Tensor, backend: str = 'auto') -> Tensor:
     if uses_triton(backend, bands, base):
         dtype = torch.promote_types(bands.dtype, base.dtype)
         return torch.ops.mmmobilemamba.haar_idwt(bands, base, *base.shape[2:], dtype)
+    if not torch.jit.is_tracing():  # which would record the comparison
+        check_bands(bands, base.shape)
     return haar_idwt_export(bands, base) if _asks_no_sizes() else haar_idwt_torch(bands, base)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor
 from .backends import AS_OPERATOR, WITH_CPP, check_backend, uses_triton
 from .cpu.library import can_run
 from .cpu.norm_gate import norm_gate_cpp, one_stride
+from .shapes import check_gate
 from .triton.operators import register_norm_gate
 
 MOST_CHANNELS = 4096  # of a row that a program in Triton has in its registers
@@ -42,6 +43,8 @@ def norm_gate(
         return norm_gate_cpp(y, weight, bias, eps, z)
     if uses_triton(backend, y, weight, bias, z) and z.shape[2] <= MOST_CHANNELS:
         return torch.ops.mmmobilemamba.norm_gate(y, weight, bias, eps, z)
+    if not torch.jit.is_tracing():  # which would record the comparison
+        check_gate(y, weight, bias, z)
     return norm_gate_torch(y, weight, bias, eps, z)
 
 

@@ -13,6 +13,7 @@ import torch
 from mmmobilemamba import MobileMamba
 
 from ..conftest import ROOT, load_script
+from ..helpers import needs_torch
 from ..pages import blocks
 from .stock import swapped
 
@@ -76,6 +77,7 @@ def test_lines_together(tmp_path, scenes, capsys):
     assert tool.main([str(mended)]) == 0
 
 
+@needs_torch('2.3')  # or it says which kernels are passed over
 def test_the_example_of_the_page(tmp_path, scenes, monkeypatch, capsys):
     """What docs/check.md shows is what is printed, up to the number of images here."""
     page = ROOT / 'docs/check.md'

@@ -16,7 +16,10 @@ from mmmobilemamba.models.checkpoint import CheckpointError
 from ..conftest import ROOT
 from .networks import checkpoint_of, config_of
 
-SAY = 'from mmmobilemamba.deployment import build; print(build.labels_of(build.read_config({!r}))[:2])'
+SAY = (
+    'from mmmobilemamba.deployment import build; from mmmobilemamba.utils import read_config; '
+    'print(build.labels_of(read_config({!r}))[:2])'
+)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ pytest.importorskip('mmpretrain')
 
 from mmmobilemamba.deployment import build, onnx_file, proof  # noqa: E402
 from mmmobilemamba.deployment.probes import NO_PROBE  # noqa: E402
+from mmmobilemamba.utils import read_config  # noqa: E402
 
 from ..conftest import ROOT, load_script, noise_for  # noqa: E402
 from .networks import NO_CHECKPOINT, checkpoint_of, config_of, graph_of  # noqa: E402
@@ -47,7 +48,7 @@ def test_dynamic_size_with_preprocessing(classifier, tmp_path):
     out = tmp_path / 'network.onnx'
     tool.main([*classifier, str(out), '--dynamic', '--preprocess'])
     assert metadata(out)['size'] is None and metadata(out)['preprocessed']
-    config = build.read_config(classifier[0])
+    config = read_config(classifier[0])
     model = build.load_model(config, classifier[1])
     session = onnx_file.open_session(out)
     for shape in ((1, 64, 64, 3), (2, 33, 71, 3), (1, 1, 1, 3)):
@@ -62,7 +63,7 @@ def test_dynamic_size_with_preprocessing(classifier, tmp_path):
 @pytest.mark.parametrize(('channels', 'preprocessed'), [(1, False), (4, True)])
 def test_other_channels(channels, preprocessed, classifier, tmp_path):
     """Gray or four bands, normalised inside the file or outside."""
-    config = build.read_config(classifier[0])
+    config = read_config(classifier[0])
     config.model.backbone.in_channels = channels
     config.data_preprocessor.update(mean=[9.0] * channels, std=[2.0] * channels, to_rgb=False)
     config.dump(tmp_path / 'config.py')

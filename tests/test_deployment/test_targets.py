@@ -19,6 +19,7 @@ from mmmobilemamba.deployment.scan_effect import LEAST, awakened, scan_effect
 from mmmobilemamba.deployment.targets import TARGETS, target_of
 from mmmobilemamba.deployment.targets.target import call
 from mmmobilemamba.models.layers import SS2D
+from mmmobilemamba.utils import read_config
 
 from ..conftest import ROOT, image_for, load_script, relative_error
 from ..helpers import ODD, randomise
@@ -171,7 +172,7 @@ def test_the_tool(suffix, classifier, tmp_path, capsys):
     assert session.about['outputs'] == ['logits'] and session.about['shapes'] == [[10]]
     assert session.about['input'] == dict(layout='NCHW', dtype='float32')
     assert session.about['size'] == [64, 64] and len(session.about['labels']) == 10
-    model = tool.build.load_model(tool.build.read_config(classifier[0]), classifier[1])
+    model = tool.build.load_model(read_config(classifier[0]), classifier[1])
     image = image_for((2, 3, 64, 64))
     found = session.run(image.numpy())['logits']
     assert relative_error(torch.from_numpy(found), model(image, mode='tensor')) < 1e-5
@@ -200,7 +201,7 @@ def test_classes_of_a_segmentor(suffix, tmp_path):
     arguments = [str(config), str(checkpoint_of('sem_fpn', tmp_path))]
     out = run_tool(arguments, tmp_path, f'network{suffix}', '--size', '64')
     session = runtimes.open_file(out, threads=1)
-    model = tool.build.load_model(tool.build.read_config(arguments[0]), arguments[1])
+    model = tool.build.load_model(read_config(arguments[0]), arguments[1])
     logits = model.encode_decode(image_for((1, 3, 64, 64)), [dict(img_shape=(64, 64))])
     found = session.run(image_for((1, 3, 64, 64)).numpy())
     if suffix == '.ncnn':

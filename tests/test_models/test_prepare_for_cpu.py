@@ -14,7 +14,7 @@ from mmmobilemamba.models.prepare_for_cpu import CALLS, PackedConv2d, Rememberin
 from mmmobilemamba.ops import cpu
 
 from ..conftest import authors_checkpoint, golden, image_for, relative_error
-from ..helpers import SMALL, randomise, small
+from ..helpers import SMALL, needs_torch, randomise, small
 
 packs = torch.backends.mkldnn.is_available()
 pytestmark = pytest.mark.skipif(not packs, reason='this PyTorch comes without oneDNN')
@@ -100,6 +100,7 @@ def test_what_the_copy_cannot(kind):
         prepared.load_state_dict(network.state_dict(), strict=False)
 
 
+@needs_torch('2.3')
 def test_packed_weights_stay_in_their_process():
     """Torch's own words about them are "Cannot access storage of OpaqueTensorImpl"."""
     backbone, image = small(scan_backend='torch').eval(), torch.rand(1, 3, 64, 64)

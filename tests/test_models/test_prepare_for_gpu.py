@@ -10,6 +10,7 @@ from torch import nn
 from mmmobilemamba.models import prepare_for_cpu, prepare_for_gpu, prepare_for_inference
 from mmmobilemamba.models.prepare_for_gpu import GraphedNetwork, choose_dtype, compile_for_inference
 
+from ..helpers import needs_torch
 from .test_backbone import small
 
 no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
@@ -83,6 +84,7 @@ def test_types_of_gpus():
         choose_dtype(torch.bfloat16, (7, 5))
 
 
+@needs_torch('2.5')
 def test_what_is_compiled():
     """MobileMamba by region, whatever holds it; another network as a whole."""
     model = nn.Sequential(small(out_indices=0))

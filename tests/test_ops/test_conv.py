@@ -8,6 +8,7 @@ from mmmobilemamba.ops import conv, conv2d, cpu, depthwise_conv2d
 from mmmobilemamba.ops.cpu import conv as cpu_conv
 
 from ..conftest import noise_for
+from ..helpers import needs_torch
 
 SETS = cpu.INSTRUCTION_SETS[: 1 + (0 if cpu.why_not() else cpu.load()[1])]
 needs_cpp = pytest.mark.skipif(not cpu.has_vectors(), reason='no kernels with vectors here')
@@ -293,6 +294,7 @@ def test_pointwise_of_few_images(batch, size):
     ('shape', 'seen'),
     [((1, 6, 16, 16), (16, 1)), ((2, 6, 7, 16), (16, 1)), ((16, 6, 4, 4), (16, 4)), ((1, 6, 7, 7), (1, 7))],
 )
+@needs_torch('2.3')
 def test_how_many_images_pytorch_sees(monkeypatch, shape, seen):
     """Sixteen or more, each of some pixels; in the other memory format as many as there are."""
     (x,), weight, sizes = channels_last(noise_for(shape, 0).double()), noise_for((5, 6, 1, 1), 1).double(), []
@@ -305,6 +307,7 @@ def test_how_many_images_pytorch_sees(monkeypatch, shape, seen):
     assert [(size[0], size[2]) for size in sizes] == [seen, (shape[0], shape[2])]
 
 
+@needs_torch('2.6')
 def test_free_sizes_are_not_asked_for():
     """An exported graph has no condition on the number of pixels."""
 

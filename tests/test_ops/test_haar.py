@@ -8,6 +8,7 @@ import torch
 from mmmobilemamba.ops import cpu, haar, haar_dwt, haar_idwt
 
 from ..conftest import noise_for, relative_error
+from ..helpers import needs_torch
 
 SIZES = [(2, 2), (8, 6), (1, 1), (7, 8), (9, 5), (64, 33)]
 SETS = cpu.INSTRUCTION_SETS[: 1 + (0 if cpu.why_not() else cpu.load()[1])]
@@ -77,6 +78,7 @@ def test_cpp_is_pytorch(name, channels, size, dtype):
 
 
 @needs_cpp
+@needs_torch('2.3')
 def test_cpp_is_chosen_where_nothing_is_to_be_learnt(monkeypatch):
     calls = []
     monkeypatch.setattr(haar, 'haar_dwt_cpp', lambda x: calls.append(x))

@@ -10,7 +10,7 @@ from mmmobilemamba.ops.backends import AS_OPERATOR
 from mmmobilemamba.ops.selective_scan.operator import SelectiveScan
 
 from ..conftest import relative_error
-from ..helpers import arguments, randomise
+from ..helpers import arguments, needs_torch, randomise
 
 pytestmark = pytest.mark.skipif(select_backend().backend != 'cpp', reason='the operator has no kernel here')
 needs_operator = pytest.mark.skipif(not AS_OPERATOR, reason='needs torch 2.4')
@@ -50,6 +50,7 @@ def test_plain_function_of_older_torch():
     assert all(torch.equal(x, y) for x, y in zip(*results))
 
 
+@needs_torch('2.4')
 def test_a_batch_of_gradients_at_once():
     args = [x.requires_grad_() for x in arguments(1, 5, 3)]
     y = selective_scan(*args)

@@ -10,6 +10,7 @@ import torch
 from mmmobilemamba.ops import select_backend, selective_scan
 
 from ..conftest import ROOT, relative_error
+from ..helpers import needs_torch
 from .test_selective_scan import NAMES, arguments
 
 # Lengths around segments of 16 and 32 and chunks of 64 and 256, channels around blocks of 32, odd ranks.
@@ -67,6 +68,7 @@ def interpret(program):
     assert result.returncode == 0, result.stderr
 
 
+@needs_torch('2.4')
 def test_interpreted():
     interpret(INTERPRETED)
 

@@ -16,6 +16,7 @@ from mmmobilemamba.ops.triton import depthwise_operator
 from mmmobilemamba.ops.triton.depthwise_operator import depthwise_conv
 
 from ..conftest import ROOT, noise_for, relative_error
+from ..helpers import needs_torch
 
 needs_operator = pytest.mark.skipif(not AS_OPERATOR, reason='needs torch 2.4')
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
@@ -119,6 +120,7 @@ def check_memory_formats(kernels, device):
     assert torch.equal(kernels.grad_weight(empty, empty, 3), torch.zeros_like(weight))
 
 
+@needs_torch('2.4')
 def test_interpreted():
     pytest.importorskip('triton')
     environment = dict(os.environ, TRITON_INTERPRET='1', CUDA_VISIBLE_DEVICES='')

@@ -10,6 +10,7 @@ from mmmobilemamba.ops import haar, haar_dwt, haar_idwt
 from mmmobilemamba.ops.backends import AS_OPERATOR, uses_triton
 
 from ..conftest import noise_for, relative_error
+from ..helpers import needs_torch
 from .test_triton import interpret
 
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
@@ -77,6 +78,7 @@ def check(kernels, shape, dtype, base_dtype, is_last, device):
     expect(kernels.haar_dwt(grad.to(device), dtype), given.grad, dtype)
 
 
+@needs_torch('2.4')
 def test_interpreted():
     interpret(INTERPRETED)
 

@@ -10,6 +10,7 @@ from mmmobilemamba.ops import norm_gate
 from mmmobilemamba.ops.backends import AS_OPERATOR
 
 from ..conftest import relative_error
+from ..helpers import needs_torch
 from .test_triton import interpret
 
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
@@ -73,6 +74,7 @@ def check(kernels, shape, dtype, memory_format, device):
         assert (found.cpu().double() - expected.grad).abs().max().item() < bound * scale, shape
 
 
+@needs_torch('2.4')
 def test_interpreted():
     interpret(INTERPRETED)
 

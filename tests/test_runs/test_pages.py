@@ -15,6 +15,7 @@ from PIL import Image
 from mmmobilemamba.weights import SCHEME, weights_of
 
 from ..conftest import ROOT, authors_checkpoint
+from ..helpers import needs_torch
 from ..pages import config_snippets
 from .workplace import small_config
 
@@ -84,6 +85,7 @@ def test_snippet(name, at_work, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
+@needs_torch('2.5')
 def test_snippet_for_a_gpu(at_work, tmp_path):
     """Refused before the first step without one; compiled, without CUDA graphs, it trains."""
     path = tmp_path / 'mine.py'

@@ -17,10 +17,13 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmobilemamba import MobileMamba
 
 from ..conftest import ROOT, authors_checkpoint, golden, image_for, load_script, relative_error
+from ..helpers import needs_torch
 
 SCRIPT = ROOT / 'tools/analysis_tools/benchmark.py'
 FORMS = ('plain', 'deploy', 'deploy+torch', 'deploy+channels_last', 'deploy+prepare', 'baseline')
-FORMS += ('plain+compile', 'deploy+channels_last+compile')
+FORMS += tuple(
+    pytest.param(f'{form}+compile', marks=needs_torch('2.5')) for form in ('plain', 'deploy+channels_last')
+)
 NETWORK = """
 from torch import nn
 from parts import Block
@@ -87,6 +90,7 @@ def test_unknown_variants(benchmark, text):
 @torch.no_grad()
 @pytest.mark.slow
 @pytest.mark.parametrize(('option', 'bound'), [('onnx', 1e-5), ('onnx_fp16', 1e-2), ('onnx_int8', 0.2)])
+@needs_torch('2.6')
 def test_every_precision_is_the_network(benchmark, option, bound):
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')
@@ -185,6 +189,7 @@ def steps(benchmark, words, network, variant):
 
 
 @pytest.mark.parametrize('train', [False, True])
+@needs_torch('2.4')
 def test_amp(benchmark, train):
     """Parameters and images stay float32, the convolution computes in bfloat16; gradients are float32."""
     seen = []
@@ -416,6 +421,7 @@ def test_scans(tmp_path):
     assert names == [(stage, backend) for stage in stages for backend in ('naive', 'torch')]
 
 
+@needs_torch('2.5')
 def test_a_network_of_a_file_is_compiled(networks, tmp_path):
     """In training, under autocast: what combines, from the command line."""
     options = ['t2@32', f'{networks}:make@32x64', '--batch', '2', '--train', '--amp', '--dtype', 'bfloat16']

@@ -14,6 +14,8 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from mmmobilemamba.models.checkpoint import read_checkpoint
+
 from ..conftest import ROOT, load_script
 
 train = load_script('tools/train.py')
@@ -155,7 +157,7 @@ def test_train_and_test_by_bare_name(scenes):
     options = ('train_dataloader.batch_size=8', 'train_cfg.max_epochs=1', 'param_scheduler.warmup=0')
     output = run(MIM, 'train', 'mmmobilemamba', CLASSIFIER, '--gpus', '0', *small, *options, cwd=scenes)
     assert 'mmmobilemamba/.mim/tools/train.py' in output.partition('Training command')[2].splitlines()[0]
-    checkpoint = torch.load(work_dir / 'epoch_1.pth', weights_only=True)
+    checkpoint = read_checkpoint(work_dir / 'epoch_1.pth')
     assert checkpoint['meta']['iter'] == 2
 
     command = (MIM, 'test', 'mmmobilemamba', CLASSIFIER, '--checkpoint', work_dir / 'epoch_1.pth')
@@ -175,7 +177,7 @@ def test_two_processes_without_a_gpu(scenes):
     command = (MIM, 'train', 'mmmobilemamba', DETECTOR, *two_processes())
     output = run(*command, '--work-dir', work_dir, '--cfg-options', *small, cwd=scenes)
     assert 'Epoch(train) [1][2/2]' in output
-    assert torch.load(work_dir / 'epoch_1.pth', weights_only=True)['meta']['iter'] == 2
+    assert read_checkpoint(work_dir / 'epoch_1.pth')['meta']['iter'] == 2
 
 
 @pytest.mark.slow
@@ -192,7 +194,7 @@ def test_two_processes_of_a_stock_tool(scenes):
     assert 'CPUAmpOptimWrapper, in bfloat16, stands in for AmpOptimWrapper' in output
     assert 'Epoch(train) [1][2/2]' in output
     checkpoint = work_dir / 'epoch_1.pth'
-    assert torch.load(checkpoint, weights_only=True)['meta']['iter'] == 2
+    assert read_checkpoint(checkpoint)['meta']['iter'] == 2
 
     test = (MIM, 'test', 'mmpretrain', config, '--checkpoint', checkpoint, *two_processes(), *small)
     output = run(*test, 'test_dataloader.batch_size=1', cwd=scenes)

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from ..conftest import ROOT, load_script
+from ..helpers import needs_torch
 
 FOLDER = ROOT / 'tools/analysis_tools'
 BROKEN = """
@@ -23,6 +24,9 @@ SMALL = ('--device', 'cpu', '--train-batch', '2', '--inference-batch', '2', '1',
 SMALL += ('--compile-backend', 'eager')
 NETWORKS = ('t2@32', 'timm/mobilenetv3_small_050@32')
 MEASURED = ('scan', 'training', 'tests', 'formats')  # in another order than they are run in
+
+
+pytestmark = needs_torch('2.6')  # it compiles, and compares with what is exported
 
 
 @pytest.fixture(scope='module')

@@ -2,8 +2,10 @@
 
 import io
 
+import cv2
 import numpy as np
 import pytest
+from mmengine.utils import digit_version
 from PIL import Image
 
 mmcv = pytest.importorskip('mmcv')
@@ -73,6 +75,8 @@ def read(content, **load):
 def test_every_mode(name, backend):
     """Equal pixels with Pillow and, for colours, nearly with OpenCV; gray of colours to 2 of 255."""
     content = encode(*PICTURES[name])
+    if backend == 'cv2' and 'GIF' in name and digit_version(cv2.__version__) < digit_version('5.0'):
+        pytest.skip('needs OpenCV 5.0, which reads GIF')
     for color in COLORS:
         load = dict(imdecode_backend=backend, color_type=color)
         mode = Image.open(io.BytesIO(content)).mode

@@ -13,6 +13,8 @@ import torch
 from mmengine.runner import CheckpointLoader
 from torch import Tensor
 
+from .load_weights import load_weights
+
 try:
     import safetensors.torch
 except ImportError:  # which files of it alone need
@@ -82,7 +84,7 @@ def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
     if not head or (head.startswith(b'PK') and not zipfile.is_zipfile(path)):
         raise CheckpointError(damaged)
     try:
-        checkpoint = torch.load(path, map_location=map_location, weights_only=True)
+        checkpoint = load_weights(path, map_location)
     except pickle.UnpicklingError as error:
         blocked = _blocked_name(error)
         if blocked is None:
