@@ -33,6 +33,20 @@ def make():
 
 def wrong():
     return 1
+
+def wide(width):
+    return nn.Conv2d(3, width, 3)
+"""
+PACKAGE = """
+from .parts import Block
+
+class Network(Block):
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3)
+
+    def forward(self, x):
+        return super().forward(self.stem(x))
 """
 PARTS = """
 from torch import nn
@@ -154,6 +168,45 @@ def test_files_without_a_network(benchmark, networks):
         models.build(f'{networks}:missing')
     with pytest.raises(ValueError, match=r'networks.py:wrong must return a torch.nn.Module, not int'):
         models.build(f'{networks}:wrong')
+    with pytest.raises(ValueError, match=r"wide is called without arguments: missing a required .*'width'"):
+        models.build(f'{networks}:wide')
+    (networks.parent / 'broken.py').write_text('import no_such_package')
+    with pytest.raises(ValueError, match=r"broken.py cannot be imported: No module named 'no_such_package'"):
+        models.build(f'{networks.parent}/broken.py:make')
+
+
+def test_a_file_of_a_package(benchmark, networks):
+    """It may import its neighbours by relative names, and a class is a function, too."""
+    folder = networks.parent / 'a_package'
+    folder.mkdir()
+    for name, text in (('__init__', ''), ('parts', PARTS), ('network', f'from torch import nn\n{PACKAGE}')):
+        (folder / f'{name}.py').write_text(text)
+    network = benchmark.benchmark_models.build(f'{folder}/network.py:Network')
+    assert type(network).__module__ == 'a_package.network' and not network.training
+    folder.rename(networks.parent / 'elsewhere')
+    (networks.parent / 'other').mkdir()
+    (networks.parent / 'elsewhere').rename(networks.parent / 'other/a_package')
+    with pytest.raises(ValueError, match=r"cannot be imported: the package 'a_package' is that of"):
+        benchmark.benchmark_models.build(f'{networks.parent}/other/a_package/network.py:Network')
+    for name in [name for name in sys.modules if name.startswith('a_package')]:
+        sys.modules.pop(name)
+
+
+@pytest.mark.parametrize(
+    ('name', 'message'),
+    [
+        ('b5', r"b5 is not one of \['b1', .*\], timm/NAME, PATH.py:FUNCTION or the path of a config"),
+        ('timm/repvit_m9_9', r"timm .* has no 'repvit_m9_9'; similar: \[.*'repvit_m0_9'"),
+        ('nowhere.py:make', 'there is no file .*nowhere.py'),
+        (str(SCRIPT), r'benchmark.py is no config; .*, write .*benchmark.py:FUNCTION'),
+    ],
+)
+def test_unknown_models(benchmark, name, message, capsys):
+    """Before anything is timed."""
+    pytest.importorskip('timm')
+    with pytest.raises(SystemExit):
+        benchmark.parse_args(['t2@64', f'{name}@64'])
+    assert re.search(message, capsys.readouterr().err)
 
 
 def test_reparameterize_stops_where_a_part_knows_how(benchmark):
@@ -170,10 +223,19 @@ def test_reparameterize_stops_where_a_part_knows_how(benchmark):
     assert calls == [outer, other]
 
 
+def test_fuse_may_return_another_module(benchmark):
+    class Part(nn.Module):
+        def fuse(self):
+            return nn.Identity()
+
+    folded = benchmark.benchmark_models.reparameterize(nn.Sequential(nn.ReLU(), Part()))
+    assert [type(module) for module in folded] == [nn.ReLU, nn.Identity]
+
+
 @torch.no_grad()
 def test_a_classifier_is_folded(benchmark):
     models = benchmark.benchmark_models
-    model = models.randomise(models.Classifier(models.build('t2'))).eval()
+    model = models.build('t2', classifier=True)
     image = image_for((2, 3, 64, 64))
     folded = models.make_variant(model, 'deploy', image)
     assert model(image).shape == (2, 1000) and not model.backbone.deploy
@@ -240,20 +302,38 @@ def test_prepared_for_a_gpu_in_the_type_of_the_images(benchmark, monkeypatch):
     assert calls == [(('network', image), dict(dtype=torch.float32))]
 
 
-def test_a_shared_convolution_is_not_folded(benchmark):
-    """Its output has another user, so the norm cannot go into it."""
+@torch.no_grad()
+def test_a_convolution_with_other_users_is_not_folded(benchmark):
+    """Its norm stays, as in the attention of FastViT, and the other one is folded."""
 
     class Shared(nn.Module):
         def __init__(self):
             super().__init__()
-            self.conv, self.bn = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4)
+            self.stem = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4))
+            self.conv, self.bn = nn.Conv2d(4, 4, 3), nn.BatchNorm2d(4)
 
         def forward(self, x):
-            x = self.conv(x)
+            x = self.conv(self.stem(x))
             return x + self.bn(x)
 
     model = benchmark.benchmark_models.randomise(Shared()).eval()
-    with pytest.raises(RuntimeError, match='a convolution has other users'):
+    image = image_for((1, 3, 8, 8))
+    folded = benchmark.benchmark_models.make_variant(model, 'deploy', image)
+    assert [name for name, m in folded.named_modules() if isinstance(m, _BatchNorm)] == ['bn']
+    assert relative_error(folded(image), model(image)) < 1e-5
+
+
+def test_a_convolution_that_is_called_twice_is_an_error(benchmark):
+    class Twice(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv, self.bn = nn.Conv2d(3, 3, 3), nn.BatchNorm2d(3)
+
+        def forward(self, x):
+            return self.bn(self.conv(self.conv(x)))
+
+    model = benchmark.benchmark_models.randomise(Twice()).eval()
+    with pytest.raises(RuntimeError, match='a convolution is called twice'):
         benchmark.benchmark_models.fold_batch_norms(model, torch.rand(1, 3, 8, 8))
 
 
@@ -322,6 +402,8 @@ def test_memory_of_a_step():
         (['scan:b1@64', '--device', 'cuda', '--variants', 'triton+compile'], 'is not a backend of the scan'),
         (['b1@64', 't2@64', 'b1@64', '--together'], 'with --together, each model can be there once'),
         (['b1@64', '--json', 'nowhere/out.json'], 'there is no folder nowhere'),
+        (['b1@64', '--classifier', '--variants', 'baseline'], 'the baseline is that of a backbone'),
+        (['scan:b1@64', '--costs', '--variants', 'cpp'], '--costs is for networks, not for scan:b1'),
     ],
 )
 def test_what_cannot_be_compared(benchmark, words, message, capsys):
@@ -372,6 +454,13 @@ def test_scan_inputs(benchmark):
     assert all(tensor.requires_grad and tensor.is_leaf for tensor in (u, rows, dt_weight, A, D, dt_bias))
 
 
+def test_published_networks(benchmark):
+    """All that can be measured here, at the sizes of their accuracies, each once."""
+    models = benchmark.parse_args(['published', 't2@64']).models
+    assert models[0] == ('t2', 192, 192) and ('timm/efficientvim_m4', 256, 256) in models
+    assert models[-1] == ('t2', 64, 64) and len(set(models)) == len(models) > 30
+
+
 @pytest.mark.parametrize('text', ['b1', 'b1@', 'b1@axb', 'b1@1x2x3', '@224'])
 def test_models_need_a_size(benchmark, text, capsys):
     with pytest.raises(SystemExit):
@@ -414,6 +503,23 @@ def test_table_and_json(tmp_path):
     assert [result['ratio'] for result in written['results']] == [1, first / second]
 
 
+def test_costs(benchmark, networks, tmp_path):
+    """Of the deployed network: two convolutions with a bias each, and no shortcut or norm."""
+    printed, found = run(tmp_path, f'{networks}:make@34', '--variants', 'plain', 'deploy', '--costs')
+    parameters, flops = 8 * (27 + 1) + 8 * (8 + 1), 32 * 32 * (8 * 27 + 8 * 8)
+    assert [(row['parameters'], row['flops']) for row in found['results']] == [(parameters, flops)] * 2
+    lines = printed.splitlines()
+    assert lines[1].endswith('| ratio | M parameters | M FLOPs |') and lines[3].endswith('| 0.00 | 0.29 |')
+
+
+def test_costs_with_a_classifier(benchmark):
+    """The head of T2 is a matrix of 368 x 1000, with a bias."""
+    build, count = benchmark.benchmark_models.build, benchmark.count_costs
+    (bare, whole) = (count(build('t2', classifier), (64, 64)) for classifier in (False, True))
+    assert whole['parameters'] - bare['parameters'] == 369_000
+    assert 368_000 <= whole['flops'] - bare['flops'] <= 369_000
+
+
 def test_scans(tmp_path):
     _, written = run(tmp_path, 'scan:t2@64', '--batch', '1', '--variants', 'naive', 'torch')
     names = [(result['model'], result['variant']) for result in written['results']]
@@ -430,71 +536,6 @@ def test_a_network_of_a_file_is_compiled(networks, tmp_path):
     assert [result['variant'] for result in found['results']] == options[-4:-2] * 2
     assert [result['model'] for result in found['results']] == ['t2'] * 2 + [f'{networks}:make'] * 2
     assert found['settings']['amp'] and found['settings']['compile_backend'] == 'aot_eager'
-
-
-def written(path, processor='A', threads=1, train=False, device='cpu', **results):
-    """A file as the benchmark writes it, with a batch-1 and a batch-16 time of each model."""
-    rows = [
-        dict(model=name, size=[256, 256], batch=batch, threads=threads, variant=variant, median=median)
-        for name, times in results.items()
-        for (batch, variant), median in times.items()
-    ]
-    content = dict(machine=dict(processor=processor, torch='2.1'), results=rows)
-    settings = dict(dtype='float32', device=device, train=train)
-    path.write_text(json.dumps(dict(content, settings=settings)))
-    return str(path)
-
-
-@pytest.fixture
-def plot(monkeypatch):
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    return load_script(SCRIPT.with_name('benchmark_plot.py'))
-
-
-TIMES = {(1, 'plain'): 50.0, (1, 'deploy'): 40.0, (16, 'deploy'): 400.0}
-
-
-def test_plot(plot, tmp_path, monkeypatch):
-    file = written(tmp_path / 'a.json', b1=TIMES, unknown=TIMES)
-    drawn = []
-    monkeypatch.setattr(plot, 'draw', lambda axis, points, label: drawn.append(points))
-    plot.main([file, '--out', str(tmp_path / 'a.png')])
-    assert drawn == [{('b1', 256): 40.0}, {('b1', 256): 40.0}]  # ms, and images a second
-    assert (tmp_path / 'a.png').read_bytes().startswith(b'\x89PNG')
-    for other in (dict(processor='B'), dict(threads=2), dict(device='cuda')):
-        with pytest.raises(SystemExit):
-            file_b = written(tmp_path / 'b.json', **other, b1=TIMES)
-            plot.main([file, file_b, '--out', str(tmp_path / 'b.png')])
-    with pytest.raises(SystemExit):
-        plot.main([written(tmp_path / 'b.json', unknown=TIMES), '--out', str(tmp_path / 'b.png')])
-    assert not (tmp_path / 'b.png').exists()
-
-
-def test_plot_of_a_gpu(plot, tmp_path, monkeypatch):
-    """Images/s of inference and of training, one picture each."""
-    files = [
-        written(
-            tmp_path / f'{train}.json', train=train, device='cuda', b1={(128, 'plain'): 64.0 + 64 * train}
-        )
-        for train in (True, False)
-    ]
-    drawn = []
-    monkeypatch.setattr(plot, 'draw', lambda axis, points, label: drawn.append((label, points)))
-    plot.main([*files, '--out', str(tmp_path / 'a.png')])
-    inference, training = 'inference, images/s, batch 128', 'training, images/s, batch 128'
-    assert drawn == [(inference, {('b1', 256): 2000.0}), (training, {('b1', 256): 1000.0})]
-
-
-def test_plot_keeps_kinds_of_training_apart(plot):
-    """Two dots of one network, of two shapes, and a legend for them."""
-    axis = plot.Figure().subplots()
-    plot.draw(axis, {('b1', 256): 40.0, ('timm/efficientnet_b0', 224): 50.0}, 'ms')
-    dots = [(line.get_marker(), line.get_ydata()[0], line.get_color()) for line in axis.lines]
-    assert dots == [('o', 79.9, 'tab:red'), ('^', 82.2, 'tab:red'), ('o', 77.1, 'tab:gray')]
-    legend = [text.get_text() for text in axis.get_legend().get_texts()]
-    assert legend == ['plain training', 'distilled training']
-    names = [text.get_text() for text in axis.texts if text.get_visible()]
-    assert names == ['MobileMamba-B1', 'MobileMamba-B1', 'EfficientNet-B0']
 
 
 def test_machine_with_a_gpu(benchmark, monkeypatch):

@@ -2,6 +2,7 @@
 
 import mmengine
 import pytest
+import torch
 from mmengine.config import Config
 
 pytest.importorskip('mmdet')
@@ -87,6 +88,18 @@ def test_folded():
     assert found == portions
     assert folded['head'] == 368 * 1000
     assert 0.9 * flops['backbone'] < folded['backbone'] < flops['backbone']  # without the batch norms
+
+
+def test_attention():
+    """In one call of PyTorch: both products of 6 queries with 4 keys, in 2 heads."""
+
+    class Attention(torch.nn.Module):
+        def forward(self, images):
+            query, key, value = images[:, :, :6, :8], images[:, :, :4, :8], images[:, :, :4, :5]
+            return torch.nn.functional.scaled_dot_product_attention(query, key, value)
+
+    flops, _ = get_flops.count_flops(Attention(), torch.zeros(1, 2, 6, 8))
+    assert flops[''] == 2 * 6 * 4 * (8 + 5)
 
 
 def test_bare_backbone(capsys):

@@ -232,13 +232,20 @@ def test_published_accuracies(report):
     assert len(set(keys)) == len(keys)
     for entry in published.PUBLISHED:
         assert entry.training in (published.PLAIN, published.DISTILLED)
-        assert entry.size in (192, 224, 256) and 70 < entry.top1 < 85
+        assert entry.size in (192, 224, 240, 256, 384, 512) and 70 < entry.top1 < 85
+        assert entry.epochs is None or 300 <= entry.epochs <= 3600
     for model, size in published.networks():
         kinds = published.accuracies(model, size)
         assert len({entry.label for entry in kinds.values()}) == 1
         if len(kinds) == 2:
             assert kinds[published.DISTILLED].top1 > kinds[published.PLAIN].top1
     assert published.accuracies('b1', 224) == {}
+    for source in {entry.source for entry in (*published.PUBLISHED, *published.UNMEASURED)}:
+        assert re.fullmatch(r'\d{4}\.\d{5}', source.paper)
+        commit = r'https://github.com/[\w.-]+/[\w.-]+/blob/[0-9a-f]{40}/[\w./-]+'
+        assert (
+            re.fullmatch(commit, source.address) or source.address == f'https://arxiv.org/abs/{source.paper}'
+        )
 
 
 def test_published_networks_exist(report):

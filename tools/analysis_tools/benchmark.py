@@ -4,19 +4,21 @@ r"""Time MobileMamba in several forms, and other networks, side by side.
     python tools/analysis_tools/benchmark.py b1@224 --train --batch 8 --variants baseline plain --memory
     python tools/analysis_tools/benchmark.py scan:b1@256 --variants naive torch cpp --batch 1 16
     python tools/analysis_tools/benchmark.py b1@256 timm/repvit_m1_1@224 my/net.py:small@224 --variants deploy
+    python tools/analysis_tools/benchmark.py published --classifier --costs --variants deploy --json all.json
     python tools/analysis_tools/benchmark.py b1@256 --device cuda --train --batch 128 --dtype bfloat16 --amp \
         --variants plain plain+cuda_graph plain+compile+cuda_graph
 
 A model is an arch, ``timm/NAME``, the path of a config or ``PATH.py:FUNCTION``, whose function takes no
 arguments and returns a network that takes images; with ``@SIDE`` or ``@HEIGHTxWIDTH``. Or it is ``scan:`` and
-an arch: the scans of its stages, alone. A variant of a model is ``baseline`` (what users have had so far),
+an arch: the scans of its stages, alone. ``published`` stands for all networks of ``published.py`` that can be
+measured here. A variant of a model is ``baseline`` (what users have had so far),
 ``plain`` or ``deploy`` (folded), with parts added by +: a backend of the scan, ``channels_last``,
 ``compile``, ``prepare`` (``prepare_for_cpu``, on a GPU ``prepare_for_inference``), ``onnx`` (in ONNX
 Runtime), ``onnx_fp16`` and ``onnx_int8``, another runtime by its name in lower case, such as ``mnn``, and on
 GPUs ``cuda_graph``. A variant of a scan is a backend, and ``cuda_graph``. All variants of a model take turns
 in one process, and ratios are those of the medians to the first one's. Weights are random, which does not
 change the time. With ``--together``, all models of one batch and one number of threads take turns, and ratios
-are to the first of them.
+are to the first of them. ``--costs`` are the parameters and FLOPs of the deployed network, see ``costs.py``.
 """
 
 import argparse
@@ -30,12 +32,15 @@ from pathlib import Path
 
 import benchmark_models
 import torch
+from costs import count_costs
+from published import networks
 from timing import capture, describe_machine, measure
 
 from mmmobilemamba.models.backbones.arch import ARCHS, stage_splits
 from mmmobilemamba.ops import check_backend, selective_scan
 
 CUDA_GRAPH = benchmark_models.CUDA_GRAPH
+COSTS = dict(parameters='M parameters', flops='M FLOPs')  # titles in the table
 COMPILED_WARM_UP = (
     6  # calls of a compiled network before it is captured, after which it compiles nothing more
 )
@@ -49,6 +54,11 @@ def parse_model(text):
     if not name or len(sides) > 2 or not all(side.isdigit() for side in sides):
         raise argparse.ArgumentTypeError(f'{text} is not NAME@SIDE or NAME@HEIGHTxWIDTH, such as b1@256')
     return name, int(sides[0]), int(sides[-1])
+
+
+def parse_models(text):
+    """Models (list) that a word of the command line stands for, see :func:`parse_model`."""
+    return [(name, size, size) for name, size in networks()] if text == 'published' else [parse_model(text)]
 
 
 def cases(models):
@@ -79,7 +89,7 @@ def make_steps(name, size, batch, variants, args):
             variant: partial(scan_step, variant.split('+')[0], inputs, args.train) for variant in variants
         }
         return {variant: captured(variant, step) for variant, step in steps.items()}
-    model = benchmark_models.build(name)
+    model = benchmark_models.build(name, args.classifier)
     image = random_images(batch, size, args, benchmark_models.channels_of(model))
     steps = {}
     for variant in variants:
@@ -231,6 +241,7 @@ def table_row(result):
     cells.append(f'{result["ratio"]:.2f}')
     if 'memory' in result:
         cells.append(f'{result["memory"]:.0f}')
+    cells += [f'{result[key] / 1e6:.2f}' for key in COSTS if key in result]
     return f'| {" | ".join(map(str, cells))} |'
 
 
@@ -239,7 +250,7 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('models', nargs='+', type=parse_model, metavar='MODEL@SIZE')
+    parser.add_argument('models', nargs='+', type=parse_models, metavar='MODEL@SIZE', help='or published')
     parser.add_argument('--variants', nargs='+', default=['plain', 'deploy'])
     parser.add_argument('--batch', nargs='+', type=int, default=[1])
     parser.add_argument('--threads', nargs='+', type=int, default=[torch.get_num_threads()])
@@ -253,6 +264,8 @@ def parse_args(argv):
     parser.add_argument('--tf32', action='store_true', help='let GPUs multiply float32 in TF32')
     parser.add_argument('--train', action='store_true', help='forward and backward, in training mode')
     parser.add_argument('--compile-backend', default='inductor', help='of torch.compile (default: inductor)')
+    parser.add_argument('--classifier', action='store_true', help='give an arch a head for 1000 classes')
+    parser.add_argument('--costs', action='store_true', help='also count parameters and FLOPs')
     parser.add_argument('--memory', action='store_true', help='also measure the peak memory of a step')
     parser.add_argument(
         '--together', action='store_true', help='all models take turns, and ratios are to the first one'
@@ -260,6 +273,7 @@ def parse_args(argv):
     parser.add_argument('--seconds', type=float, default=2.0, help='to spend on each timing (default: 2)')
     parser.add_argument('--json', type=Path, help='where to write the results, the machine and the settings')
     args = parser.parse_args(argv)
+    args.models = list(itertools.chain(*args.models))
     if args.json and not args.json.parent.is_dir():
         parser.error(f'there is no folder {args.json.parent}; make it first')
     try:
@@ -277,6 +291,8 @@ def check_variants(args):
     """
     if args.together and len(set(args.models)) < len(args.models):
         raise ValueError('with --together, each model can be there once')
+    if args.classifier and 'baseline' in args.variants:
+        raise ValueError('the baseline is that of a backbone; leave out --classifier')
     if args.amp and args.dtype not in ('bfloat16', 'float16'):
         raise ValueError(f'--amp needs --dtype bfloat16 or float16 to cast to, not {args.dtype}')
     if args.compile_backend != 'inductor':
@@ -284,8 +300,8 @@ def check_variants(args):
         if args.compile_backend not in known:
             raise ValueError(f'--compile-backend {args.compile_backend} is not one of {known}')
     for name, _, _ in args.models:
-        if benchmark_models.is_file(name):
-            benchmark_models.load_function(name)
+        if not name.startswith('scan:'):
+            benchmark_models.check_model(name)
     on_gpu = torch.device(args.device).type == 'cuda'
     for (name, _, _), variant in itertools.product(args.models, args.variants):
         if CUDA_GRAPH in variant.split('+') and (not on_gpu or args.memory):
@@ -298,6 +314,8 @@ def check_variants(args):
 
 def check_scan(name, variant, args):
     """Make sure that a scan has a variant, see :func:`check_variants`."""
+    if args.costs:
+        raise ValueError(f'--costs is for networks, not for {name}')
     if name[len('scan:') :] not in ARCHS:
         raise ValueError(f'{name} is not scan: and one of {sorted(ARCHS)}')
     backend, *rest = variant.split('+')
@@ -338,6 +356,14 @@ def check_network(name, variant, args, on_gpu):
         )
 
 
+def save(args, machine, results):
+    """Write what has been measured so far, if it is wanted."""
+    if args.json:
+        settings = {key: value for key, value in vars(args).items() if key != 'json'}
+        content = dict(machine=machine, settings=settings, results=results)
+        args.json.write_text(json.dumps(content, indent=2) + '\n')
+
+
 def main(argv=None):
     args = parse_args(argv)
     set_device(args)
@@ -345,16 +371,18 @@ def main(argv=None):
     print(', '.join(f'{key} {value}' for key, value in machine.items()))
     head = ['model', 'size', 'batch', 'threads', 'variant', 'ms', 'quartiles', 'images/s', 'ratio']
     head += ['MiB'] if args.memory else []
+    head += COSTS.values() if args.costs else []
     print(f'| {" | ".join(head)} |\n{"|---" * len(head)}|')
-    results = []
+    costs, results = {}, []
     for together, threads in groups(args):
+        for name, size, _ in together if args.costs else ():
+            if (name, size) not in costs:
+                costs[name, size] = count_costs(benchmark_models.build(name, args.classifier), size)
         for result in run_cases(together, threads, args):
+            result.update(costs.get((result['model'], result['size']), {}))
             results.append(result)
             print(table_row(result), flush=True)
-    if args.json:
-        settings = {key: value for key, value in vars(args).items() if key != 'json'}
-        content = dict(machine=machine, settings=settings, results=results)
-        args.json.write_text(json.dumps(content, indent=2) + '\n')
+        save(args, machine, results)
 
 
 if __name__ == '__main__':

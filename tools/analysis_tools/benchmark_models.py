@@ -1,23 +1,29 @@
 """The networks that ``benchmark.py`` compares: MobileMamba in its forms, and any others, folded."""
 
+import ast
 import copy
+import difflib
 import importlib.util
-import sys
 import tempfile
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from benchmark_files import call_function, is_file
 from mmengine.registry import MODELS, init_default_scope
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.deployment.targets import TARGETS
 from mmmobilemamba.models import deploy, prepare_for_cpu, set_backend
 from mmmobilemamba.models.backbones.arch import ARCHS
-from mmmobilemamba.models.layers import WTEMamba, fold_norm, fold_norm_before, folding
+from mmmobilemamba.models.layers import WTEMamba, fold_norm, folding
+from mmmobilemamba.models.plain_classifier import MobileMambaClassifier
 from mmmobilemamba.ops import check_backend
 from mmmobilemamba.ops.haar import pad_to_even
 from mmmobilemamba.utils import codebase_of, read_config
@@ -75,28 +81,6 @@ class BaselineWTEMamba(nn.Module):
         return self.base_scale * self.ss2d(x) + wavelet[..., :height, :width]
 
 
-class Classifier(nn.Module):
-    """MobileMamba with a head for 1000 classes, to be compared with networks that have one.
-
-    Args:
-        backbone (MobileMamba): Not folded.
-    """
-
-    def __init__(self, backbone):
-        super().__init__()
-        width = backbone.out_channels[-1]
-        self.backbone, self.norm, self.linear = backbone, nn.BatchNorm1d(width), nn.Linear(width, 1000)
-
-    def forward(self, x):
-        """(N, C, H, W) -> (N, 1000)."""
-        return self.linear(self.norm(self.backbone(x)[-1].mean((2, 3))))
-
-    def switch_to_deploy(self):
-        """Fold the head; the backbone has a method of its own."""
-        with folding(self):
-            self.linear, self.norm = fold_norm_before(self.norm, self.linear), nn.Identity()
-
-
 def randomise(model):
     """Give batch norms statistics as after a training, so that folding has something to fold."""
     generator = torch.Generator().manual_seed(0)
@@ -109,54 +93,56 @@ def randomise(model):
     return model
 
 
-def is_file(name):
-    """Whether a model is the function of a Python file, ``PATH.py:FUNCTION``."""
-    return '.py:' in name
-
-
-def load_function(name):
-    """The function that ``PATH.py:FUNCTION`` names; its file may import its neighbours.
+def check_model(name):
+    """Make sure that :func:`build` knows a model.
 
     Raises:
-        ValueError: If there is no such file, or no such function in it.
+        ValueError: If it does not.
     """
-    path, _, function = name.rpartition(':')
-    path = Path(path).resolve()
-    if not path.is_file():
-        raise ValueError(f'{name}: there is no file {path}')
-    if str(path.parent) not in sys.path:
-        sys.path.append(str(path.parent))
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    module = importlib.util.module_from_spec(spec)
-    sys.modules.setdefault(path.stem, module)
-    spec.loader.exec_module(module)
-    if not callable(getattr(module, function, None)):
-        raise ValueError(f'{name}: there is no function {function!r} in {path}')
-    return getattr(module, function)
+    if is_file(name):
+        call_function(name)
+    elif name.startswith('timm/'):
+        import timm  # only needed for comparisons
+
+        if not timm.is_model(name[len('timm/') :]):
+            similar = difflib.get_close_matches(name[len('timm/') :], timm.list_models())
+            raise ValueError(f'timm {timm.__version__} has no {name[len("timm/") :]!r}; similar: {similar}')
+    elif name not in ARCHS and not Path(name).is_file():
+        raise ValueError(
+            f'{name} is not one of {sorted(ARCHS)}, timm/NAME, PATH.py:FUNCTION or the path of a config'
+        )
+    elif name.endswith('.py') and not is_config(name):
+        raise ValueError(f'{name} is no config; for a network that a function returns, write {name}:FUNCTION')
 
 
-def build(name):
+def is_config(path):
+    """Whether a Python file sets a model, or has bases that may set one."""
+    body = ast.parse(Path(path).read_text(encoding='utf-8')).body
+    targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
+    names = {target.id for target in targets if isinstance(target, ast.Name)}
+    return bool(names & {'model', '_base_'}) or any(isinstance(node, ast.With) for node in body)
+
+
+def build(name, classifier=False):
     """A network in evaluation, with random weights, that takes images.
 
     Args:
         name (str): An arch, ``timm/NAME``, ``PATH.py:FUNCTION``, or the path of a config of mmpretrain,
             mmdet or mmseg.
+        classifier (bool): Whether an arch has a head for 1000 classes, as the networks of timm have.
 
     Raises:
         ValueError: If a function does not exist or does not return a network.
     """
     torch.manual_seed(0)
     if name in ARCHS:
-        return randomise(MobileMamba(name)).eval()
+        return randomise(MobileMambaClassifier(name) if classifier else MobileMamba(name)).eval()
     if name.startswith('timm/'):
         import timm  # only needed for comparisons
 
         return randomise(timm.create_model(name[len('timm/') :])).eval()
     if is_file(name):
-        model = load_function(name)()
-        if not isinstance(model, nn.Module):
-            raise ValueError(f'{name} must return a torch.nn.Module, not {type(model).__name__}')
-        return randomise(model).eval()
+        return randomise(call_function(name)).eval()
     config = read_config(name)
     init_default_scope(codebase_of(config) or 'mmengine')
     config.model.backbone.init_cfg = None
@@ -346,52 +332,71 @@ def fold_model(model, image):
 
         model = reparameterize_model(model)
     else:
-        reparameterize(model)
+        model = reparameterize(model)
     return fold_batch_norms(model, image)
 
 
 def reparameterize(module):
-    """Call ``switch_to_deploy`` or ``reparameterize`` of a network, or of its outermost parts with one."""
-    for name in ('switch_to_deploy', 'reparameterize'):
+    """Call the method that folds a network, or those of its outermost parts with one.
+
+    Returns:
+        nn.Module: To be used from now on; ``fuse`` of many networks returns a new one.
+    """
+    for name in ('switch_to_deploy', 'reparameterize', 'fuse'):
         if hasattr(module, name):
-            getattr(module, name)()
-            return
-    for child in module.children():
-        reparameterize(child)
+            found = getattr(module, name)()
+            return found if isinstance(found, nn.Module) else module
+    for name, child in module.named_children():
+        setattr(module, name, reparameterize(child))
+    return module
+
+
+class Readers(TorchDispatchMode):
+    """Counts the operations that read each tensor while it is active, by the tensors' ``id``."""
+
+    def __init__(self):
+        super().__init__()
+        self.counts = Counter()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.counts.update({id(value) for value in tree_leaves((args, kwargs)) if torch.is_tensor(value)})
+        return func(*args, **(kwargs or {}))
 
 
 @torch.no_grad()
 def fold_batch_norms(model, image):
-    """Fold every batch norm into the convolution whose output it takes, found by running the model once.
+    """Fold every batch norm that alone takes the output of a convolution, found by running the model once.
 
     Raises:
         RuntimeError: If the outputs change.
     """
-    made_by, pairs, hooks = {}, {}, []
+    made_by, pairs, hooks, readers = {}, {}, [], Readers()
 
     def after_conv(conv, _, output):
         made_by[id(output)] = (conv, output)  # held, so that no other tensor gets its number
+        readers.counts[id(output)] = 0
 
     def before_norm(norm, inputs):
         if id(inputs[0]) in made_by:
-            pairs[norm] = made_by[id(inputs[0])][0]
+            pairs[norm] = made_by[id(inputs[0])]
 
     for module in model.modules():
         if isinstance(module, nn.Conv2d):
             hooks.append(module.register_forward_hook(after_conv))
         if isinstance(module, _BatchNorm):
             hooks.append(module.register_forward_pre_hook(before_norm))
-    expected = model(image)
+    with readers:
+        expected = model(image)
     for hook in hooks:
         hook.remove()
+    norms = {conv: norm for norm, (conv, output) in pairs.items() if readers.counts[id(output)] == 1}
     with folding(model):
         for module in list(model.modules()):
             for name, child in module.named_children():
-                if isinstance(child, nn.Conv2d) and child in pairs.values():
-                    norm = next(norm for norm, conv in pairs.items() if conv is child)
-                    setattr(module, name, fold_norm(child, norm))
-                elif child in pairs:
+                if child in norms:
+                    setattr(module, name, fold_norm(child, norms[child]))
+                elif child in norms.values():
                     setattr(module, name, getattr(child, 'act', nn.Identity()))
     if not torch.allclose(model(image), expected, rtol=1e-3, atol=1e-3 * expected.abs().max().item()):
-        raise RuntimeError('Folding the batch norms changed the outputs: a convolution has other users.')
+        raise RuntimeError('Folding the batch norms changed the outputs: a convolution is called twice.')
     return model

@@ -1,123 +1,243 @@
-"""Draw published accuracy against speed, from files that ``benchmark.py`` or ``gpu_report.py`` has written.
+"""Draw published accuracy against cost and speed, from files of ``benchmark.py`` or ``gpu_report.py``.
 
-    python tools/analysis_tools/benchmark_plot.py mobilemamba.json timm.json --out speed.png
-    python tools/analysis_tools/benchmark_plot.py report/inference.json report/training.json --out gpu.png
+    python tools/analysis_tools/benchmark_plot.py all.json --out docs/images
+    python tools/analysis_tools/benchmark_plot.py report/inference.json report/training.json --out pictures
 
-Of every model the fastest variant is taken. Of a CPU, the figure has the latency at the smallest batch and
-the throughput at the largest; of a GPU, the throughput at the largest batch, and that of training if a file
-has it. All files have to come from one machine. Accuracies are published ones, see ``published.py``; none was
-measured here.
+There is a picture for each that the files have: ``accuracy-flops`` and ``accuracy-parameters`` with
+``--costs``, ``accuracy-latency`` of a CPU at the smallest batch, ``accuracy-throughput`` at the largest one,
+and ``accuracy-training``, the throughput of training. Each is a PNG and an SVG, on a light background and,
+with ``-dark`` in its name, on a dark one. Of every network the fastest variant is taken. All files have to
+come from one machine. Accuracies are published ones, see ``published.py``; none was measured here.
+
+The stepped lines are Pareto fronts, one for each kind of training: no network is above its line.
 """
 
 import argparse
-import json
 from pathlib import Path
+from typing import NamedTuple
 
+import matplotlib
+from benchmark_results import about, fastest, key_of, read
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.transforms import Bbox
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from plot_labels import Labels
 from published import DISTILLED, PLAIN, accuracies, networks
 
+SIZE, DPI = (4.4, 7.0), 220  # inches, upright, for the width of a phone
 MARKERS = {PLAIN: 'o', DISTILLED: '^'}
-OURS, OTHERS = 'tab:red', 'tab:gray'
-SETTINGS = ('dtype', 'device')  # in which the files must agree
+STYLES = {PLAIN: '-', DISTILLED: (0, (4, 2))}  # of the Pareto fronts
+RADIUS = 3  # points of a marker that labels keep away from
 
 
-def fastest(results, batch):
-    """Median time of a batch in ms by model and size, of its fastest variant (dict)."""
-    times = {}
-    for result in results:
-        key = result['model'], result['size'][0]
-        if accuracies(*key) and result['batch'] == batch:
-            times[key] = min(result['median'], times.get(key, result['median']))
-    return times
+class Theme(NamedTuple):
+    """Colours of a picture."""
+
+    suffix: str  # of the name of its file
+    background: str
+    text: str
+    ours: str
+    others: str
+    front: str
+
+
+THEMES = (
+    Theme('', 'white', '#1f2328', '#c1121f', '#57606a', '#7aa7d9'),
+    Theme('-dark', '#0d1117', '#e6edf3', '#ff7b72', '#a0a8b2', '#3d6ea5'),
+)
+
+
+class Panel(NamedTuple):
+    """What one picture has along its horizontal axis.
+
+    Args:
+        name (str): End of the file's name.
+        label (str): Of the axis.
+        points (dict): Model and size to the value.
+        less_is_better (bool): Whether it is a cost.
+    """
+
+    name: str
+    label: str
+    points: dict
+    less_is_better: bool
+
+
+def costs(results, name, unit):
+    """A cost by model and size, in ``unit`` (dict)."""
+    found = {key_of(result): result[name] / unit for result in results if name in result}
+    return {key: value for key, value in found.items() if accuracies(*key)}
 
 
 def panels(contents):
-    """What is drawn: a list of points (dict of model and size to x) with a label of the axis each."""
+    """What is drawn (list[Panel])."""
     by_mode = {False: [], True: []}
     for content in contents:
         by_mode[content['settings']['train']] += content['results']
+    everything = by_mode[False] + by_mode[True]
+    found = [
+        Panel('flops', 'FLOPs, G (multiply-adds)', costs(everything, 'flops', 1e9), True),
+        Panel('parameters', 'parameters, M', costs(everything, 'parameters', 1e6), True),
+    ]
     on_gpu = contents[0]['settings']['device'].startswith('cuda')
-    found = []
     for train, results in by_mode.items():
         if not results:
             continue
         batches = [result['batch'] for result in results]
         small, large = min(batches), max(batches)
-        step = 'training' if train else 'inference'
-        if not on_gpu:
-            found.append((fastest(results, small), f'{step}, ms for a batch of {small}'))
-        rates = {key: 1e3 * large / time for key, time in fastest(results, large).items()}
-        found.append((rates, f'{step}, images/s, batch {large}'))
-    return [panel for panel in found if panel[0]]
+        if not on_gpu and not train:
+            times = {key: result['median'] for key, result in fastest(results, small).items()}
+            found.append(Panel('latency', f'ms for a batch of {small}', times, True))
+        rates = {key: 1e3 * large / result['median'] for key, result in fastest(results, large).items()}
+        name, step = ('training', 'training') if train else ('throughput', 'inference')
+        found.append(Panel(name, f'{step}, images/s, batch {large}', rates, False))
+    return [panel for panel in found if panel.points]
 
 
-def draw(axis, points, label):
-    """Scatter ``points`` with their names; a network that was trained in two ways has two."""
-    dots = [(key, x, entry) for key, x in points.items() for entry in accuracies(*key).values()]
-    for (model, _), x, entry in dots:
-        axis.plot(x, entry.top1, MARKERS[entry.training], color=OTHERS if model.startswith('timm/') else OURS)
-    axis.set_xlabel(label)
-    axis.set_ylabel('published top-1, %')
-    axis.margins(x=0.25, y=0.1)
-    axis.grid(alpha=0.3)
+def pareto(dots, less_is_better):
+    """The dots, ``(x, top1)``, for which nothing cheaper is as accurate (list), the cheapest first."""
+    found, best = [], float('-inf')
+    for x, top1 in sorted(dots, key=lambda dot: (dot[0] if less_is_better else -dot[0], -dot[1])):
+        if top1 > best:
+            found.append((x, top1))
+            best = top1
+    return found
+
+
+def steps(front):
+    """Corners of the line through a front, which rises where a network is reached (list)."""
+    corners = front[:1]
+    for (_, below), (x, top1) in zip(front, front[1:]):
+        corners += [(x, below), (x, top1)]
+    return corners
+
+
+def draw(figure, panel, theme):
+    """Draw one panel; returns the labels for which there was no place (list[str])."""
+    axis = figure.subplots()
+    axis.set_xscale('log')
+    published = {key: accuracies(*key) for key in panel.points}
+    fronts = []
+    for kind, marker in MARKERS.items():
+        dots = {
+            key: (panel.points[key], kinds[kind].top1) for key, kinds in published.items() if kind in kinds
+        }
+        for key, dot in dots.items():
+            color = theme.others if is_of_timm(key) else theme.ours
+            axis.plot(*dot, marker, markersize=4, color=color, zorder=3 if is_of_timm(key) else 4)
+        fronts.append(steps(pareto(dots.values(), panel.less_is_better)))
+        style = dict(linestyle=STYLES[kind], color=theme.front, linewidth=1, zorder=1)
+        axis.plot(*zip(*fronts[-1]), **style)
+    decorate(figure, axis, panel, theme)
+    return write_labels(axis, panel, [front for front in fronts if front], theme)
+
+
+def is_of_timm(key):
+    """Whether a network is another one than MobileMamba."""
+    return key[0].startswith('timm/')
+
+
+def decorate(figure, axis, panel, theme):
+    """Axes, grid and legend, in the colours of a theme."""
+    axis.margins(x=0.09, y=0.05)
+    axis.set_xlabel(panel.label)
+    axis.set_ylabel('published top-1 on ImageNet-1k, %')
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f'{value:g}'))
+    axis.xaxis.set_minor_formatter(NullFormatter())
+    axis.grid(alpha=0.25, color=theme.others, linewidth=0.5)
     handles = [
-        Line2D([], [], linestyle='', marker=marker, color='black', label=f'{training} training')
-        for training, marker in MARKERS.items()
-        if any(entry.training == training for _, _, entry in dots)
+        Line2D([], [], marker='s', linestyle='', markersize=5, color=theme.ours, label='MobileMamba'),
+        Line2D([], [], marker='s', linestyle='', markersize=5, color=theme.others, label='other networks'),
     ]
-    axis.legend(handles=handles, loc='best', fontsize=8)
-    axis.figure.draw_without_rendering()  # the places of labels are known behind it
-    centers = (axis.transData.transform((x, entry.top1)) for _, x, entry in dots)
-    taken = [Bbox.from_bounds(x - 4, y - 4, 8, 8) for x, y in centers]
-    taken.append(axis.get_legend().get_window_extent())
-    for _, x, entry in dots:
-        taken.append(annotate(axis, x, entry.top1, entry.label, taken))
-
-
-def annotate(axis, x, accuracy, name, taken):
-    """Name a point where neither a point nor a label is yet, if there is such a place; the label's box."""
-    places = [((x, y), side) for y in (4, -11, 14, -21, 24, -31) for x, side in ((5, 'left'), (-5, 'right'))]
-    for offset, side in places:
-        label = axis.annotate(
-            name, (x, accuracy), xytext=offset, textcoords='offset points', fontsize=7, ha=side
+    for kind, marker in MARKERS.items():
+        dot = dict(linestyle='', marker=marker, markersize=4, color=theme.text)
+        handles.append(Line2D([], [], label=f'{kind} training', **dot))
+        handles.append(
+            Line2D([], [], linestyle=STYLES[kind], color=theme.front, label=f'Pareto front, {kind} training')
         )
-        box = label.get_window_extent()
-        inside = box.x0 > axis.bbox.x0 and box.x1 < axis.bbox.x1
-        if inside and not any(box.overlaps(other) for other in taken):
-            break
-        label.set_visible(False)
-    label.set_visible(True)
-    return box
+    figure.legend(handles=handles, loc='outside lower center', ncols=2, fontsize=7, frameon=False)
 
 
-def main(argv=None):
+def write_labels(axis, panel, fronts, theme):
+    """Name every network once, beside one of its dots; returns the names without a place (list[str])."""
+    labels = Labels(axis, size=6.5)
+    for front in fronts:
+        labels.avoid_line(front)
+    dots = {}
+    for key, x in panel.points.items():
+        dots[key] = sorted((x, entry.top1) for entry in accuracies(*key).values())
+        for dot in dots[key]:
+            labels.avoid(*dot, RADIUS)
+        if len(dots[key]) > 1:  # one network, trained in two ways
+            color = theme.others if is_of_timm(key) else theme.ours
+            axis.plot(*zip(*dots[key]), color=color, linewidth=0.5, alpha=0.6, zorder=2)
+            labels.avoid_line(dots[key])
+    # Behind a label that lies on a line.
+    box = dict(facecolor=theme.background, edgecolor='none', alpha=0.8, pad=0.3)
+    for key in sorted(dots, key=is_of_timm):
+        style = dict(color=theme.text) if is_of_timm(key) else dict(color=theme.ours, weight='bold')
+        labels.add(name_of(key), dots[key], bbox=box, **style)
+    return labels.write()
+
+
+def name_of(key):
+    """Name of a network, with the size of its images if it is published at several."""
+    label = next(iter(accuracies(*key).values())).label
+    sizes = [size for model, size in networks() if model == key[0]]
+    return label if len(sizes) == 1 else f'{label} @{key[1]}'
+
+
+def picture(panel, theme, caption):
+    """A figure of one panel, and the labels that it lacks (list[str])."""
+    names = ('text.color', 'axes.labelcolor', 'xtick.color', 'ytick.color', 'axes.edgecolor')
+    colors = dict.fromkeys(names, theme.text)
+    backgrounds = dict.fromkeys(('figure.facecolor', 'axes.facecolor', 'savefig.facecolor'), theme.background)
+    sizes = {'axes.labelsize': 8, 'xtick.labelsize': 7, 'ytick.labelsize': 7}
+    with matplotlib.rc_context({**colors, **backgrounds, **sizes}):
+        figure = Figure(figsize=SIZE, dpi=DPI, layout='constrained')
+        if caption:
+            figure.suptitle(caption, fontsize=6.5)
+        return figure, draw(figure, panel, theme)
+
+
+def parse_args(argv):
+    """Command line, and what is in the files (list[dict])."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('files', nargs='+', type=Path, help='what benchmark.py --json has written')
-    parser.add_argument('--out', type=Path, required=True, help='the picture')
+    parser.add_argument('--out', type=Path, required=True, help='folder of the pictures')
+    parser.add_argument('--only', nargs='+', metavar='NAME', help='these pictures, such as flops')
     args = parser.parse_args(argv)
-    contents = [json.loads(path.read_text()) for path in args.files]
-    threads = [result['threads'] for content in contents for result in content['results']]
-    for what, values in (
-        ('machine', [content['machine'] for content in contents]),
-        ('number of threads', threads),
-        (' or '.join(SETTINGS), [[content['settings'][name] for name in SETTINGS] for content in contents]),
-    ):
-        if any(value != values[0] for value in values):
-            parser.error(f'the files have more than one {what}: {values[0]} and others')
+    if not args.out.is_dir():
+        parser.error(f'there is no folder {args.out}; make it first')
+    try:
+        contents = read(args.files)
+    except ValueError as error:
+        parser.error(str(error))
     drawn = panels(contents)
     if not drawn:
         parser.error(f'none of {networks()} is in the files')
-    figure = Figure(figsize=(5.5 * len(drawn), 5), layout='constrained')
-    for axis, (points, label) in zip(figure.subplots(1, len(drawn), squeeze=False)[0], drawn):
-        draw(axis, points, label)
-    machine, dtype = contents[0]['machine'], contents[0]['settings']['dtype']
-    where = machine.get('gpu') or f'{machine["processor"]}, threads: {threads[0]}'
-    figure.suptitle(f'{where}, {dtype}, torch {machine["torch"]}', fontsize=9)
-    figure.savefig(args.out, dpi=120)
+    names = [panel.name for panel in drawn]
+    unknown = set(args.only or ()) - set(names)
+    if unknown:
+        parser.error(f'the files have nothing for {sorted(unknown)}, but for {names}')
+    return args, contents[0], [panel for panel in drawn if not args.only or panel.name in args.only]
+
+
+def main(argv=None):
+    args, content, drawn = parse_args(argv)
+    for panel in drawn:
+        for theme in THEMES:
+            caption = None if panel.name in ('flops', 'parameters') else about(content)
+            figure, missing = picture(panel, theme, caption)
+            if missing and not theme.suffix:
+                print(f'{panel.name}: no place for the names of {", ".join(missing)}')
+            path = args.out / f'accuracy-{panel.name}{theme.suffix}'
+            with matplotlib.rc_context({'svg.hashsalt': panel.name}):  # the same file from the same numbers
+                figure.savefig(path.with_suffix('.svg'), metadata=dict(Date=None))
+            figure.savefig(path.with_suffix('.png'))
 
 
 if __name__ == '__main__':

@@ -7,12 +7,13 @@
 CONFIG is of mmpretrain, mmdet or mmseg; the name of an arch stands for the bare backbone. The model runs
 once, on one blank image, and mmengine's FlopAnalyzer counts what it knows: one
 multiply-add is one FLOP, batch norm is 2 an element, layer norm 5, other element-wise arithmetic 0.
-Two things it cannot see, here or in the get_flops.py of mmdet, mmseg and mmpretrain, are added:
+Three things it cannot see, here or in the get_flops.py of mmdet, mmseg and mmpretrain, are added:
 
 - the scan: 9 L D + L D for L pixels and D channels, those of both directions (state size 1;
   https://github.com/state-spaces/mamba/issues/110);
 - the Haar transforms, which are sums and differences here, as the convolutions that they are on
-  paper (2 x 2, stride 2): 4 a value.
+  paper (2 x 2, stride 2): 4 a value;
+- attention in one call of PyTorch, as its two matrix products.
 
 What the authors print for their classifiers is the total without the convolutions on the wavelet
 sub-bands, whose padding their counter did not know, and for segmentors without the scan as well. All three
@@ -30,6 +31,7 @@ from functools import partial
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import DictAction
+from mmengine.model import BaseModel
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import BaseDataElement
 from torch import nn
@@ -43,7 +45,12 @@ from mmmobilemamba.utils import codebase_of, config_argument, read_config
 
 
 class RawForward(nn.Module):
-    """A model that takes nothing but images and gives what its heads give, without decoding."""
+    """A model that takes nothing but images and gives what its heads give, without decoding.
+
+    Args:
+        model (nn.Module): One of OpenMMLab, which has a mode for that, or a network that takes images alone.
+        data_samples (list, optional): Metadata of the images, for the former.
+    """
 
     def __init__(self, model, data_samples):
         super().__init__()
@@ -52,9 +59,9 @@ class RawForward(nn.Module):
 
     def forward(self, images):
         """(N, 3, H, W) -> tensors, in whatever containers."""
-        if isinstance(self.model, MobileMamba):
-            return self.model(images)
-        return self.model(images, self.data_samples, mode='tensor')
+        if isinstance(self.model, BaseModel):
+            return self.model(images, self.data_samples, mode='tensor')
+        return self.model(images)
 
 
 def count_scan(counter, name, module, inputs, _):
@@ -74,11 +81,17 @@ def count_channel_scale(counter, name, _, inputs, __):
     counter[name] += math.prod(map(int, inputs[0].shape))
 
 
+def attention_flops(inputs, outputs):
+    """Of ``scaled_dot_product_attention`` in a trace: of both products with a map of query by key."""
+    query, key, value = (graph_input.type().sizes() for graph_input in inputs[:3])
+    return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
 def count_flops(model, images, data_samples=None):
     """Run a model once and count.
 
     Args:
-        model (BaseModel | MobileMamba): Of mmpretrain, mmdet or mmseg, or a backbone.
+        model (nn.Module): Of mmpretrain, mmdet or mmseg, or a network that takes images alone.
         images (Tensor): What its data preprocessor makes, (N, in_channels, H, W).
         data_samples (list, optional): Metadata of the images; two-stage detectors need it.
 
@@ -95,6 +108,7 @@ def count_flops(model, images, data_samples=None):
         if isinstance(module, ChannelScale):
             hooks.append(module.register_forward_hook(partial(count_channel_scale, scales, name)))
     analyzer = FlopAnalyzer(RawForward(model.eval(), data_samples), images)
+    analyzer.set_op_handle('aten::scaled_dot_product_attention', attention_flops)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False).tracer_warnings('none')
     with torch.no_grad():
         counted = analyzer.by_module()

@@ -17,8 +17,6 @@ import torch
 import torch._inductor.config
 from timing import capture, measure
 
-from mmmobilemamba.models.backbones.arch import ARCHS
-
 FORMATS = ('channels_first', 'channels_last')
 PRECISIONS = dict(  # settings of benchmark.py
     amp=dict(dtype='bfloat16', amp=True, tf32=False),
@@ -91,9 +89,7 @@ class Worker:
         torch._dynamo.config.fail_on_recompile_limit_hit = True
         # Regions of several networks, batches and precisions are compiled versions of the same functions.
         torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
-        self.model = benchmark_models.build(model) if model else None
-        if model in ARCHS:
-            self.model = benchmark_models.Classifier(self.model).eval()
+        self.model = benchmark_models.build(model, classifier=True) if model else None
         self.networks, self.scans = {}, {}
 
     def warm_up(self, job, batch, formats):
