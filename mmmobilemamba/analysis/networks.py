@@ -94,7 +94,7 @@ class Network(nn.Module):
             text = ' '.join(str(error).split())[:300]
             raise AnalysisError(
                 f'{type(self.backbone).__name__} cannot take images of {images.shape[2]} x '
-                f'{images.shape[3]}: {text}. Give another size.'
+                f'{images.shape[3]}: {text.rstrip(".")}. Give another size.'
             ) from error
         maps = [maps] if isinstance(maps, Tensor) else list(maps)
         return maps[check_stage(stage, len(maps))]

@@ -49,6 +49,7 @@ class Panel:
 
     def __init__(self, network, stage, branches=()):
         self.network, self.stage, self.branches = network, stage, branches
+        self.title = 'last stage' if stage == -1 else f'stage {stage}'
         self.size = None  # of the map
 
     def __call__(self, images):
@@ -81,10 +82,10 @@ def make_panels(args):
             open_residuals(network)
         ours = bool(branch_modules(network, BRANCHES[0]))
         for branches in ((), *(args.without if ours else ())):
-            name = source.label + (f',\nwithout {" and ".join(branches)}' if branches else '')
+            name = source.label + (f', without {" and ".join(branches)}' if branches else '')
             if name in rows:
                 raise AnalysisError(f'The network {source.label} is given twice: give it once.')
-            rows[name] = [Panel(network, stage, branches) for stage in args.stages]
+            rows[name] = [Panel(network, stage, branches) for stage in dict.fromkeys(args.stages)]
     if args.without and not any('without' in name for name in rows):
         raise AnalysisError('None of the networks is a MobileMamba, which --without is for: leave it out.')
     if len({panel.network.channels for row in rows.values() for panel in row}) > 1:
@@ -105,7 +106,7 @@ def titled(rows, fields, size):
     """Fields (P, H, W) by row and by a title that has the stride (dict[str, dict[str, ndarray]])."""
     remaining, named = iter(fields), {}
     for name, panels in rows.items():
-        titles = (f'stage {panel.stage}, stride {round(size[1] / panel.size[1])}' for panel in panels)
+        titles = (f'{panel.title}, stride {round(size[1] / panel.size[1])}' for panel in panels)
         named[name] = {title: next(remaining) for title in titles}
     return named
 
@@ -116,7 +117,7 @@ def table(named):
     rows = [('network', 'map', *heads)]
     for name, by_title in named.items():
         for title, field in by_title.items():
-            rows.append((name.replace('\n', ' '), title, *map(str, square_sides(field))))
+            rows.append((name, title, *map(str, square_sides(field))))
     widths = [max(len(row[index]) for row in rows) for index in range(2)]
     return [
         f'{name:<{widths[0]}}  {title:<{widths[1]}}' + ''.join(f'{side:>7}' for side in sides)
@@ -126,7 +127,7 @@ def table(named):
 
 def save(path, named):
     """Write the fields and the sides of their squares, as arrays without pickle."""
-    names = [f'{name}, {title}'.replace('\n', ' ') for name, row in named.items() for title in row]
+    names = [f'{name}, {title}' for name, row in named.items() for title in row]
     fields = [field for row in named.values() for field in row.values()]
     sides = [square_sides(field) for field in fields]
     np.savez_compressed(path, names=names, fields=np.stack(fields), shares=SHARES, sides=sides)
