@@ -1,13 +1,14 @@
 """Effective receptive fields: which pixels the centre of a map depends on, and how much.
 
 Source: Luo et al. 2016, https://arxiv.org/abs/1701.04128, who took the gradient for the measure, and Ding et
-al. 2022, https://arxiv.org/abs/2203.06717, for the squares that hold shares of it. Here the gradient counts
-by its absolute value; the second paper counts its positive part alone.
+al. 2022 (RepLKNet), https://arxiv.org/abs/2203.06717, for the sum over the positive values of the centre, and
+for the squares that hold shares of the field. Here the gradient counts by its absolute value; RepLKNet counts
+its positive part alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -15,39 +16,53 @@ from torch import Tensor
 
 from .errors import AnalysisError
 
-SHARES = (0.2, 0.3, 0.5, 0.99)  # of the second paper
+SHARES = (0.2, 0.3, 0.5, 0.99)  # of RepLKNet
 
 
 def effective_receptive_fields(
-    extracts: Sequence[Callable[[Tensor], Tensor]], images: Iterable[Tensor]
-) -> np.ndarray:
+    extracts: Mapping[str, Callable[[Tensor], Tensor]], images: Iterable[Tensor]
+) -> dict[str, np.ndarray]:
     """How much the centre of each of several maps depends on every pixel, on average over images.
 
     Each image goes through all networks before the next one, so that one of them that cannot be looked into
     is found at the first image.
 
     Args:
-        extracts (Sequence[Callable]): P functions of images that give a map each, (N, C, H, W) ->
+        extracts (dict[str, Callable]): Functions of images that give a map each, (N, C, H, W) ->
             (N, C', H', W'), in evaluation: in training, batch norm mixes the images of a batch.
         images (Iterable[Tensor]): Batches of images of one size, (N, C, H, W).
 
     Returns:
-        ndarray: float64 (P, H, W), see :func:`centre_gradient`.
+        dict[str, ndarray]: float64 (H, W) each, see :func:`centre_gradient`.
 
     Raises:
         AnalysisError: If there are no images, or a map has no such gradient.
+
+    Example:
+        >>> backbone = MobileMamba('t2').eval()
+        >>> extracts = {'stage 0': lambda images: backbone.extract(images, (0,))[0]}
+        >>> effective_receptive_fields(extracts, [torch.rand(1, 3, 256, 256)])['stage 0'].shape
+        (256, 256)
     """
-    total, count = 0.0, 0
+    totals: dict[str, np.ndarray] = {}
+    count = 0
     for batch in images:
-        total = total + np.stack([centre_gradient(extract, batch).sum(0) for extract in extracts])
+        for name, extract in extracts.items():
+            try:
+                gradient = centre_gradient(extract, batch).sum(0)
+            except AnalysisError as error:
+                raise AnalysisError(f'{name}: {error}') from error
+            totals[name] = totals[name] + gradient if count else gradient
         count += len(batch)
     if not count:
         raise AnalysisError('There are no images to average over: give at least one.')
-    return np.asarray(total / count)
+    return {name: total / count for name, total in totals.items()}
 
 
 def centre_gradient(extract: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
-    """Gradient of the sum over the channels of a map's centre, pixel (H' // 2, W' // 2).
+    """Gradient of the sum of the positive values of a map's centre, pixel (H' // 2, W' // 2).
+
+    The sum of all would be constant after a layer norm, as at the end of many transformers.
 
     Args:
         extract (Callable): See :func:`effective_receptive_fields`.
@@ -63,7 +78,7 @@ def centre_gradient(extract: Callable[[Tensor], Tensor], images: Tensor) -> np.n
         leaf = images.detach().clone().requires_grad_()
         values = extract(leaf)
         check_map(values, leaf)
-        centre = values[:, :, values.shape[2] // 2, values.shape[3] // 2].sum()
+        centre = values[:, :, values.shape[2] // 2, values.shape[3] // 2].relu().sum()
         found = (None,)
         if centre.requires_grad:
             found = torch.autograd.grad(centre, leaf, allow_unused=True)
@@ -80,8 +95,8 @@ def centre_gradient(extract: Callable[[Tensor], Tensor], images: Tensor) -> np.n
         )
     if not (gradient.flatten(1).sum(1) > 0).all():
         raise AnalysisError(
-            'The gradient of the map is zero in the whole image, as where the weights are zero. Load a '
-            'checkpoint, or take another stage.'
+            'The gradient of the map is zero in the whole image, as where no value of its centre is positive '
+            'or the weights are zero. Load a checkpoint, or take other images or another stage.'
         )
     return gradient.cpu().numpy()
 

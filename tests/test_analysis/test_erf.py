@@ -36,11 +36,18 @@ def support(field):
     return np.ptp(rows) + 1, np.ptp(columns) + 1, around
 
 
+def field_of(extract, images):
+    """The field of one network."""
+    return effective_receptive_fields({'network': extract}, images)['network']
+
+
 def test_a_convolution():
-    """The field is its weights: summed over the outputs, absolute, summed over the inputs."""
-    network = conv(2, 5)
-    (field,) = effective_receptive_fields([network], [noise_for((3, 2, 9, 9), 0)])
-    expected = network[0].weight.detach().double().sum(0).abs().sum(0)
+    """The field is its weights: summed over the positive outputs, absolute, summed over the inputs."""
+    network, image = conv(2, 5), noise_for((1, 2, 9, 9), 0)
+    field = field_of(network, [image])
+    positive = network(image)[0, :, CENTRE, CENTRE] > 0
+    assert 0 < positive.sum() < 5
+    expected = network[0].weight.detach().double()[positive].sum(0).abs().sum(0)
     assert field.dtype == np.float64
     assert relative_error(field[CENTRE - 1 : CENTRE + 2, CENTRE - 1 : CENTRE + 2], expected) < 1e-6
     assert support(field) == (3, 3, True)
@@ -48,7 +55,7 @@ def test_a_convolution():
 
 
 def test_a_stack_of_convolutions():
-    (field,) = effective_receptive_fields([conv(1, 2, 2, 1)], [noise_for((1, 1, 17, 15), 0)])
+    field = field_of(nn.Sequential(conv(1, 2, 2, 1), nn.Softplus()), [noise_for((1, 1, 17, 15), 0)])
     assert support(field) == (7, 7, True)
 
 
@@ -61,16 +68,16 @@ def test_is_the_mean_over_images_whatever_the_batches():
     assert relative_error(single[0], single[1]) > 0.1
     expected = single.mean(0)
     for batches in (images.split(1), images.split(2), [images]):
-        (field,) = effective_receptive_fields([square], batches)
-        assert relative_error(field, expected) < 1e-12
+        assert relative_error(field_of(square, batches), expected) < 1e-12
 
 
 def test_networks_are_beside_each_other():
-    first, second, images = conv(1, 1), conv(1, 1), noise_for((1, 1, 9, 9), 2)
-    both = effective_receptive_fields([first, second], [images])
-    assert both.shape == (2, 9, 9)
-    for field, network in zip(both, (first, second)):
-        assert np.array_equal(field, effective_receptive_fields([network], [images])[0])
+    networks = {'first': conv(1, 4), 'second': conv(1, 4)}
+    images = [noise_for((1, 1, 9, 9), 2)]
+    both = effective_receptive_fields(networks, images)
+    assert list(both) == ['first', 'second']
+    for name, network in networks.items():
+        assert both[name].shape == (9, 9) and np.array_equal(both[name], field_of(network, images))
 
 
 @pytest.mark.parametrize('size', [(9, 9), (8, 8), (7, 12), (16, 5)])
@@ -109,13 +116,13 @@ def test_stages_of_a_new_network():
     def second(images):
         return backbone.extract(images, (1,))[0]
 
-    new = effective_receptive_fields([first, second], [images])
-    assert support(new[0]) == (31, 31, True)
-    assert square_sides(new[1], [0.5])[0] > square_sides(new[0], [0.5])[0]
+    new = effective_receptive_fields({'first': first, 'second': second}, [images])
+    assert support(new['first']) == (31, 31, True)
+    assert square_sides(new['second'], [0.5]) > square_sides(new['first'], [0.5])
     branches = 5 * sum(SMALL['depths']) + 2 * 2  # of each block, and the FFNs of each downsample
     assert open_residuals(backbone) == branches
     assert open_residuals(backbone) == 0
-    opened = effective_receptive_fields([first], [images])
+    opened = field_of(first, [images])
     assert (opened > 0).mean() > 0.9  # the scan sees the whole map
 
 
@@ -124,7 +131,7 @@ def plain():
     """A small network in evaluation, images of two sizes, and its field in plain PyTorch."""
     images = noise_for((2, 3, 96, 128), 4)
     network = small(scan_backend='naive').eval()
-    (field,) = effective_receptive_fields([lambda batch: network(batch)[0]], [images])
+    field = field_of(lambda batch: network(batch)[0], [images])
     return network.state_dict(), images, field
 
 
@@ -138,7 +145,7 @@ def test_forms_and_backends_have_one_field(plain, change):
     if change == 'deployed':
         backbone.switch_to_deploy()
     with torch.inference_mode(change == 'inference'):
-        (field,) = effective_receptive_fields([lambda batch: backbone(batch)[0]], [images])
+        field = field_of(lambda batch: backbone(batch)[0], [images])
     assert relative_error(field, expected) < 1e-4
 
 
@@ -160,20 +167,28 @@ def test_forms_and_backends_have_one_field(plain, change):
             r'No gradient of the map reaches the image',
         ),
         (lambda x: 0 * x, r'is zero in the whole image.* Load a checkpoint'),
+        (lambda x: -x, r'is zero in the whole image, as where no value of its centre is positive'),
         (lambda x: x * float('inf'), r'not finite: the weights or the image'),
     ],
 )
 def test_what_has_no_field(extract, words):
-    with pytest.raises(AnalysisError, match=words):
-        effective_receptive_fields([extract], [torch.rand(1, 3, 8, 8)])
+    with pytest.raises(AnalysisError, match=f'network: .*{words}'):
+        field_of(extract, [torch.rand(1, 3, 8, 8)])
+
+
+def test_after_a_layer_norm():
+    """Whose sum over channels is constant."""
+    norm = nn.GroupNorm(1, 4)
+    field = field_of(lambda x: norm(x[:, :, :1, :1]).expand(-1, -1, 2, 2), [noise_for((1, 4, 3, 3), 5)])
+    assert field[0, 0] > 0.1 and support(field)[:2] == (1, 1)
 
 
 def test_no_images():
     with pytest.raises(AnalysisError, match='There are no images to average over'):
-        effective_receptive_fields([nn.Identity()], [])
+        field_of(nn.Identity(), [])
 
 
 def test_an_image_that_is_not_larger_than_the_stride():
     backbone = small().eval()
     with pytest.raises(AnalysisError, match=r'map has 1 x 1 pixels for an image of 64 x 64.* earlier stage'):
-        effective_receptive_fields([lambda images: backbone(images)[0]], [torch.rand(1, 3, 64, 64)])
+        field_of(lambda images: backbone(images)[0], [torch.rand(1, 3, 64, 64)])

@@ -123,7 +123,7 @@ def test_timm(images, tmp_path):
         (expected,) = model.forward_intermediates((images - mean) / std, indices=1, intermediates_only=True)
         assert relative_error(network(images, -1), expected) < 1e-5
     first, second = (lambda x, stage=stage: network(x, stage) for stage in (0, 1))
-    fields = effective_receptive_fields([first, second], [images])
+    fields = effective_receptive_fields({0: first, 1: second}, [images])
     assert (fields[0] > 0).sum() < (fields[1] > 0).sum()
     torch.save(timm.create_model('mobilenetv3_small_075').state_dict(), tmp_path / 'other.pth')
     with pytest.raises(CheckpointError, match=f'other.pth does not fit {TIMM}: .*size mismatch'):

@@ -72,10 +72,10 @@ def test_the_field_is_that_of_the_package(config, capsys):
     erf.main([config, '--size', '64', '128', *options])
     network = build_network(Source(config), seed=5)
     images = [random_image((64, 128), seed=5 + index) for index in range(3)]
-    expected = effective_receptive_fields([lambda image: network(image, 1)], images)
-    assert np.allclose(np.load('a.npz')['fields'], expected, rtol=1e-9)
+    expected = effective_receptive_fields({'1': lambda image: network(image, 1)}, images)['1']
+    assert np.allclose(np.load('a.npz')['fields'], expected[None], rtol=1e-9)
     rows = rows_of(capsys.readouterr().out)
-    assert rows == {'small, random weights stage 1, stride 32': square_sides(expected[0])}
+    assert rows == {'small, random weights stage 1, stride 32': square_sides(expected)}
 
 
 def test_pictures_and_a_checkpoint(config, tmp_path, capsys):
@@ -88,15 +88,18 @@ def test_pictures_and_a_checkpoint(config, tmp_path, capsys):
     pictures = ['--images', 'pictures', '--number', '2']
     erf.main([f'{config}=small.pth', *pictures, '--size', '128', '--save', 'a.npz'])
     images = [read_picture(f'pictures/{index}.png', (128, 128)) for index in range(2)]
-    expected = effective_receptive_fields([network], images)
-    assert np.allclose(np.load('a.npz')['fields'], expected, rtol=1e-6)
+    expected = effective_receptive_fields({'': network}, images)['']
+    assert np.allclose(np.load('a.npz')['fields'], expected[None], rtol=1e-6)
     assert '2 pictures' in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ('words', 'message'),
     [
-        (['small.py', '--size', '64'], 'The map has 1 x 1 pixels for an image of 64 x 64'),
+        (
+            ['small.py', '--size', '64'],
+            'small, random weights, last stage: The map has 1 x 1 pixels for an image of 64 x 64',
+        ),
         (['small.py', '--stages', '4'], 'There is no stage 4: the backbone gives 3, 0 to 2'),
         (['small.py', '--images', 'none'], 'There is no picture and no folder none'),
         (['small.py', '--images', 'empty'], 'The folder empty has no images'),

@@ -1,6 +1,6 @@
 """Draw effective receptive fields of networks beside each other, and say how far they reach.
 
-    python tools/visualizations/erf.py NETWORK [NETWORK ...] [--images PATH ...] [--stages 0 1 2]
+    python tools/visualizations/erf.py NETWORK [NETWORK ...] [OPTIONS]
     python tools/visualizations/erf.py b1=mobilemamba://b1 timm/resnet50=pretrained --images IMAGES
     mim run mmmobilemamba erf b1 --stages 0 1 2 --without scan wavelet,local
 
@@ -8,10 +8,10 @@ NETWORK is NAME, with random weights, or NAME=CHECKPOINT. NAME is an arch, the n
 config of mmpretrain, mmdet or mmseg (PACKAGE::PATH for one that a package brings along), or timm/NAME.
 CHECKPOINT is a file or mobilemamba://NAME; of timm's networks, pretrained stands for timm's own weights.
 
-The field is the gradient of the centre of a stage's map with respect to the image: absolute, summed over
-channels, averaged over images. The table has the sides of the centred squares that hold 20, 30, 50 and 99 %
-of it. Without --images it is that of white noise. Sources: https://arxiv.org/abs/1701.04128,
-https://arxiv.org/abs/2203.06717.
+The field is the gradient of the centre of a stage's map, the sum of its positive values, with respect to the
+image: absolute, summed over channels, averaged over images. The table has the sides of the centred squares
+that hold 20, 30, 50 and 99 % of it. Without --images it is that of white noise. Sources:
+https://arxiv.org/abs/1701.04128, https://arxiv.org/abs/2203.06717.
 """
 
 import argparse
@@ -103,12 +103,20 @@ def track(images):
 
 
 def titled(rows, fields, size):
-    """Fields (P, H, W) by row and by a title that has the stride (dict[str, dict[str, ndarray]])."""
-    remaining, named = iter(fields), {}
-    for name, panels in rows.items():
-        titles = (f'{panel.title}, stride {round(size[1] / panel.size[1])}' for panel in panels)
-        named[name] = {title: next(remaining) for title in titles}
-    return named
+    """Fields by row and by a title that has the stride (dict[str, dict[str, ndarray]]).
+
+    Args:
+        rows (dict[str, list[Panel]]): From :func:`make_panels`.
+        fields (dict[str, ndarray]): (H, W), by the names of row and panel.
+        size (tuple[int, int]): Height and width of the images.
+    """
+    return {
+        name: {
+            f'{panel.title}, stride {round(size[1] / panel.size[1])}': fields[f'{name}, {panel.title}']
+            for panel in panels
+        }
+        for name, panels in rows.items()
+    }
 
 
 def table(named):
@@ -140,8 +148,8 @@ def run(args):
         AnalysisError, CheckpointError, OSError: If something that it names cannot be used.
     """
     rows = make_panels(args)
-    panels = [panel for row in rows.values() for panel in row]
-    images = load_images(args, panels[0].network.channels)
+    panels = {f'{name}, {panel.title}': panel for name, row in rows.items() for panel in row}
+    images = load_images(args, next(iter(panels.values())).network.channels)
     fields = effective_receptive_fields(panels, track(images))
     named = titled(rows, fields, size_of(args))
     erf_figure(named).savefig(args.out, dpi=args.dpi)

@@ -1,6 +1,6 @@
 """Draw what a MobileMamba computes for pictures: the maps of its stages, wavelet sub-bands, and the scan.
 
-    python tools/visualizations/look.py NETWORK --images PATH ... [--out FOLDER] [--block STAGE BLOCK]
+    python tools/visualizations/look.py NETWORK --images PATH [PATH ...] [OPTIONS]
     mim run mmmobilemamba look b1=mobilemamba://b1 --images a.jpg b.jpg --size 512 --out pictures
 
 NETWORK is NAME, with random weights, or NAME=CHECKPOINT. NAME is an arch, the name of a recipe, or the path
