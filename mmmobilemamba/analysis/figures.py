@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import takewhile
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -18,6 +19,7 @@ from .maps import BANDS, pca_colors
 PANEL = 2.4  # inches a side, of a field
 SIDE, WIDTH = 1.7, 11.0  # inches, largest of a panel beside an image and of a whole row of such
 FAINTEST = 1e-4  # of the largest value of a field, which has the darkest colour
+WHOLE = 'as it is'  # a network, beside others of the same name that lack something
 OUTLINED = {0.5: 'solid', 0.99: 'dotted'}  # shares that squares are drawn of
 
 
@@ -30,8 +32,10 @@ def erf_figure(fields: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
         fields (dict[str, dict[str, ndarray]]): Fields (H, W) by row, such as a network, and by column, such
             as a stage. Where each row has one column, they are in one line.
     """
+    common, names = short_names(list(fields))
     grid = [
-        [(name, title, field) for title, field in by_column.items()] for name, by_column in fields.items()
+        [(name, title, field) for title, field in by_column.items()]
+        for name, by_column in zip(names, fields.values())
     ]
     in_one_line = all(len(row) == 1 for row in grid)
     if in_one_line:
@@ -44,18 +48,31 @@ def erf_figure(fields: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
     for row, line in zip(panels, grid):
         for panel, (name, title, field) in zip(row, line):
             image = draw_field(panel, field)
-            name = name.replace(', ', ',\n')
             panel.set_title(f'{name}\n{title}' if in_one_line else title, fontsize=8)
         if not in_one_line:
             row[0].set_ylabel(name, fontsize=8)
     height, width = grid[0][0][2].shape
     figure.suptitle(
-        f'Effective receptive field of the central pixel of a map; image of {height} x {width} px', fontsize=9
+        f'Effective receptive field of the central pixel of a map; {common}image of {height} x {width} px',
+        fontsize=9,
     )
     bar = figure.colorbar(image, ax=panels, shrink=min(1.0, 1.5 / len(grid) + 0.25), extend='min')
     bar.set_label('contribution relative to\nthe largest (log scale)', fontsize=8)
     bar.ax.tick_params(labelsize=7)
     return figure
+
+
+def short_names(names: Sequence[str]) -> tuple[str, list[str]]:
+    """What names have in common at their beginning, up to a comma, and the rest of each, a line a part.
+
+    Args:
+        names (Sequence[str]): Parts with ``', '`` between: a network, its weights, what it is without.
+    """
+    parts = [name.split(', ') for name in names]
+    common = list(takewhile(lambda column: len(set(column)) == 1, zip(*parts)))
+    rests = [',\n'.join(each[len(common) :]) for each in parts]
+    whole = WHOLE if len(names) > 1 else ''
+    return ''.join(f'{column[0]}, ' for column in common), [rest or whole for rest in rests]
 
 
 def draw_field(panel: Axes, field: np.ndarray) -> AxesImage:

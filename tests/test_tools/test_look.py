@@ -85,16 +85,24 @@ def test_a_gray_image_is_shown(network):
 
 def test_fields_have_one_scale():
     """Each relative to its own largest value."""
-    fields = {'a': {'0': np.eye(16) + 1e-9, '1': 5 * np.eye(16) + 1}, 'b': {'0': np.ones((16, 16))}}
+    fields = {'a, b': {'0': np.eye(16) + 1e-9, '1': 5 * np.eye(16) + 1}, 'a, c, d': {'0': np.ones((16, 16))}}
     figure = erf_figure(fields)
     shown = drawn(figure)
-    assert len(shown) == 3
     assert [image.max() for image in shown] == [1, 1, 1]
     assert [image.min() for image in shown] == pytest.approx([1e-4, 1 / 6, 1])
-    assert (
-        len({(axes.images[0].norm.vmin, axes.images[0].norm.vmax) for axes in figure.axes if axes.images})
-        == 1
-    )
+    panels = [axes for axes in figure.axes if axes.images]
+    assert {(axes.images[0].norm.vmin, axes.images[0].norm.vmax) for axes in panels} == {(1e-4, 1)}
+    assert [axes.get_title() for axes in panels] == ['0', '1', '0']
+    assert [axes.get_ylabel() for axes in panels] == ['b', '', 'c,\nd']
+    assert figure.get_suptitle().endswith('; a, image of 16 x 16 px')
+    assert panels[2].get_xlabel() == '50 % in 13 px, 99 % in 17 px'
+
+
+def test_fields_of_one_stage_are_in_one_line():
+    fields = {name: {'last': np.ones((8, 8))} for name in ('a', 'a, without b')}
+    panels = [axes for axes in erf_figure(fields).axes if axes.images]
+    assert [axes.get_title() for axes in panels] == ['as it is\nlast', 'without b\nlast']
+    assert panels[0].get_position().y0 == pytest.approx(panels[1].get_position().y0)
 
 
 @pytest.mark.parametrize(

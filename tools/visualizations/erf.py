@@ -37,6 +37,8 @@ from mmmobilemamba.analysis.figures import erf_figure
 from mmmobilemamba.analysis.networks import build_network, source_argument
 from mmmobilemamba.models.checkpoint import CheckpointError
 
+FIGURES = ('.png', '.jpg', '.pdf', '.svg')
+
 
 class Panel:
     """One field of the figure: a stage of a network, perhaps without some branches.
@@ -179,7 +181,7 @@ def main(argv=None):
     add('--save', type=Path, help='file .npz for the arrays')
     args = parser.parse_args(argv)
     check_arguments(parser, args)
-    check_out(parser, args.out, '.png')
+    check_out(parser, args.out, *FIGURES)
     if args.save:
         check_out(parser, args.save, '.npz')
     try:

@@ -35,10 +35,10 @@ def check_arguments(parser, args):
         parser.error('--number must be 1 or more')
 
 
-def check_out(parser, path, suffix):
+def check_out(parser, path, *suffixes):
     """End with an error, before any work, where a file cannot be written."""
-    if path.suffix != suffix:
-        parser.error(f'{path.name} must end in {suffix}')
+    if path.suffix not in suffixes:
+        parser.error(f'{path.name} must end in {", ".join(suffixes)}')
     if not path.parent.is_dir():
         parser.error(f'there is no folder {path.parent}; make it first')
 
