@@ -125,7 +125,9 @@ def source_argument(text: str) -> Source:
     Raises:
         ArgumentTypeError: If there is no such network, or no weights of the name.
     """
-    name, _, checkpoint = (text, '', '') if Path(text).is_file() else text.partition('=')
+    name, sign, checkpoint = (text, '', '') if Path(text).is_file() else text.partition('=')
+    if sign and not checkpoint:
+        raise ArgumentTypeError(f'{text} names no checkpoint: write {name} alone for random weights')
     if name.startswith(TIMM):
         check_timm(name)
         weights = checkpoint if checkpoint == PRETRAINED else checkpoint and checkpoint_argument(checkpoint)

@@ -157,6 +157,7 @@ def test_a_backbone_that_cannot_take_the_image():
     ('text', 'words'),
     [
         ('b9', 'no config file b9 here'),
+        ('b1=', 'b1= names no checkpoint: write b1 alone for random weights'),
         ('mobilemamba-b1_8xb128_in1', "no recipe .*'mobilemamba-b1_8xb128_in1k' is close"),
         ('b1=mobilemamba://b9', "no published weights named 'b9'"),
         ('timm/resnet5', "timm has no network 'resnet5'; 'resnet50' is close"),

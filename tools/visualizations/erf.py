@@ -96,10 +96,12 @@ def make_panels(args):
 
 
 def track(images):
-    """The images of a list, one by one, with a progress bar in standard error."""
-    bar = ProgressBar(len(images), file=sys.stderr)
-    for image in images:
+    """The images of a list, one by one, with a progress bar in standard error from the second on."""
+    bar = ProgressBar(len(images), start=False, file=sys.stderr)
+    for index, image in enumerate(images):
         yield image()
+        if index == 0:  # after what a network cannot do, which its error alone should say
+            bar.start()
         bar.update()
     print(file=sys.stderr)
 
