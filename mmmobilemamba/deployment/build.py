@@ -33,8 +33,8 @@ TASKS = ('backbone', 'classification', 'detection', 'segmentation')
 SMALLEST = 32  # px; below, the last map of a detector's neck would be empty
 
 
-def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
-    """The model of a config, in evaluation and in its deployed form, for graphs that leave PyTorch.
+def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
+    """The model of a config with its weights, in evaluation, in the form that the checkpoint has.
 
     Its ``dataset_meta`` is that of the training, from the checkpoint, or empty.
 
@@ -45,19 +45,38 @@ def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
     Raises:
         CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
     """
-    init_default_scope(codebase_of(config) or 'mmengine')
     content = fetch_checkpoint(checkpoint)
     state_dict = content.get('state_dict', content)
-    model = MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model})
+    model = build_untrained(config)
     if is_fused({key.removeprefix('backbone.'): value for key, value in state_dict.items()}):
         deploy(model)  # which gives the modules that such a checkpoint is of
     if is_ours(entries_below(state_dict, 'backbone.')):  # else the backbone says what does not fit
         fitting_weights(model.backbone, state_dict)
     load_whole_model(model, state_dict)
+    model.dataset_meta = (content.get('meta') or {}).get('dataset_meta') or {}
+    return model.eval()
+
+
+def build_untrained(config: Config) -> nn.Module:
+    """The model of a config with random weights, in training mode."""
+    init_default_scope(codebase_of(config) or 'mmengine')
+    return MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model})
+
+
+def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
+    """A model of :func:`load_trained` in its deployed form, for graphs that leave PyTorch.
+
+    Args:
+        config (Config): Of mmpretrain, mmdet or mmseg.
+        checkpoint (str | Path): Its weights, of either form.
+
+    Raises:
+        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
+    """
+    model = load_trained(config, checkpoint)
     deploy(model)
     set_backend(model, 'export')
-    model.dataset_meta = (content.get('meta') or {}).get('dataset_meta') or {}
-    return model.cpu().float().eval().requires_grad_(False)
+    return model.cpu().float().requires_grad_(False)
 
 
 def task_of(model: nn.Module) -> str:

@@ -73,11 +73,15 @@ class SS2D(nn.Module):
 
     def scan(self, u: Tensor) -> Tensor:
         """Project the step sizes, B and C, and scan: (N, L, E) -> (N, L, E), at least float32."""
+        return selective_scan(*self.scan_arguments(u), self.backend)
+
+    def scan_arguments(self, u: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """What :func:`~mmmobilemamba.ops.selective_scan` takes before its backend, of ``u`` (N, L, E)."""
         x_dbl = F.linear(u, self.x_proj_weight.flatten(0, 1))
         x_dbl = x_dbl.view(u.shape[0], u.shape[1], DIRECTIONS, self.dt_rank + 2)
         A = -torch.exp(at_least_float32(self.A_log))
         A, D = A.view(DIRECTIONS, -1), self.D.view(DIRECTIONS, -1)
-        return selective_scan(u, x_dbl, self.dt_proj_weight, A, D, self.dt_proj_bias, self.backend)
+        return u, x_dbl, self.dt_proj_weight, A, D, self.dt_proj_bias
 
     def folded(self) -> nn.Module:
         """With the SiLU in the convolution."""

@@ -46,10 +46,13 @@ class WTEMamba(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, C, H, W) -> (N, C, H, W)."""
+        return haar_idwt(self.filter_bands(x), self.base_scale * self.ss2d(x), self.backend)
+
+    def filter_bands(self, x: Tensor) -> Tensor:
+        """The sub-bands of ``x`` (N, C, H, W) as :func:`haar_idwt` takes them, filtered and scaled."""
         bands = self.wavelet_conv(haar_dwt(x, self.backend))
         scale = band_after_band(self.wavelet_scale.flatten()).view(1, -1, 1, 1)
-        bands = scale.to(bands.dtype) * bands
-        return haar_idwt(bands, self.base_scale * self.ss2d(x), self.backend)
+        return scale.to(bands.dtype) * bands
 
     def folded(self) -> nn.Module:
         """The deployed form; as it is where ``ss2d`` ends in no convolution, or a part was replaced."""
@@ -109,5 +112,8 @@ class FoldedWTEMamba(nn.Module):
         """(N, C, H, W) -> (N, C, H, W)."""
         if self.backend == 'export' or (self.backend == 'auto' and is_exported()):
             return haar_filter(x, self.wavelet_conv.weight, self.ss2d(x))
-        bands = self.wavelet_conv(haar_dwt(x, self.backend))
-        return haar_idwt(bands, self.ss2d(x), self.backend)
+        return haar_idwt(self.filter_bands(x), self.ss2d(x), self.backend)
+
+    def filter_bands(self, x: Tensor) -> Tensor:
+        """As :meth:`WTEMamba.filter_bands`."""
+        return self.wavelet_conv(haar_dwt(x, self.backend))

@@ -1,0 +1,252 @@
+"""Networks by name, as the tools take them, each with what it does to images before they enter it."""
+
+from __future__ import annotations
+
+from argparse import ArgumentTypeError
+from collections.abc import Mapping
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from mmengine.config import Config
+from mmengine.utils import get_installed_path
+from torch import Tensor, nn
+
+from ..check.maps import FAILURES
+from ..deployment.build import build_untrained, load_trained, of_channels
+from ..models import MobileMamba
+from ..models.arch import ARCHS
+from ..models.checkpoint import CheckpointError, load_pretrained, read_checkpoint, unwrap
+from ..utils import config_argument
+from ..weights import checkpoint_argument
+from .errors import AnalysisError
+
+TIMM = 'timm/'
+PRETRAINED = 'pretrained'  # a checkpoint of timm's networks: timm's own
+# Of ImageNet, for images from 0 to 1, as in the recipes of the family.
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class Source(NamedTuple):
+    """Where a network is from.
+
+    Args:
+        name (str): An arch, ``timm/NAME``, or the path of a config.
+        checkpoint (str | Path, optional): Its weights; random ones if not given.
+    """
+
+    name: str
+    checkpoint: str | Path | None = None
+
+    @property
+    def label(self) -> str:
+        """A name for figures."""
+        is_config = self.name not in ARCHS and not self.name.startswith(TIMM)
+        name = Path(self.name).stem if is_config else self.name
+        return f'{name}, {"random weights" if self.checkpoint is None else "trained"}'
+
+
+class Network(nn.Module):
+    """A backbone that takes images from 0 to 1, in RGB, and gives the map of a stage.
+
+    Args:
+        backbone (nn.Module): Gives maps, (N, C, H, W) each.
+        mean, std (Sequence[float]): Of each channel of the image, from 0 to 1.
+        bgr (bool): Whether the backbone takes the channels from last to first. Defaults to False.
+    """
+
+    def __init__(self, backbone, mean=MEAN, std=STD, bgr=False):
+        super().__init__()
+        self.backbone, self.bgr = backbone, bgr
+        for name, values in dict(mean=mean, std=std).items():
+            self.register_buffer(name, torch.tensor(values).view(1, -1, 1, 1), persistent=False)
+
+    @property
+    def channels(self) -> int:
+        """Channels of the images."""
+        return self.mean.shape[1]
+
+    def normalise(self, images: Tensor) -> Tensor:
+        """(N, C, H, W) from 0 to 1 -> what the backbone takes, of the same shape."""
+        images = images.flip(1) if self.bgr else images
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor, stage: int = -1) -> Tensor:
+        """The map of a stage, (N, C', H', W').
+
+        Args:
+            images (Tensor): (N, C, H, W) from 0 to 1, in RGB if there are three channels.
+            stage (int): Of a MobileMamba, one of its three; of another backbone, one of the maps that it
+                returns. Negative ones count from the end. Defaults to -1, the last.
+
+        Raises:
+            AnalysisError: If there is no such stage, or the backbone cannot take the images.
+        """
+        images = self.normalise(images)
+        if isinstance(self.backbone, MobileMamba):
+            count = len(self.backbone.stages)
+            index = check_stage(stage, count)
+            return self.backbone.extract(images, (index,))[0]
+        try:
+            maps = self.backbone(images)
+        except FAILURES as error:
+            text = ' '.join(str(error).split())[:300]
+            raise AnalysisError(
+                f'{type(self.backbone).__name__} cannot take images of {images.shape[2]} x '
+                f'{images.shape[3]}: {text.rstrip(".")}. Give another size.'
+            ) from error
+        maps = [maps] if isinstance(maps, Tensor) else list(maps)
+        return maps[check_stage(stage, len(maps))]
+
+
+def check_stage(stage: int, count: int) -> int:
+    """The index from 0 up of one of ``count`` stages.
+
+    Raises:
+        AnalysisError: If there is no such stage.
+    """
+    if not -count <= stage < count:
+        raise AnalysisError(
+            f'There is no stage {stage}: the backbone gives {count}, 0 to {count - 1}. What other backbones '
+            f'than MobileMamba give, their configs say: --cfg-options model.backbone.out_indices=(0,1,2,3).'
+        )
+    return stage % count
+
+
+def source_argument(text: str) -> Source:
+    """The ``type`` of an argument of argparse that is a network: ``NAME`` or ``NAME=CHECKPOINT``.
+
+    Args:
+        text (str): NAME is an arch, the name of a recipe, the path of a config of mmpretrain, mmdet or mmseg,
+            ``PACKAGE::PATH`` for one that is installed with a package, or ``timm/NAME``. CHECKPOINT is a file
+            or ``mobilemamba://NAME``; ``pretrained`` for timm's own.
+
+    Raises:
+        ArgumentTypeError: If there is no such network, or no weights of the name.
+    """
+    name, sign, checkpoint = (text, '', '') if Path(text).is_file() else text.partition('=')
+    if sign and not checkpoint:
+        raise ArgumentTypeError(f'{text} names no checkpoint: write {name} alone for random weights')
+    if name.startswith(TIMM):
+        check_timm(name)
+        weights = checkpoint if checkpoint == PRETRAINED else checkpoint and checkpoint_argument(checkpoint)
+        return Source(name, weights or None)
+    if '::' in name:
+        name = installed_config(name)
+    elif name not in ARCHS:
+        name = config_argument(name)
+    return Source(name, checkpoint_argument(checkpoint) if checkpoint else None)
+
+
+def installed_config(name: str) -> str:
+    """The path of a config of an installed package, ``PACKAGE::PATH``, as in ``_base_``.
+
+    Raises:
+        ArgumentTypeError: If there is no such package or no such config in it.
+    """
+    package, _, path = name.partition('::')
+    try:
+        file = Path(get_installed_path(package), '.mim', 'configs', path)
+    except Exception as error:  # of a kind that depends on the version of Python
+        raise ArgumentTypeError(f'there is no package {package} here: {error}') from error
+    if not file.is_file():
+        raise ArgumentTypeError(
+            f'there is no config {path} in {package}; its configs are in {file.parents[1]}'
+        )
+    return str(file)
+
+
+def check_timm(name: str) -> None:
+    """Make sure that timm has a network.
+
+    Raises:
+        ArgumentTypeError: If it has none, or is not installed.
+    """
+    try:
+        import timm  # noqa: PLC0415 - only needed for comparisons
+    except ImportError as error:
+        raise ArgumentTypeError(f'{name} needs timm: python -m pip install timm') from error
+    name = name.removeprefix(TIMM)
+    if not timm.is_model(name):
+        close = get_close_matches(name, timm.list_models(), n=1)
+        raise ArgumentTypeError(f'timm has no network {name!r}{f"; {close[0]!r} is close" if close else ""}')
+
+
+def build_network(source: Source, options: Mapping[str, Any] | None = None, seed: int = 0) -> Network:
+    """A network in evaluation, without gradients of its weights.
+
+    Args:
+        source (Source): See :func:`source_argument`.
+        options (dict, optional): Changes of the config, if it is one. Defaults to None.
+        seed (int): Of the random weights. Defaults to 0.
+
+    Raises:
+        AnalysisError: If the config has no model with a backbone, or cannot be built.
+        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
+    """
+    torch.manual_seed(seed)
+    if source.name in ARCHS:
+        backbone = MobileMamba(source.name)
+        if source.checkpoint is not None:
+            load_pretrained(backbone, source.checkpoint)
+        network = Network(backbone)
+    elif source.name.startswith(TIMM):
+        network = build_timm(source)
+    else:
+        network = build_config(source, options)
+    return network.eval().requires_grad_(False)
+
+
+def build_timm(source: Source) -> Network:
+    """A backbone of timm.
+
+    Raises:
+        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
+        AnalysisError: If the network gives no maps.
+    """
+    import timm  # noqa: PLC0415 - only needed for comparisons
+
+    overlay = None
+    if source.checkpoint not in (None, PRETRAINED):
+        overlay = dict(state_dict=unwrap(read_checkpoint(source.checkpoint)))
+    try:
+        backbone = timm.create_model(
+            source.name.removeprefix(TIMM),
+            pretrained=source.checkpoint is not None,
+            pretrained_cfg_overlay=overlay,
+            features_only=True,
+        )
+    except FAILURES as error:
+        text = ' '.join(str(error).split())[:300]
+        if overlay is not None:
+            raise CheckpointError(f'{source.checkpoint} does not fit {source.name}: {text}') from error
+        raise AnalysisError(f'timm cannot build {source.name} for its maps: {text}') from error
+    cfg = backbone.pretrained_cfg
+    return Network(backbone, cfg['mean'], cfg['std'])
+
+
+def build_config(source: Source, options: Mapping[str, Any] | None) -> Network:
+    """The backbone of a config, with its preprocessing; see :func:`build_network`."""
+    config = Config.fromfile(source.name)
+    config.merge_from_dict(dict(options or {}))
+    if not isinstance(config.get('model'), Mapping):
+        raise AnalysisError(f'{source.name} has no model.')
+    try:
+        weights = source.checkpoint
+        model = build_untrained(config) if weights is None else load_trained(config, weights)
+    except (CheckpointError, FileNotFoundError):
+        raise
+    except FAILURES as error:
+        text = ' '.join(str(error).split())[:300]
+        raise AnalysisError(f'The model of {source.name} cannot be built: {text}') from error
+    if not isinstance(getattr(model, 'backbone', None), nn.Module):
+        raise AnalysisError(f'The model of {source.name}, {type(model).__name__}, has no backbone.')
+    preprocessor = dict(config.model.get('data_preprocessor') or config.get('data_preprocessor') or {})
+    channels = (config.model.get('backbone') or {}).get('in_channels', 3)
+    mean, std = (
+        [value / 255 for value in of_channels(preprocessor, key, channels, default)]
+        for key, default in (('mean', 0.0), ('std', 1.0))
+    )
+    is_rgb = preprocessor.get('to_rgb', preprocessor.get('bgr_to_rgb', False))
+    return Network(model.backbone, mean, std, bgr=channels == 3 and not is_rgb)
