@@ -125,7 +125,8 @@ setup(
     python_requires='>=3.9',
     install_requires=requirements('runtime'),
     extras_require={
-        name: requirements(name) for name in ('mminstall', 'optional', 'demo', 'deploy', 'tests', 'weights')
+        name: requirements(name)
+        for name in ('lite', 'mminstall', 'optional', 'demo', 'deploy', 'tests', 'weights')
     },
     cmdclass={'build_py': BuildWithMim, 'build_ext': BuildKernels, 'bdist_wheel': WheelOfPlatform},
     zip_safe=False,

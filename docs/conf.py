@@ -2,10 +2,7 @@
 
 import runpy
 import sys
-from importlib import import_module
 from pathlib import Path
-
-from sphinx.ext.autodoc.mock import mock
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / 'docs' / 'extensions')]
@@ -18,10 +15,11 @@ release = version = runpy.run_path(str(ROOT / 'mmmobilemamba' / 'version.py'))['
 extensions = [
     'myst_parser',
     'sphinx.ext.autodoc',
-    'sphinx.ext.mathjax',
     'sphinx.ext.napoleon',
     'sphinx.ext.viewcode',
     'sphinx_copybutton',
+    'mathml',
+    'package',
     'repository',
     'zoo',
 ]
@@ -39,6 +37,7 @@ autodoc_member_order = 'bysource'
 autodoc_default_options = {'members': True}
 python_display_short_literal_types = True
 
+html_math_renderer = 'mathml'
 html_theme = 'furo'
 html_title = f'mmmobilemamba {release}'
 html_static_path = ['static']
@@ -51,35 +50,3 @@ pygments_style, pygments_dark_style = 'friendly', 'monokai'
 linkcheck_anchors = False  # of pages that scripts make
 linkcheck_timeout = 20
 linkcheck_retries = 2
-
-# The package is imported without torch and OpenMMLab, which are stood in for.
-MOCKED = (
-    *('PIL', 'cv2', 'filelock', 'matplotlib', 'mmaction', 'mmcv', 'mmdet', 'mmengine', 'mmpretrain', 'mmseg'),
-    *('modelindex', 'numpy', 'onnx', 'onnxruntime', 'safetensors', 'timm', 'torch', 'tqdm', 'triton'),
-)
-REGISTRIES = (
-    *('HOOKS', 'MODELS', 'OPTIM_WRAPPERS', 'OPTIM_WRAPPER_CONSTRUCTORS', 'PARAM_SCHEDULERS', 'RUNNERS'),
-    *('TRANSFORMS', 'VISUALIZERS'),
-)
-
-
-class Registry:
-    """Hands back what it registers, as mocks do not."""
-
-    def register_module(self, *args, **kwargs):
-        return lambda registered: registered
-
-
-with mock(MOCKED):
-    import mmengine.registry
-    import mmpretrain.registry
-    import numpy
-    import torch
-
-    torch.__version__ = numpy.__version__ = '2.12'  # which the package compares
-    for name in REGISTRIES:
-        setattr(mmengine.registry, name, Registry())
-    mmpretrain.registry.MODELS = Registry()
-    for name in ('', '.check.whole', '.mmdet', '.mmpretrain', '.mmseg', '.utils.collect_env'):
-        import_module(f'mmmobilemamba{name}')
-autodoc_mock_imports = list(MOCKED)

@@ -30,23 +30,22 @@ def results_on(model, dataset):
     return found if found or (dataset == 'none' and 'Results' not in model) else None
 
 
-def amount(number, unit, digits=2):
-    """A number in millions or thousand millions (str), such as ``'9.08 M'``."""
-    if number is None:
-        return ''
-    return f'{number / unit[1]:.{digits}f} {unit[0]}'
+def amount(number):
+    """A number in millions or, from 1e9 on, thousand millions (str), such as ``'9.08 M'``."""
+    unit = ('G', 1e9) if number >= 1e9 else ('M', 1e6)
+    return f'{number / unit[1]:.2f}\N{NO-BREAK SPACE}{unit[0]}'
 
 
 def row_of(model, metrics, names, weights):
     """Cells of one model (list[str])."""
     metadata, config = model['Metadata'], Path(model['Config'])
     cells = [f'[{model["Name"]}](/repository/{model["folder"].as_posix()}/README.md)']
-    cells += [f'{metrics[name]:g}' if name in metrics else '' for name in names]
-    cells.append(amount(metadata.get('Parameters'), ('M', 1e6)))
-    flops = metadata.get('FLOPs')
+    cells += [f'{metrics[name]:.1f}' if name in metrics else '' for name in names]
+    cells.append(amount(metadata['Parameters']))
     if names:
-        cells.append(amount(flops, ('G', 1e9) if (flops or 0) >= 1e9 else ('M', 1e6)))
-        cells.append(f'`mobilemamba://{weights[config.stem]}`' if config.stem in weights else '')
+        cells.append(amount(metadata['FLOPs']))
+    if weights:
+        cells.append(f'`mobilemamba://{weights[config.stem]}`')
     cells.append(f'[config](source:{config.as_posix()})')
     return cells
 
@@ -64,14 +63,18 @@ class ZooTable(SphinxDirective):
         if not found:
             raise self.error(f'no model of the metafiles has results on {dataset}')
         table = json.loads((ROOT / 'mmmobilemamba/weights/weights.json').read_text(encoding='utf-8'))
-        weights = {entry['config']: entry['name'] for entry in table}
+        stems = {Path(model['Config']).stem for model, _ in found}
+        weights = {entry['config']: entry['name'] for entry in table if entry['config'] in stems}
         names = list(dict.fromkeys(name for _, metrics in found for name in metrics))
         head = ['model', *(SHORT.get(name, name) for name in names), 'parameters']
-        head += [*(['FLOPs', 'weights'] if names else []), '']
+        head += [*(['FLOPs'] if names else []), *(['weights'] if weights else []), '']
         lines = [head, ['---'] * len(head)]
         lines += [row_of(model, metrics, names, weights) for model, metrics in found]
         text = StringList([f'| {" | ".join(cells)} |' for cells in lines], source='metafiles')
-        return self.parse_text_to_nodes(text)
+        found = self.parse_text_to_nodes(text)
+        for node in found:
+            node['classes'].append('zoo')
+        return found
 
 
 def setup(app):
