@@ -6,7 +6,8 @@ folder. OpenMMLab's own set-up scripts make that folder for ``develop``, ``sdist
 and an editable install gets links, and an entry in its metadata by which mim finds the package.
 
 The CPU kernels are compiled if there is a compiler. Without one, the installation goes on, and they are
-built at first use or done without.
+built at first use or done without. They depend on neither Python nor torch: a wheel with them is for every
+Python on its platform (``py3-none-PLATFORM``), one without them for every platform (``py3-none-any``).
 """
 
 import runpy
@@ -14,7 +15,13 @@ import shutil
 from pathlib import Path
 
 from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
 from setuptools.command.build_py import build_py
+
+try:
+    from setuptools.command.bdist_wheel import bdist_wheel
+except ImportError:  # before setuptools 70.1
+    from wheel.bdist_wheel import bdist_wheel
 
 ROOT = Path(__file__).resolve().parent
 KERNELS = 'mmmobilemamba/ops/cpu'
@@ -64,6 +71,23 @@ class BuildWithMim(build_py):
                 shutil.copyfile(source, mim / name)
 
 
+class BuildKernels(build_ext):
+    """``build_ext`` whose file is named for no version of Python."""
+
+    def get_ext_filename(self, fullname):
+        return f'{fullname.replace(".", "/")}.so'
+
+
+class WheelOfPlatform(bdist_wheel):
+    """``bdist_wheel`` for a platform if the kernels were compiled, else for all, and for every Python."""
+
+    def get_tag(self):
+        library = Path(self.get_finalized_command('build').build_lib) / KERNELS / '_kernels.so'
+        self.root_is_pure = not library.is_file()
+        python, abi, platform = super().get_tag()
+        return (python, abi, platform) if self.root_is_pure else ('py3', 'none', platform)
+
+
 def version():
     scope = {}
     exec((ROOT / 'mmmobilemamba' / 'version.py').read_text(), scope)
@@ -75,12 +99,12 @@ def requirements(name):
     return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
-# A plain shared library, which is loaded and not imported: nothing in it depends on Python's version.
+# A plain shared library, which is loaded and not imported.
 kernels = Extension(
     f'{KERNELS}/_kernels'.replace('/', '.'),
     sources=[f'{KERNELS}/csrc/kernels.cpp'],
     depends=[str(path.relative_to(ROOT)) for path in (ROOT / KERNELS / 'csrc').glob('*.h')],
-    extra_compile_args=runpy.run_path(str(ROOT / KERNELS / 'recipe.py'))['flags'](),
+    extra_compile_args=[*runpy.run_path(str(ROOT / KERNELS / 'recipe.py'))['flags'](), '-g0'],
     language='c++',
     optional=True,
 )
@@ -101,8 +125,9 @@ setup(
     python_requires='>=3.9',
     install_requires=requirements('runtime'),
     extras_require={
-        name: requirements(name) for name in ('mminstall', 'optional', 'demo', 'deploy', 'tests', 'weights')
+        name: requirements(name)
+        for name in ('lite', 'mminstall', 'optional', 'demo', 'deploy', 'tests', 'weights')
     },
-    cmdclass={'build_py': BuildWithMim},
+    cmdclass={'build_py': BuildWithMim, 'build_ext': BuildKernels, 'bdist_wheel': WheelOfPlatform},
     zip_safe=False,
 )

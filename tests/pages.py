@@ -5,7 +5,11 @@ import shlex
 
 from .conftest import ROOT
 
-PAGES = [ROOT / 'README.md', *sorted((ROOT / 'docs').glob('*.md')), *sorted((ROOT / 'configs').rglob('*.md'))]
+PAGES = [
+    *sorted(ROOT.glob('*.md')),
+    *sorted((ROOT / 'docs').glob('*.md')),
+    *sorted((ROOT / 'configs').rglob('*.md')),
+]
 
 
 def name_of(page):

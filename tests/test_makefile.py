@@ -14,6 +14,14 @@ FOLDERS = ['my clone', "Jörg's (clone) & more"]
 RUNS = {
     'test-demo': [('mim', 'test', 'mmdet')],
     'test': [('python', '-m', 'pytest')],
+    'quick': [('python', '-m', 'pytest')],
+    'docs': [('sphinx-build', '-q', '-W')],
+    'docs-links': [('sphinx-build', '-q', '-b', 'linkcheck')],
+    'dist': [
+        ('python', '-m', 'build'),
+        ('python', 'tools/misc/check_wheel.py'),
+        ('twine', 'check', '--strict'),
+    ],
     'test-projects': [('python', 'tools/misc/project_tests.py')],
     'data': [('python', 'tools/dataset_converters/digits_scenes.py', 'data/digits_scenes')],
     'train-demo': [
@@ -31,14 +39,15 @@ def clone(request, tmp_path):
     """A folder with the Makefile, and environments whose programs write down how they are called."""
     folder = tmp_path / request.param
     (folder / 'requirements').mkdir(parents=True)
-    (folder / 'requirements/lint.txt').touch()
+    for name in ('lint', 'docs', 'dist'):
+        (folder / f'requirements/{name}.txt').touch()
     shutil.copy(ROOT / 'Makefile', folder)
     return folder
 
 
 def fill(environment, log):
     (environment / 'bin').mkdir(parents=True)
-    for name in ('python', 'mim', 'ruff', 'mypy', 'pip'):
+    for name in ('python', 'mim', 'ruff', 'mypy', 'pip', 'sphinx-build', 'twine'):
         program = environment / 'bin' / name
         program.write_text(
             f'#!/bin/sh\n{{ echo {name}; for a in "$@"; do echo "$a"; done; echo; }} >> "{log}"\n'
@@ -61,10 +70,11 @@ def make(folder, *arguments):
 @pytest.mark.parametrize('named', [False, True])
 def test_every_target(clone, named):
     """With the environments where they are by default, and elsewhere, with a space in their names, too."""
-    variables, places = [], (clone / '.venv', clone / '.venv-lint')
+    variables, places = [], [clone / name for name in ('.venv', '.venv-lint', '.venv-docs', '.venv-dist')]
     if named:
-        places = (clone.parent / 'my env', clone.parent / 'my lint')
-        variables = [f'VENV={places[0]}', f'LINT_VENV={places[1]}', 'WORK=the work']
+        places = [clone.parent / f'my {name}' for name in ('env', 'lint', 'docs', 'dist')]
+        names = ('VENV', 'LINT_VENV', 'DOCS_VENV', 'DIST_VENV')
+        variables = [*(f'{name}={place}' for name, place in zip(names, places)), 'WORK=the work']
     for place in places:
         fill(place, clone / 'calls')
     work = clone / ('the work' if named else 'work_dirs/demo')

@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -19,8 +20,10 @@ from mmengine.registry import MODELS, init_default_scope
 from mmmobilemamba import __version__
 from mmmobilemamba.models.checkpoint import read_checkpoint
 
-from .conftest import ROOT
+from .conftest import ROOT, load_script
+from .pages import PAGES, name_of
 
+check_wheel = load_script('tools/misc/check_wheel.py')
 README = (ROOT / 'README.md').read_text()
 SNIPPETS = re.findall(r'\*\*(\w[\w ]*)\*\*.*?\n\n```python\n(.*?)```', README, flags=re.DOTALL)
 
@@ -59,24 +62,41 @@ def wheel(tmp_path_factory):
     return build_wheel(tmp_path_factory.mktemp('wheel'))
 
 
-def kernels_of(wheel):
-    """The compiled library and the sources in a wheel (two lists of names)."""
-    names = [name for name in zipfile.ZipFile(wheel).namelist() if '/ops/cpu/' in name]
-    return [name for name in names if name.endswith('.so')], [name for name in names if '/csrc/' in name]
+def compiled_in(wheel):
+    """Names of the compiled files in a wheel."""
+    return [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(('.so', '.pyd'))]
 
 
 def test_wheel_ships_the_kernels(wheel):
-    compiled, sources = kernels_of(wheel)
-    assert len(compiled) == 1
+    """For this platform and every Python, as they depend on neither Python nor torch."""
+    platform = sysconfig.get_platform().replace('-', '_').replace('.', '_')
+    assert wheel.name == f'mmmobilemamba-{__version__}-py3-none-{platform}.whl'
+    assert compiled_in(wheel) == ['mmmobilemamba/ops/cpu/_kernels.so']
+    assert check_wheel.problems(wheel, kernels=True) == []
+    names = [name for name in zipfile.ZipFile(wheel).namelist() if '/csrc/' in name]
     expected = {path.name for path in (ROOT / 'mmmobilemamba/ops/cpu/csrc').iterdir()}
-    assert {Path(name).name for name in sources} == expected and 'kernels.cpp' in expected
+    assert {Path(name).name for name in names} == expected and 'kernels.cpp' in expected
 
 
 @pytest.mark.slow
-def test_installs_without_a_compiler(tmp_path):
-    compiled, sources = kernels_of(build_wheel(tmp_path, CC='false', CXX='false'))
-    assert compiled == []
-    assert any(name.endswith('kernels.cpp') for name in sources)
+def test_wheel_without_a_compiler(tmp_path):
+    """For every platform; the sources are inside."""
+    wheel = build_wheel(tmp_path, CC='false', CXX='false')
+    assert wheel.name == f'mmmobilemamba-{__version__}-py3-none-any.whl'
+    assert compiled_in(wheel) == []
+    assert check_wheel.problems(wheel, kernels=False) == []
+
+
+def test_the_source_archive_is_complete(wheel, tmp_path):
+    """A wheel built from it has the same files, and the tests and pages are there, too."""
+    code = f'import setuptools.build_meta as backend; backend.build_sdist({str(tmp_path)!r})'
+    subprocess.run([sys.executable, '-c', code], cwd=wheel.parent / 'source', check=True, capture_output=True)
+    with tarfile.open(tmp_path / f'mmmobilemamba-{__version__}.tar.gz') as archive:
+        names = {name.partition('/')[2] for name in archive.getnames()}
+    built = {name.replace('mmmobilemamba/.mim/', '') for name in zipfile.ZipFile(wheel).namelist()}
+    assert {name for name in built if '.dist-info/' not in name and not name.endswith('.so')} <= names
+    pages = {name_of(page) for page in PAGES}
+    assert pages | {'Makefile', 'CITATION.cff', 'pyproject.toml', 'tests/conftest.py'} <= names
 
 
 def test_wheel_ships_mim(wheel):
@@ -91,7 +111,8 @@ def test_wheel_ships_mim(wheel):
     assert not [name for name in names if name.startswith('tests') or name.endswith('.pyc')]
 
 
-def test_wheel_works_without_the_repository(wheel, tmp_path):
+def test_wheel_works_without_the_repository_and_a_compiler(wheel, tmp_path):
+    """Its kernels run; nothing is built, as there is nothing to build with."""
     site = tmp_path / 'site'
     command = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', site, wheel]
     subprocess.run([str(part) for part in command], check=True, capture_output=True)
@@ -103,13 +124,23 @@ def test_wheel_works_without_the_repository(wheel, tmp_path):
         'assert str(mim).startswith(sys.path[0]), mim\n'
         'from mmmobilemamba.ops.cpu.build import find_library\n'
         'assert str(find_library()).startswith(sys.path[0]), find_library()\n'
+        'from mmmobilemamba.ops import select_backend\n'
+        'assert select_backend() == ("cpp", {}), select_backend()\n'
         'print(Config.fromfile(next(mim.glob("configs/retinanet/*b1*.py"))).model.backbone.type)\n'
     )
+    environment = dict(os.environ, PATH=str(tmp_path), TORCH_EXTENSIONS_DIR=str(tmp_path / 'built'))
+    environment.pop('CXX', None)
     result = subprocess.run(
-        [sys.executable, '-c', code], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, '-c', code],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert result.returncode == 0, result.stderr
     assert result.stdout == 'MobileMamba\n'
+    assert not (tmp_path / 'built').exists()
 
 
 @pytest.mark.slow

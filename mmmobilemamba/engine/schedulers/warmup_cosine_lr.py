@@ -106,7 +106,8 @@ class WarmupCosineLR(_ParamScheduler):
 
         Args:
             epoch_length (int): Iterations of an epoch; the Runner gives it.
-            *args, **kwargs, other arguments: Those of the class; fractions of an epoch are allowed.
+            *args: Those of the class; fractions of an epoch are allowed, here and in the other arguments.
+            **kwargs: As ``*args``.
 
         Raises:
             ValueError: If the lengths are in iterations already, or ``epoch_length`` is missing or 0.
