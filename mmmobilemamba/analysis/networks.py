@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.config import Config
 from mmengine.utils import get_installed_path
 from torch import Tensor, nn
 
@@ -18,7 +17,7 @@ from ..deployment.build import build_untrained, load_trained, of_channels
 from ..models import MobileMamba
 from ..models.arch import ARCHS
 from ..models.checkpoint import CheckpointError, load_pretrained, read_checkpoint, unwrap
-from ..utils import config_argument
+from ..utils import config_argument, read_config
 from ..weights import checkpoint_argument
 from .errors import AnalysisError
 
@@ -228,8 +227,7 @@ def build_timm(source: Source) -> Network:
 
 def build_config(source: Source, options: Mapping[str, Any] | None) -> Network:
     """The backbone of a config, with its preprocessing; see :func:`build_network`."""
-    config = Config.fromfile(source.name)
-    config.merge_from_dict(dict(options or {}))
+    config = read_config(source.name, options)
     if not isinstance(config.get('model'), Mapping):
         raise AnalysisError(f'{source.name} has no model.')
     try:
