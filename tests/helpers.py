@@ -6,6 +6,7 @@ from mmengine.utils import digit_version
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from mmmobilemamba import MobileMamba
+from mmmobilemamba.deployment.errors import EXPORT_SINCE
 
 SMALL = dict(
     embed_dims=(32, 48, 64),
@@ -25,6 +26,9 @@ def needs_torch(version):
     """A mark that skips what older versions of torch cannot do."""
     older = digit_version(torch.__version__) < digit_version(version)
     return pytest.mark.skipif(older, reason=f'needs torch {version}')
+
+
+needs_export = needs_torch(EXPORT_SINCE)
 
 
 def small(**kwargs):

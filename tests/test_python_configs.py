@@ -20,7 +20,7 @@ from mmmobilemamba.engine.runners import PortableRunner
 from mmmobilemamba.utils import codebase_of, read_config
 
 from .conftest import ROOT, load_script
-from .helpers import SMALL, needs_torch
+from .helpers import SMALL, needs_export
 
 PYTHON = sorted((ROOT / 'mmmobilemamba/configs').rglob('*.py'))
 TEXT = {
@@ -146,7 +146,7 @@ def test_description(mine):
     assert build.input_size(about) == (64, 64)
 
 
-@needs_torch('2.6')
+@needs_export
 def test_scores_of_a_file(mine, tmp_path, capsys):
     """The data preprocessor is a class here, which the log of a test has to write down."""
     pytest.importorskip('onnxscript')

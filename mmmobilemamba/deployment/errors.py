@@ -8,10 +8,23 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from mmengine.utils import digit_version
+
+EXPORT_SINCE = '2.8'  # the oldest torch whose exporter to ONNX takes free sizes as our graphs have them
 
 
 class DeploymentError(RuntimeError):
     """A network cannot leave PyTorch; the message says why and what to do."""
+
+
+def check_torch() -> None:
+    """Make sure that this PyTorch can export.
+
+    Raises:
+        DeploymentError: If it is older than ``EXPORT_SINCE``.
+    """
+    if digit_version(torch.__version__) < digit_version(EXPORT_SINCE):
+        raise DeploymentError(f'exports need torch {EXPORT_SINCE} or newer, and this is {torch.__version__}.')
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from . import suppress  # noqa: F401  (registers the operator)
-from .errors import DeploymentError, quietly, refusing
+from .errors import DeploymentError, check_torch, quietly, refusing
 from .graphs import graph_of
 from .portable import portable
 from .rewrite import rewrite
@@ -46,7 +46,11 @@ def to_program(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> torch.ex
         graph (nn.Module): Of one image, such as those of :mod:`.graphs`.
         image (Tensor): An image of the wanted size, in a batch of 2 or more.
         dynamic_sizes (bool): Whether height and width are free, too.
+
+    Raises:
+        DeploymentError: If PyTorch is too old, or cannot export it.
     """
+    check_torch()
     shapes = free_dimensions(image, dynamic_sizes)
     if dynamic_sizes:
         # A side of 1 on the way would be taken for one of every image.

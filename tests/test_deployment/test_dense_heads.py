@@ -12,7 +12,7 @@ from mmmobilemamba.deployment import dense_heads, onnx_file
 from mmmobilemamba.deployment.build import DeploymentError, check_supported, make_graph
 
 from ..conftest import noise_for
-from ..helpers import needs_torch
+from ..helpers import needs_export
 from .dense_detectors import ANCHORS, DELTAS, HEADS, build, config_of
 
 SIZE = (160, 192)
@@ -209,7 +209,7 @@ class Sigmoid(torch.nn.Module):
     forward = staticmethod(dense_heads.sigmoid)
 
 
-@needs_torch('2.6')
+@needs_export
 def test_small_scores_in_onnx_runtime(tmp_path):
     """They are exact in relation to themselves, not to 1: it is they that put candidates in order."""
     pytest.importorskip('onnx')

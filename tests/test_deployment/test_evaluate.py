@@ -21,7 +21,7 @@ from PIL import Image
 from mmmobilemamba.deployment import onnx_file, raw_graphs
 
 from ..conftest import load_script, noise_for
-from ..helpers import needs_torch
+from ..helpers import needs_export
 from .networks import checkpoint_of, config_of, graph_of
 
 tool = load_script('tools/deployment/evaluate.py')
@@ -46,7 +46,7 @@ def export(name, folder, size, **kwargs):
 @pytest.mark.parametrize(
     ('name', 'root', 'key'), [('classifier', 'imagenet', 'accuracy/top1'), ('sem_fpn', 'ade', 'mIoU')]
 )
-@needs_torch('2.6')
+@needs_export
 def test_same_scores_as_pytorch(name, root, key, scenes, tmp_path, capsys):
     config = config_of(name)
     for loader in (config.test_dataloader, config.val_dataloader):
@@ -100,7 +100,7 @@ METRICS = dict(
 
 
 @pytest.mark.parametrize('name', list(METRICS))
-@needs_torch('2.6')
+@needs_export
 def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
     """Those that give a number a class, a matrix, many numbers or none, several in a list."""
     root, size, metrics = METRICS[name]
@@ -145,7 +145,7 @@ def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize(
     ('name', 'layout'), [('classifier', 'NHWC'), ('retinanet', 'NCHW'), ('sem_fpn', 'NCHW')]
 )
-@needs_torch('2.6')
+@needs_export
 def test_raw_outputs_of_another_runtime(name, layout, scenes, tmp_path, monkeypatch, capsys):
     """Of images one by one, as phones take them: logits, and boxes with scores of every class."""
     root, size, _ = METRICS[name]
@@ -228,7 +228,7 @@ def test_table():
 
 
 @torch.no_grad()
-@needs_torch('2.6')
+@needs_export
 def test_boxes_and_masks_in_the_size_of_the_picture(tmp_path):
     """As mmdet's own, of a picture that was resized."""
     model, _, _ = graph_of('mask_rcnn', tmp_path)
@@ -248,7 +248,7 @@ def test_boxes_and_masks_in_the_size_of_the_picture(tmp_path):
 
 
 @torch.no_grad()
-@needs_torch('2.6')
+@needs_export
 def test_small_images_are_padded(tmp_path):
     """And what is found in the padding is cut off."""
     path, _ = export('mask_rcnn', tmp_path, (160, 192))
@@ -289,7 +289,7 @@ def test_errors(tmp_path):
         tool.FileModel(str(tmp_path / 'exact.onnx'), None)(noise_for((1, 3, 32, 64), 0), [])
 
 
-@needs_torch('2.6')
+@needs_export
 def test_another_config(classifier, tmp_path, monkeypatch):
     """Of another task, normalisation or number of classes than the file: refused at the start."""
     config, _ = classifier

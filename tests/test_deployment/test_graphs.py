@@ -13,7 +13,7 @@ from mmseg.structures import SegDataSample
 from mmmobilemamba.deployment import build
 
 from ..conftest import noise_for, relative_error
-from ..helpers import needs_torch
+from ..helpers import needs_export
 from .networks import graph_of
 
 SIZE = (160, 192)
@@ -27,7 +27,7 @@ def samples(kind, batch):
 
 
 @torch.no_grad()
-@needs_torch('2.6')
+@needs_export
 def test_classifier(tmp_path):
     model, graph, about = graph_of('classifier', tmp_path, topk=3)
     image = noise_for((2, 3, 64, 64), 0)
@@ -43,7 +43,7 @@ def test_classifier(tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize('name', ['retinanet', 'ssdlite', 'mask_rcnn'])
-@needs_torch('2.6')
+@needs_export
 def test_detector(name, tmp_path):
     """As many boxes as mmdet finds, with the same scores, labels and masks."""
     model, graph, _ = graph_of(name, tmp_path)
@@ -70,7 +70,7 @@ def test_detector(name, tmp_path):
 
 @torch.no_grad()
 @pytest.mark.parametrize('name', ['deeplabv3', 'sem_fpn', 'pspnet'])
-@needs_torch('2.6')
+@needs_export
 def test_segmentor(name, tmp_path):
     model, graph, about = graph_of(name, tmp_path, with_logits=True)
     image = noise_for((2, 3, *SIZE), 0)
@@ -83,7 +83,7 @@ def test_segmentor(name, tmp_path):
 
 
 @torch.no_grad()
-@needs_torch('2.6')
+@needs_export
 def test_preprocessing_inside(tmp_path):
     model, graph, about = graph_of('classifier', tmp_path)
     whole = build.with_preprocessing(graph, about)

@@ -14,12 +14,10 @@ from mmmobilemamba.deployment.portable import portable
 from mmmobilemamba.deployment.rewrite import rewrite
 from mmmobilemamba.models.arch import ARCHS
 from mmmobilemamba.models.layers import SS2D
-from mmmobilemamba.ops import available_backends
 
 from ..conftest import image_for, relative_error
-from ..helpers import ODD, SMALL, randomise
+from ..helpers import ODD, SMALL, needs_export, randomise
 
-exports = pytest.mark.skipif('export' not in available_backends(), reason='needs torch 2.6')
 # Sizes of maps that are odd, not square, of prime numbers of pixels and of a single one.
 SIZES = dict(t2=(97, 75), t4=(80, 112), s6=(65, 208), b1=(64, 96))
 LOOPS = ('Scan', 'Loop', 'If', 'ConvTranspose')
@@ -122,7 +120,7 @@ def test_a_trace(size):
     assert len(tensors) > 100 and all(len(sizes) <= 4 and 0 not in sizes for sizes in tensors)
 
 
-@exports
+@needs_export
 @pytest.mark.parametrize('size', [(64, 64), (70, 101)])
 def test_a_program(size):
     """torch.export's has the same for every batch, and only operators of PyTorch's."""
@@ -145,7 +143,7 @@ def test_a_program(size):
         assert relative_error(found, expected) < 1e-6
 
 
-@exports
+@needs_export
 @pytest.mark.parametrize('size', [(64, 64), (70, 101)])
 def test_a_file_of_onnx(size):
     """It has no loops, transposed convolutions, slices with steps or empty pieces."""
@@ -169,7 +167,7 @@ def empty_pieces(nodes, constants):
     ]
 
 
-@exports
+@needs_export
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('form', ['rewritten', 'newer exporter', 'older exporter'])
 def test_no_file_has_empty_pieces(form, tmp_path):

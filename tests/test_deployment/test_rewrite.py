@@ -12,7 +12,7 @@ from mmmobilemamba.deployment.rewrite import ExportedSS2D, pad_stem, rewrite, wi
 from mmmobilemamba.models.layers import SS2D, FoldedMixer
 
 from ..conftest import image_for, relative_error
-from ..helpers import ODD, needs_torch, randomise
+from ..helpers import ODD, needs_export, randomise
 
 
 def folded(arch=ODD):
@@ -50,7 +50,7 @@ def test_other_stems_stay(between):
 
 # With one channel, the convolution of the local part has one group, as if it were dense.
 @pytest.mark.parametrize('local_ratio', [0.2, 0.03])
-@needs_torch('2.6')
+@needs_export
 def test_wider_local_part(local_ratio):
     arch = dict(ODD, global_ratios=(0.7,) * 3, local_ratios=(local_ratio,) * 3)
     backbone = folded(arch).double()
@@ -64,7 +64,7 @@ def test_wider_local_part(local_ratio):
     assert relative_error(mixer(x, x), expected) < 1e-12
 
 
-@needs_torch('2.6')
+@needs_export
 def test_exported_program():
     """It has what is rewritten, and gives what the network does, which stays as it is."""
     backbone, image = folded(), image_for((2, 3, 96, 128))

@@ -18,7 +18,7 @@ from mmmobilemamba.deployment.targets import TARGETS, environment
 from mmmobilemamba.deployment.targets.program import WithExactResize, nearest
 
 from ..conftest import ROOT
-from ..helpers import needs_torch
+from ..helpers import needs_export
 from .networks import checkpoint_of, config_of
 
 sys.path.append(str(ROOT / 'tools/deployment'))
@@ -133,7 +133,7 @@ def test_nearest(size):
         assert torch.equal(x @ nearest(size, wanted), F.interpolate(x[None], wanted)[0])
 
 
-@needs_torch('2.6')
+@needs_export
 def test_exact_resize():
     """Products in place of a resize to no multiple; any other stays."""
 

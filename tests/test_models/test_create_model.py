@@ -16,7 +16,7 @@ from mmmobilemamba.models import prepare_for_cpu
 from mmmobilemamba.models.checkpoint import CheckpointError
 
 from ..conftest import authors_checkpoint, golden, image_for, relative_error
-from ..helpers import SMALL, needs_torch, randomise
+from ..helpers import SMALL, needs_export, randomise
 from ..test_recipes.recipes import CLASSIFIERS, DISTILLED, build, load
 
 LINEAR = 'head.head.linear.weight'
@@ -258,7 +258,7 @@ def test_prepare_for_cpu():
 
 
 @torch.no_grad()
-@needs_torch('2.6')
+@needs_export
 def test_trace_and_onnx():
     onnxruntime = pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')

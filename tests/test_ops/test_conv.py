@@ -8,7 +8,7 @@ from mmmobilemamba.ops import conv, conv2d, cpu, depthwise_conv2d
 from mmmobilemamba.ops.cpu import conv as cpu_conv
 
 from ..conftest import noise_for
-from ..helpers import needs_torch
+from ..helpers import needs_export, needs_torch
 
 SETS = cpu.INSTRUCTION_SETS[: 1 + (0 if cpu.why_not() else cpu.load()[1])]
 needs_cpp = pytest.mark.skipif(not cpu.has_vectors(), reason='no kernels with vectors here')
@@ -307,7 +307,7 @@ def test_how_many_images_pytorch_sees(monkeypatch, shape, seen):
     assert [(size[0], size[2]) for size in sizes] == [seen, (shape[0], shape[2])]
 
 
-@needs_torch('2.6')
+@needs_export
 def test_free_sizes_are_not_asked_for():
     """An exported graph has no condition on the number of pixels."""
 

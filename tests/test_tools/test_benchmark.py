@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from mmmobilemamba import MobileMamba
 
 from ..conftest import ROOT, authors_checkpoint, golden, image_for, load_script, relative_error
-from ..helpers import needs_torch
+from ..helpers import needs_export, needs_torch
 
 SCRIPT = ROOT / 'tools/analysis_tools/benchmark.py'
 FORMS = ('plain', 'deploy', 'deploy+torch', 'deploy+channels_last', 'deploy+prepare', 'baseline')
@@ -104,7 +104,7 @@ def test_unknown_variants(benchmark, text):
 @torch.no_grad()
 @pytest.mark.slow
 @pytest.mark.parametrize(('option', 'bound'), [('onnx', 1e-5), ('onnx_fp16', 1e-2), ('onnx_int8', 0.2)])
-@needs_torch('2.6')
+@needs_export
 def test_every_precision_is_the_network(benchmark, option, bound):
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')

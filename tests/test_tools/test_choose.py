@@ -13,7 +13,7 @@ from mmmobilemamba.deployment import build, raw_graphs
 from mmmobilemamba.deployment.detectors import DenseDetector
 
 from ..conftest import load_script, noise_for
-from ..helpers import needs_torch
+from ..helpers import needs_export
 from ..test_deployment.dense_detectors import DELTAS, HEADS, config_of
 from ..test_deployment.dense_detectors import build as build_model
 from ..test_deployment.networks import graph_of
@@ -53,7 +53,7 @@ def test_heads(name):
 
 
 @pytest.mark.parametrize('name', ['ssdlite', 'retinanet'])
-@needs_torch('2.6')
+@needs_export
 def test_detectors_of_the_recipes(name, tmp_path):
     counts, _ = assert_same(graph_of(name, tmp_path)[0], noise_for((2, 3, 224, 224), 0))
     assert min(counts) > 10

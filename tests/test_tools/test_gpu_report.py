@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ..conftest import ROOT, load_script
-from ..helpers import needs_torch
+from ..helpers import needs_export
 
 FOLDER = ROOT / 'tools/analysis_tools'
 BROKEN = """
@@ -26,7 +26,7 @@ NETWORKS = ('t2@32', 'timm/mobilenetv3_small_050@32')
 MEASURED = ('scan', 'training', 'tests', 'formats')  # in another order than they are run in
 
 
-pytestmark = needs_torch('2.6')  # it compiles, and compares with what is exported
+pytestmark = needs_export  # it compiles, and compares with what is exported
 
 
 @pytest.fixture(scope='module')

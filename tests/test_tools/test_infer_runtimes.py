@@ -13,7 +13,7 @@ pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
 
 from ..conftest import ROOT
-from ..helpers import needs_torch
+from ..helpers import needs_export
 from .test_infer import LABELS, LOAD, MEAN, STD, detections, infer, make_file, picture_of, results
 
 FLOAT = dict(layout='NCHW', dtype='float32')
@@ -218,7 +218,7 @@ def test_infer_alone(tmp_path):
 
 @pytest.mark.parametrize(('suffix', 'package'), [('.ncnn', 'ncnn'), ('.mnn', 'MNN')])
 @pytest.mark.parametrize('name', ['classifier', 'retinanet'])
-@needs_torch('2.6')
+@needs_export
 def test_in_a_runtime_of_phones(name, suffix, package, tmp_path):
     """What its file finds in a picture is what the detector inside a file of ONNX finds."""
     pytest.importorskip(package)

@@ -28,15 +28,17 @@ from pathlib import Path
 import torch
 from mmengine.config import DictAction
 
-if not hasattr(torch.export, 'Dim') or not hasattr(torch.export.Dim, 'DYNAMIC'):
-    raise SystemExit(f'export.py: error: it needs torch 2.6 or newer, and this is {torch.__version__}.')
-
 from mmmobilemamba.deployment import build, calibration, dense_heads, pipeline, proof, scan_effect
-from mmmobilemamba.deployment.errors import refusing
+from mmmobilemamba.deployment.errors import DeploymentError, check_torch, refusing
 from mmmobilemamba.deployment.targets import TARGETS
 from mmmobilemamba.models.checkpoint import CheckpointError
 from mmmobilemamba.utils import config_argument, read_config
 from mmmobilemamba.weights import checkpoint_argument
+
+try:
+    check_torch()
+except DeploymentError as error:
+    raise SystemExit(f'export.py: error: {error}') from error
 
 TO_ONNX = {'.onnx': 'ONNX', '.pt2': 'torch.export'}  # the rest is in TARGETS
 SUFFIXES = {**TO_ONNX, **{suffix: target.name for suffix, target in TARGETS.items()}}
