@@ -120,7 +120,7 @@ def check_memory_formats(kernels, device):
     assert torch.equal(kernels.grad_weight(empty, empty, 3), torch.zeros_like(weight))
 
 
-@needs_torch('2.4')
+@needs_torch('2.12')
 def test_interpreted():
     pytest.importorskip('triton')
     environment = dict(os.environ, TRITON_INTERPRET='1', CUDA_VISIBLE_DEVICES='')
@@ -215,6 +215,7 @@ def on_a_gpu():
 
 @needs_operator
 @pytest.mark.parametrize('dynamic', [False, True])
+@needs_torch('2.12')
 def test_compiled_for_a_gpu(on_a_gpu, dynamic):
     """Without a graph break, and in one operator with what follows where nothing is to be learnt."""
     names, out = graph_of(*on_a_gpu, dynamic=dynamic)

@@ -193,6 +193,7 @@ def test_compiled_as_one_graph(monkeypatch):
 
 @needs_operator
 @pytest.mark.skipif(find_spec('triton') is None, reason='needs Triton')
+@needs_torch('2.12')
 def test_chosen_for_tensors_on_a_gpu():
     """Asked of tensors that have a device and no memory."""
     with FakeTensorMode():

@@ -7,6 +7,7 @@ from mmengine.registry import MODELS, RUNNERS, init_default_scope
 import mmmobilemamba  # noqa: F401  lets torch read the Runner's checkpoints
 
 from ..conftest import ROOT
+from ..helpers import needs_torch
 from ..pages import blocks
 from .processes import start
 from .workplace import CONFIGS, small_config
@@ -77,6 +78,7 @@ def distance(first, second, names):
 
 
 @pytest.mark.slow
+@needs_torch('2.2')  # which wraps models on a CPU
 def test_fsdp(folder, tmp_path):
     """It is as good as DDP with half of the numbers on each process; its checkpoints are as any other."""
     path = tmp_path / 'mine.py'
