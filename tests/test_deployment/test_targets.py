@@ -5,6 +5,7 @@ import hashlib
 import json
 import shutil
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from mmmobilemamba.deployment import build, proof
 from mmmobilemamba.deployment.errors import DeploymentError
 from mmmobilemamba.deployment.graphs import BackboneGraph
 from mmmobilemamba.deployment.scan_effect import LEAST, awakened, scan_effect
-from mmmobilemamba.deployment.targets import TARGETS, target_of
+from mmmobilemamba.deployment.targets import TARGETS, mnn, target_of
 from mmmobilemamba.deployment.targets.target import call
 from mmmobilemamba.models.layers import SS2D
 from mmmobilemamba.utils import read_config
@@ -122,6 +123,16 @@ def test_what_is_not_ours_is_not_replaced(suffix, classifier, tmp_path, monkeypa
         target.parts(out)[1].write_text('of another program')
         with pytest.raises(SystemExit, match=r'would be replaced, and belongs to something else'):
             tool.main([*classifier, str(out)])
+
+
+def test_a_converter_that_fails_leaves_nothing(tmp_path, monkeypatch):
+    """MNN's keeps a file of its own where it runs."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(mnn, 'write_onnx', lambda form, image, path: path.touch())
+    monkeypatch.setattr(mnn, 'CONVERTER', 'open("kept.bin", "w"); raise SystemExit("it is broken")')
+    with pytest.raises(DeploymentError, match='it is broken'):
+        TARGETS['.mnn'].convert(None, None, Path('network.mnn'), 'float32', ())
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_interrupted(classifier, tmp_path, monkeypatch):

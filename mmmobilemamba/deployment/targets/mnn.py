@@ -38,7 +38,9 @@ class Mnn(Target):
         with tempfile.TemporaryDirectory() as folder:
             source = Path(folder, 'network.onnx')
             write_onnx(form, image, source)
-            files = ['--modelFile', str(source), '--MNNModel', str(path)]
-            said = call([sys.executable, '-c', CONVERTER, '-f', 'ONNX', *files, *OPTIONS[precision]])
+            files = ['--modelFile', str(source), '--MNNModel', str(path.absolute())]
+            # Where it runs it keeps a file of its own, which stays if it fails.
+            command = [sys.executable, '-c', CONVERTER, '-f', 'ONNX', *files, *OPTIONS[precision]]
+            said = call(command, cwd=folder)
         if 'not support' in said.lower() or not path.is_file():
             raise DeploymentError(f'mnnconvert has no form for a part of the network:\n{said.strip()}')
