@@ -67,7 +67,7 @@ def test_torch_is_recorded_for_any_batch(monkeypatch):
     assert relative_error(traced(*more), scan(*more)) < 1e-12
 
 
-@needs_torch('2.2')  # which pads tensors without elements
+@needs_torch('2.12')  # of those tried, the first that pads tensors without elements
 def test_torch_of_nothing(monkeypatch):
     monkeypatch.setattr(chunked, 'AT_ONCE', 1)
     args = arguments(2, 20, 6)
