@@ -100,7 +100,7 @@ def test_what_the_copy_cannot(kind):
         prepared.load_state_dict(network.state_dict(), strict=False)
 
 
-@needs_torch('2.3')
+@needs_torch('2.8')  # or the words are torch's own
 def test_packed_weights_stay_in_their_process():
     """Torch's own words about them are "Cannot access storage of OpaqueTensorImpl"."""
     backbone, image = small(scan_backend='torch').eval(), torch.rand(1, 3, 64, 64)

@@ -113,6 +113,7 @@ def train_once(forward, backbone, x):
 
 @needs_operator
 @pytest.mark.slow
+@needs_torch('2.8')  # 2.6 adds gradients in another order: 2 of 5832 differ by 1e-4
 def test_compiled_as_one_graph():
     """With the backend of a real compiler left out: what is tested is that the graph is whole, and right."""
     backbone = randomise(MobileMamba('t2'))

@@ -240,6 +240,7 @@ def autocast_on_a_gpu():
 
 
 @needs_operator
+@needs_torch('2.12')
 def test_compiled_for_a_gpu_under_autocast(on_a_gpu, autocast_on_a_gpu):
     """Triton's in inference, cuDNN's in training."""
     names, out = graph_of(*on_a_gpu)
