@@ -1,7 +1,7 @@
-"""``torch.load`` of tensors, plain values and what mmengine's Runner writes, in any version of torch.
+"""Loads tensors, plain values and what mmengine's Runner writes, and nothing else, in any version of torch.
 
-Since 2.6 torch has a list of what is allowed, which :mod:`mmmobilemamba.compat` extends. Before, its list was
-its own, and a checkpoint of a Runner could be read with no check at all, or not.
+Since torch 2.6, :mod:`mmmobilemamba.compat` extends the allow-list of ``torch.load``. Older versions accept
+no named objects there, so a Runner's checkpoint needs an unpickler with a list of its own.
 """
 
 from __future__ import annotations
@@ -18,10 +18,17 @@ from ...compat import has_list, runner_globals
 
 
 def load_weights(path: str | Path, map_location: str) -> Any:
-    """What a file of ``torch.save`` holds.
+    """Load a file that ``torch.save`` wrote.
+
+    Args:
+        path (str | Path): The file.
+        map_location (str): Where the tensors go.
+
+    Returns:
+        Any: Its content.
 
     Raises:
-        pickle.UnpicklingError: If it names anything that is not allowed.
+        pickle.UnpicklingError: If the file names an object that is not on the list.
     """
     if has_list():
         return torch.load(path, map_location=map_location, weights_only=True)
@@ -29,7 +36,7 @@ def load_weights(path: str | Path, map_location: str) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Finds what torch's reader of weights allows, and what a Runner writes."""
+    """Resolves only what torch's weights-only loader allows and what a Runner writes."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {**torch._weights_only_unpickler._get_allowed_globals(), **runner_globals()}
@@ -41,7 +48,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _encode(*args: Any) -> bytes:
-    """Stands in for ``codecs.encode``, by which numpy's numbers are written."""
+    """Stands in for ``codecs.encode``, which pickle uses for the bytes of numpy's scalars."""
     if len(args) != 2 or not isinstance(args[0], str) or args[1] != 'latin1':
         raise pickle.UnpicklingError('Unsupported class _codecs.encode, but for latin1')
     return args[0].encode('latin1')
