@@ -29,6 +29,7 @@ from scipy import ndimage
 
 from mmmobilemamba.utils import config_argument, read_config
 from mmmobilemamba.utils.fonts import FontError, NameFont, choose_fonts, one_line
+from mmmobilemamba.utils.name_places import place_names
 from mmmobilemamba.utils.test_results import (
     LabelMaps,
     ResultsError,
@@ -95,12 +96,14 @@ def tint(image, mask, color):
     image.paste(Image.new('RGB', image.size, color), mask=stencil)
 
 
-def write_name(canvas, text, left, top, color, width, font=FONT):
-    """Write ``text`` on ``color`` just above ``top``, px, and not beyond ``width``."""
-    length = font.getlength(text)
-    left, top = max(min(left, width - length), 0), max(top - font.height, 0)
-    canvas.rectangle((left, top, left + length, top + font.height - 1), fill=color)
-    font.write(canvas, (left, top), text, 'black' if np.dot(color, LUMINANCE) > 110 else 'white')
+def write_names(image, boxes, texts, colors, font=FONT):
+    """Write the name of each box, corners in px, on its color and beside the box; the first ones best."""
+    canvas = ImageDraw.Draw(image)
+    sizes = [(font.getlength(text), font.height) for text in texts]
+    places = place_names(boxes, sizes, image.size)
+    for (left, top), (width, height), text, color in zip(places, sizes, texts, colors):
+        canvas.rectangle((left, top, left + width, top + height - 1), fill=color)
+        font.write(canvas, (left, top), text, 'black' if np.dot(color, LUMINANCE) > 110 else 'white')
 
 
 def draw_instances(image, boxes, labels, classes, scale, scores=None, masks=(), remarks=None, font=FONT):
@@ -125,14 +128,16 @@ def draw_instances(image, boxes, labels, classes, scale, scores=None, masks=(), 
         if mask is not None:
             tint(image, mask, COLORS[label % len(COLORS)])
     canvas = ImageDraw.Draw(image)
-    for index, (box, label) in enumerate(zip(boxes, labels)):
-        color = COLORS[label % len(COLORS)]
+    texts = [name_of(classes, label) + remark for label, remark in zip(labels, remarks or [''] * len(labels))]
+    if scores is not None:
+        texts = [f'{text} {score:.2f}' for text, score in zip(texts, scores)]
+    colors = [COLORS[label % len(COLORS)] for label in labels]
+    corners = []
+    for box, color in zip(boxes, colors):
         sides = np.clip(np.reshape(box, (2, 2)) * scale, 0, np.subtract(image.size, 1))
-        (left, top), (right, bottom) = sides.min(0).tolist(), sides.max(0).tolist()
-        canvas.rectangle((left, top, right, bottom), outline=color, width=2)
-        text = name_of(classes, label) + (remarks[index] if remarks else '')
-        text = text if scores is None else f'{text} {scores[index]:.2f}'
-        write_name(canvas, text, left, top, color, image.width, font)
+        corners.append((*sides.min(0).tolist(), *sides.max(0).tolist()))
+        canvas.rectangle(corners[-1], outline=color, width=2)
+    write_names(image, corners, texts, colors, font)
     return image
 
 
@@ -152,7 +157,7 @@ def draw_map(image, labels, classes, palette, scale, ignored=(IGNORED,), font=FO
     Returns:
         Image: ``scale`` times as large.
     """
-    image, names = enlarge(image, scale), []
+    image, boxes, names, colors = enlarge(image, scale), [], [], []
     tint(image, np.isin(labels, ignored), (0, 0, 0))
     for label in np.setdiff1d(labels, ignored):
         name, color = name_of(classes, label), (0, 0, 0)
@@ -165,10 +170,11 @@ def draw_map(image, labels, classes, palette, scale, ignored=(IGNORED,), font=FO
         areas = np.bincount(regions.ravel())
         for index, (rows, columns) in enumerate(ndimage.find_objects(regions), 1):
             if areas[index] >= LEAST_AREA * labels.size:
-                names.append((name, columns.start * scale, rows.start * scale, color))
-    canvas = ImageDraw.Draw(image)
-    for name, left, top, color in names:
-        write_name(canvas, name, left, top, color, image.width, font)
+                sides = (columns.start, rows.start, columns.stop, rows.stop)
+                boxes.append(tuple(side * scale for side in sides))
+                names.append(name)
+                colors.append(color)
+    write_names(image, boxes, names, colors, font)
     return image
 
 

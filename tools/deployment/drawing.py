@@ -179,6 +179,45 @@ def with_strip(image, entries, fonts):
     return sheet
 
 
+def overlap(box, others):
+    """Area that a box (left, top, right, bottom) has in common with others, summed over them."""
+    left, top, right, bottom = box
+    return sum(
+        max(0, min(right, other[2]) - max(left, other[0])) * max(0, min(bottom, other[3]) - max(top, other[1]))
+        for other in others
+    )
+
+
+def places_beside(box, width, height):
+    """Upper left corners of a name beside a box, in the order of preference."""
+    left, top, right, bottom = box
+    places = []
+    for step in range(4):
+        rows = (top - (step + 1) * height, bottom + step * height)
+        places += [(x, y) for y in rows for x in (left, right - width)]
+    return places + [(x, y) for y in (top, bottom - height) for x in (right, left - width)]
+
+
+def place_names(boxes, sizes, frame):
+    """Where to write the name of each box: upper left corners (list), the first ones best.
+
+    To cover a name is far worse than to cover as much of another box. ``boxes`` are M corners, ``sizes`` M
+    pairs of width and height, and ``frame`` is the size of the picture, all in px.
+    """
+    taken = []
+    for index, (box, (width, height)) in enumerate(zip(boxes, sizes)):
+        others = [*boxes[:index], *boxes[index + 1 :]]
+        best, least = (0, 0, width, height), float('inf')
+        for rank, (x, y) in enumerate(places_beside(box, width, height)):
+            x, y = max(min(x, frame[0] - width), 0), max(min(y, frame[1] - height), 0)
+            place = (x, y, x + width, y + height)
+            cost = 100 * overlap(place, taken) + overlap(place, others) + rank * 0.05 * width * height
+            if cost < least:
+                best, least = place, cost
+        taken.append(best)
+    return [place[:2] for place in taken]
+
+
 def draw_objects(picture, network, found):
     """A picture with boxes, names, scores and masks, the best on top."""
     image, scale = enlarge(picture)
@@ -186,13 +225,16 @@ def draw_objects(picture, network, found):
         tint(image, mask, color_of(label))
     canvas, font = ImageDraw.Draw(image), font_for(image, network.fonts)
     line = max(2, font.size // 8)
-    for box, score, label in reversed(list(zip(found['boxes'], found['scores'], found['labels']))):
-        color, text = color_of(label), one_line(f'{network.name_of(label)} {score:.2f}')
-        canvas.rectangle([side * scale for side in box], outline=color, width=line)
-        length, height = font.getlength(text), 1.25 * font.size
-        left = max(min(box[0] * scale, image.width - length), 0)
-        top = max(box[1] * scale - height, 0)
-        canvas.rectangle((left, top, left + length, top + height), fill=color)
+    boxes = [[side * scale for side in box] for box in found['boxes']]
+    colors = [color_of(label) for label in found['labels']]
+    names = zip(found['labels'], found['scores'])
+    texts = [one_line(f'{network.name_of(label)} {score:.2f}') for label, score in names]
+    sizes = [(font.getlength(text), 1.25 * font.size) for text in texts]
+    for box, color in reversed(list(zip(boxes, colors))):
+        canvas.rectangle(box, outline=color, width=line)
+    places = place_names(boxes, sizes, image.size)
+    for (left, top), (width, height), color, text in zip(places, sizes, colors, texts):
+        canvas.rectangle((left, top, left + width, top + height), fill=color)
         font.write(canvas, (left, top), text, 'black' if np.dot(color, LUMINANCE) > 110 else 'white')
     return image
 

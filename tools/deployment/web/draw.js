@@ -1,5 +1,6 @@
 // The picture on its canvas, with what was found in it.
 
+import { placeNames } from './names.js';
 import { nameOf } from './results.js';
 
 const ENLARGED_SIDE = 640; // CSS px, to which smaller pictures are enlarged
@@ -51,19 +52,23 @@ function drawMask(context, { label, paste }, scale) {
   context.drawImage(mask, left * scale, top * scale, width * scale, height * scale);
 }
 
-function drawBox(context, about, { label, score, box }, scale, width) {
-  const color = colorOf(label), text = `${nameOf(about, label)} ${score.toFixed(2)}`;
-  const [left, top, right, bottom] = box.map((side) => side * scale);
-  context.strokeStyle = context.fillStyle = css(color);
-  context.strokeRect(left, top, right - left, bottom - top);
-  const wide = context.measureText(text).width + 10;
-  const x = Math.max(Math.min(left - 1, width - wide), 0);
-  const y = top >= LABEL_HEIGHT ? top - LABEL_HEIGHT : top;
-  context.beginPath();
-  context.roundRect(x, y, wide, LABEL_HEIGHT, 3);
-  context.fill();
-  context.fillStyle = inkOn(color);
-  context.fillText(text, x + 5, y + LABEL_HEIGHT / 2 + 0.5);
+function drawBoxes(context, about, objects, scale, frame) {
+  const boxes = objects.map(({ box }) => box.map((side) => side * scale));
+  const colors = objects.map(({ label }) => colorOf(label));
+  const texts = objects.map(({ label, score }) => `${nameOf(about, label)} ${score.toFixed(2)}`);
+  const sizes = texts.map((text) => [context.measureText(text).width + 10, LABEL_HEIGHT]);
+  boxes.forEach(([left, top, right, bottom], index) => {
+    context.strokeStyle = css(colors[index]);
+    context.strokeRect(left, top, right - left, bottom - top);
+  });
+  placeNames(boxes, sizes, frame).forEach(([x, y], index) => {
+    context.beginPath();
+    context.roundRect(x, y, ...sizes[index], 3);
+    context.fillStyle = css(colors[index]);
+    context.fill();
+    context.fillStyle = inkOn(colors[index]);
+    context.fillText(texts[index], x + 5, y + LABEL_HEIGHT / 2 + 0.5);
+  });
 }
 
 function drawClasses(context, about, { map, classes }, size, width, height) {
@@ -93,7 +98,7 @@ export function draw(canvas, room, picture, about, what, threshold) {
   if (what?.map) drawClasses(context, about, what, [columns, rows], width, height);
   if (!what?.objects) return;
   Object.assign(context, { font: FONT, textBaseline: 'middle', lineWidth: 2, lineJoin: 'round' });
-  const kept = what.objects.filter(({ score }) => score >= threshold).reverse(); // the best on top
-  for (const object of kept) if (object.paste) drawMask(context, object, scale);
-  for (const object of kept) drawBox(context, about, object, scale, width);
+  const kept = what.objects.filter(({ score }) => score >= threshold);
+  for (const object of [...kept].reverse()) if (object.paste) drawMask(context, object, scale); // the best on top
+  drawBoxes(context, about, kept, scale, [width, height]);
 }
