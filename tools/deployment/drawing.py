@@ -182,10 +182,11 @@ def with_strip(image, entries, fonts):
 def overlap(box, others):
     """Area that a box (left, top, right, bottom) has in common with others, summed over them."""
     left, top, right, bottom = box
-    return sum(
-        max(0, min(right, other[2]) - max(left, other[0])) * max(0, min(bottom, other[3]) - max(top, other[1]))
-        for other in others
-    )
+    common = [
+        (min(right, each[2]) - max(left, each[0]), min(bottom, each[3]) - max(top, each[1]))
+        for each in others
+    ]
+    return sum(max(0, width) * max(0, height) for width, height in common)
 
 
 def places_beside(box, width, height):
