@@ -8,6 +8,7 @@ from .conftest import ROOT
 PAGES = [
     *sorted(ROOT.glob('*.md')),
     *sorted((ROOT / 'docs').glob('*.md')),
+    *sorted((ROOT / 'docs/dev').glob('*.md')),
     *sorted((ROOT / 'configs').rglob('*.md')),
 ]
 
