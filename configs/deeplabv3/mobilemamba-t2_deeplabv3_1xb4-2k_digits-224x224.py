@@ -1,5 +1,5 @@
 # The ADE20K recipe on the digits scenes, small enough for two CPU cores: T2 from scratch. The recipe's head
-# reads a map of stride 64; here it would have 3 x 3 pixels, so the head reads finer ones, too, from a neck.
+# reads a map of stride 64, which has 3 x 3 pixels here. A neck provides finer maps.
 _base_ = [
     './mobilemamba-b4_deeplabv3_4xb8-80k_ade20k-512x512.py',
     '../_base_/models/digits_segmentor.py',
@@ -16,8 +16,8 @@ model = dict(
         in_index=[0, 1, 2, 3],
         input_transform='resize_concat',
         channels=48,
-        dropout_ratio=0,  # too short a training to overfit
-        dilations=(1, 3),  # as wide as digits; the map has 28 x 28 pixels
+        dropout_ratio=0,  # training is too short to overfit
+        dilations=(1, 3),  # about the width of a digit; the map has 28 x 28 pixels
         num_classes=11,
         norm_cfg=_base_.digits_norm,
         loss_decode=_base_.digits_loss,
@@ -36,9 +36,9 @@ model = dict(
 train_dataloader = _base_.digits_train_dataloader
 val_dataloader = _base_.digits_val_dataloader
 test_dataloader = val_dataloader
-test_pipeline = val_dataloader['dataset']['pipeline']  # of mmseg's inference_model
+test_pipeline = val_dataloader['dataset']['pipeline']  # for mmseg's inference_model
 
-# From scratch: a higher peak, and less of a warm-up.
+# From scratch: a higher peak learning rate and a shorter warm-up.
 train_cfg = _base_.digits_train_cfg
 optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = _base_.digits_param_scheduler

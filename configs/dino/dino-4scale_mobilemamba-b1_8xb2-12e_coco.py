@@ -1,9 +1,9 @@
 # DINO with MobileMamba-B1, 12 epochs of COCO 2017; a starting point that nobody has trained. Its four levels
-# have strides 16 to 128; attention samples maps at relative positions, so nothing else has to know.
+# have strides 16 to 128. Attention samples relative positions, so no other setting depends on the strides.
 _base_ = 'mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py'
 custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B1, fetched at the first training; or the path of a file.
+# The authors' ImageNet weights of B1, downloaded on first use. A path works too.
 checkpoint = 'mobilemamba://b1'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.
@@ -22,4 +22,4 @@ model = dict(
 )
 
 default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
-runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too
+runner_type = 'PortableRunner'  # rejects empty epochs and datasets; distributed and AMP training on CPU

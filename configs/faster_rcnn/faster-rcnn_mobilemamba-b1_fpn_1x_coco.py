@@ -7,7 +7,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B1, fetched at the first training; or the path of a file.
+# The authors' ImageNet weights of B1, downloaded on first use. A path works too.
 checkpoint = 'mobilemamba://b1'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.
@@ -22,10 +22,10 @@ model = dict(
         norm_eval=True,
         init_cfg=dict(type='Pretrained', checkpoint=checkpoint),
     ),
-    # Two finer levels: anchors and regions start at stride 4.
+    # Two finer levels, since anchors and regions start at stride 4.
     neck=dict(type='DeconvFPN', in_channels=['stage0', 'stage1', 'stage2'], num_extra_trans_convs=2),
 )
 
 train_dataloader = dict(batch_size=4, num_workers=4)
 default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
-runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too
+runner_type = 'PortableRunner'  # rejects empty epochs and datasets; distributed and AMP training on CPU

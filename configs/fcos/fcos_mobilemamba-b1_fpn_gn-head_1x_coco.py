@@ -1,5 +1,5 @@
-# FCOS with MobileMamba-B1, 12 epochs of COCO 2017; a starting point that nobody has trained. Data, schedule
-# and backbone are RetinaNet's, and so are the strides of the five levels, 8 to 128.
+# FCOS with MobileMamba-B1, 12 epochs of COCO 2017; a starting point that nobody has trained. Data, schedule,
+# backbone and the strides of the five levels, 8 to 128, are RetinaNet's.
 _base_ = '../retinanet/retinanet_mobilemamba-b1_fpn_1x_coco.py'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.
@@ -14,5 +14,5 @@ model = dict(
         strides=(8, 16, 32, 64, 128),
         norm_cfg=dict(type='GN', num_groups=32),
     ),
-    train_cfg=None,  # the assigner of anchors, of which there are none
+    train_cfg=None,  # RetinaNet's assigns anchors; FCOS has none
 )

@@ -1,4 +1,4 @@
-# B1 on crops of the digits scenes: the teacher of mobilemamba-t2_1xb32-2e-kd_digits-64px.py.
+# B1 on crops of the digits scenes, the teacher of mobilemamba-t2_1xb32-2e-kd_digits-64px.py.
 _base_ = './mobilemamba-t2_1xb64-4e_digits-64px.py'
 
 model = dict(backbone=dict(arch='b1'), head=dict(in_channels=448))

@@ -1,4 +1,4 @@
-# MobileMamba-B1 taught by TResNet-L v2 on ImageNet-1k: 1000 epochs, 256 pixels; authors: top-1 82.2.
+# MobileMamba-B1 distilled from TResNet-L v2 on ImageNet-1k: 1000 epochs, 256 pixels; authors: top-1 82.2.
 _base_ = [
     '../_base_/models/mobilemamba_distilled.py',
     '../_base_/datasets/imagenet_bs128_mobilemamba_256.py',

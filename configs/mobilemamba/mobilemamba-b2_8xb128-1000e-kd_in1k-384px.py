@@ -1,4 +1,4 @@
-# MobileMamba-B2 taught by TResNet-L v2 on ImageNet-1k: 1000 epochs, 384 pixels; authors: top-1 83.3.
+# MobileMamba-B2 distilled from TResNet-L v2 on ImageNet-1k: 1000 epochs, 384 pixels; authors: top-1 83.3.
 _base_ = [
     '../_base_/models/mobilemamba_distilled.py',
     '../_base_/datasets/imagenet_bs128_mobilemamba_384.py',

@@ -1,4 +1,4 @@
-# MobileMamba-B4 taught by TResNet-L v2 on ImageNet-1k: 1000 epochs, 512 pixels; authors: top-1 83.6.
+# MobileMamba-B4 distilled from TResNet-L v2 on ImageNet-1k: 1000 epochs, 512 pixels; authors: top-1 83.6.
 _base_ = [
     '../_base_/models/mobilemamba_distilled.py',
     '../_base_/datasets/imagenet_bs128_mobilemamba_512.py',

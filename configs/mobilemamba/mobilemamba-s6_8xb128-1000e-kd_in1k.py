@@ -1,4 +1,4 @@
-# MobileMamba-S6 taught by TResNet-L v2 on ImageNet-1k: 1000 epochs, 224 pixels; authors: top-1 80.7.
+# MobileMamba-S6 distilled from TResNet-L v2 on ImageNet-1k: 1000 epochs, 224 pixels; authors: top-1 80.7.
 _base_ = [
     '../_base_/models/mobilemamba_distilled.py',
     '../_base_/datasets/imagenet_bs128_mobilemamba_224.py',

@@ -1,7 +1,7 @@
-# The distilled recipe made small: T2 taught by a B1 that mobilemamba-b1_1xb32-2e_digits-64px.py has trained.
+# A small distillation: T2 learns from a B1 trained with mobilemamba-b1_1xb32-2e_digits-64px.py.
 _base_ = './mobilemamba-t2_1xb64-4e_digits-64px.py'
 
-# What that training has left; another place: --cfg-options model.teacher.init_cfg.checkpoint=FILE
+# From that training. For another file: --cfg-options model.teacher.init_cfg.checkpoint=FILE
 checkpoint = 'work_dirs/mobilemamba-b1_1xb32-2e_digits-64px/epoch_2.pth'
 model = dict(
     type='DistilledClassifier',

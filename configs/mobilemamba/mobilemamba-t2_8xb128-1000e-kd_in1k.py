@@ -1,4 +1,4 @@
-# MobileMamba-T2 taught by TResNet-L v2 on ImageNet-1k: 1000 epochs, 192 pixels; authors: top-1 76.9.
+# MobileMamba-T2 distilled from TResNet-L v2 on ImageNet-1k: 1000 epochs, 192 pixels; authors: top-1 76.9.
 _base_ = [
     '../_base_/models/mobilemamba_distilled.py',
     '../_base_/datasets/imagenet_bs128_mobilemamba_192.py',

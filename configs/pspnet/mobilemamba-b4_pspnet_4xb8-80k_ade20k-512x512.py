@@ -7,7 +7,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmmobilemamba.mmseg'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B4, fetched at the first training; or the path of a file.
+# The authors' ImageNet weights of B4, downloaded on first use. A path works too.
 checkpoint = 'mobilemamba://b4'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.

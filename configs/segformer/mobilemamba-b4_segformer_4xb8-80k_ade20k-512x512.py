@@ -1,4 +1,4 @@
-# SegFormer's head on MobileMamba-B4, 80,000 iterations of ADE20K; a starting point that nobody has trained.
+# SegFormer's head with MobileMamba-B4, 80,000 iterations of ADE20K; a starting point that nobody has trained.
 _base_ = [
     'mmseg::_base_/models/segformer_mit-b0.py',
     'mmseg::_base_/datasets/ade20k.py',
@@ -7,7 +7,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmmobilemamba.mmseg'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B4, fetched at the first training; or the path of a file.
+# The authors' ImageNet weights of B4, downloaded on first use. A path works too.
 checkpoint = 'mobilemamba://b4'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.

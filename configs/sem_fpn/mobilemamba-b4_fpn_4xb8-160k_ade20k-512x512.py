@@ -7,7 +7,7 @@ _base_ = [
 ]
 custom_imports = dict(imports=['mmmobilemamba.mmseg'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B4, fetched at the first training; or the path of a file.
+# The authors' ImageNet weights of B4, downloaded on first use. A path works too.
 checkpoint = 'mobilemamba://b4'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.
@@ -31,7 +31,7 @@ model = dict(
 
 train_dataloader = dict(batch_size=8, num_workers=8)
 
-# The schedule is longer, its warm-up too; the head learns ten times as fast; nothing is clipped.
+# Longer schedule and warm-up, ten times the learning rate for the head, no gradient clipping.
 train_cfg = dict(max_iters=160000, val_interval=16000)
 default_hooks = dict(checkpoint=dict(interval=16000))
 optim_wrapper = dict(

@@ -1,5 +1,5 @@
 # The ADE20K recipe on the digits scenes, small enough for two CPU cores: T2 from scratch. Strokes are too
-# thin for the finest stride of the recipe, 16, so the neck adds finer ones.
+# thin for the recipe's finest stride, 16, so the neck adds stride 8.
 _base_ = [
     './mobilemamba-b4_fpn_4xb8-160k_ade20k-512x512.py',
     '../_base_/models/digits_segmentor.py',
@@ -16,7 +16,7 @@ model = dict(
         in_index=[0, 1, 2, 3],
         feature_strides=[8, 16, 32, 64],
         channels=64,
-        dropout_ratio=0,  # too short a training to overfit
+        dropout_ratio=0,  # training is too short to overfit
         num_classes=11,
         norm_cfg=_base_.digits_norm,
         loss_decode=_base_.digits_loss,
@@ -27,14 +27,14 @@ model = dict(
 train_dataloader = _base_.digits_train_dataloader
 val_dataloader = _base_.digits_val_dataloader
 test_dataloader = val_dataloader
-test_pipeline = val_dataloader['dataset']['pipeline']  # of mmseg's inference_model
+test_pipeline = val_dataloader['dataset']['pipeline']  # for mmseg's inference_model
 
-# From scratch: a higher peak, for the head too, and less of a warm-up.
+# From scratch: a higher peak learning rate, the same for the head, and a shorter warm-up.
 train_cfg = _base_.digits_train_cfg
 optim_wrapper = dict(
     optimizer=dict(lr=2e-3),
     paramwise_cfg=dict(custom_keys={'head': dict(lr_mult=1.0)}),
-    # The first gradients are large; AdamW would remember them for the better part of so short a training.
+    # The first gradients are large and would dominate AdamW's moments for most of this short training.
     clip_grad=dict(_delete_=True, max_norm=1.0),
 )
 param_scheduler = _base_.digits_param_scheduler

@@ -2,7 +2,7 @@
 _base_ = 'mmdet::ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco.py'
 custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B1, fetched at the first training; or the path of a file.
+# The authors' ImageNet weights of B1, downloaded on first use. A path works too.
 checkpoint = 'mobilemamba://b1'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.
@@ -24,10 +24,10 @@ model = dict(
 
 train_dataloader = dict(num_workers=12)
 
-# Warm-up, then constant up to half of the training, then a cosine by epoch.
+# Warm-up, constant for half of the training, then a cosine by epoch.
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type='AdamW', lr=2.4e-3, betas=(0.9, 0.999), weight_decay=0.05),
-    # Only the layer norms after the scans: batch norm is called `bn`.
+    # Matches only the layer norms after the scans; batch norms are named `bn`.
     paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.0)}),
     clip_grad=dict(max_norm=0.1, norm_type=2),
 )
@@ -36,4 +36,4 @@ param_scheduler = [
     dict(type='CosineAnnealingLR', by_epoch=True, begin=60, end=120, T_max=60, eta_min=0),
 ]
 default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
-runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too
+runner_type = 'PortableRunner'  # rejects empty epochs and datasets; distributed and AMP training on CPU

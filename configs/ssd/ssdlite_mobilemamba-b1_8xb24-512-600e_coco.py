@@ -1,7 +1,7 @@
 # SSDLite with MobileMamba-B1 at 512 pixels, 600 epochs of COCO 2017; authors: box AP 29.5.
 _base_ = './ssdlite_mobilemamba-b1_8xb24-320-600e_coco.py'
 
-# The anchors stay those for 320 pixels, as the authors left them.
+# The anchors are those for 320 pixels, as in the authors' config.
 input_size = 512
 train_pipeline = _base_.train_pipeline
 train_pipeline[4]['scale'] = (input_size, input_size)

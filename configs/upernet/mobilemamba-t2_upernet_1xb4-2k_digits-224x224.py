@@ -1,5 +1,5 @@
 # The ADE20K recipe on the digits scenes, small enough for two CPU cores: T2 from scratch. Strokes are too
-# thin for the finest stride of the recipe, 16, so the neck adds stride 8.
+# thin for the recipe's finest stride, 16, so the neck adds stride 8.
 _base_ = [
     './mobilemamba-b4_upernet_4xb8-80k_ade20k-512x512.py',
     '../_base_/models/digits_segmentor.py',
@@ -15,7 +15,7 @@ model = dict(
         in_channels=[64] * 4,
         in_index=[0, 1, 2, 3],
         channels=64,
-        dropout_ratio=0,  # too short a training to overfit
+        dropout_ratio=0,  # training is too short to overfit
         num_classes=11,
         norm_cfg=_base_.digits_norm,
         loss_decode=_base_.digits_loss,
@@ -34,9 +34,9 @@ model = dict(
 train_dataloader = _base_.digits_train_dataloader
 val_dataloader = _base_.digits_val_dataloader
 test_dataloader = val_dataloader
-test_pipeline = val_dataloader['dataset']['pipeline']  # of mmseg's inference_model
+test_pipeline = val_dataloader['dataset']['pipeline']  # for mmseg's inference_model
 
-# From scratch: a higher peak, and less of a warm-up.
+# From scratch: a higher peak learning rate and a shorter warm-up.
 train_cfg = _base_.digits_train_cfg
 optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=1.0))
 param_scheduler = _base_.digits_param_scheduler

@@ -2,10 +2,10 @@
 _base_ = 'mmdet::yolox/yolox_s_8xb8-300e_coco.py'
 custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B1, fetched at the first training; or the path of a file.
+# The authors' ImageNet weights of B1, downloaded on first use. A path works too.
 checkpoint = 'mobilemamba://b1'
 
-# Stages 0 and 1 have strides 16 and 32; DeconvFPN puts stride 8 in front, and the PAFPN is YOLOX-s's.
+# Stages 0 and 1 have strides 16 and 32; DeconvFPN adds stride 8. The PAFPN is YOLOX-s's own.
 pafpn = _base_.model.neck
 pafpn['in_channels'] = [128, 128, 128]
 
@@ -13,7 +13,7 @@ pafpn['in_channels'] = [128, 128, 128]
 model = dict(
     type='match_widths',
     model_type='YOLOX',
-    # As the ImageNet weights expect; YOLOX's own network sees BGR images from 0 to 255.
+    # As the ImageNet weights expect; YOLOX itself uses BGR from 0 to 255.
     data_preprocessor=dict(mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True),
     backbone=dict(
         _delete_=True,
@@ -28,11 +28,11 @@ model = dict(
     ],
 )
 
-# AdamW, with which the authors train this backbone everywhere, at RTMDet's rate for such a batch.
+# AdamW, as in all of the authors' recipes, with RTMDet's learning rate for this batch size.
 base_lr = 1e-3
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=base_lr, weight_decay=0.05))
 param_scheduler = _base_.param_scheduler
 param_scheduler[1]['eta_min'] = base_lr * 0.05
 
 default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
-runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too
+runner_type = 'PortableRunner'  # rejects empty epochs and datasets; distributed and AMP training on CPU

@@ -1,4 +1,4 @@
-# ImageNet-1k as timm's create_transform prepares it for the authors' trainings, at 256 pixels.
+# ImageNet-1k at 256 pixels, with the transforms that the authors use through timm's create_transform.
 dataset_type = 'ImageNet'
 data_preprocessor = dict(
     num_classes=1000,
@@ -9,7 +9,7 @@ data_preprocessor = dict(
 bgr_mean = data_preprocessor['mean'][::-1]
 bgr_std = data_preprocessor['std'][::-1]
 
-# As Pillow reads it for timm, which ignores the orientation in EXIF data; of 16 bits of gray, the higher 8.
+# Decoded with Pillow, ignoring EXIF orientation, as in timm. 16-bit greyscale is reduced to its upper 8 bits.
 load = dict(type='PillowLoadImageFromFile', color_type='color_ignore_orientation')
 
 
@@ -29,7 +29,7 @@ train_pipeline = [
     load,
     dict(type='RandomResizedCropAndInterpolation', scale=256),
     dict(type='RandomFlip', prob=0.5, direction='horizontal'),
-    # Either interpolation, as timm draws it; mmpretrain's RandAugment knows one at a time.
+    # Random interpolation, as in timm; mmpretrain's RandAugment supports only one at a time.
     dict(type='RandomChoice', transforms=[[rand_augment('bilinear')], [rand_augment('bicubic')]]),
     dict(
         type='RandomErasing',

@@ -1,4 +1,4 @@
-# The classifier of every size; the head, batch norm and a linear layer, is LeViT's without distillation.
+# The classifier for all sizes. The head, batch norm and a linear layer, is LeViT's without distillation.
 model = dict(
     type='ImageClassifier',
     backbone=dict(type='MobileMamba', arch='b1'),
@@ -11,6 +11,6 @@ model = dict(
         loss=dict(type='LabelSmoothLoss', label_smooth_val=0.1, mode='original'),
         topk=(1, 5),
     ),
-    # One of the two for every batch, with even odds.
+    # One of the two per batch, with equal probability.
     train_cfg=dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)]),
 )

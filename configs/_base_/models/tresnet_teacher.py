@@ -1,5 +1,5 @@
-# The authors' teacher, TResNet-L v2 (top-1 83.9 by the name of its file), here by timm. Its images are RGB
-# from 0 to 1. Where huggingface.co is out of reach: `pretrained=False, checkpoint_path=FILE`.
+# The authors' teacher, TResNet-L v2 (top-1 83.9 according to its file name), from timm. Its images are RGB
+# from 0 to 1. Without access to huggingface.co, set `pretrained=False, checkpoint_path=FILE`.
 teacher = dict(
     type='TimmClassifier',
     model_name='tresnet_v2_l',

@@ -1,4 +1,4 @@
-# The authors' segmentation schedule: AdamW, constant after warm-up, cosine by iteration from half way on.
+# The authors' segmentation schedule: AdamW, constant after warm-up, cosine by iteration in the second half.
 # Source: configs and logs of https://github.com/lewandofskee/MobileMamba, 4 GPUs x 8 images.
 train_cfg = dict(type='IterBasedTrainLoop', max_iters=80000, val_interval=8000)
 val_cfg = dict(type='ValLoop')
@@ -7,7 +7,7 @@ test_cfg = dict(type='TestLoop')
 optim_wrapper = dict(
     type='OptimWrapper',
     optimizer=dict(type='AdamW', lr=1.2e-4, betas=(0.9, 0.999), weight_decay=0.05),
-    # Matches the layer norm after each scan and nothing else: batch norm is called `bn`.
+    # Matches only the layer norm after each scan; batch norms are named `bn`.
     paramwise_cfg=dict(custom_keys={'norm': dict(decay_mult=0.0)}),
     clip_grad=dict(max_norm=0.1, norm_type=2),
 )
@@ -26,4 +26,4 @@ default_hooks = dict(
     visualization=dict(type='SegVisualizationHook'),
     training_check=dict(type='TrainingCheckHook'),
 )
-runner_type = 'PortableRunner'  # says of small data what to change; several processes without a GPU, too
+runner_type = 'PortableRunner'  # rejects empty epochs and datasets; distributed and AMP training on CPU

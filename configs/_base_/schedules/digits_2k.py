@@ -1,5 +1,5 @@
-# From scratch in 2000 iterations: a short warm-up, and a cosine in the later part, as in the recipe.
-# A twin has the rest from its parent, so these names must not be the parent's.
+# 2,000 iterations from scratch: a short warm-up, later a cosine, as in the recipe.
+# The digits configs inherit the rest from a recipe, so these names must differ from the recipe's.
 digits_train_cfg = dict(max_iters=2000, val_interval=2000)
 digits_param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=50),

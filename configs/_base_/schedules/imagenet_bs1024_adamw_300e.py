@@ -1,11 +1,11 @@
-# The authors' ImageNet schedule: AdamW and a cosine that counts from the first iteration, warm-up included.
+# The authors' ImageNet schedule: AdamW, and a cosine that counts from the first iteration, including warm-up.
 # Source: configs and logs of https://github.com/lewandofskee/MobileMamba, 8 GPUs x 128 images.
 epochs = 300
 train_cfg = dict(
     by_epoch=True,
     max_epochs=epochs,
     val_interval=5,
-    # Every epoch from 200 on: the interval decides from the epoch after it.
+    # Validate every epoch from the 200th: mmengine compares milestones with the number of the next epoch.
     dynamic_intervals=[(201, 1)],
 )
 val_cfg = dict()
@@ -15,8 +15,8 @@ optim_wrapper = dict(
     type='AmpOptimWrapper',
     # 1.5e-3 for every 512 images.
     optimizer=dict(type='AdamW', lr=3e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.05),
-    # Plain are biases, norm weights and the skip D of the scan: everything with one dimension. A_log, the
-    # bias of dt and the scales of the mixer have more, so they are decayed.
+    # No weight decay on parameters with one dimension: biases, norm weights and the skip D of the scan.
+    # A_log, the bias of dt and the scales of the mixer have more dimensions, so they are decayed.
     paramwise_cfg=dict(norm_decay_mult=0.0, bias_decay_mult=0.0, flat_decay_mult=0.0),
     clip_grad=dict(max_norm=5.0, norm_type=2),
 )
@@ -32,7 +32,7 @@ param_scheduler = dict(
     convert_to_iter_based=True,
 )
 
-# Both networks are validated, the average and the one that is trained; the authors publish the average.
+# Validates both the EMA and the trained weights; the authors publish the EMA.
 custom_hooks = [
     dict(
         type='TrainEMAHook',

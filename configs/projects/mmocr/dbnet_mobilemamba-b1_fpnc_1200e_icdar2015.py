@@ -1,4 +1,4 @@
-# DBNet on MobileMamba-B1. FPNC wants strides 4 to 32: DeconvFPN makes 4 and 8 from the first two stages.
+# DBNet with MobileMamba-B1. FPNC needs strides 4 to 32; DeconvFPN computes 4 and 8 from stages 0 and 1.
 _base_ = 'mmocr::textdet/dbnet/dbnet_resnet18_fpnc_1200e_icdar2015.py'
 custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 

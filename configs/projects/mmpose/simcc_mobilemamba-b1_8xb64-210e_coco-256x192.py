@@ -1,4 +1,4 @@
-# SimCC on MobileMamba-B1's last stage: of 192 x 256 pixels, its stride of 64 leaves a map of 3 x 4.
+# SimCC on MobileMamba-B1's last stage. At stride 64, 192 x 256 pixels give a map of 3 x 4.
 _base_ = 'mmpose::body_2d_keypoint/simcc/coco/simcc_res50_8xb64-210e_coco-256x192.py'
 custom_imports = dict(imports=['mmmobilemamba'], allow_failed_imports=False)
 

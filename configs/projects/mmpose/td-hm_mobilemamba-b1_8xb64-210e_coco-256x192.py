@@ -1,4 +1,4 @@
-# Heatmaps from MobileMamba-B1's stage 1, whose stride of 32 is what mmpose's three deconvolutions expect.
+# Heatmaps from MobileMamba-B1's stage 1: mmpose's three deconvolutions expect its stride, 32.
 _base_ = 'mmpose::body_2d_keypoint/topdown_heatmap/coco/td-hm_res50_8xb64-210e_coco-256x192.py'
 custom_imports = dict(imports=['mmmobilemamba'], allow_failed_imports=False)
 

@@ -1,4 +1,4 @@
-# Rotated RetinaNet on MobileMamba-B1, whose strides of 16, 32 and 64 DeconvFPN extends to 8 and 128.
+# Rotated RetinaNet with MobileMamba-B1. DeconvFPN extends strides 16, 32 and 64 to 8 and 128.
 _base_ = 'mmrotate::rotated_retinanet/rotated-retinanet-rbox-le90_r50_fpn_1x_dota.py'
 custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 

@@ -22,7 +22,7 @@ from mmmobilemamba.models.necks import DeconvFPN
 default_scope = 'mmdet'
 custom_imports = dict(imports=['mmmobilemamba.mmdet'], allow_failed_imports=False)
 
-# The authors' ImageNet weights of B1, fetched at the first training; or the path of a file.
+# The authors' ImageNet weights of B1, downloaded on first use. A path works too.
 checkpoint = 'mobilemamba://b1'
 
 # For another size, change `arch` and `checkpoint`; the widths follow.
