@@ -18,6 +18,7 @@ QUICK := $(addprefix tests/,test_hygiene.py test_docs.py test_project_files.py t
     test_ops/test_backends.py test_ops/test_selective_scan.py test_ops/test_conv.py test_ops/test_haar.py \
     test_ops/test_norm_gate.py test_recipes/test_schedules.py test_utils)
 DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
+START_CONFIG := configs/mobilemamba/mobilemamba-t2_1xb64-1e-pretrain_digits-64px.py
 
 # Paths may have spaces: they are quoted where they are used, and make's own functions and targets, to which a
 # space ends a name, take none of them.
@@ -37,7 +38,7 @@ MIM := PATH="$(BIN):$$PATH" "$(BIN)/mim"
     demo train-demo test-demo zoo-demo clean
 
 help:
-	@echo "make demo    set up, make the data, train, test and picture a small detector (about 10 min after set-up)"
+	@echo "make demo    set up, make the data, train a classifier and from it a small detector, test it and draw what it finds (about 10 min after set-up)"
 	@echo "make zoo-demo  the same for every task of the paper, one after the other (1 to 2 hours)"
 	@echo "              (TASKS='retinanet sem_fpn' runs some of them, with what they need)"
 	@echo "make data    make the data alone (OVERWRITE=--overwrite replaces what an older version has made)"
@@ -115,7 +116,9 @@ data: env
 
 train-demo: data
 	@rm -f "$(WORK)"/best_coco_bbox_mAP_epoch_*.pth
-	$(MIM) train mmdet $(DEMO_CONFIG) --gpus 0 --work-dir "$(WORK)"
+	$(MIM) train mmpretrain $(START_CONFIG) --gpus 0 --work-dir "$(WORK)/classifier"
+	$(MIM) train mmdet $(DEMO_CONFIG) --gpus 0 --work-dir "$(WORK)" \
+	    --cfg-options "model.backbone.init_cfg.checkpoint=$(WORK)/classifier/epoch_1.pth"
 
 test-demo:
 	$(MIM) test mmdet $(DEMO_CONFIG) --gpus 0 --work-dir "$(WORK)" --out "$(WORK)/predictions.pkl" \

@@ -70,3 +70,11 @@ def arguments(batch, length, channels, dtype=torch.float64, seed=0, rank=3):
     x_dbl, u = normal(batch, length, 2, rank + 2), normal(batch, length, channels)
     dt_weight = normal(2, channels, rank) / rank**0.5
     return [x.to(dtype) for x in (u, x_dbl, dt_weight, -A.exp(), D, dt_bias)]
+
+
+def write_digits_start(folder):
+    """Write what the digits classifier of one epoch leaves, untrained, where other digits configs look for it."""
+    path = folder / 'work_dirs/mobilemamba-t2_1xb64-1e-pretrain_digits-64px/epoch_1.pth'
+    path.parent.mkdir(parents=True)
+    weights = MobileMamba('t2').state_dict()
+    torch.save(dict(state_dict={f'backbone.{key}': value for key, value in weights.items()}), path)

@@ -26,6 +26,7 @@ RUNS = {
     'data': [('python', 'tools/dataset_converters/digits_scenes.py', 'data/digits_scenes')],
     'train-demo': [
         ('python', 'tools/dataset_converters/digits_scenes.py', 'data/digits_scenes'),
+        ('mim', 'train', 'mmpretrain'),
         ('mim', 'train', 'mmdet'),
     ],
     'zoo-demo': [('python', 'tools/misc/zoo_demo.py', '--work-dir')],
@@ -85,6 +86,10 @@ def test_every_target(clone, named):
         calls = make(clone, target, *variables)
         assert [call[: len(start)] for call, start in zip(calls, expected)] == expected
         assert len(calls) == len(expected)
+        if target == 'train-demo':  # the detector starts from the classifier
+            start = f'{work.relative_to(clone)}/classifier'
+            assert calls[1][-2:] == ('--work-dir', start)
+            assert calls[2][-1] == f'model.backbone.init_cfg.checkpoint={start}/epoch_1.pth'
         if target == 'test-demo':
             assert calls[0][calls[0].index('--checkpoint') + 1] == checkpoint
     assert not (clone / checkpoint).exists()  # as training removes older ones

@@ -17,6 +17,7 @@ from mmmobilemamba.compat import allow_runner_checkpoints
 from mmmobilemamba.models.checkpoint import read_checkpoint
 
 from .conftest import ROOT, load_script
+from .helpers import write_digits_start
 
 pytestmark = pytest.mark.slow
 CONFIG = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py'
@@ -51,10 +52,11 @@ def scalars(work_dir):
 
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory):
-    """24 training and 8 validation scenes, and an empty folder to work from."""
+    """A folder to work from, with 24 training and 8 validation scenes and the weights to start from."""
     folder = tmp_path_factory.mktemp('mim')
     script = load_script('tools/dataset_converters/digits_scenes.py')
     script.main([str(folder / 'data/digits_scenes'), '--train', '24', '--val', '8'])
+    write_digits_start(folder)
     return folder
 
 

@@ -1,15 +1,15 @@
-# The COCO recipe made small enough for two CPU cores: T2 from scratch on the digits scenes.
+# The COCO recipe on the digits scenes, small enough for two CPU cores.
 _base_ = [
     './retinanet_mobilemamba-b1_fpn_1x_coco.py',
+    '../_base_/models/digits_backbone.py',
     '../_base_/datasets/digits_coco.py',
     '../_base_/schedules/digits_epochs.py',
 ]
 
-# From scratch, the neck and the head need normalisation too.
+# In so short a training, the neck and the head need normalisation, too.
 norm_cfg = dict(type='GN', num_groups=8)
 model = dict(
-    # No pretrained weights, so batch norm has to learn its statistics.
-    backbone=dict(arch='t2', norm_eval=False, init_cfg=None),
+    backbone=_base_.digits_backbone,
     neck=dict(out_channels=64, norm_cfg=norm_cfg),
     bbox_head=dict(
         num_classes=10,
@@ -17,8 +17,16 @@ model = dict(
         feat_channels=64,
         stacked_convs=2,
         norm_cfg=norm_cfg,
-        # The smallest digits are 20 pixels wide.
-        anchor_generator=dict(octave_base_scale=3),
+        # Digits are 20 to 56 pixels high, and narrower than high.
+        anchor_generator=dict(
+            _delete_=True,
+            type='AnchorGenerator',
+            scales=[2.2, 3, 4, 5.3],
+            ratios=[1.3, 1.9],
+            strides=[8, 16, 32, 64, 128],
+        ),
+        reg_decoded_bbox=True,
+        loss_bbox=dict(_delete_=True, type='GIoULoss', loss_weight=2.0),
     ),
 )
 
@@ -36,9 +44,10 @@ test_dataloader = val_dataloader
 val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
-# From scratch: a higher peak, and a shorter warm-up times a cosine over the whole training.
+# A higher peak, and a shorter warm-up times a cosine over the whole training.
 train_cfg = dict(max_epochs=5, val_interval=1)
-optim_wrapper = dict(optimizer=dict(lr=1e-3))
+optim_wrapper = dict(optimizer=dict(lr=2e-3))
+custom_hooks = [dict(type='EMAHook', momentum=1e-2, update_buffers=True)]
 param_scheduler = _base_.digits_param_scheduler
 default_hooks = _base_.digits_hooks
 log_processor = dict(window_size=20)

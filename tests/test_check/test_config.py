@@ -43,7 +43,7 @@ def twins(scenes):
         config = Config.fromfile(ROOT / 'configs' / path)
         config.merge_from_dict(copy.deepcopy(QUICK))
         config.merge_from_dict(copy.deepcopy(SHORT[kind]))
-        config.model.backbone.arch = SMALL if kind != 'classifier' else 't2'
+        config.model.backbone.update(arch=SMALL if kind != 'classifier' else 't2', init_cfg=None)
         configs[kind] = config
     return configs
 

@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
 from ..conftest import ROOT, authors_checkpoint, load_script
+from ..helpers import write_digits_start
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
 # Folders of recipes that no one has trained, and their configs.
@@ -27,6 +28,7 @@ def make(folder):
     """Fill ``folder`` with 8 training and 4 validation scenes and with checkpoints."""
     make_data(folder)
     make_checkpoints(folder)
+    write_digits_start(folder)
 
 
 def make_data(folder):

@@ -32,8 +32,17 @@ class Task(NamedTuple):
 TOP1 = (Metric('accuracy/top1', 'top-1', 95.0),)
 BOX, MASK = Metric('coco/bbox_mAP', 'bbox mAP', 0.50), Metric('coco/segm_mAP', 'segm mAP', 0.45)
 MIOU = (Metric('mIoU', 'mIoU', 60.0),)
+START = dict(needs='pretraining', option='model.backbone.init_cfg.checkpoint')
 TASKS = (  # a task stands behind the one that it needs
     Task('classification', 'Classification', 'mmpretrain', 'mobilemamba/mobilemamba-t2_*e_digits*.py', TOP1),
+    Task(
+        'pretraining',
+        'Classification, one epoch',
+        'mmpretrain',
+        'mobilemamba/mobilemamba-t2_*-pretrain_digits*.py',
+        (TOP1[0]._replace(target=85.0),),
+        limit=None,
+    ),
     Task(
         'teacher',
         'Classification, teacher',
@@ -52,7 +61,7 @@ TASKS = (  # a task stands behind the one that it needs
         option='model.teacher.init_cfg.checkpoint',
         limit=None,
     ),
-    Task('retinanet', 'RetinaNet', 'mmdet', 'retinanet/*digits*.py', (BOX,)),
+    Task('retinanet', 'RetinaNet', 'mmdet', 'retinanet/*digits*.py', (BOX._replace(target=0.65),), **START),
     Task('mask_rcnn', 'Mask R-CNN', 'mmdet', 'mask_rcnn/*digits*.py', (BOX, MASK)),
     Task('ssdlite', 'SSDLite', 'mmdet', 'ssd/*digits*.py', (BOX._replace(target=0.35),)),
     Task('deeplabv3', 'DeepLabv3', 'mmseg', 'deeplabv3/*digits*.py', MIOU),
