@@ -268,7 +268,7 @@ class _Launch:
 
 
 def _spaced(x):
-    """The map (N, C, H, W), copied unless channels are contiguous and pixels evenly spaced; and the spacing."""
+    """The map, copied unless channels are contiguous and pixels evenly spaced; and the spacing of pixels."""
     spacing = evenly_spaced(x) if x.stride(1) == 1 else None
     if spacing is None:
         return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), x.shape[1]
