@@ -1,7 +1,7 @@
 """Loads tensors, plain values and the objects of mmengine's Runner, and nothing else, in any torch version.
 
-Since torch 2.6, :mod:`mmmobilemamba.compat` extends the allow-list of ``torch.load``. That of older versions
-takes no names beside the objects, so Runner checkpoints need an unpickler with its own list.
+Since torch 2.6, :mod:`mmmobilemamba.compat` extends the allow-list of ``torch.load``. Older versions do not
+accept named objects there, so Runner checkpoints need an unpickler with its own list.
 """
 
 from __future__ import annotations

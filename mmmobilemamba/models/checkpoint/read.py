@@ -157,7 +157,7 @@ def fetch_checkpoint(checkpoint: str | Path, map_location: str = 'cpu') -> Mappi
 def unwrap(checkpoint: Mapping, wrappers: Sequence[str] = WRAPPERS) -> dict[str, Tensor]:
     """Extract the state dict of a checkpoint, without ``module.`` and ``_orig_mod.`` in its keys.
 
-    These are added by ``DataParallel`` and by ``torch.compile``.
+    DDP adds ``module.`` and ``torch.compile`` adds ``_orig_mod.``.
 
     Args:
         checkpoint (Mapping): Content of a checkpoint.
