@@ -206,7 +206,7 @@ class TimmMobileMamba(MobileMambaClassifier):
         return dict(stem=r'^backbone\.stem', blocks=stage if coarse else fine)
 
     def no_weight_decay(self) -> set[str]:
-        """None beside those of one dimension, which timm leaves out by itself, as the authors did."""
+        """Empty: timm, like the authors, excludes one-dimensional parameters from weight decay by itself."""
         return set()
 
 

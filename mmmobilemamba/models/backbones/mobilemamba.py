@@ -201,7 +201,7 @@ class MobileMamba(BaseModule):
             with folding(self):
                 fold(self)
             self.deploy = True
-            self.train(self.training)  # new modules, too
+            self.train(self.training)  # for the new modules
 
     def compile_regions(self, evaluation: bool = False, **options: Any) -> None:
         """Compile the stem, the downsamples and the blocks with ``torch.compile``, at their next call.

@@ -1,4 +1,4 @@
-"""Loads tensors, plain values and the objects of mmengine's Runner, and nothing else, in any torch version.
+"""Loads only tensors, plain values and the objects of mmengine's Runner, in any version of torch.
 
 Since torch 2.6, :mod:`mmmobilemamba.compat` extends the allow-list of ``torch.load``. Older versions do not
 accept named objects there, so Runner checkpoints need an unpickler with its own list.

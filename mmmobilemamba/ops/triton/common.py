@@ -14,7 +14,7 @@ MOST_ALIGNED = 16  # elements, the largest alignment that is considered
 
 
 def on_device(x: Tensor) -> AbstractContextManager:
-    """Context manager under which Triton launches on the device of ``x``, if it is not the current one."""
+    """Context manager that makes Triton launch on the device of ``x``, which need not be the current one."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
