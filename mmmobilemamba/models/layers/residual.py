@@ -17,7 +17,7 @@ class Residual(nn.Module):
         self.fn = fn
 
     def forward(self, x: Tensor) -> Tensor:
-        """A tensor of any shape that ``fn`` keeps -> the same shape."""
+        """x + fn(x), in the shape of ``x``."""
         return x + self.fn(x)
 
     def folded(self) -> nn.Module:
@@ -39,5 +39,5 @@ class FoldedResidual(nn.Module):
         self.fn = fn
 
     def forward(self, x: Tensor) -> Tensor:
-        """Same shape as ``x``."""
+        """x + fn(x), in the shape of ``x``."""
         return self.fn(x, x)

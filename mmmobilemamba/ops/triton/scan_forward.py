@@ -28,7 +28,7 @@ from .scan_common import (
 )
 
 TILE = (32, 4)  # most steps of a segment and segments of a chunk, the fastest measured on an H200
-# A limit at which four programs of the forward pass fit on a streaming multiprocessor of NVIDIA.
+# Registers per thread at which four programs of the forward pass fit on a multiprocessor of an NVIDIA GPU.
 REGISTERS = {} if torch.version.hip else dict(maxnreg=128)
 
 
