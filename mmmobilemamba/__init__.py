@@ -1,8 +1,8 @@
 """MobileMamba for every OpenMMLab codebase.
 
-Importing this package registers in mmengine's root registries what needs no codebase: the backbone, models
-whose widths follow it, the schedule, optimizer wrappers and the Runner; it lets torch read the Runner's
-checkpoints, and mmengine load the authors' by name (``mobilemamba://b1``).
+Importing this package registers all components that need only mmengine in its root registries: the backbone,
+``match_widths``, the schedule, the optimizer wrappers and the Runner. It also allows ``torch.load`` to read
+checkpoints of the Runner, and mmengine to load the authors' weights by name (``mobilemamba://b1``).
 """
 
 from . import engine as engine  # registers the schedule, the optimizer wrappers and the Runner

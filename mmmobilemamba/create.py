@@ -1,4 +1,4 @@
-"""Networks with pretrained weights by name, without a config: ``create_model('b1', pretrained=True)``."""
+"""Builds networks with pretrained weights without a config: ``create_model('b1', pretrained=True)``."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from .weights import SCHEME, weights_of
 from .weights.table import BY_NAME
 
 ALL_STAGES = (0, 1, 2)
-# Arguments of MobileMamba that create_model sets itself, and by which.
+# Arguments of MobileMamba that create_model sets, and the argument to use instead.
 SET_BY = dict(init_cfg='pretrained', in_channels='in_chans', adapt_in_channels='in_chans')
 
 
@@ -28,32 +28,34 @@ def create_model(
     drop_rate: float = 0.0,
     **kwargs: Any,
 ) -> MobileMambaClassifier | MobileMamba:
-    """A MobileMamba as a plain module of PyTorch.
+    """Create a MobileMamba as a plain PyTorch module.
 
     Args:
-        arch (str | dict): ``'t2'``, ``'t4'``, ``'s6'``, ``'b1'``, ``'b2'``, ``'b4'``, or as of
+        arch (str | dict): ``'t2'``, ``'t4'``, ``'s6'``, ``'b1'``, ``'b2'``, ``'b4'``, or a dict as in
             :class:`MobileMamba`.
-        pretrained (bool | str | Path): True loads the weights that the authors trained on ImageNet-1k without
-            a teacher; ``'b1-kd'`` or ``'mobilemamba://b1-kd'`` others by name; a path, those of a file.
-            They are downloaded at first use. Defaults to False.
-        num_classes (int): Classes of the classifier, 0 for pooled features. If it is another number than
-            that of the weights, the linear layer is new, and the log says so. Defaults to 1000.
-        features_only (bool): Build a backbone, which gives maps, without a head. Defaults to False.
-        out_indices (int | Sequence[int], optional): Stages that it gives, 0 to 2 (strides 16, 32 and 64), for
-            ``features_only`` alone. Defaults to None, all of them.
-        in_chans (int): Channels of the image. Weights for RGB images are adapted: summed for one channel,
-            else repeated and scaled. Defaults to 3.
-        drop_rate (float): Of the dropout before the linear layer. Defaults to 0.
-        **kwargs: Other arguments of :class:`MobileMamba`, such as ``drop_path_rate``, ``with_cp``.
+        pretrained (bool | str | Path): True loads the authors' ImageNet-1k weights, trained without a
+            teacher. A name such as ``'b1-kd'`` or ``'mobilemamba://b1-kd'`` loads other published weights.
+            Published weights are downloaded at first use. A path loads a file. Defaults to False.
+        num_classes (int): Number of classes, 0 for pooled features. If it differs from that of the weights,
+            the linear layer keeps its initialisation, and the log says so. Defaults to 1000.
+        features_only (bool): Build a backbone without a head, which returns feature maps. Defaults to False.
+        out_indices (int | Sequence[int], optional): Stages to return, 0 to 2 (strides 16, 32 and 64); only
+            with ``features_only``. Defaults to None, all stages.
+        in_chans (int): Channels of the image. RGB weights are adapted to other numbers: summed for one
+            channel, otherwise repeated and scaled. Defaults to 3.
+        drop_rate (float): Rate of the dropout before the linear layer. Defaults to 0.
+        **kwargs: Other arguments of :class:`MobileMamba`, such as ``drop_path_rate`` and ``with_cp``.
 
     Returns:
-        nn.Module: In training mode. A classifier, (N, in_chans, H, W) -> logits (N, num_classes) or features
-        (N, C); with ``features_only`` a :class:`MobileMamba`, -> a tuple of maps.
+        nn.Module: A network in training mode. By default a :class:`MobileMambaClassifier`, (N, in_chans, H,
+        W) -> logits (N, num_classes), or features (N, C) without classes. With ``features_only`` a
+        :class:`MobileMamba`, (N, in_chans, H, W) -> a tuple of maps (N, C, ceil(H / stride), ceil(W /
+        stride)).
 
     Raises:
         TypeError, ValueError: If an argument is not one of the above, or the weights are of another arch.
-        FileNotFoundError: If ``pretrained`` is a path at which there is no file.
-        CheckpointError: If the weights cannot be had or do not fit.
+        FileNotFoundError: If ``pretrained`` is a path and the file does not exist.
+        CheckpointError: If the weights cannot be downloaded or read, or do not match.
 
     Example:
         >>> model = create_model('b1', pretrained=True).eval()
@@ -82,10 +84,12 @@ def check_arguments(
     drop_rate: float,
     others: Mapping[str, Any],
 ) -> None:
-    """Refuse arguments of :func:`create_model` that do not go together.
+    """Check that the arguments of :func:`create_model` are compatible.
 
     Raises:
-        TypeError, ValueError: With what to write instead.
+        TypeError: If ``others`` contains an argument that has another name in :func:`create_model`.
+        ValueError: If ``arch`` is a name of weights, or ``drop_rate`` or ``out_indices`` does not apply to
+            this kind of network.
     """
     if isinstance(arch, str) and arch.lower() not in ARCHS and arch.lower() in BY_NAME:
         weights = weights_of(arch)
@@ -105,16 +109,19 @@ def check_arguments(
 def find_weights(
     arch: str | dict[str, Any], pretrained: bool | str | Path, with_head: bool
 ) -> str | Path | None:
-    """Where the weights for a network are: a name with its scheme, a path, or None for none.
+    """Locate the weights for a network.
 
     Args:
-        arch (str | dict): Of the network.
+        arch (str | dict): Arch of the network.
         pretrained (bool | str | Path): See :func:`create_model`.
-        with_head (bool): Whether the head of a classifier is wanted.
+        with_head (bool): Whether the weights need the head of a classifier.
+
+    Returns:
+        str | Path | None: A name with its scheme (``'mobilemamba://b1'``), a path, or None for no weights.
 
     Raises:
-        ValueError: If there are no weights of this name, they are of another network, or ``pretrained`` is
-            none of the above.
+        ValueError: If there are no weights of this name, they are of another arch or lack a head, or
+            ``pretrained`` has another type.
     """
     if pretrained is None or pretrained is False:
         return None
@@ -144,7 +151,7 @@ def find_weights(
 
 
 def is_name(pretrained: str | Path) -> bool:
-    """Whether it is a name of published weights, or can only be meant as one, and not a path (bool)."""
+    """Whether ``pretrained`` is a name of published weights, or looks like one and not like a path (bool)."""
     if isinstance(pretrained, Path):
         return False
     path = Path(pretrained)

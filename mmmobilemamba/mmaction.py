@@ -1,4 +1,4 @@
-"""All that configs for mmaction2 use: ``custom_imports = dict(imports=['mmmobilemamba.mmaction'])``."""
+"""Components for mmaction2; in a config: ``custom_imports = dict(imports=['mmmobilemamba.mmaction'])``."""
 
 from typing import Union
 
@@ -10,10 +10,10 @@ from .models import MobileMamba
 
 @MODELS.register_module(name='MobileMamba')
 class FrameMobileMamba(MobileMamba):
-    """MobileMamba under its own name in mmaction2, whose backbones return one map as a tensor.
+    """MobileMamba for mmaction2, registered as ``MobileMamba``: it returns a single map as a tensor.
 
-    mmaction2 1.2.0 unpacks a tuple of one map only if the backbone's ``type`` begins with ``mmpretrain.``;
-    the heads of its recognizers take tensors
+    The heads of mmaction2's recognizers expect tensors, and mmaction2 1.2.0 unpacks a tuple of one map only
+    if the ``type`` of the backbone starts with ``mmpretrain.``
     (https://github.com/open-mmlab/mmaction2/blob/v1.2.0/mmaction/models/recognizers/recognizer2d.py).
     ``type='mmpretrain.MobileMamba'`` is the plain backbone there. Arguments and parameters are the same.
 
@@ -23,10 +23,17 @@ class FrameMobileMamba(MobileMamba):
     """
 
     def forward(self, x: Tensor) -> Union[Tensor, tuple[Tensor, ...]]:
-        """(N, in_channels, H, W) -> (N, C, ceil(H / stride), ceil(W / stride)), or a tuple of several.
+        """Feature maps of images.
+
+        Args:
+            x (Tensor): Normalised images (N, in_channels, H, W), of a floating dtype.
+
+        Returns:
+            Tensor | tuple[Tensor]: (N, C, ceil(H / stride), ceil(W / stride)); a tuple if ``out_indices`` has
+            several stages.
 
         Raises:
-            ValueError: If ``x`` has another number of dimensions, or is not of a floating type.
+            ValueError: If ``x`` does not have four dimensions or a floating dtype.
         """
         maps = super().forward(x)
         return maps[0] if len(maps) == 1 else maps

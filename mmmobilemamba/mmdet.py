@@ -1,4 +1,4 @@
-"""All that configs for mmdet use: ``custom_imports = dict(imports=['mmmobilemamba.mmdet'])``."""
+"""Components for mmdet; in a config: ``custom_imports = dict(imports=['mmmobilemamba.mmdet'])``."""
 
 from .models import dense_heads, necks
 

@@ -1,6 +1,6 @@
-"""All that configs for mmpretrain use: ``custom_imports = dict(imports=['mmmobilemamba.mmpretrain'])``.
+"""Components for mmpretrain; in a config: ``custom_imports = dict(imports=['mmmobilemamba.mmpretrain'])``.
 
-The names of our classifiers in mmpretrain's model hub are entered by :mod:`mmmobilemamba.zoo`.
+To register the classifiers in mmpretrain's model hub, import :mod:`mmmobilemamba.zoo`.
 """
 
 from . import datasets

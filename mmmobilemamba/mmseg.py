@@ -1,10 +1,10 @@
-"""All that configs for mmseg use: ``custom_imports = dict(imports=['mmmobilemamba.mmseg'])``."""
+"""Components for mmseg; in a config: ``custom_imports = dict(imports=['mmmobilemamba.mmseg'])``."""
 
 from importlib.util import find_spec
 
 from . import visualization
 
-if find_spec('mmdet'):  # whose FPN the necks build on
+if find_spec('mmdet'):  # the necks need its FPN
     from .models import necks as necks
 
 __all__ = ['visualization']

@@ -4,9 +4,9 @@
     >>> import timm
     >>> model = timm.create_model('mobilemamba_b1', pretrained=True, num_classes=10)
 
-Those that end in ``_distilled`` are the same networks with the weights that were trained with a teacher.
-Weights come through :func:`mmmobilemamba.weights.fetch`, not timm's ``cache_dir``. Needs timm, which the
-package itself does not, so it is imported on request.
+Models whose names end in ``_distilled`` have the same architecture, with weights trained with a teacher.
+Weights are downloaded by :func:`mmmobilemamba.weights.fetch`, not into timm's ``cache_dir``. This module
+needs timm 1.0.3 or newer, which the package itself does not, so it has to be imported explicitly.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ except ImportError as error:
         'mmmobilemamba.timm_models needs timm 1.0.3 or newer: python -m pip install "timm>=1.0.3"'
     ) from error
 
-SIZES = dict(t2=192, t4=192, s6=224, b1=256, b2=384, b4=512)  # pixels of the images, by arch
+SIZES = dict(t2=192, t4=192, s6=224, b1=256, b2=384, b4=512)  # height and width of the images, in pixels
 POOLS = ('avg', '')
 MAPS = (
     "The head reads pooled features, so with classes global_pool must be 'avg': reset_classifier(n, 'avg')."
@@ -38,17 +38,17 @@ MAPS = (
 
 
 class TimmMobileMamba(MobileMambaClassifier):
-    """The classifier with what timm asks of its models.
+    """The classifier with the interface of timm's models.
 
     Args:
-        arch (str): A name of the family. Defaults to ``'t2'``.
+        arch (str): Name of the arch. Defaults to ``'t2'``.
         num_classes (int): Number of classes; 0 for pooled features. Defaults to 1000.
         in_chans (int): Channels of the image. Defaults to 3.
         global_pool (str): ``'avg'``, or ``''`` for maps with ``num_classes=0``. Defaults to ``'avg'``.
-        drop_rate (float): Of the dropout before the linear layer. Defaults to 0.
-        drop_path_rate (float, optional): Stochastic depth. Defaults to None, the arch's own.
-        device (torch.device | str, optional): Where it is built. Defaults to None, the CPU.
-        dtype (torch.dtype, optional): Of the parameters. Defaults to None, PyTorch's.
+        drop_rate (float): Rate of the dropout before the linear layer. Defaults to 0.
+        drop_path_rate (float, optional): Stochastic depth rate. Defaults to None, that of the arch.
+        device (torch.device | str, optional): Device of the parameters. Defaults to None, PyTorch's default.
+        dtype (torch.dtype, optional): Dtype of the parameters. Defaults to None, PyTorch's default.
         **kwargs: Other arguments of :class:`MobileMamba`, such as ``norm_eval``.
 
     Raises:
@@ -70,7 +70,7 @@ class TimmMobileMamba(MobileMambaClassifier):
         check_pool(global_pool)
         if num_classes and not global_pool:
             raise ValueError(MAPS)
-        self.global_pool = global_pool  # first, as reset_classifier reads it when the head is built
+        self.global_pool = global_pool  # before super().__init__, which calls reset_classifier
         rates = dict(drop_rate=drop_rate, drop_path_rate=drop_path_rate)
         with nullcontext() if device is None else torch.device(device):
             super().__init__(
@@ -87,15 +87,15 @@ class TimmMobileMamba(MobileMambaClassifier):
         ]
 
     def pool(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C), or as it is with ``global_pool=''``."""
+        """(N, C, H, W) -> (N, C), or unchanged with ``global_pool=''``."""
         return super().pool(x) if self.global_pool else x
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Give the network a new head, and another pooling if one is named.
+        """Replace the head, and optionally the pooling.
 
         Args:
             num_classes (int): Number of classes; 0 for features.
-            global_pool (str, optional): ``'avg'`` or ``''``. Defaults to None, as it is.
+            global_pool (str, optional): ``'avg'`` or ``''``. Defaults to None, no change.
 
         Raises:
             ValueError: If either is not one of the above.
@@ -106,10 +106,16 @@ class TimmMobileMamba(MobileMambaClassifier):
         self.global_pool = self.global_pool if global_pool is None else global_pool
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """As that of :class:`MobileMambaClassifier`; with ``global_pool=''`` the features as they are.
+        """Features (N, C, H, W) -> logits (N, num_classes), or without a head (N, C).
+
+        With ``global_pool=''``, the features are returned unchanged.
+
+        Args:
+            x (Tensor): (N, C, H, W).
+            pre_logits (bool): Skip the head. Defaults to False.
 
         Raises:
-            ValueError: If there is a head and no pooling before it.
+            ValueError: If the network has classes and ``global_pool=''``, unless ``pre_logits`` is set.
         """
         if self.num_classes and not (self.global_pool or pre_logits):
             raise ValueError(MAPS)
@@ -124,21 +130,23 @@ class TimmMobileMamba(MobileMambaClassifier):
         output_fmt: str = 'NCHW',
         intermediates_only: bool = False,
     ) -> list[Tensor] | tuple[Tensor, list[Tensor]]:
-        """The maps of stages.
+        """Return the feature maps of stages.
 
         Args:
             x (Tensor): (N, in_chans, H, W).
-            indices (int | Sequence[int], optional): The last n stages, or these. Defaults to None, all.
+            indices (int | Sequence[int], optional): An int n for the last n stages, or a sequence of stages.
+                Defaults to None, all stages.
             norm (bool): Has no effect, as no norm layer follows the stages. Defaults to False.
-            stop_early (bool): Leave out the stages after the last wanted one. Defaults to False.
-            output_fmt (str): ``'NCHW'``.
-            intermediates_only (bool): Return nothing but the maps. Defaults to False.
+            stop_early (bool): Do not run the stages after the last one in ``indices``. Defaults to False.
+            output_fmt (str): Must be ``'NCHW'``. Defaults to ``'NCHW'``.
+            intermediates_only (bool): Return only the maps of ``indices``. Defaults to False.
 
         Returns:
-            tuple: The last map (Tensor), and the wanted ones (list[Tensor]), (N, C, H, W) each.
+            tuple[Tensor, list[Tensor]] | list[Tensor]: The last map and the maps of ``indices``, (N, C, H, W)
+            each; with ``intermediates_only`` the list alone.
 
         Raises:
-            ValueError: If ``output_fmt`` is another one.
+            ValueError: If ``output_fmt`` is not ``'NCHW'``.
         """
         if output_fmt != 'NCHW':
             raise ValueError(f"The maps are (N, C, H, W): output_fmt must be 'NCHW', not {output_fmt!r}.")
@@ -152,15 +160,16 @@ class TimmMobileMamba(MobileMambaClassifier):
     def prune_intermediate_layers(
         self, indices: int | Sequence[int] = 1, prune_norm: bool = False, prune_head: bool = True
     ) -> list[int]:
-        """Drop the stages after the last wanted one, and the head, which does without them no longer.
+        """Remove the stages after the last one in ``indices``, and the head.
 
         Args:
             indices (int | Sequence[int]): As in :meth:`forward_intermediates`. Defaults to 1.
             prune_norm (bool): Has no effect, as no norm layer follows the stages. Defaults to False.
-            prune_head (bool): Drop the head if all stages stay, too. Defaults to True.
+            prune_head (bool): Remove the head even if all stages are kept. Otherwise it is removed only with
+                the stages that it needs. Defaults to True.
 
         Returns:
-            list[int]: The wanted stages.
+            list[int]: The stages in ``indices``.
         """
         backbone = self.backbone
         wanted, last = feature_take_indices(len(backbone.stages), indices)
@@ -176,40 +185,53 @@ class TimmMobileMamba(MobileMambaClassifier):
         return list(wanted)  # a set in timm 1.0.3
 
     def set_grad_checkpointing(self, enable: bool = True) -> None:
-        """Recompute each block in backward instead of keeping its activations."""
+        """Recompute each block in backward instead of storing its activations.
+
+        Args:
+            enable (bool): Whether to do so. Defaults to True.
+        """
         for stage in self.backbone.stages:
             stage.with_cp = enable
 
     def group_matcher(self, coarse: bool = False) -> dict[str, Any]:
-        """Patterns of parameters' names for layer-wise decay: the stem, then a layer a stage or a block.
+        """Patterns of parameter names for layer-wise decay: the stem, then one layer per stage or block.
 
-        The first block of a stage is a layer together with the downsample, as in
-        :meth:`MobileMamba.get_layer_depth`.
+        The first block of a stage includes the downsample, as in :meth:`MobileMamba.get_layer_depth`.
+
+        Args:
+            coarse (bool): One layer per stage instead of one per block. Defaults to False.
         """
         stage = r'^backbone\.stages\.(\d+)'
         fine = [(rf'{stage}\.downsample', (0,)), (rf'{stage}\.blocks\.(\d+)', None)]
         return dict(stem=r'^backbone\.stem', blocks=stage if coarse else fine)
 
     def no_weight_decay(self) -> set[str]:
-        """None beside those of one dimension, which timm leaves out by itself, as the authors did."""
+        """Empty: timm, like the authors, excludes one-dimensional parameters from weight decay by itself."""
         return set()
 
 
 def check_pool(name: str) -> None:
-    """Make sure that there is a pooling of this name.
+    """Check the name of a pooling.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it is not one of ``POOLS``.
     """
     if name not in POOLS:
         raise ValueError(f"global_pool must be 'avg', or '' for maps, not {name!r}.")
 
 
 def filter_checkpoint(state_dict: Mapping[str, Any], model: nn.Module) -> dict[str, Tensor]:
-    """Called by timm with a file of one's own: a classifier of the authors or of ours, under our names.
+    """Convert a state dict for timm, which calls this function for files given by the user.
+
+    Args:
+        state_dict (dict): A classifier in the authors' layout or that of this package.
+        model (TimmMobileMamba): The model to load.
+
+    Returns:
+        dict[str, Tensor]: The entries under the names of ``model``.
 
     Raises:
-        CheckpointError: If its backbone does not fit completely, which timm does not ask for in all cases.
+        CheckpointError: If the backbone does not match completely, which timm itself does not always check.
     """
     state_dict = unwrap(state_dict)
     fitting_weights(model.backbone, state_dict)  # timm adapts the first convolution itself
@@ -221,11 +243,16 @@ def filter_checkpoint(state_dict: Mapping[str, Any], model: nn.Module) -> dict[s
 
 
 def pretrained_cfg(arch: str, weights: str) -> dict[str, Any]:
-    """What timm knows of a model: the recipe's image size and test pipeline, and where its weights are."""
+    """timm's config of pretrained weights: the recipe's image size and test pipeline, and the weights.
+
+    Args:
+        arch (str): Name of the arch.
+        weights (str): Name of the published weights.
+    """
     size = SIZES[arch]
     return dict(
         file=f'{SCHEME}{weights}',
-        custom_load=True,  # by load_pretrained of the model
+        custom_load=True,  # loaded by the model's load_pretrained
         input_size=(3, size, size),
         pool_size=(-(-size // 64), -(-size // 64)),
         crop_pct=0.875,
@@ -250,7 +277,15 @@ default_cfgs = generate_default_cfgs({f'{name}.in1k': pretrained_cfg(*NAMES[name
 
 
 def entrypoint(name: str, arch: str) -> Callable[..., nn.Module]:
-    """The function by which timm makes a model."""
+    """Make the function by which timm creates a model.
+
+    Args:
+        name (str): timm's name of the model.
+        arch (str): Name of the arch.
+
+    Returns:
+        Callable: ``create(pretrained=False, **kwargs)``.
+    """
 
     def create(pretrained: bool = False, **kwargs: Any) -> nn.Module:
         return build_model_with_cfg(
@@ -270,4 +305,4 @@ def entrypoint(name: str, arch: str) -> Callable[..., nn.Module]:
 
 __all__ = ['TimmMobileMamba']
 for name, (arch, _) in NAMES.items():
-    register_model(entrypoint(name, arch))  # which adds the name to __all__
+    register_model(entrypoint(name, arch))  # adds the name to __all__

@@ -1,13 +1,13 @@
-"""MobileMamba's classifiers in mmpretrain's model hub: importing this module enters them.
+"""MobileMamba's classifiers in mmpretrain's model hub: importing this module registers them.
 
     >>> import mmmobilemamba.zoo
     >>> from mmpretrain import get_model, list_models
     >>> list_models('mobilemamba*')
     >>> model = get_model('mobilemamba-t2_8xb128_in1k', pretrained=True)  # the authors' weights
 
-The hub is what ``get_model``, ``list_models``, ``inference_model`` and
-``ImageClassificationInferencer`` look names up in. Needs mmpretrain, which the package itself does
-not, so it is imported on request. Detectors and segmentors stay out: the hub builds classifiers.
+``get_model``, ``list_models``, ``inference_model`` and ``ImageClassificationInferencer`` look up names in
+this hub. The module needs mmpretrain, which the package itself does not, so it has to be imported explicitly.
+Detectors and segmentors are not registered, as the hub builds classifiers only.
 """
 
 from pathlib import Path
@@ -21,12 +21,12 @@ METAFILE = Path('configs', 'mobilemamba', 'metafile.yml')
 
 
 def register_classifiers() -> None:
-    """Enter the models of ``configs/mobilemamba/metafile.yml`` in mmpretrain's ``ModelHub``.
+    """Register the models of ``configs/mobilemamba/metafile.yml`` in mmpretrain's ``ModelHub``.
 
-    Names that are there already, as after ``importlib.reload``, are left alone.
+    Does nothing if all names are already registered, for example after ``importlib.reload``.
 
     Raises:
-        FileNotFoundError: If the metafile is not where it was installed.
+        FileNotFoundError: If the installation lacks the metafile.
         ValueError: If another model has one of the names.
     """
     root = find_root()

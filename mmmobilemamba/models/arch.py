@@ -1,4 +1,7 @@
-"""Sizes of the MobileMamba family, and the checks of what users ask for."""
+"""The archs of the MobileMamba family, and checks of ``arch`` and ``out_indices``.
+
+Source: https://arxiv.org/abs/2411.15941 and the authors' released checkpoints.
+"""
 
 from __future__ import annotations
 
@@ -34,17 +37,18 @@ ARCHS = dict(
 
 
 def resolve_arch(arch: str | dict[str, Any], drop_path_rate: float | None = None) -> dict[str, Any]:
-    """All fields of an arch, checked.
+    """Look up and check an arch.
 
     Args:
-        arch (str | dict): A name of ``ARCHS``, in any case, or a dict with all ``ARCH_FIELDS``.
-        drop_path_rate (float, optional): Replaces the arch's own.
+        arch (str | dict): A name of ``ARCHS``, case-insensitive, or a dict with all ``ARCH_FIELDS``.
+        drop_path_rate (float, optional): Overrides that of the arch. Defaults to None.
 
     Returns:
-        dict: The fields, sequences as tuples.
+        dict: All fields; sequences are tuples.
 
     Raises:
-        TypeError, ValueError: Naming what is allowed.
+        TypeError: If ``arch`` is neither a name nor a dict.
+        ValueError: If the name or a field does not exist, a field is missing, or a value is invalid.
     """
     if isinstance(arch, str):
         if arch.lower() not in ARCHS:
@@ -98,10 +102,17 @@ def _check_values(arch):
 
 
 def stage_splits(arch: Mapping[str, Any], index: int) -> tuple[int, int, int]:
-    """Channels of the global, local and identity parts of a stage's mixers.
+    """Channels of the global, local and identity parts of the mixers of a stage.
 
-    The global part is rounded to the nearest multiple of 16 (a tie goes up), the local part
-    gives way to it, and the rest is identity.
+    The global part is rounded to the nearest multiple of 16 (ties up). The local part is limited to
+    the remaining channels, and the rest is identity.
+
+    Args:
+        arch (dict): Result of :func:`resolve_arch`.
+        index (int): Index of the stage, 0 to 2.
+
+    Returns:
+        tuple[int, int, int]: Global, local and identity channels.
     """
     channels = arch['embed_dims'][index]
     global_part = (int(arch['global_ratios'][index] * channels) + 8) // 16 * 16
@@ -110,10 +121,18 @@ def stage_splits(arch: Mapping[str, Any], index: int) -> tuple[int, int, int]:
 
 
 def resolve_out_indices(out_indices: int | Sequence[int], num_stages: int) -> tuple[int, ...]:
-    """Wanted stages in ascending order, from an int or a sequence with negative ones.
+    """Normalise ``out_indices``.
+
+    Args:
+        out_indices (int | Sequence[int]): Stages; negative ones count from the end.
+        num_stages (int): Number of stages.
+
+    Returns:
+        tuple[int]: The stages, not negative and in ascending order.
 
     Raises:
-        TypeError, ValueError: If it is empty, repeats a stage or names one that does not exist.
+        TypeError: If ``out_indices`` is neither an int nor a sequence of ints.
+        ValueError: If it is empty, repeats a stage or names one that does not exist.
     """
     if isinstance(out_indices, Integral):
         out_indices = (int(out_indices),)

@@ -1,4 +1,4 @@
-"""``torch.compile`` that pays, for any model that holds the backbone."""
+"""``torch.compile`` by region, for any model that contains the backbone."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from .backbones import MobileMamba
 def compile_regions(model: nn.Module, evaluation: bool = False, **options: Any) -> nn.Module:
     """Compile every MobileMamba in a model by region, in place.
 
-    The rest of the model, such as heads and losses, runs as it is. Parameters, buffers and their names stay:
-    checkpoints, EMA, DDP and AMP work as before. The same as ``compile=True`` in a config of the backbone.
+    This equals ``compile=True`` in the config of the backbone. The rest of the model, such as heads and
+    losses, is not compiled. Parameters, buffers and their names do not change, so checkpoints, EMA, DDP and
+    AMP work as before.
 
     Args:
-        model (nn.Module): A backbone, or anything that has one inside.
-        evaluation (bool): Run compiled in evaluation, too. Defaults to False, as compilation for each size
-            of test images costs more than it gains.
-        **options: Of ``torch.compile``.
+        model (nn.Module): A backbone, or a model that contains one.
+        evaluation (bool): Also run the compiled form in evaluation. Defaults to False, as compiling for each
+            size of test images costs more than it gains.
+        **options: Arguments of ``torch.compile``.
 
     Returns:
         nn.Module: The model.
@@ -37,7 +38,7 @@ def compile_regions(model: nn.Module, evaluation: bool = False, **options: Any) 
 
 
 def find_backbones(model: nn.Module) -> list[MobileMamba]:
-    """Every MobileMamba in a model (list).
+    """Every MobileMamba in a model (list[MobileMamba]).
 
     Raises:
         ValueError: If there is none.

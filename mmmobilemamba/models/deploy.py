@@ -1,19 +1,19 @@
-"""The deployed form of a whole model."""
+"""Switches a whole model to its deployed form."""
 
 from torch import nn
 
 
 def deploy(model: nn.Module) -> list[str]:
-    """Switch every part of a model that has a ``switch_to_deploy`` to its deployed form, in place.
+    """Call ``switch_to_deploy`` of every module that has one, in place.
 
-    Parts of this package that have one are MobileMamba, MobileMambaClsHead and DeconvFPN. A part that is
-    deployed already stays as it is.
+    In this package these are MobileMamba, MobileMambaClassifier and its head, MobileMambaClsHead and
+    DeconvFPN. Modules that are already deployed do not change.
 
     Args:
-        model (nn.Module): A backbone, or anything that has one inside.
+        model (nn.Module): A backbone, or a model that contains one.
 
     Returns:
-        list[str]: Names of these parts in the model, '' for the model itself.
+        list[str]: Names of these modules in the model, '' for the model itself.
 
     Example:
         >>> backbone = MobileMamba('t2').eval()

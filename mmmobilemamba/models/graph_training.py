@@ -1,4 +1,4 @@
-"""Training steps of the backbone as CUDA graphs, which launch hundreds of kernels at once.
+"""Training steps of the backbone as CUDA graphs, which launch hundreds of kernels in one call.
 
 Source: https://docs.pytorch.org/docs/stable/notes/cuda.html#partial-network-capture.
 """
@@ -19,23 +19,24 @@ HINT = 'Leave CUDA graphs out of this training: the CUDAGraphHook in custom_hook
 
 
 def graph_training(model: nn.Module, warmup: int = 3) -> nn.Module:
-    """Let every MobileMamba in a model run its training steps as CUDA graphs, in place.
+    """Run the training steps of every MobileMamba in a model as CUDA graphs, in place.
 
-    Forward and backward are captured at the first step in training, with the type of autocast and the size of
-    images that are met there, and replayed from then on. Evaluation runs as before, as do steps without
-    gradients. Gradients may be accumulated over several steps, each with its own backward. Use
-    ``CUDAGraphHook`` in configs.
+    In configs, use ``CUDAGraphHook``. Forward and backward are captured in the first training step, for its
+    autocast dtype and image size, and replayed in later steps. Evaluation and steps without gradients are not
+    affected. Gradients can be accumulated over several steps, each with its own backward.
 
     Args:
-        model (nn.Module): A backbone, or anything that has one inside, on a GPU before the first step.
-        warmup (int): Steps before the capture, at least 1, which change no statistics. Defaults to 3.
+        model (nn.Module): A backbone, or a model that contains one; on a GPU before the first step.
+        warmup (int): Warm-up steps before the capture, at least 1. They do not change batch statistics.
+            Defaults to 3.
 
     Returns:
         nn.Module: The model.
 
     Raises:
-        ValueError: If there is no MobileMamba in the model, or one that cannot be captured.
-        RuntimeError: If there is no GPU.
+        ValueError: If there is no MobileMamba in the model, or it cannot be captured: ``with_cp=True``, or
+            SyncBN.
+        RuntimeError: If there is no GPU. In later steps, see :class:`TrainingGraph`.
     """
     backbones = find_backbones(model)
     if not torch.cuda.is_available():
@@ -47,10 +48,10 @@ def graph_training(model: nn.Module, warmup: int = 3) -> nn.Module:
 
 
 def check_capturable(backbone: MobileMamba) -> None:
-    """Make sure that nothing in a backbone has to wait for the GPU within a step.
+    """Check that a step of the backbone can be captured as a CUDA graph.
 
     Raises:
-        ValueError: If something has to.
+        ValueError: If the backbone uses activation checkpointing or SyncBN.
     """
     if any(stage.with_cp for stage in backbone.stages):
         raise ValueError(f'with_cp=True cannot be captured: recomputation saves random states. {HINT}')
@@ -68,22 +69,29 @@ class TrainingGraph:
     def __init__(self, warmup):
         self.warmup = warmup
         self.graphed = self.signature = self.state = None
-        self.turn = lambda: None  # a weak reference to the last step
+        self.turn = lambda: None  # weak reference to the last step
         self.kept = {}
 
     def __deepcopy__(self, memo):
-        """A copy of the backbone has weights of its own, and so graphs of its own."""
+        """Start without graphs: a copy of the backbone has its own weights and needs its own graphs."""
         return TrainingGraph(self.warmup)
 
     def __reduce__(self):
         return TrainingGraph, (self.warmup,)
 
     def __call__(self, backbone, x):
-        """What ``backbone`` gives for ``x`` in training, (N, C, H, W): a tuple of maps.
+        """Run the forward pass of ``backbone``, and capture both passes in the first step.
+
+        Args:
+            backbone (MobileMamba): In training mode, on a GPU.
+            x (Tensor): Images (N, C, H, W).
+
+        Returns:
+            tuple[Tensor]: Feature maps.
 
         Raises:
-            RuntimeError: If the size or type of ``x`` is another than before, the last step still waits for
-                its backward, or the capture fails.
+            RuntimeError: If the size or dtype of ``x`` differs from that of the capture, the last step has
+                not run its backward, or the capture fails.
         """
         signature = describe(x)
         if self.signature not in (None, signature):
@@ -99,7 +107,7 @@ class TrainingGraph:
                 f'would overwrite. Call backward first, or the backbone once for all images. {HINT}'
             )
         state = describe_state(backbone)
-        if state != self.state:  # as after .to(): the graphs would read memory of the past
+        if state != self.state:  # after .to(), for example, the graphs would read freed memory
             self.graphed = capture(backbone, x, self.warmup)
             self.signature, self.state = signature, state
         self.keep_gradients(backbone)
@@ -108,7 +116,7 @@ class TrainingGraph:
         return FinishTurn.apply(turn, *self.graphed(x))
 
     def keep_gradients(self, backbone: MobileMamba) -> None:
-        """Take gradients that are to be added to out of the memory that the next backward writes to."""
+        """Copy accumulated gradients out of the memory that the next backward overwrites."""
         for parameter in backbone.parameters():
             grad = parameter.grad
             if grad is not None and self.kept.get(parameter) != grad.data_ptr():
@@ -117,13 +125,13 @@ class TrainingGraph:
 
 
 class Turn:
-    """A step, from its forward to its backward; the graph of automatic differentiation holds it."""
+    """A step from its forward to its backward; the autograd graph keeps it alive."""
 
     is_over = False
 
 
 class FinishTurn(torch.autograd.Function):
-    """Copies of the outputs, which the next step leaves alone; notes when backward is reached."""
+    """Copies the outputs, so that the next step does not overwrite them, and records when backward runs."""
 
     @staticmethod
     def forward(ctx: Any, turn: Turn, *outs: Tensor) -> tuple[Tensor, ...]:
@@ -137,7 +145,7 @@ class FinishTurn(torch.autograd.Function):
 
 
 class Plain(nn.Module):
-    """A backbone without its graphs, as PyTorch captures it."""
+    """A backbone whose ``forward`` does not use CUDA graphs, for the capture."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -149,35 +157,38 @@ class Plain(nn.Module):
 
 
 def describe(x: Tensor) -> str:
-    """What a capture depends on: size, types, and whether the images need gradients (str)."""
+    """The properties of the images that a capture depends on, in words (str)."""
     autocast = autocast_dtype() if torch.is_autocast_enabled() else 'off'
     grad = ', gradients' if x.requires_grad else ''
     return f'shape {tuple(x.shape)}, {x.dtype}, autocast {autocast}, {x.device}{grad}'
 
 
 def autocast_dtype() -> torch.dtype:
-    """The type of autocast on GPUs."""
+    """Dtype of autocast on GPUs (torch.dtype)."""
     if hasattr(torch, 'get_autocast_dtype'):  # since PyTorch 2.4
         return torch.get_autocast_dtype('cuda')
     return torch.get_autocast_gpu_dtype()
 
 
 def describe_state(backbone: MobileMamba) -> tuple:
-    """Where the weights are, which learn, and which modules train (tuple)."""
+    """The state that a capture depends on (tuple): addresses of tensors, ``requires_grad``, train modes."""
     tensors = (*backbone.parameters(), *backbone.buffers())
     places = tuple((tensor.data_ptr(), tensor.requires_grad) for tensor in tensors)
     return places, tuple(module.training for module in backbone.modules())
 
 
 def capture(backbone: MobileMamba, x: Tensor, warmup: int) -> Callable[[Tensor], tuple[Tensor, ...]]:
-    """Forward and backward as CUDA graphs (Callable), which leaves the statistics as they are.
+    """Capture forward and backward as CUDA graphs. Batch statistics are restored afterwards.
+
+    Returns:
+        Callable: x (N, C, H, W) -> tuple of maps.
 
     Raises:
-        RuntimeError: If it fails.
+        RuntimeError: If the capture fails.
     """
     before = [buffer.clone() for buffer in backbone.buffers()]
     sample = x.detach().clone().requires_grad_(x.requires_grad)
-    # Weights that autocast has cast are kept for the rest of a step, and would be missing in the next one.
+    # Autocast frees its cache of cast weights after the step, but the graphs would still read it.
     context = torch.autocast(
         'cuda', autocast_dtype(), enabled=torch.is_autocast_enabled(), cache_enabled=False
     )

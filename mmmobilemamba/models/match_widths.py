@@ -1,4 +1,4 @@
-"""Detectors and segmentors whose necks and heads follow the width of the backbone."""
+"""Detectors and segmentors whose necks and heads follow the widths of the backbone."""
 
 from __future__ import annotations
 
@@ -10,35 +10,35 @@ from torch import nn
 
 from .arch import resolve_arch
 
-CHANNELS = re.compile(r'(^|_)channels$')  # the keys under which widths stand
+CHANNELS = re.compile(r'(^|_)channels$')  # keys of widths
 
 
 @MODELS.register_module()
 def match_widths(model_type: str, backbone: dict[str, Any], **model: Any) -> nn.Module:
-    """Build a detector or segmentor with the widths that its backbone's ``arch`` has.
+    """Build a detector or segmentor, filling in widths from the ``arch`` of its backbone.
 
-    Under every key that ends in ``channels``, like ``in_channels`` or ``c1_in_channels``, however deep in the
-    model, ``'stage0'``, ``'stage1'`` and ``'stage2'`` stand for the channels of MobileMamba's stages, alone
-    or in a list, so that ``model.backbone.arch`` is all there is to change for another size. Numbers stay
-    as they are.
+    To change the size of the backbone, set ``model.backbone.arch`` only. At any depth of the model config,
+    values of keys that end in ``channels``, such as ``in_channels`` or ``c1_in_channels``, may be
+    ``'stage0'``, ``'stage1'`` or ``'stage2'``, alone or in a list. They are replaced by the channels of these
+    stages of MobileMamba. Numbers are kept.
 
     Args:
-        model_type (str): ``type`` of the model, like ``'RetinaNet'`` or ``'EncoderDecoder'``.
+        model_type (str): ``type`` of the model, such as ``'RetinaNet'`` or ``'EncoderDecoder'``.
         backbone (dict): Config of :class:`MobileMamba`.
         **model: The other arguments of the model.
 
     Returns:
-        nn.Module: The model, which knows nothing of this.
+        nn.Module: The model, built as if the config had contained numbers.
 
     Raises:
-        ValueError: If the backbone is not MobileMamba, or a width is a word other than those three.
+        ValueError: If the backbone is not MobileMamba, or a width is any other string.
 
     Example:
         >>> neck = dict(type='DeconvFPN', in_channels=['stage0', 'stage1', 'stage2'], ...)
         >>> model = dict(type='match_widths', model_type='RetinaNet', neck=neck, ...)
     """
-    kind = backbone.get('type')  # a class in configs of mmengine's pure Python style
-    name = str(getattr(kind, '__name__', kind))  # with a scope in front, or what mmmobilemamba.mmaction has
+    kind = backbone.get('type')  # a class in mmengine's pure Python configs
+    name = str(getattr(kind, '__name__', kind))  # may have a scope, or be FrameMobileMamba of mmaction
     if not name.endswith('MobileMamba') or 'arch' not in backbone:
         raise ValueError(
             f"match_widths takes widths from backbone=dict(type='MobileMamba', arch=...), not from "
@@ -50,7 +50,7 @@ def match_widths(model_type: str, backbone: dict[str, Any], **model: Any) -> nn.
 
 
 def _replace(value, widths, path='model'):
-    """``value`` with names of stages replaced by widths wherever a key fits ``CHANNELS``."""
+    """``value`` with names of stages replaced by widths under all keys that match ``CHANNELS``."""
     if isinstance(value, (list, tuple)):
         return type(value)(_replace(item, widths, path) for item in value)
     if isinstance(value, dict):

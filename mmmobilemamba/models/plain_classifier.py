@@ -1,4 +1,4 @@
-"""A classifier of plain PyTorch, equal to mmpretrain's ``ImageClassifier`` of our recipes."""
+"""A classifier in plain PyTorch, equal to mmpretrain's ``ImageClassifier`` of the recipes."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from .layers import fold_norm_before, folding
 
 
 class NormLinearHead(nn.Module):
-    """Batch norm, dropout and a linear layer; parameters have the names of ``MobileMambaClsHead``.
+    """Batch norm, dropout and a linear layer, with the parameter names of ``MobileMambaClsHead``.
 
     Args:
         in_features (int): Channels of the pooled features, C.
         num_classes (int): Number of classes.
-        drop_rate (float): Of the dropout. Defaults to 0.
+        drop_rate (float): Rate of the dropout. Defaults to 0.
     """
 
     def __init__(self, in_features, num_classes, drop_rate=0.0):
@@ -45,7 +45,7 @@ class NormLinearHead(nn.Module):
 
     @property
     def is_deployed(self) -> bool:
-        """Whether the batch norm is in the linear layer (bool)."""
+        """Whether the batch norm is folded into the linear layer (bool)."""
         return isinstance(self.head, nn.Linear)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -53,7 +53,7 @@ class NormLinearHead(nn.Module):
         return self.head(x)
 
     def switch_to_deploy(self) -> None:
-        """Fold the batch norm into the linear layer, in float64; a second call changes nothing."""
+        """Fold the batch norm into the linear layer, in float64. A second call does nothing."""
         if not self.is_deployed:
             with folding(self):
                 self.head = fold_norm_before(self.head.bn, self.head.linear)
@@ -67,16 +67,16 @@ class NormLinearHead(nn.Module):
 class MobileMambaClassifier(nn.Module):
     """MobileMamba with global average pooling, batch norm and a linear layer.
 
-    Parameters have the names that they have in mmpretrain's ``ImageClassifier`` of our recipes, so that
-    checkpoints of either load into the other. Those of the authors load as they are. For training it takes
-    batches of two images or more, as the head pools each channel to one value.
+    Parameter names equal those of mmpretrain's ``ImageClassifier`` in the recipes, so the two can load each
+    other's checkpoints. The authors' checkpoints load without conversion. Training needs batches of two or
+    more images, as the head pools each channel to one value before its batch norm.
 
     Args:
-        arch (str | dict): Of :class:`MobileMamba`. Defaults to ``'t2'``.
+        arch (str | dict): As in :class:`MobileMamba`. Defaults to ``'t2'``.
         num_classes (int): Number of classes; 0 for pooled features. Defaults to 1000.
-        drop_rate (float): Of the dropout before the linear layer. Defaults to 0.
+        drop_rate (float): Rate of the dropout before the linear layer. Defaults to 0.
         deploy (bool): Build the deployed form, see :meth:`switch_to_deploy`. Defaults to False.
-        **kwargs: Other arguments of :class:`MobileMamba`, less ``out_indices`` and ``init_cfg``.
+        **kwargs: Other arguments of :class:`MobileMamba`, except ``out_indices`` and ``init_cfg``.
 
     Attributes:
         num_features (int): Channels of the features, C.
@@ -100,7 +100,7 @@ class MobileMambaClassifier(nn.Module):
             self.switch_to_deploy()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (N, num_classes), or pooled features (N, C), of images (N, in_channels, H, W)."""
+        """Images (N, in_channels, H, W) -> logits (N, num_classes), or pooled features (N, C)."""
         return self.forward_head(self.forward_features(x))
 
     def forward_features(self, x: Tensor) -> Tensor:
@@ -108,26 +108,26 @@ class MobileMambaClassifier(nn.Module):
         return self.backbone(x)[-1]
 
     def forward_head(self, x: Tensor, pre_logits: bool = False) -> Tensor:
-        """Features (N, C, H, W) -> logits (N, num_classes), or with ``pre_logits`` pooled (N, C)."""
+        """Features (N, C, H, W) -> logits (N, num_classes), or with ``pre_logits`` pooled features (N, C)."""
         x = self.pool(x)
         return x if pre_logits else self.head(x)
 
     def pool(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C), the average of each channel."""
+        """Global average pooling: (N, C, H, W) -> (N, C)."""
         return F.adaptive_avg_pool2d(x, 1).flatten(1)
 
     def get_classifier(self) -> nn.Module:
-        """What follows the pooling: a :class:`NormLinearHead`, or ``nn.Identity`` without classes."""
+        """The module after the pooling: a :class:`NormLinearHead`, or ``nn.Identity`` without classes."""
         return self.head
 
     def reset_classifier(self, num_classes: int) -> None:
-        """Give the network a new head, whose batch norm goes on with what it has learnt, if there is one.
+        """Replace the head. The batch norm of the old head is kept, unless it is deployed.
 
         Args:
             num_classes (int): Number of classes; 0 for pooled features.
 
         Raises:
-            ValueError: If it is no whole number from 0 up.
+            ValueError: If ``num_classes`` is not an integer of 0 or more.
         """
         if not isinstance(num_classes, Integral) or num_classes < 0:
             raise ValueError(
@@ -142,26 +142,28 @@ class MobileMambaClassifier(nn.Module):
         self.head.train(self.training)
 
     def switch_to_deploy(self) -> None:
-        """Fold batch norms into convolutions and the linear layer, for inference.
+        """Fold batch norms into the convolutions and the linear layer, for inference.
 
-        A second call changes nothing. In evaluation the logits stay the same, to rounding.
+        In evaluation the logits do not change, up to rounding. A second call does nothing.
         """
         self.backbone.switch_to_deploy()
         if isinstance(self.head, NormLinearHead):
             self.head.switch_to_deploy()
 
     def load_pretrained(self, checkpoint: str | Path) -> None:
-        """Load a classifier's checkpoint, of the authors or of ours, completely.
+        """Load a checkpoint of a classifier, in the authors' layout or that of this package.
 
-        The linear layer stays as initialised where the checkpoint has another number of classes, and the log
-        says so; without classes, the head of the checkpoint is left out.
+        The checkpoint must match completely, with two exceptions. If it has another number of classes, the
+        linear layer keeps its initialisation, and the log says so. If this network has no classes, the head
+        of the checkpoint is ignored.
 
         Args:
-            checkpoint (str | Path): A file, or an address that mmengine understands: ``'mobilemamba://b1'``.
+            checkpoint (str | Path): A file, or a URL that mmengine can load, such as ``'mobilemamba://b1'``.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            CheckpointError: If it cannot be read, does not fit, or has no head where one is wanted.
+            FileNotFoundError: If the file does not exist.
+            CheckpointError: If the checkpoint cannot be read or does not match, or the network has a head and
+                the checkpoint none.
         """
         content = fetch_checkpoint(checkpoint)
         try:
@@ -186,21 +188,32 @@ class MobileMambaClassifier(nn.Module):
 
 
 def classifier_head(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The head of a classifier, of the authors or of ours, under our names; {} if there is none."""
+    """The entries of the head of a classifier, under the names of this package; {} if there is none.
+
+    Args:
+        state_dict (dict[str, Tensor]): A classifier in the authors' layout or that of this package.
+
+    Returns:
+        dict[str, Tensor]: Entries with names that start with ``head.``.
+    """
     if is_authors(state_dict):
         return convert_head(state_dict)
     return {key: value for key, value in state_dict.items() if key.startswith('head.')}
 
 
 def fitting_head(head: nn.Module, found: Mapping[str, Any]) -> dict[str, Tensor]:
-    """Weights for a head, less a linear layer of another number of classes.
+    """Weights to load into a head, without the linear layer if its number of classes differs.
 
     Args:
-        head (nn.Module): A :class:`NormLinearHead`, or another module, which takes none.
+        head (nn.Module): A :class:`NormLinearHead`; no weights are returned for any other module.
         found (dict[str, Tensor]): Result of :func:`classifier_head`.
 
+    Returns:
+        dict[str, Tensor]: The weights, with names that start with ``head.``.
+
     Raises:
-        CheckpointError: If they are not those of such a head.
+        CheckpointError: If ``found`` is empty, not a head of MobileMamba, or deployed and ``head`` is not
+            (or the reverse).
     """
     if not isinstance(head, NormLinearHead):
         return {}
@@ -216,7 +229,7 @@ def fitting_head(head: nn.Module, found: Mapping[str, Any]) -> dict[str, Tensor]
     classes, channels = shapes.get(bias, (0,)), wanted[weight][1]
     expected = {**wanted, weight: (*classes, channels), bias: classes}
     odd = [key for key in {**expected, **shapes} if shapes.get(key) != expected.get(key)]
-    odd = [key for key in odd if not key.endswith('num_batches_tracked')]  # which old files lack
+    odd = [key for key in odd if not key.endswith('num_batches_tracked')]  # missing in old files
     if odd:
         raise CheckpointError(
             f'Its head is not that of a MobileMamba, batch norm and a linear layer of {channels} channels, '

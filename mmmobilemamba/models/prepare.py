@@ -1,4 +1,4 @@
-"""Preparation of a network for inference, on whichever device it is."""
+"""Prepares a network for inference on its device."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from .prepare_for_gpu import prepare_for_gpu
 
 
 def prepare_for_inference(model: nn.Module, image: Tensor, **options: Any) -> nn.Module:
-    """A copy of a network for inference with such images, on the device of the image.
+    """Copy a network and optimise the copy for inference on the device of the image.
+
+    Calls :func:`prepare_for_cpu` or :func:`prepare_for_gpu`.
 
     Args:
-        model (nn.Module): Any network, on a CPU or a GPU; it stays as it is.
-        image (Tensor): An input of the wanted size on the same device, (N, C, H, W).
-        **options: Of :func:`prepare_for_gpu`; :func:`prepare_for_cpu` has none.
+        model (nn.Module): Any network, on a CPU or a GPU. It is not changed.
+        image (Tensor): An example input of the wanted size on the same device, (N, C, H, W).
+        **options: Arguments of :func:`prepare_for_gpu`; :func:`prepare_for_cpu` has none.
 
     Returns:
-        nn.Module: What :func:`prepare_for_cpu` or :func:`prepare_for_gpu` makes of it.
+        nn.Module: The prepared copy.
 
     Raises:
-        TypeError, ValueError, RuntimeError: See there.
+        TypeError, ValueError, RuntimeError: As in these functions.
 
     Example:
         >>> backbone, image = MobileMamba('b1').cuda(), torch.rand(1, 3, 256, 256).cuda()

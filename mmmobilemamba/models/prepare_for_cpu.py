@@ -1,4 +1,4 @@
-"""Preparation of a network for inference on a CPU, with what does not depend on the image done beforehand."""
+"""Prepares a network for inference on a CPU: deployed, with cached kernel arguments and packed weights."""
 
 from __future__ import annotations
 
@@ -18,30 +18,31 @@ from .deploy import deploy
 from .layers import Conv2d, FusedConv2d
 from .prepared import PreparedModule
 
-CALLS = 64  # that a convolution remembers; those of a detector meet hundreds of sizes
+CALLS = 64  # cached calls per convolution; in a detector, inputs may have hundreds of sizes
 
 
 @torch.no_grad()
 def prepare_for_cpu(model: nn.Module, image: Tensor) -> nn.Module:
-    """A copy of a network for inference on this CPU, with images of one size.
+    """Copy a network and optimise the copy for inference on this CPU with images of one size.
 
-    The copy is deployed (``switch_to_deploy``), in evaluation and without gradients. Its plain convolutions
-    remember how their kernel of this package is called for the sizes that they meet; those for which there is
-    none here keep their weights packed for the size that they meet with ``image``, which oneDNN would else do
-    at every call. Other sizes work, but may be slower. It cannot be moved, converted, saved or loaded into:
-    do that with the network that it was made from. How much it gains: docs/performance.md.
+    The copy is deployed (``switch_to_deploy``), in evaluation mode and without gradients. Convolutions with a
+    kernel of this package cache its arguments per input shape. All other convolutions store their weights
+    packed for the input size that ``image`` gives them; otherwise oneDNN would pack them at every call. Other
+    sizes work, but may be slower. The copy cannot be moved, converted or saved, and checkpoints cannot be
+    loaded into it: do that with the original network. For the speedup, see docs/performance.md.
 
     Args:
-        model (nn.Module): In float32 on the CPU, called with an image alone, such as a backbone. It stays as
-            it is. Convolutions of other types, or with paddings in words or other than zeros, are not packed.
-        image (Tensor): An input of the wanted size, such as (1, 3, 256, 256).
+        model (nn.Module): A float32 network on the CPU, called with an image only, such as a backbone. It is
+            not changed. Convolutions of other types, with a padding given as a string, or with a padding mode
+            other than zeros are not packed.
+        image (Tensor): An example input of the wanted size, such as (1, 3, 256, 256).
 
     Returns:
-        nn.Module: The copy.
+        nn.Module: The prepared copy.
 
     Raises:
-        RuntimeError: If this PyTorch comes without oneDNN or its packed convolutions.
-        ValueError: If the network or the image is not float32 on the CPU, or the image not (N, C, H, W).
+        RuntimeError: If this build of PyTorch lacks oneDNN or its packed convolutions.
+        ValueError: If the network or the image is not float32 on the CPU, or the image is not (N, C, H, W).
     """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, '_convolution_pointwise'):
         raise RuntimeError(
@@ -56,7 +57,7 @@ def prepare_for_cpu(model: nn.Module, image: Tensor) -> nn.Module:
             )
     if image.ndim != 4:
         raise ValueError(f'The image must be (N, C, H, W), but has shape {tuple(image.shape)}.')
-    model = nn.Sequential(copy.deepcopy(model))  # it may be a convolution itself
+    model = nn.Sequential(copy.deepcopy(model))  # the model may be a convolution itself
     model.eval().requires_grad_(False)
     deploy(model)
     sizes = input_sizes(model, image)
@@ -71,7 +72,15 @@ def prepare_for_cpu(model: nn.Module, image: Tensor) -> nn.Module:
 
 
 def input_sizes(model: nn.Module, image: Tensor) -> dict[nn.Conv2d, torch.Size]:
-    """Sizes that convolutions without a kernel meet with an image (dict[nn.Conv2d, torch.Size])."""
+    """Input sizes of the convolutions without a kernel of this package.
+
+    Args:
+        model (nn.Module): Called with ``image``.
+        image (Tensor): (N, C, H, W).
+
+    Returns:
+        dict[nn.Conv2d, torch.Size]: Convolutions and the (N, C, H, W) of their inputs.
+    """
     sizes = {}
 
     def note(conv, inputs):
@@ -88,15 +97,15 @@ def input_sizes(model: nn.Module, image: Tensor) -> dict[nn.Conv2d, torch.Size]:
 
 
 def is_proxy(x: Any) -> bool:
-    """Whether ``torch.fx`` is tracing, which has stand-ins of tensors."""
+    """Whether ``x`` is a proxy of a tensor, as in a trace of ``torch.fx`` (bool)."""
     return isinstance(x, torch.fx.Proxy)
 
 
 class PreparedConv2d(PreparedModule):
-    """Base of convolutions that hold what is of this process alone, such as addresses.
+    """Base class of prepared convolutions, whose state, such as addresses, is valid in this process only.
 
     Args:
-        conv (nn.Conv2d): What is prepared; with the activation and the shortcut of a ``FusedConv2d``.
+        conv (nn.Conv2d): The original; the activation and the shortcut of a ``FusedConv2d`` are kept.
     """
 
     maker = 'prepare_for_cpu'
@@ -107,11 +116,11 @@ class PreparedConv2d(PreparedModule):
 
 
 class RememberingConv2d(PreparedConv2d):
-    """A convolution that remembers how its kernel is called for maps of a shape and layout that it has met.
+    """A convolution that caches the arguments of its kernel per shape, strides and dtype of the input.
 
     Args:
-        conv (Conv2d): In float32 on the CPU, without gradients. Its weights get the layout of the kernels,
-            and have to stay as they are from then on.
+        conv (Conv2d): A float32 convolution on the CPU, without gradients. Its weights are converted to the
+            layout of the kernels and must not be replaced afterwards.
     """
 
     def __init__(self, conv):
@@ -120,16 +129,16 @@ class RememberingConv2d(PreparedConv2d):
         conv.lay_out()
 
     def __getstate__(self):
-        """Without the calls, in which a copy would have the addresses of the original's weights."""
+        """State without the cache, which has the addresses of the weights of this object."""
         return {**self.__dict__, 'calls': {}}
 
     @property
     def weight(self) -> nn.Parameter:
-        """Of the convolution."""
+        """Weight of the convolution."""
         return self.conv.weight
 
     def forward(self, x: Tensor, *shortcut: Tensor) -> Tensor:
-        """As the convolution: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
+        """As the original convolution: (N, in_channels, H, W) -> (N, out_channels, H', W')."""
         if is_proxy(x) or autocasts() or not can_run(x, *shortcut):
             return self.conv(x, *shortcut)
         key = x.shape, x.stride(), x.dtype
@@ -137,7 +146,7 @@ class RememberingConv2d(PreparedConv2d):
         return call(x, *shortcut) if call else self.conv(x, *shortcut)
 
     def remember(self, key: tuple, x: Tensor) -> PreparedConv | None:
-        """The call of the kernel for such maps, or None if there is none."""
+        """Cache the kernel's arguments for maps like ``x`` under ``key``; None if there is no kernel."""
         conv = self.conv
         kernel = conv.find_kernel(x)
         if kernel is None or (conv.bias is not None and not can_run(x, conv.bias)):
@@ -147,14 +156,14 @@ class RememberingConv2d(PreparedConv2d):
         call = self.calls[key] = PreparedConv(
             kernel, x, conv.weight, conv.bias, conv.stride[0], self.activation
         )
-        return call  # which another thread may have cleared from the calls already
+        return call  # not read from the cache, which another thread may have cleared
 
 
 class PackedConv2d(PreparedConv2d):
-    """A convolution whose weights are packed for one size of its input.
+    """A convolution whose weights are packed for one input size.
 
     Args:
-        conv (nn.Conv2d): What is packed, with a zero padding given in numbers.
+        conv (nn.Conv2d): The original, with padding mode ``'zeros'`` and a padding given as numbers.
         size (torch.Size): (N, C, H, W) of the input.
     """
 
@@ -172,10 +181,10 @@ class PackedConv2d(PreparedConv2d):
         )
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """As the convolution: (N, in_channels, H, W) -> (N, out_channels, H', W').
+        """As the original convolution: (N, in_channels, H, W) -> (N, out_channels, H', W').
 
         Raises:
-            RuntimeError: In a trace or an export, which packed weights cannot be part of.
+            RuntimeError: While tracing or exporting, as packed weights cannot be part of a graph.
         """
         if is_proxy(x) or torch.jit.is_tracing() or is_exported():
             raise RuntimeError(

@@ -1,4 +1,4 @@
-"""Preparation of a network for inference on a GPU: deployed, compiled, in a faster type, as CUDA graphs."""
+"""Prepares a network for inference on a GPU: deployed, compiled, in reduced precision, as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from .backbones.region import check_version
 from .deploy import deploy
 from .prepared import PreparedModule
 
-WARMUP = 3  # calls before a capture, in which what is compiled or chosen at first use is
-CAN_COMPUTE = {torch.bfloat16: (8, 0), torch.float16: (5, 3), torch.float32: (0, 0)}  # the fastest first
+WARMUP = 3  # calls before a capture, for compilation and the choice of kernels
+# Least compute capability for each dtype, in the order of preference.
+CAN_COMPUTE = {torch.bfloat16: (8, 0), torch.float16: (5, 3), torch.float32: (0, 0)}
 
 
 def prepare_for_gpu(
@@ -27,31 +28,33 @@ def prepare_for_gpu(
     compile: bool = True,
     max_graphs: int = 8,
 ) -> GraphedNetwork:
-    """A copy of a network for inference on this GPU, captured as a CUDA graph for each size of images.
+    """Copy a network and optimise the copy for inference on this GPU, with a CUDA graph per image size.
 
-    The copy is deployed (``switch_to_deploy``), in evaluation and without gradients, in the memory format
-    that was measured to be faster: channels-last for types that tensor cores multiply, TF32 among them. It
-    computes in ``dtype`` and answers in the type of the image. Sizes beyond the first ``max_graphs`` work,
-    without graphs. It cannot be moved, converted, saved or loaded into: do that with the network that it was
-    made from. How much it gains: docs/performance.md.
+    The copy is deployed (``switch_to_deploy``), in evaluation mode and without gradients. Its memory format
+    is the one measured to be faster: channels-last for dtypes that use tensor cores, TF32 included. It
+    computes in ``dtype`` and returns tensors in the dtype of the image. Sizes beyond the first ``max_graphs``
+    run without graphs. The copy cannot be moved, converted or saved, and checkpoints cannot be loaded into
+    it: do that with the original network. For the speedup, see docs/performance.md.
 
     Args:
-        model (nn.Module): Any network on a GPU that is called with an image alone, such as a backbone. It
-            stays as it is. It must not ask the GPU for a number on the way, as detectors' suppression does.
-        image (Tensor): An input of the wanted size on the same GPU, (N, C, H, W); its graph is captured now.
+        model (nn.Module): A network on a GPU, called with an image only, such as a backbone. It is not
+            changed. Its forward pass must not synchronise with the CPU, as the NMS of detectors does.
+        image (Tensor): An example input of the wanted size on the same GPU, (N, C, H, W). Its graph is
+            captured at once.
         dtype (torch.dtype, optional): ``torch.bfloat16``, ``torch.float16`` or ``torch.float32``. Defaults to
-            bfloat16, or float16 where the GPU has no bfloat16.
-        compile (bool): Compile MobileMamba by region, and other networks as a whole, which takes some tens of
+            None: bfloat16, or float16 if the GPU has no bfloat16, or else float32.
+        compile (bool): Compile MobileMamba by region, and networks without it as a whole. This takes tens of
             seconds for each size. Defaults to True.
-        max_graphs (int): How many sizes to capture, each of which keeps its activations. Defaults to 8.
+        max_graphs (int): Number of sizes to capture; each graph keeps its activations in memory. Defaults to
+            8.
 
     Returns:
-        nn.Module: The copy.
+        nn.Module: The prepared copy.
 
     Raises:
-        RuntimeError: If there is no GPU, or PyTorch is too old to compile.
-        ValueError: If network and image are not on one GPU, the image is not (N, C, H, W), or the GPU does
-            not compute in ``dtype``.
+        RuntimeError: If there is no GPU, or PyTorch is older than 2.5 and ``compile`` is True.
+        ValueError: If network and image are not on the same GPU, the image is not (N, C, H, W), or the GPU
+            does not support ``dtype``.
     """
     if not torch.cuda.is_available():
         raise RuntimeError('PyTorch sees no GPU of NVIDIA here. prepare_for_cpu is for CPUs.')
@@ -76,10 +79,17 @@ def prepare_for_gpu(
 
 
 def choose_dtype(dtype: torch.dtype | None, capability: tuple[int, int]) -> torch.dtype:
-    """The type to compute in, on a GPU of a compute capability (tuple[int, int]).
+    """Choose the dtype of inference.
+
+    Args:
+        dtype (torch.dtype | None): The wanted dtype, or None for the fastest.
+        capability (tuple[int, int]): Compute capability of the GPU.
+
+    Returns:
+        torch.dtype: The dtype.
 
     Raises:
-        ValueError: If it is none of those there are.
+        ValueError: If the GPU does not support ``dtype``.
     """
     able = [name for name, needed in CAN_COMPUTE.items() if capability >= needed]
     if dtype is None:
@@ -92,7 +102,7 @@ def choose_dtype(dtype: torch.dtype | None, capability: tuple[int, int]) -> torc
 
 
 def compile_for_inference(model: nn.Module) -> nn.Module:
-    """A network of which MobileMamba is compiled by region; without one, all of it, each size on its own."""
+    """Compile every MobileMamba in a network by region, or else the whole network, separately per size."""
     backbones = [module for module in model.modules() if isinstance(module, MobileMamba)]
     for backbone in backbones:
         backbone.compile_regions(evaluation=True, dynamic=False)
@@ -103,13 +113,13 @@ def compile_for_inference(model: nn.Module) -> nn.Module:
 
 
 class GraphedNetwork(PreparedModule):
-    """A network that runs as one CUDA graph for each size of images that it has met.
+    """A network that runs as one CUDA graph per image size, captured when the size first occurs.
 
     Args:
-        network (nn.Module): In evaluation, on a GPU.
-        dtype (torch.dtype): Of what it takes.
-        memory_format (torch.memory_format): Likewise.
-        max_graphs (int): How many sizes to capture.
+        network (nn.Module): In evaluation mode, on a GPU.
+        dtype (torch.dtype): Dtype of its inputs.
+        memory_format (torch.memory_format): Memory format of its inputs.
+        max_graphs (int): Number of sizes to capture.
     """
 
     maker = 'prepare_for_gpu'
@@ -125,14 +135,14 @@ class GraphedNetwork(PreparedModule):
         )
 
     def extra_repr(self) -> str:
-        """What it computes in."""
+        """Dtype, memory format and captured sizes (str)."""
         return f'dtype={self.dtype}, memory_format={self.memory_format}, sizes={sorted(self.graphs)}'
 
     @torch.inference_mode()
     def forward(self, image: Tensor) -> Any:
-        """(N, C, H, W) of any floating type -> what the network gives, in that type."""
+        """Image (N, C, H, W) of any floating dtype -> outputs of the network, in that dtype."""
         size = tuple(image.shape)
-        with self.lock:  # the graph's memory is there once
+        with self.lock:  # all calls share the memory of the graph
             if size not in self.graphs and len(self.graphs) < self.max_graphs:
                 self.graphs[size] = Graph(self.network, self.convert(image))
             graph = self.graphs.get(size)
@@ -140,21 +150,21 @@ class GraphedNetwork(PreparedModule):
             return pytree.tree_map_only(Tensor, partial(copy_as, image.dtype), out)
 
     def convert(self, image: Tensor) -> Tensor:
-        """An image as the network takes it, in memory of its own."""
+        """A copy of an image in the dtype and memory format of the network."""
         return image.to(self.dtype, memory_format=self.memory_format, copy=True)
 
 
 def copy_as(dtype: torch.dtype, x: Tensor) -> Tensor:
-    """A copy of a tensor, in a type if it is of a floating one."""
+    """A copy of a tensor, cast to ``dtype`` if it is floating-point."""
     return x.to(dtype, copy=True) if x.is_floating_point() else x.clone()
 
 
 class Graph:
-    """A network captured for images of one size.
+    """CUDA graph of a network for one image size.
 
     Args:
-        network (nn.Module): In evaluation, on a GPU.
-        image (Tensor): Kept; the images to come are copied into it.
+        network (nn.Module): In evaluation mode, on a GPU.
+        image (Tensor): Static input of the graph, into which later images are copied.
     """
 
     def __init__(self, network, image):
@@ -169,7 +179,7 @@ class Graph:
             self.out = network(image)
 
     def __call__(self, image):
-        """The output for an image, in memory that the next call writes to."""
+        """Replay the graph on an image. The next call overwrites the returned outputs."""
         self.image.copy_(image)
         self.graph.replay()
         return self.out

@@ -1,9 +1,9 @@
-"""Which backend runs each operation of this package here, and why not a faster one.
+"""Selects the backend of each operation and reports why faster ones cannot run.
 
-The ``backend`` argument of every operation means the same: ``'auto'`` and ``'cpp'`` allow C++ on CPUs,
+The ``backend`` argument means the same in every operation: ``'auto'`` and ``'cpp'`` allow C++ on CPUs,
 ``'auto'`` and ``'triton'`` allow Triton on GPUs. The backbone passes its ``scan_backend`` to all operations
-of the network, so that ``scan_backend='torch'`` also runs convolutions, Haar transforms and gates in PyTorch.
-A scan raises an error if a named backend cannot run; the other operations fall back to PyTorch.
+of the network, so ``scan_backend='torch'`` also runs convolutions, Haar transforms and gates in PyTorch. The
+scan raises an error if the named backend cannot run; the other operations fall back to PyTorch.
 """
 
 from importlib.util import find_spec
@@ -15,29 +15,34 @@ from torch import Tensor
 from . import tracing
 from .cpu import library
 
-BACKENDS = ('cpp', 'triton', 'torch', 'naive', 'export')  # the fastest first
+BACKENDS = ('cpp', 'triton', 'torch', 'naive', 'export')  # fastest first
 OPERATIONS = ('scan', 'conv', 'depthwise_conv', 'haar', 'norm_gate')
-WITH_CPP = ('auto', 'cpp')  # allow kernels in C++ where they can run
-WITH_TRITON = ('auto', 'triton')  # allow kernels in Triton
+WITH_CPP = ('auto', 'cpp')
+WITH_TRITON = ('auto', 'triton')
 TRITON_DTYPES = (torch.float32, torch.bfloat16, torch.float16)
-# Registering gradients and shapes of operators from Python came with torch 2.4.
+# torch 2.4 added the registration of gradients and fake kernels from Python.
 AS_OPERATOR = hasattr(torch.library, 'register_autograd')
-SCAN_OPERATOR = 'torch._higher_order_ops.scan'  # of PyTorch, for the form for export
+SCAN_OPERATOR = 'torch._higher_order_ops.scan'  # used by backend 'export'
 STANDALONE = 'a traced or exported graph has to work where this package is not'
 
 
 class Choice(NamedTuple):
-    """Which backend a call uses, and why not a faster one."""
+    """The backend of a call, and why faster ones were passed over.
+
+    Attributes:
+        backend (str): Name of the backend.
+        passed_over (dict[str, str]): Names of the faster backends, each with the reason.
+    """
 
     backend: str
-    passed_over: dict  # names of the faster ones, with the reasons
+    passed_over: dict
 
 
 def check_backend(backend: str) -> None:
-    """Make sure that there is such a backend, here or elsewhere.
+    """Check the name of a backend; it need not be able to run here.
 
     Raises:
-        ValueError: If there is none.
+        ValueError: If it is neither ``'auto'`` nor one of ``BACKENDS``.
     """
     if backend != 'auto' and backend not in BACKENDS:
         raise ValueError(
@@ -48,7 +53,15 @@ def check_backend(backend: str) -> None:
 def available_backends(
     device: Union[str, torch.device] = 'cpu', dtype: torch.dtype = torch.float32
 ) -> tuple[str, ...]:
-    """Names that ``backend`` of the scan accepts for such tensors, beside ``'auto'``; the fastest first."""
+    """Backends in which the scan can run here, fastest first.
+
+    Args:
+        device (str | torch.device): Device of the tensors. Defaults to ``'cpu'``.
+        dtype (torch.dtype): Dtype of ``u``. Defaults to float32.
+
+    Returns:
+        tuple[str]: Names that the ``backend`` argument accepts beside ``'auto'``.
+    """
     return tuple(name for name in BACKENDS if why_not(name, 'scan', device, dtype) is None)
 
 
@@ -60,25 +73,25 @@ def select_backend(
 ) -> Choice:
     """The backend that a call with ``backend`` uses for tensors on ``device`` of ``dtype``.
 
-    While a graph is traced or exported, ``'auto'`` passes over the kernels of this package, so that the graph
-    runs without it; ``torch.export`` keeps them where they are named.
+    While a graph is traced or exported, ``'auto'`` avoids the kernels of this package, so that the graph runs
+    where the package is not installed. ``torch.export`` keeps the kernels of a backend given by name.
 
     Args:
-        backend (str): ``'auto'`` or one of ``BACKENDS``.
-        device (str | torch.device): Where the tensors are. Defaults to ``'cpu'``.
-        dtype (torch.dtype): Of the tensors; of a scan, that of ``u``. Defaults to float32.
-        operation (str): One of ``OPERATIONS``: ``'scan'``; ``'conv'`` and ``'depthwise_conv'``, dense and
-            depthwise weights of :func:`~mmmobilemamba.ops.conv2d`; ``'haar'``, both transforms;
-            ``'norm_gate'``. Except for the scan, the answer is for inference: calls that need a gradient, or
-            whose memory format or size has no kernel, run in PyTorch; see the docstrings of the functions.
+        backend (str): ``'auto'`` or one of ``BACKENDS``. Defaults to ``'auto'``.
+        device (str | torch.device): Device of the tensors. Defaults to ``'cpu'``.
+        dtype (torch.dtype): Dtype of the tensors; for the scan, that of ``u``. Defaults to float32.
+        operation (str): One of ``OPERATIONS``: ``'scan'``; ``'conv'`` and ``'depthwise_conv'``, which are
+            :func:`~mmmobilemamba.ops.conv2d` with dense and depthwise weights; ``'haar'``, both transforms;
+            ``'norm_gate'``. Except for the scan, the result holds for inference: calls that need a gradient,
+            or whose memory format or size has no kernel, run in PyTorch; see the docstrings of the functions.
             Defaults to ``'scan'``.
 
     Returns:
         Choice: The backend, and why each faster one that ``backend`` allows was passed over.
 
     Raises:
-        ValueError: If there is no such backend or operation.
-        RuntimeError: If the scan cannot run in it here; the message says why.
+        ValueError: If the backend or the operation does not exist.
+        RuntimeError: If the scan cannot run in the backend here; the message gives the reason.
     """
     check_backend(backend)
     if operation not in OPERATIONS:
@@ -101,13 +114,16 @@ def select_backend(
 def why_not(
     backend: str, operation: str, device: Union[str, torch.device], dtype: torch.dtype
 ) -> Optional[str]:
-    """Why a backend cannot run an operation for such tensors (str), or None.
+    """Reason why a backend cannot run an operation.
 
     Args:
         backend (str): One of ``BACKENDS``.
         operation (str): One of ``OPERATIONS``.
-        device (str | torch.device): Where the tensors are.
-        dtype (torch.dtype): Of the tensors.
+        device (str | torch.device): Device of the tensors.
+        dtype (torch.dtype): Dtype of the tensors.
+
+    Returns:
+        str | None: The reason, None if it can run.
     """
     device_type = torch.device(device).type
     if backend in ('cpp', 'triton') and torch.jit.is_tracing():
@@ -127,7 +143,7 @@ def why_not(
 
 
 def why_not_called_directly(operation: str, dtype: torch.dtype) -> Optional[str]:
-    """Why C++ kernels that are only called past PyTorch's dispatcher cannot run (str), or None."""
+    """Reason why the C++ kernels that bypass PyTorch's dispatcher cannot run (str | None)."""
     if not tracing.CAN_DETECT:
         return why_not_detected()
     if operation not in ('conv', 'depthwise_conv'):
@@ -140,7 +156,7 @@ def why_not_called_directly(operation: str, dtype: torch.dtype) -> Optional[str]
 
 
 def why_not_triton(operation: str, dtype: torch.dtype) -> Optional[str]:
-    """Why the kernels in Triton cannot run for tensors on a GPU (str), or None."""
+    """Reason why the Triton kernels cannot run for tensors on a GPU (str | None)."""
     if find_spec('triton') is None:
         return 'Triton is not installed; PyTorch for CUDA brings it on Linux (pip install triton)'
     if not AS_OPERATOR:
@@ -155,7 +171,7 @@ def why_not_triton(operation: str, dtype: torch.dtype) -> Optional[str]:
 
 
 def why_not_detected() -> str:
-    """Which names of PyTorch tell whether a call is traced or transformed, and are missing (str)."""
+    """Reason for a version of PyTorch that lacks the functions of :mod:`.tracing` (str)."""
     return (
         f'torch {torch.__version__} has no {", ".join(tracing.MISSING)}, by which calls that are traced or '
         f'transformed are told from others'
@@ -169,21 +185,21 @@ def _name(dtype):
 if hasattr(torch.amp, 'is_autocast_available'):  # since PyTorch 2.4, as is the argument
 
     def autocasts() -> bool:
-        """Whether autocast is on for CPUs, under which convolutions run in its type."""
+        """Whether autocast is enabled for CPUs (bool); it changes the dtype of convolutions."""
         return torch.is_autocast_enabled('cpu')
 
 else:
     autocasts = torch.is_autocast_cpu_enabled
 
 
-@torch.compiler.assume_constant_result  # a compiled graph has the choice, not the way to it
+@torch.compiler.assume_constant_result  # torch.compile evaluates it instead of tracing into it
 def resolve(backend: str, device_type: str, dtype: torch.dtype) -> str:
-    """Name of the backend of a scan, as :func:`select_backend` chooses it (str)."""
+    """Name of the backend that :func:`select_backend` chooses for a scan (str)."""
     return select_backend(backend, device_type, dtype).backend
 
 
 def uses_triton(backend: str, *tensors: Tensor) -> bool:
-    """Whether what surrounds the scan runs in Triton for these tensors; False where it cannot."""
+    """Whether an operation other than the scan runs in Triton for these tensors (bool)."""
     if backend not in WITH_TRITON or (backend == 'auto' and tracing.is_exported()):
         return False
     for x in tensors:

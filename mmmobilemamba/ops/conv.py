@@ -1,4 +1,4 @@
-"""2D convolution with an activation and a shortcut: the public functions, and the forms in PyTorch."""
+"""2D convolution with an activation and a shortcut: the public functions and the PyTorch fallbacks."""
 
 from typing import Optional
 
@@ -15,8 +15,8 @@ from .tracing import CAN_DETECT, is_traced_or_transformed
 from .triton.conv import can_run as can_use_triton
 from .triton.conv import conv2d_triton
 
-FEW_IMAGES, FEW_PIXELS = 16, 4  # for PyTorch's pointwise convolution
-EIGHT = 8  # channels that tensor cores take at once in half precision
+FEW_IMAGES, FEW_PIXELS = 16, 4  # least images, and pixels of each, in pointwise_conv
+EIGHT = 8  # in half precision, tensor cores need multiples of 8 channels
 
 
 def conv2d(
@@ -29,32 +29,32 @@ def conv2d(
     shortcut: Optional[Tensor] = None,
     backend: str = 'auto',
 ) -> Tensor:
-    """``activation(conv(x) + bias) + shortcut``, with the padding that keeps the size at stride 1.
+    """``activation(conv(x) + bias) + shortcut`` with padding ``k // 2``.
 
     Args:
         x (Tensor): (N, C, H, W).
-        weight (Tensor): (O, C / groups, k, k), k odd. In the layout of :func:`~.cpu.conv.lay_out` it is not
-            copied.
-        bias (Tensor, optional): (O).
-        stride (int): Of rows and columns. Defaults to 1.
-        groups (int): Defaults to 1.
-        activation (str, optional): ``'relu'`` or ``'silu'``.
-        shortcut (Tensor, optional): (N, O, ceil(H / stride), ceil(W / stride)).
-        backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
-            is taken where no gradient is needed, on a CPU with AVX2, in channels-last, in float32 and not
-            under autocast, to 16 channels or more: for pointwise convolutions, for those of 3 x 3 pixels of
-            whole maps (no slices of channels) whose weights are laid out already, and for depthwise ones of
-            common sides and strides. ``'auto'`` and ``'triton'`` allow Triton, see
-            :func:`depthwise_conv2d`; activation and shortcut are part of its kernel where no gradient is
-            needed.
+        weight (Tensor): (O, C / groups, k, k), k odd. Weights in the layout of :func:`~.cpu.conv.lay_out` are
+            used without a copy.
+        bias (Tensor, optional): (O). Defaults to None.
+        stride (int): Stride of rows and columns. Defaults to 1.
+        groups (int): Number of groups. Defaults to 1.
+        activation (str, optional): ``'relu'`` or ``'silu'``. Defaults to None.
+        shortcut (Tensor, optional): (N, O, ceil(H / stride), ceil(W / stride)). Defaults to None.
+        backend (str): As in :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow the C++
+            kernels. They run for channels-last maps on a CPU with AVX2, in float32 without autocast, with 16
+            or more output channels, if no gradient is needed: for pointwise convolutions of stride 1; for
+            3 x 3 convolutions of stride 1 or 2 on whole maps (no channel slices), with weights in the layout
+            of ``lay_out``; and for depthwise ones with k of 3, 5 or 7 and stride 1 or 2. ``'auto'`` and
+            ``'triton'`` allow the Triton kernels, see :func:`depthwise_conv2d`; they include activation and
+            shortcut if no gradient is needed. All other calls run in PyTorch. Defaults to ``'auto'``.
 
     Returns:
         Tensor: (N, O, ceil(H / stride), ceil(W / stride)).
 
     Raises:
-        ValueError: If the activation or the backend does not exist, the kernel is not square or its side
-            even, or the shortcut has another shape.
-        RuntimeError: If map, weight and bias do not fit.
+        ValueError: If the activation or the backend does not exist, k is even, the kernel is not square, or
+            the shortcut does not have the shape of the output.
+        RuntimeError: If the shapes of ``x``, ``weight`` and ``bias`` do not match.
     """
     check_backend(backend)
     check_activation(activation)
@@ -64,7 +64,7 @@ def conv2d(
             return conv2d_triton(x, weight, bias, stride, activation, shortcut)
         if wants_padding(x, weight, groups):
             return apply_epilogue(padded_conv(x, weight, bias, stride), activation, shortcut)
-    traced = is_traced_or_transformed()  # before sizes are compared, which in a trace would become guards
+    traced = is_traced_or_transformed()  # checked first: tracing turns comparisons of sizes into guards
     if backend in WITH_CPP and not traced and not autocasts():
         kernel = find_kernel(x, weight, stride, groups)
         others = [tensor for tensor in (bias, shortcut) if tensor is not None]
@@ -81,25 +81,25 @@ def conv2d(
 def depthwise_conv2d(
     x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: int = 1, backend: str = 'auto'
 ) -> Tensor:
-    """Depthwise convolution with the padding that keeps the size at stride 1.
+    """Depthwise convolution with padding ``k // 2``.
 
     Args:
         x (Tensor): (N, C, H, W).
         weight (Tensor): (C, 1, k, k), k odd.
-        bias (Tensor, optional): (C).
-        stride (int): Of rows and columns. Defaults to 1.
-        backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'triton'`` allow Triton,
-            which is taken where the scan can run in it, for two channels or more in channels-last (slices of
-            channels too), for k of 3, 5 or 7, strides of 1 or 2, and float32; float16 and bfloat16 only where
-            no gradient is needed. Under autocast it computes in the dtype of autocast, as PyTorch does.
-            Everything else is PyTorch's.
+        bias (Tensor, optional): (C). Defaults to None.
+        stride (int): Stride of rows and columns. Defaults to 1.
+        backend (str): As in :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'triton'`` allow the
+            Triton kernels. They run on GPUs where the Triton scan can run, for channels-last maps (channel
+            slices included) of two or more channels, k of 3, 5 or 7, stride 1 or 2, and float32; in float16
+            and bfloat16 only if no gradient is needed. Under autocast they compute in the autocast dtype, as
+            PyTorch does. All other calls run in PyTorch. Defaults to ``'auto'``.
 
     Returns:
         Tensor: (N, C, ceil(H / stride), ceil(W / stride)).
 
     Raises:
-        ValueError: If the backend does not exist, or the kernel is not square or its side even.
-        RuntimeError: If map, weight and bias do not fit.
+        ValueError: If the backend does not exist, k is even, or the kernel is not square.
+        RuntimeError: If the shapes of ``x``, ``weight`` and ``bias`` do not match.
     """
     check_backend(backend)
     groups, side = weight.shape[0], checked_side(weight)
@@ -109,10 +109,11 @@ def depthwise_conv2d(
 
 
 def checked_side(weight: Tensor) -> int:
-    """The side of a kernel, (O, C / groups, k, k).
+    """Kernel size k of a weight (O, C / groups, k, k), checked (int).
 
     Raises:
-        ValueError: If it is not square or its side even; not in a trace, which would record the comparison.
+        ValueError: If k is even or the kernel is not square. Skipped while tracing, which would record the
+            comparison.
     """
     if torch.jit.is_tracing():
         return side_of(weight)
@@ -121,10 +122,10 @@ def checked_side(weight: Tensor) -> int:
 
 
 def wants_padding(x: Tensor, weight: Tensor, groups: int) -> bool:
-    """Whether to add channels of zeros for the tensor cores of a GPU (bool).
+    """Whether to zero-pad the channels for the tensor cores of a GPU (bool).
 
-    They take channels in multiples of 8; for others, such as those of the stem, cuDNN copies what a
-    convolution reads and writes. A compiler makes the padding part of what comes before it.
+    Tensor cores need multiples of 8 channels; for other widths, such as those of the stem, cuDNN copies the
+    input and the output. ``torch.compile`` fuses the padding into the operation before it.
     """
     is_compiled = CAN_DETECT and torch.compiler.is_compiling()
     if not (x.is_cuda and is_compiled) or groups > 1 or weight.shape[2] == 1:
@@ -135,7 +136,7 @@ def wants_padding(x: Tensor, weight: Tensor, groups: int) -> bool:
 
 
 def padded_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor], stride: int) -> Tensor:
-    """``F.conv2d`` with channels of zeros up to multiples of 8, which are left out of the result."""
+    """``F.conv2d`` with channels zero-padded to multiples of 8; the output is cropped to O channels."""
     outputs, inputs, side = weight.shape[:3]
     x = F.pad(x, (0, 0, 0, 0, 0, -inputs % EIGHT))
     padded = F.pad(weight, (0, 0, 0, 0, 0, -inputs % EIGHT, 0, -outputs % EIGHT))
@@ -144,10 +145,10 @@ def padded_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor], stride: int) 
 
 
 def pointwise_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor]) -> Tensor:
-    """``F.conv2d`` with all pixels as 16 or more images of one row, where that is a view and saves time.
+    """Pointwise ``F.conv2d`` for CPUs that views the pixels of a small batch as 16 or more one-row images.
 
-    With fewer images PyTorch leaves a pointwise convolution on a CPU to a matrix product, which is slower,
-    most of all in backward.
+    For smaller batches PyTorch runs a pointwise convolution on a CPU as a matrix product, which is slower,
+    especially in backward. Maps that cannot be viewed this way go to ``F.conv2d`` as they are.
 
     Args:
         x (Tensor): (N, C, H, W).

@@ -1,4 +1,4 @@
-"""What may follow a convolution: an activation, and then a shortcut that is added."""
+"""Epilogue of a convolution: an activation, then the addition of a shortcut."""
 
 from functools import partial
 from typing import Optional
@@ -11,35 +11,43 @@ ACTIVATIONS = dict(relu=partial(F.relu, inplace=True), silu=F.silu)
 
 
 def check_activation(activation: Optional[str]) -> None:
-    """Make sure that there is such an activation.
+    """Check the name of an activation.
 
     Raises:
-        ValueError: If there is not.
+        ValueError: If it is neither None nor a key of ``ACTIVATIONS``.
     """
     if activation is not None and activation not in ACTIVATIONS:
         raise ValueError(f'activation must be None or one of {sorted(ACTIVATIONS)}, not {activation!r}.')
 
 
 def apply_epilogue(x: Tensor, activation: Optional[str], shortcut: Optional[Tensor]) -> Tensor:
-    """``activation(x) + shortcut`` of the shape of ``x``, where either may be None; may change ``x``.
+    """``activation(x) + shortcut``; either may be None. May modify ``x`` in place.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        activation (str | None): A key of ``ACTIVATIONS``.
+        shortcut (Tensor | None): (N, C, H, W).
+
+    Returns:
+        Tensor: (N, C, H, W).
 
     Raises:
-        ValueError: If the shortcut has another shape.
+        ValueError: If the shortcut does not have the shape of ``x``.
     """
     if activation is not None:
         x = ACTIVATIONS[activation](x)
     if shortcut is None:
         return x
-    if not torch.jit.is_tracing():  # which would record the comparison
+    if not torch.jit.is_tracing():  # tracing would record the comparison
         check_shortcut(shortcut, x.shape)
     return shortcut + x
 
 
 def check_shortcut(shortcut: Tensor, shape: tuple[int, ...]) -> None:
-    """Make sure that a shortcut has the shape of the output.
+    """Check that a shortcut has the shape of the output.
 
     Raises:
-        ValueError: If it has not.
+        ValueError: If the shapes differ.
     """
     if shortcut.shape != shape:
         raise ValueError(

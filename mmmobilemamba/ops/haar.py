@@ -1,9 +1,9 @@
-"""One level of the Haar transform of feature maps, in sums and differences.
+"""One level of the Haar transform of feature maps, as sums and differences.
 
-The sub-bands of C channels follow one another: C averages, C differences of top and bottom rows, C of left
-and right columns, C of the diagonals. Both transforms are twice the orthonormal ones, whose filter taps are
-+-1/2: the factor costs nothing where the weights between them take it in. Slices of rows and columns are
-whole pixels in channels-last maps, so every sum reads and writes along the channels. Source: MobileMamba,
+The output has four blocks of C channels: the averages, then the differences of top and bottom rows, of left
+and right columns, and of the diagonals. Both transforms are scaled to twice the orthonormal ones, whose
+filter taps are +-1/2; the weights between them absorb the factor at no cost. In channels-last maps, slices of
+rows and columns are whole pixels, so every sum reads and writes along the channels. Source: MobileMamba,
 https://arxiv.org/abs/2411.15941, the wavelet of WTE-Mamba.
 """
 
@@ -21,17 +21,19 @@ from .triton.operators import register_haar
 
 
 def haar_dwt(x: Tensor, backend: str = 'auto') -> Tensor:
-    """Twice the orthonormal transform, of a map to which a zero row or column is added if a side is odd.
+    """Haar transform, scaled to twice the orthonormal one; odd sides are padded with a zero row or column.
 
     Args:
         x (Tensor): (N, C, H, W).
-        backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
-            is taken where no gradient is needed, on a CPU, in channels-last, in float32 or float64.
-            ``'auto'`` and ``'triton'`` allow Triton, which is taken on a GPU where Triton can run the scan,
-            in float32, bfloat16 or float16; it sums in float32.
+        backend (str): As in :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow the C++
+            kernel. It runs for channels-last maps on a CPU, in float32 or float64, if no gradient is needed.
+            ``'auto'`` and ``'triton'`` allow the Triton kernel. It runs on GPUs where the Triton scan can
+            run, in float32, bfloat16 or float16, and accumulates in float32. All other calls run in PyTorch.
+            Defaults to ``'auto'``.
 
     Returns:
-        Tensor: (N, 4C, ceil(H / 2), ceil(W / 2)), in channels-last; from Triton, channels-first if ``x`` is.
+        Tensor: (N, 4C, ceil(H / 2), ceil(W / 2)), channels-last; the Triton kernel returns a channels-first
+        map if ``x`` is channels-first.
 
     Raises:
         ValueError: If the backend does not exist.
@@ -45,7 +47,7 @@ def haar_dwt(x: Tensor, backend: str = 'auto') -> Tensor:
 
 
 def haar_dwt_torch(x: Tensor) -> Tensor:
-    """:func:`haar_dwt` in PyTorch."""
+    """:func:`haar_dwt` in PyTorch: (N, C, H, W) -> (N, 4C, ceil(H / 2), ceil(W / 2))."""
     pixels = pad_to_even(x).permute(0, 2, 3, 1)
     top, bottom = pixels[:, ::2], pixels[:, 1::2]
     total, step = top + bottom, top - bottom
@@ -56,19 +58,21 @@ def haar_dwt_torch(x: Tensor) -> Tensor:
 
 
 def haar_idwt(bands: Tensor, base: Tensor, backend: str = 'auto') -> Tensor:
-    """``base`` and twice the orthonormal inverse; of a :func:`haar_dwt`, four times what was transformed.
+    """Inverse Haar transform, scaled to twice the orthonormal one, plus ``base``.
+
+    ``haar_idwt(haar_dwt(x), base)`` is ``4 * x + base``.
 
     Args:
         bands (Tensor): (N, 4C, ceil(H / 2), ceil(W / 2)).
         base (Tensor): (N, C, H, W).
-        backend (str): As in :func:`haar_dwt`.
+        backend (str): As in :func:`haar_dwt`. Defaults to ``'auto'``.
 
     Returns:
-        Tensor: (N, C, H, W), of the type that both are promoted to, in channels-last; from Triton,
-        channels-first if ``base`` is. A row or column beyond an odd side is left out.
+        Tensor: (N, C, H, W), in the promoted dtype of both inputs, channels-last; the Triton kernel returns a
+        channels-first map if ``base`` is channels-first. The padding of odd sides is cropped.
 
     Raises:
-        ValueError: If the shapes do not fit each other or the backend does not exist.
+        ValueError: If the shapes do not match or the backend does not exist.
     """
     check_backend(backend)
     if backend in WITH_CPP and can_run(bands, base) and base.stride(1) == 1:
@@ -76,13 +80,13 @@ def haar_idwt(bands: Tensor, base: Tensor, backend: str = 'auto') -> Tensor:
     if uses_triton(backend, bands, base):
         dtype = torch.promote_types(bands.dtype, base.dtype)
         return torch.ops.mmmobilemamba.haar_idwt(bands, base, *base.shape[2:], dtype)
-    if not torch.jit.is_tracing():  # which would record the comparison
+    if not torch.jit.is_tracing():  # tracing would record the comparison
         check_bands(bands, base.shape)
     return haar_idwt_export(bands, base) if _asks_no_sizes() else haar_idwt_torch(bands, base)
 
 
 def haar_idwt_torch(bands: Tensor, base: Tensor) -> Tensor:
-    """:func:`haar_idwt` in PyTorch."""
+    """:func:`haar_idwt` in PyTorch: (N, 4C, ceil(H / 2), ceil(W / 2)), (N, C, H, W) -> (N, C, H, W)."""
     average, rows, columns, diagonal = bands.permute(0, 2, 3, 1).chunk(4, dim=3)
     top, bottom = average + rows, average - rows
     top_step, bottom_step = columns + diagonal, columns - diagonal
@@ -93,14 +97,14 @@ def haar_idwt_torch(bands: Tensor, base: Tensor) -> Tensor:
 
 
 def _asks_no_sizes():
-    """Whether sides are to stay free, in a graph of torch.export; in a trace they are in slices, too."""
+    """Whether H and W have to stay dynamic, as in ``torch.export``; in a trace, slices are dynamic anyway."""
     return is_exported() and not torch.jit.is_tracing()
 
 
 def pad_to_even(x: Tensor) -> Tensor:
-    """Add a zero row below if H is odd and a zero column at the right if W is odd."""
+    """Add a zero row at the bottom if H is odd and a zero column at the right if W is odd."""
     height, width = x.shape[-2:]
-    if torch.jit.is_tracing() or height % 2 or width % 2:  # a trace is for sides of either kind
+    if torch.jit.is_tracing() or height % 2 or width % 2:  # a trace must work for even and odd sides
         x = F.pad(x, (0, width % 2, 0, height % 2))
     return x
 

@@ -1,4 +1,4 @@
-"""Layer norm of a scan's output, times the SiLU of a gate: the end of SS2D.
+"""Layer norm of the scan's output, multiplied by the SiLU of a gate: the last step of SS2D.
 
 Source: MobileMamba, https://arxiv.org/abs/2411.15941, after VMamba, https://arxiv.org/abs/2401.10166.
 """
@@ -13,7 +13,7 @@ from .cpu.norm_gate import norm_gate_cpp, one_stride
 from .shapes import check_gate
 from .triton.operators import register_norm_gate
 
-MOST_CHANNELS = 4096  # of a row that a program in Triton has in its registers
+MOST_CHANNELS = 4096  # the Triton kernel keeps whole rows in registers
 
 
 def norm_gate(
@@ -22,34 +22,36 @@ def norm_gate(
     """``layer_norm(y) * silu(z)``.
 
     Args:
-        y (Tensor): (N, L, E). The norm is computed in its type, which after a scan is float32 or wider.
-        weight (Tensor): Of the norm, (E).
-        bias (Tensor): Of the norm, (E).
+        y (Tensor): (N, L, E). The norm is computed in this dtype; after a scan it is float32 or float64.
+        weight (Tensor): Weight of the norm, (E).
+        bias (Tensor): Bias of the norm, (E).
         eps (float): Added to the variance.
         z (Tensor): The gate, (N, L, E).
-        backend (str): Of :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow C++, which
-            is taken where no gradient is needed, on a CPU, in float32 or float64. ``'auto'`` and ``'triton'``
-            allow Triton, which is taken on a GPU where Triton can run the scan, for up to 4096 channels and
-            where nothing is float64; it computes in float32, rounds once and has no second derivative.
+        backend (str): As in :func:`~mmmobilemamba.ops.selective_scan`. ``'auto'`` and ``'cpp'`` allow the C++
+            kernel. It runs on a CPU, in float32 or float64, if no gradient is needed. ``'auto'`` and
+            ``'triton'`` allow the Triton kernel. It runs on GPUs where the Triton scan can run, for up to
+            4096 channels and inputs of which none is float64; it computes in float32, rounds once and has no
+            second derivative. All other calls run in PyTorch. Defaults to ``'auto'``.
 
     Returns:
-        Tensor: (N, L, E), of the type of ``z``.
+        Tensor: (N, L, E), in the dtype of ``z``.
 
     Raises:
-        ValueError: If a shape does not fit or the backend does not exist.
+        ValueError: If the shapes do not match or the backend does not exist.
+        RuntimeError: In double backward, if the Triton kernel ran.
     """
     check_backend(backend)
     if backend in WITH_CPP and can_run(y, weight, bias, z) and one_stride(z):
         return norm_gate_cpp(y, weight, bias, eps, z)
     if uses_triton(backend, y, weight, bias, z) and z.shape[2] <= MOST_CHANNELS:
         return torch.ops.mmmobilemamba.norm_gate(y, weight, bias, eps, z)
-    if not torch.jit.is_tracing():  # which would record the comparison
+    if not torch.jit.is_tracing():  # tracing would record the comparison
         check_gate(y, weight, bias, z)
     return norm_gate_torch(y, weight, bias, eps, z)
 
 
 def norm_gate_torch(y: Tensor, weight: Tensor, bias: Tensor, eps: float, z: Tensor) -> Tensor:
-    """:func:`norm_gate` in PyTorch."""
+    """:func:`norm_gate` in PyTorch, without checks of the shapes."""
     y = F.layer_norm(y, weight.shape, weight.to(y.dtype), bias.to(y.dtype), eps)
     return y.to(z.dtype) * F.silu(z)
 

@@ -1,4 +1,4 @@
-"""Shapes and strides of feature maps, which the forms for all devices share."""
+"""Checks of shapes and strides that the kernels for all devices share."""
 
 from collections.abc import Sequence
 from typing import Optional
@@ -8,15 +8,15 @@ from torch import Tensor
 
 
 def half_size(height: int, width: int) -> tuple[int, int]:
-    """Lines and columns (int, int) of the bands of a Haar transform."""
+    """Height and width of the sub-bands of a Haar transform, half the size rounded up (int, int)."""
     return (height + 1) // 2, (width + 1) // 2
 
 
 def check_bands(bands: Tensor, shape: Sequence[int]) -> None:
-    """Make sure that bands are those of a map of ``shape``, (N, C, H, W).
+    """Check that ``bands`` has the shape of the sub-bands of a map of ``shape``, (N, C, H, W).
 
     Raises:
-        ValueError: If they are not.
+        ValueError: If it is not (N, 4C, ceil(H / 2), ceil(W / 2)).
     """
     batch, channels, height, width = shape
     expected = (batch, 4 * channels, *half_size(height, width))
@@ -28,10 +28,10 @@ def check_bands(bands: Tensor, shape: Sequence[int]) -> None:
 
 
 def check_gate(y: Tensor, weight: Tensor, bias: Tensor, z: Tensor) -> None:
-    """Make sure that the shapes of a gate's inputs fit.
+    """Check the shapes of the inputs of :func:`~mmmobilemamba.ops.norm_gate`.
 
     Raises:
-        ValueError: If they do not.
+        ValueError: If ``y`` and ``z`` are not of one shape (N, L, E), or ``weight`` and ``bias`` not (E).
     """
     if y.shape != z.shape or weight.shape != y.shape[2:] or bias.shape != y.shape[2:]:
         raise ValueError(
@@ -41,9 +41,12 @@ def check_gate(y: Tensor, weight: Tensor, bias: Tensor, z: Tensor) -> None:
 
 
 def evenly_spaced(x: Tensor) -> Optional[int]:
-    """The one stride (int) that leads through the pixels of all images of (N, C, H, W), or None.
+    """Distance in elements between consecutive pixels of a map (N, C, H, W), over all images.
 
-    The strides of sides of 1 say nothing.
+    Strides of axes of size 1 are ignored.
+
+    Returns:
+        int | None: The distance, None if it is not the same everywhere.
     """
     if x.is_contiguous(memory_format=torch.channels_last):
         return x.shape[1]
@@ -58,15 +61,15 @@ def evenly_spaced(x: Tensor) -> Optional[int]:
 
 
 def side_of(weight: Tensor) -> int:
-    """The side k of a kernel (O, C, k, k), a number in a trace, too, where sizes are tensors."""
+    """Kernel size k of a weight (O, C, k, k), as an int even in a trace, where sizes are tensors."""
     return len(weight.unbind(2)) if torch.jit.is_tracing() else weight.shape[2]
 
 
 def check_kernel(weight: Tensor) -> None:
-    """Make sure that a kernel has the padding that keeps the size, on all sides.
+    """Check that padding a convolution by ``k // 2`` on all sides keeps the size.
 
     Raises:
-        ValueError: If it is not square, or its side is even.
+        ValueError: If the weight is not (O, C / groups, k, k) with k odd.
     """
     if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[2] % 2 == 0:
         raise ValueError(

@@ -1,9 +1,9 @@
-"""Whether PyTorch traces or transforms what is computed, so that calls may not bypass its dispatcher."""
+"""Detects tracing and transforms, under which calls must go through PyTorch's dispatcher."""
 
 import torch
 from torch.autograd import forward_ad
 
-# What is asked; some are private names of PyTorch. Versions before 2.3 lack one or another.
+# Some of these names are private. Versions of PyTorch before 2.3 lack one or another.
 _NEEDED = (
     (torch.compiler, 'is_compiling'),
     (torch._C, '_is_tracing'),
@@ -18,23 +18,23 @@ _is_exporting = getattr(torch.compiler, 'is_exporting', bool)
 
 
 def is_exported() -> bool:
-    """Whether a graph is being made that is to run elsewhere: by ``torch.export`` or ``torch.onnx.export``.
+    """Whether ``torch.export`` or ``torch.onnx.export`` is running (bool).
 
-    Older versions of PyTorch than 2.7 do not tell it of the former.
+    Before PyTorch 2.7, ``torch.export`` cannot be detected.
     """
     return _is_exporting() or (torch.jit.is_tracing() and torch.onnx.is_in_onnx_export())
 
 
 def is_transformed() -> bool:
-    """Whether a transform of ``torch.func`` is active, such as ``vmap`` or ``grad``."""
+    """Whether a transform of ``torch.func`` is active, such as ``vmap`` or ``grad`` (bool)."""
     return CAN_DETECT and torch._C._are_functorch_transforms_active()
 
 
 def is_traced_or_transformed() -> bool:
-    """Whether what is computed now is being recorded or transformed (bool).
+    """Whether the current computation is recorded or transformed (bool).
 
-    That is compilation, export, tracing, a dispatch mode, a transform of ``torch.func`` and differentiation
-    in forward mode. Always True where this version of PyTorch cannot tell, see ``CAN_DETECT``.
+    This covers compilation, export, tracing, dispatch modes, transforms of ``torch.func`` and forward-mode
+    differentiation. Always True if this version of PyTorch lacks the needed functions, see ``CAN_DETECT``.
     """
     return not CAN_DETECT or (
         torch.compiler.is_compiling()

@@ -1,4 +1,4 @@
-"""The sizes of the family under the name that they had; see ``mmmobilemamba.models.arch``."""
+"""Former location of ``mmmobilemamba.models.arch``, kept for imports."""
 
 from ..arch import ARCH_FIELDS, ARCHS, resolve_arch, resolve_out_indices, stage_splits
 

@@ -1,4 +1,4 @@
-"""What the backbone is made of: the stem, the blocks, and the stages that hold them."""
+"""Parts of the backbone: stem, blocks, downsamples and stages."""
 
 from functools import partial
 
@@ -14,26 +14,32 @@ from .region import compilable
 
 
 class Stem(nn.Sequential):
-    """Convolutions with ReLU between them."""
+    """Convolutions with ReLU between them, see :func:`build_stem`."""
 
     region = None
 
     @compilable
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, C, ceil(H / 16), ceil(W / 16)), where there are four."""
+        """(N, in_channels, H, W) -> (N, C, ceil(H / 16), ceil(W / 16))."""
         for layer in self:
             x = layer(x)
         return x
 
     def folded(self) -> nn.Module:
-        """With each ReLU in the convolution before it; it keeps its place, as checkpoints count it."""
+        """Fuse each ReLU into the convolution before it. The indices, part of key names, do not change."""
         for index in range(len(self) - 1):
             fuse_activation(self, str(index), str(index + 1))
         return self
 
 
 class PatchMerging(nn.Module):
-    """Halve the resolution through an inverted bottleneck with squeeze-excite."""
+    """Inverted bottleneck with squeeze-excite that halves the resolution.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+        norm_cfg (dict): Norm layer.
+    """
 
     def __init__(self, in_channels, out_channels, norm_cfg):
         super().__init__()
@@ -52,14 +58,20 @@ class PatchMerging(nn.Module):
         return self.conv3(self.se(x))
 
     def folded(self) -> nn.Module:
-        """With each ReLU in the convolution before it."""
+        """Fuse each ReLU into the convolution before it."""
         fuse_activation(self, 'conv1', 'act1')
         fuse_activation(self, 'conv2', 'act2')
         return self
 
 
 class Downsample(nn.Module):
-    """Patch merging between two stages, with a depthwise convolution and an FFN on either side."""
+    """Patch merging between two stages, with a depthwise convolution and an FFN before and after it.
+
+    Args:
+        in_channels (int): Channels of the input.
+        out_channels (int): Channels of the output.
+        norm_cfg (dict): Norm layer.
+    """
 
     region = None
 
@@ -80,9 +92,15 @@ class Downsample(nn.Module):
 
 
 class Block(nn.Module):
-    """Five residual pieces, and a second shortcut around all of them.
+    """Five residual parts, and an outer shortcut around all of them.
 
-    Every residual branch starts at zero, so that a new block doubles its input.
+    Every residual branch is initialised to zero, so an untrained block doubles its input.
+
+    Args:
+        splits (tuple[int, int, int]): Channels of the three parts of the mixer.
+        kernel_size (int): Kernel size of the mixer.
+        drop_path_rate (float): Stochastic depth of the outer branch.
+        norm_cfg (dict): Norm layer.
     """
 
     region = None
@@ -104,24 +122,24 @@ class Block(nn.Module):
 
     @compilable
     def branch(self, x: Tensor) -> Tensor:
-        """What is added to the outer shortcut: (N, C, H, W) -> (N, C, H, W)."""
+        """Branch of the outer shortcut: (N, C, H, W) -> (N, C, H, W)."""
         y = self.ffn0(self.dw0(x))
         y = self.mixer(y)
         return self.ffn1(self.dw1(y))
 
     def zero_init_residuals(self) -> None:
-        """Let the branches start at zero that are not FFNs, which see to it themselves."""
+        """Initialise the residual branches to zero; FFNs do so themselves."""
         for branch in (self.dw0.fn, self.mixer.fn.proj, self.dw1.fn):
             nn.init.zeros_(branch.bn.weight)
 
 
 class Stage(nn.Module):
-    """A downsample, except in the first stage, and the blocks at one resolution.
+    """A downsample and the blocks at one resolution.
 
     Args:
-        downsample (nn.Module): Comes first.
-        blocks (list[Block]): Follow in order.
-        with_cp (bool): Recompute each block in backward instead of keeping its activations.
+        downsample (nn.Module): Runs first; ``nn.Identity`` in the first stage.
+        blocks (list[Block]): Run in order.
+        with_cp (bool): Recompute each block in backward instead of storing its activations.
     """
 
     def __init__(self, downsample, blocks, with_cp):
@@ -131,7 +149,7 @@ class Stage(nn.Module):
         self.with_cp = with_cp
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, in_channels, H, W) -> (N, C, H', W'), half the size except in the first stage."""
+        """(N, in_channels, H, W) -> (N, C, H', W'), at half the size except in the first stage."""
         x = self.downsample(x)
         for block in self.blocks:
             if self.with_cp and torch.is_grad_enabled():
@@ -147,7 +165,13 @@ def residual_dwconv(channels: int, norm_cfg: dict) -> Residual:
 
 
 def build_stem(in_channels: int, channels: int, norm_cfg: dict) -> Stem:
-    """Four 3 x 3 convolutions of stride 2: (N, in_channels, H, W) -> (N, channels, H / 16, W / 16)."""
+    """Build the stem: four 3 x 3 convolutions of stride 2.
+
+    Args:
+        in_channels (int): Channels of the image.
+        channels (int): Channels of the output, a multiple of 8.
+        norm_cfg (dict): Norm layer.
+    """
     widths = (in_channels, channels // 8, channels // 4, channels // 2, channels)
     layers = []
     for before, after in zip(widths, widths[1:]):
@@ -156,7 +180,14 @@ def build_stem(in_channels: int, channels: int, norm_cfg: dict) -> Stem:
 
 
 def build_stage(arch: dict, index: int, with_cp: bool, norm_cfg: dict) -> Stage:
-    """Stage ``index`` of an ``arch`` with all its fields."""
+    """Build a stage.
+
+    Args:
+        arch (dict): Result of :func:`~mmmobilemamba.models.arch.resolve_arch`.
+        index (int): Index of the stage, 0 to 2.
+        with_cp (bool): Recompute each block in backward instead of storing its activations.
+        norm_cfg (dict): Norm layer.
+    """
     dims, depths, kernel_size = arch['embed_dims'], arch['depths'], arch['kernel_sizes'][index]
     first, last = sum(depths[:index]), max(sum(depths) - 1, 1)
     blocks = [

@@ -1,4 +1,4 @@
-"""Initialisation of the backbone as mmengine's initialisers, whose log says what changed which parameter."""
+"""Initialisation of the backbone as mmengine initialisers, which log the initialiser of each parameter."""
 
 from mmengine.model import update_init_info
 
@@ -6,10 +6,10 @@ from ..checkpoint import load_pretrained
 
 
 class MobileMambaInit:
-    """The paper's initialisation, in which every residual branch starts at zero."""
+    """The paper's initialisation, with zero residual branches. Source: https://arxiv.org/abs/2411.15941."""
 
     def __call__(self, module):
-        """Draw the parameters of a module and all that is in it anew."""
+        """Reset the parameters of a module and all its submodules."""
         for part in module.modules():
             if hasattr(part, 'reset_parameters'):
                 part.reset_parameters()
@@ -20,21 +20,21 @@ class MobileMambaInit:
 
 
 class MobileMambaPretrainedInit:
-    """A checkpoint that must fit completely.
+    """Initialisation from a checkpoint, which must match completely.
 
     Args:
-        **kwargs: Of :func:`~mmmobilemamba.models.checkpoint.load_pretrained`.
+        **kwargs: Arguments of :func:`~mmmobilemamba.models.checkpoint.load_pretrained`, except ``backbone``.
     """
 
     def __init__(self, **kwargs):
         self.kwargs = kwargs
 
     def __call__(self, module):
-        """Load it into a backbone.
+        """Load the checkpoint into a backbone.
 
         Raises:
-            FileNotFoundError: If there is no such file.
-            CheckpointError: If it cannot be read or does not fit completely.
+            FileNotFoundError: If the file does not exist.
+            CheckpointError: If the file cannot be read or does not match completely.
         """
         load_pretrained(module, **self.kwargs)
         update_init_info(module, init_info=f'Loaded from {self.kwargs["checkpoint"]}')

@@ -1,7 +1,7 @@
 """MobileMamba: a lightweight multi-receptive field vision Mamba network.
 
 Paper: https://arxiv.org/abs/2411.15941 (CVPR 2025)
-Checkpoints and recipes of the authors: https://github.com/lewandofskee/MobileMamba
+The authors' checkpoints and recipes: https://github.com/lewandofskee/MobileMamba
 """
 
 from collections.abc import Sequence
@@ -26,52 +26,56 @@ from .region import Region
 
 STRIDES = (16, 32, 64)
 
-torch.fx.wrap('in_fast_format')  # one node in a graph of torch.fx, as it looks at types and devices
+torch.fx.wrap('in_fast_format')  # a leaf in torch.fx graphs, as it depends on dtypes and devices
 
 
 @MODELS.register_module()
 class MobileMamba(BaseModule):
     """MobileMamba backbone: a stem and three stages at strides 16, 32 and 64.
 
-    Registered in mmengine's root registry: ``type='MobileMamba'`` works in the configs of every
-    OpenMMLab codebase once ``mmmobilemamba`` is imported (``custom_imports``); in mmaction2 it is
-    ``mmmobilemamba.mmaction``, as backbones return tensors there. In evaluation any image
-    of at least 1 x 1 pixel works; a side s leaves a stage with ceil(s / stride) pixels. In training,
-    batch norm needs more than one value a channel: at 64 x 64 pixels and less, two images or more. Heads
-    with a batch norm after pooling, as our classifiers have, need two images at any size.
+    It is registered in mmengine's root registry: ``type='MobileMamba'`` works in the configs of every
+    OpenMMLab codebase that import ``mmmobilemamba`` (``custom_imports``). For mmaction2, where backbones
+    return tensors, import ``mmmobilemamba.mmaction``.
 
-    Checkpoints of the authors load as they are, flat or wrapped, through ``init_cfg``,
-    ``load_state_dict`` or mmengine's ``load_checkpoint``; see ``mmmobilemamba.models.checkpoint``.
+    In evaluation, images may have any size from 1 x 1 pixel; a side of s pixels becomes ceil(s / stride) in
+    the output. In training, batch norm needs more than one value per channel: images of 64 x 64 pixels or
+    less need batches of two or more. Heads with a batch norm after pooling, such as the classifiers of this
+    package, need two images at any size.
+
+    The authors' checkpoints, flat or wrapped, load without conversion through ``init_cfg``,
+    ``load_state_dict`` and mmengine's ``load_checkpoint``; see ``mmmobilemamba.models.checkpoint``.
+
+    Source: https://arxiv.org/abs/2411.15941.
 
     Args:
         arch (str | dict): ``'t2'``, ``'t4'``, ``'s6'``, ``'b1'``, ``'b2'`` or ``'b4'`` (the last
             three are one network, meant for 256, 384 and 512 pixels), or a dict with the fields
             ``embed_dims``, ``depths``, ``global_ratios``, ``local_ratios``, ``kernel_sizes``
-            (three values each, one a stage) and ``drop_path_rate``. Defaults to ``'t2'``.
+            (three values each, one per stage) and ``drop_path_rate``. Defaults to ``'t2'``.
         in_channels (int): Channels of the image. Defaults to 3.
         out_indices (int | Sequence[int]): Stages to return, 0 to 2; negative ones count from the
-            end. The output is in order of resolution, finest first. Stages after the last wanted
-            one are not built. Defaults to -1, the last stage.
-        frozen_stages (int): -1 freezes nothing, 0 the stem, n the stem and the first n stages:
-            no gradient, and norm layers in evaluation. Defaults to -1.
-        norm_eval (bool): Keep batch norm in evaluation while training. Defaults to False.
-        with_cp (bool): Trade compute for memory with activation checkpointing. Outputs,
-            gradients and batch statistics stay the same. Defaults to False.
-        drop_path_rate (float, optional): Stochastic depth of the last block; the others rise to
-            it from 0 in equal steps. Defaults to the arch's own (0 for T and S, 0.03 for B).
-        norm_cfg (dict): Norm layer with a weight. Defaults to ``dict(type='BN')``.
-        scan_backend (str): What computes the selective scan, one of ``mmmobilemamba.ops.BACKENDS`` or
-            ``'auto'``, the fastest that can run. It also holds for convolutions, Haar transforms and gates:
-            all but ``'auto'`` and ``'cpp'`` keep them from C++. Defaults to ``'auto'``.
-        deploy (bool): Build the deployed form, see :meth:`switch_to_deploy`, for checkpoints of that form.
-            Defaults to False.
-        compile (bool | dict): Compile the network for training, see :meth:`compile_regions`; a dict has its
+            end. Outputs are ordered by resolution, finest first. Stages after the last one in
+            ``out_indices`` are not built. Defaults to -1, the last stage.
+        frozen_stages (int): Freeze nothing (-1), the stem (0), or the stem and the first n stages
+            (n): no gradients, and norm layers in evaluation mode. Defaults to -1.
+        norm_eval (bool): Keep batch norm in evaluation mode during training. Defaults to False.
+        with_cp (bool): Use activation checkpointing, which trades compute for memory. Outputs,
+            gradients and batch statistics do not change. Defaults to False.
+        drop_path_rate (float, optional): Stochastic depth rate of the last block; the rates rise
+            linearly from 0. Defaults to None, that of the arch (0 for T and S, 0.03 for B).
+        norm_cfg (dict): Norm layer, which must have a weight. Defaults to ``dict(type='BN')``.
+        scan_backend (str): Backend of the selective scan: one of ``mmmobilemamba.ops.BACKENDS``, or
+            ``'auto'`` for the fastest that can run. It also applies to convolutions, Haar transforms and
+            gates, which run in C++ only with ``'auto'`` and ``'cpp'``. Defaults to ``'auto'``.
+        deploy (bool): Build the deployed form, see :meth:`switch_to_deploy`, to load checkpoints of that
+            form. Defaults to False.
+        compile (bool | dict): Compile the network for training, see :meth:`compile_regions`; a dict gives its
             arguments. Defaults to False.
         init_cfg (dict | list[dict], optional): Initialisation, as in mmengine. A ``Pretrained``
-            checkpoint must fit completely. Defaults to None, the paper's.
-        adapt_in_channels (bool): Load RGB weights into a network of other ``in_channels``: summed for one
-            channel, else repeated and scaled, as timm does. It holds for ``init_cfg``, ``load_from`` and
-            ``load_state_dict``. Defaults to False: such weights do not fit.
+            checkpoint must match completely. Defaults to None, the initialisation of the paper.
+        adapt_in_channels (bool): Adapt RGB weights to other ``in_channels``, as timm does: summed for one
+            channel, otherwise repeated and scaled. This applies to ``init_cfg``, ``load_from`` and
+            ``load_state_dict``. With False, such weights do not match. Defaults to False.
 
     Attributes:
         out_channels (tuple[int]): Channels of each output.
@@ -79,6 +83,7 @@ class MobileMamba(BaseModule):
 
     Raises:
         TypeError, ValueError: If an argument is not one of the above.
+        RuntimeError: If ``compile`` is set and PyTorch is older than 2.5.
 
     Example:
         >>> backbone = MobileMamba('t2', out_indices=(0, 1, 2)).eval()
@@ -134,61 +139,82 @@ class MobileMamba(BaseModule):
             self.compile_regions(**(compile if isinstance(compile, dict) else {}))
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) -> a tuple with (N, C, ceil(H / stride), ceil(W / stride)) a stage.
+        """Feature maps of images.
+
+        Args:
+            x (Tensor): Normalised images (N, in_channels, H, W), of a floating dtype.
+
+        Returns:
+            tuple[Tensor]: (N, C, ceil(H / stride), ceil(W / stride)) for each stage in ``out_indices``.
 
         Raises:
-            ValueError: If ``x`` has another number of dimensions, or is not of a floating type.
+            ValueError: If ``x`` does not have four dimensions or a floating dtype.
         """
         if self.training_graph is not None and self.training and torch.is_grad_enabled():
             return self.training_graph(self, x)
         return self.extract(x)
 
     def extract(self, x: Tensor, out_indices: Optional[Sequence[int]] = None) -> tuple[Tensor, ...]:
-        """:meth:`forward`, without CUDA graphs, and up to the last of these stages; by default its own."""
+        """:meth:`forward` without CUDA graphs, for any stages.
+
+        Args:
+            x (Tensor): (N, in_channels, H, W).
+            out_indices (Sequence[int], optional): Stages to return; later ones are not run. Defaults to None,
+                those of the constructor.
+
+        Returns:
+            tuple[Tensor]: (N, C, ceil(H / stride), ceil(W / stride)) for each stage.
+
+        Raises:
+            ValueError: If ``x`` does not have four dimensions or a floating dtype.
+        """
         out_indices = self.out_indices if out_indices is None else out_indices
         x = self.stem(in_fast_format(x))
-        x = in_fast_format(x)  # which an image of one channel is not
+        x = in_fast_format(x)  # again, as the stem may lose the format for images of one channel
         outs = []
         for index, stage in enumerate(self.stages):
             if index > max(out_indices):
                 break
             x = stage(x)
             if index in out_indices:
-                outs.append(x.contiguous())  # mmcv's RoIAlign, for one, reads no other format rightly
+                outs.append(x.contiguous())  # mmcv's RoIAlign, for example, misreads other formats
         return tuple(outs)
 
     @property
     def is_deployed(self) -> bool:
-        """Whether the parameters are those of the deployed form; not with norm layers that do not fold."""
+        """Whether the parameters are those of the deployed form (bool); False if norm layers remain."""
         return self.deploy and not any(isinstance(module, ConvBN) for module in self.modules())
 
     def switch_to_deploy(self) -> None:
-        """Switch to the deployed form, for inference; a second call changes nothing.
+        """Switch to the deployed form, for inference, in place. A second call does nothing.
 
-        Batch norm, the shortcut around a depthwise convolution and the channel scales are folded into the
-        convolutions, exactly: in float64, rounded once. Their kernels compute ReLU, SiLU and the other
-        shortcuts, too, see :class:`~.layers.FusedConv2d`. In evaluation the outputs stay the same, to
-        rounding; trained further, it would be another network. Norm layers other than batch norm stay.
-        A checkpoint of the deployed form is loaded with ``deploy=True``.
+        Batch norms, the shortcuts around depthwise convolutions and the channel scales are folded into the
+        convolutions, in float64 and rounded once. ReLU, SiLU and the other shortcuts are fused into their
+        kernels, see :class:`~.layers.FusedConv2d`. In evaluation the outputs do not change, up to rounding.
+        Do not train the deployed form: it would behave as a different network. Norm layers other than batch
+        norm are kept. To load a checkpoint of the deployed form, build the network with ``deploy=True``.
+
+        Raises:
+            ValueError: If a weight is computed by a hook, as with ``weight_norm`` and pruning.
         """
         if not self.deploy:
             with folding(self):
                 fold(self)
             self.deploy = True
-            self.train(self.training)  # new modules, too
+            self.train(self.training)  # for the new modules
 
     def compile_regions(self, evaluation: bool = False, **options: Any) -> None:
-        """Compile the stem, the downsamples and the blocks with ``torch.compile``, at their next use.
+        """Compile the stem, the downsamples and the blocks with ``torch.compile``, at their next call.
 
-        The blocks of a stage share what is compiled: B1 takes six graphs in training. Parameters, buffers,
-        hooks and names stay as they are; hooks have to be there before the first step. Another size of the
-        images compiles each region once more, for any size. SyncBN is not compiled. A trace, an export or a
-        ``torch.compile`` of the whole network takes the plain form.
+        The blocks of a stage share their compiled form, so B1 needs six graphs in training. Parameters,
+        buffers, hooks and names do not change; register hooks before the first step. A second image size
+        recompiles each region once, for all sizes. SyncBN is not compiled. Tracing, exporting or compiling
+        the whole network uses the uncompiled form.
 
         Args:
-            evaluation (bool): Run compiled in evaluation, too, where images often have many sizes, and
-                frozen stages. Defaults to False.
-            **options: Of ``torch.compile``, such as ``dynamic`` or ``mode``.
+            evaluation (bool): Also run the compiled form in evaluation, where images often have many sizes,
+                and in frozen stages. Defaults to False.
+            **options: Arguments of ``torch.compile``, such as ``dynamic`` or ``mode``.
 
         Raises:
             RuntimeError: If PyTorch is older than 2.5.
@@ -205,12 +231,14 @@ class MobileMamba(BaseModule):
                 one.region = region
 
     def init_weights(self) -> None:
-        """Initialise as in the paper, unless it is deployed, then as ``init_cfg`` says.
+        """Initialise the parameters as in the paper, then apply ``init_cfg``.
 
-        A new network is initialised as in the paper already; this draws again.
+        The constructor has already initialised them as in the paper; this draws new values. In the deployed
+        form, only ``init_cfg`` is applied.
 
         Raises:
-            CheckpointError: If a ``Pretrained`` checkpoint does not fit completely.
+            FileNotFoundError: If the file of a ``Pretrained`` checkpoint does not exist.
+            CheckpointError: If a ``Pretrained`` checkpoint cannot be read or does not match completely.
         """
         init_cfg = self.init_cfg
         others, pretrained = split_pretrained(init_cfg)
@@ -225,10 +253,10 @@ class MobileMamba(BaseModule):
             self.init_cfg = init_cfg
 
     def train(self, mode: bool = True) -> 'MobileMamba':
-        """Set the mode, keeping frozen stages, and norms with ``norm_eval``, in evaluation.
+        """Set the mode. Frozen stages, and batch norms with ``norm_eval``, stay in evaluation mode.
 
         Raises:
-            ValueError: If a Runner begins to train a model whose neck or heads do not fit this backbone.
+            ValueError: If a Runner starts to train a model whose neck or heads do not match this backbone.
         """
         if mode:
             check_at_start(self)
@@ -241,17 +269,17 @@ class MobileMamba(BaseModule):
         return self
 
     def get_layer_depth(self, param_name: str, prefix: str = '') -> tuple[int, int]:
-        """Layer of a parameter, for layer-wise learning-rate decay, as in mmpretrain.
+        """Layer index of a parameter, for layer-wise learning-rate decay, as in mmpretrain.
 
-        The stem is layer 0 and every block one more, the first of a stage together with the stage's
-        downsample; the last layer is what follows the backbone.
+        The stem is layer 0. Each block is one layer; the first block of a stage includes the downsample. The
+        last layer contains all parameters outside the backbone.
 
         Args:
             param_name (str): Name of the parameter in the model.
             prefix (str): Name of the backbone in the model, with the dot. Defaults to '', for a backbone.
 
         Returns:
-            tuple[int, int]: The layer, and the number of layers.
+            tuple[int, int]: Index of the layer, and number of layers.
         """
         depths = [len(stage.blocks) for stage in self.stages]
         last = sum(depths) + 1
@@ -264,7 +292,7 @@ class MobileMamba(BaseModule):
         return last, last + 1
 
     def __prepare_scriptable__(self):
-        """Called by ``torch.jit.script``, whose language is too small for this network.
+        """Called by ``torch.jit.script``, which cannot compile this network.
 
         Raises:
             TypeError: Always.
@@ -286,22 +314,22 @@ class MobileMamba(BaseModule):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def _checkpoint_filter(self, state_dict, prefix, *args):
-        """mmpretrain's ``ImageClassifier`` calls it with a checkpoint before it loads it."""
+        """Called by mmpretrain's ``ImageClassifier`` with a state dict before loading it."""
         adapt_classifier(self, state_dict, prefix)
 
 
 def in_fast_format(x: Tensor) -> Tensor:
-    """In channels-last where that is faster: on a CPU, and for the tensor cores of a GPU. (N, C, H, W).
+    """Convert a map (N, C, H, W) to channels-last where it is faster: on CPUs, and on GPUs in half precision.
 
     Raises:
-        ValueError: If ``x`` has another number of dimensions, or is not of a floating type.
+        ValueError: If ``x`` does not have four dimensions or a floating dtype.
     """
     if x.ndim != 4 or not x.is_floating_point():
         raise ValueError(
             f'MobileMamba takes batches of normalised images of a floating type, (N, C, H, W), and this is '
             f'{x.dtype} of shape {tuple(x.shape)}: call image.float() on pixels, or image[None] on one image.'
         )
-    if is_transformed():  # vmap knows one memory format
+    if is_transformed():  # vmap supports one memory format only
         return x
     halves = x.dtype in (torch.float16, torch.bfloat16) or torch.is_autocast_enabled()
     if x.device.type == 'cpu' or (x.is_cuda and halves):

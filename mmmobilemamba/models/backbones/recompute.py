@@ -1,4 +1,4 @@
-"""Activation checkpointing that leaves batch statistics alone."""
+"""Activation checkpointing that does not update batch statistics twice."""
 
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 
@@ -7,11 +7,17 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 
 def frozen_statistics(module: nn.Module) -> tuple[AbstractContextManager, AbstractContextManager]:
-    """Contexts for forward and for the recomputation of ``torch.utils.checkpoint``.
+    """Contexts for the forward pass and the recomputation of ``torch.utils.checkpoint``.
 
-    The recomputation runs the module a second time, which would update its running statistics
-    twice an iteration. With momentum 0 and a counter to throw away it normalises with the batch all the same,
-    and saves the same tensors, which ``checkpoint`` insists on.
+    The recomputation runs the module a second time, which would update its running statistics twice per
+    iteration. Therefore it runs with momentum 0 and a temporary counter. It still normalises with the batch
+    and saves the same tensors, as ``checkpoint`` requires.
+
+    Args:
+        module (nn.Module): The module that is recomputed.
+
+    Returns:
+        tuple: The two context managers.
     """
     return nullcontext(), _without_momentum(module)
 

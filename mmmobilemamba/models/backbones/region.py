@@ -1,7 +1,7 @@
-"""Compilation by region: what repeats in a network is compiled once, the rest runs as it is.
+"""Compilation by region: repeated modules of a network are compiled once, and the rest is not compiled.
 
-Compiling a whole network takes minutes, as every block is traced and turned into kernels anew. The blocks of
-a stage are alike, so that one compiled function, which takes the block as an argument, serves all of them.
+Compiling a whole network takes minutes, as every block is traced and lowered separately. The blocks of a
+stage have the same structure, so one compiled function, with the block as an argument, works for all of them.
 Source: https://docs.pytorch.org/tutorials/recipes/regional_compilation.html.
 """
 
@@ -14,14 +14,14 @@ from torch import nn
 
 from mmmobilemamba.ops.tracing import is_traced_or_transformed
 
-# From here on a compiled function takes the parameters of modules as inputs, so that modules can share it.
+# Since this version, parameters are inputs of a compiled function, so modules can share it.
 FIRST_VERSION = (2, 5)
 
 
 def compilable(method: Callable) -> Callable:
-    """Let a method of a module run in the compiled form that :class:`Region` has set, if it has set one.
+    """Decorate a method of a module to run in its compiled form if ``module.region`` is set.
 
-    The module's class has an attribute ``region``, which is None until then.
+    The class of the module needs an attribute ``region``: a :class:`Region`, or None to run uncompiled.
     """
 
     @wraps(method)
@@ -35,16 +35,16 @@ def compilable(method: Callable) -> Callable:
 
 
 class Region:
-    """A method compiled once for modules that have the same structure and sizes.
+    """A method compiled once for all modules with the same structure and sizes.
 
-    It holds nothing of the modules that it is set on: copies of a network share it.
+    It has no references to modules, so copies of a network share it.
 
     Args:
         owner (type): Class of the modules.
-        name (str): Its method, which is :func:`compilable`.
-        kind (str): Names these modules among others of the class, such as the stage that they are in.
-        evaluation (bool): Compile in evaluation, too, instead of in training alone.
-        options (dict): Of ``torch.compile``.
+        name (str): Name of a :func:`compilable` method of the class.
+        kind (str): Distinguishes these modules from others of the class, such as the name of their stage.
+        evaluation (bool): Also run the compiled form in evaluation, not only in training.
+        options (dict): Arguments of ``torch.compile``.
 
     Raises:
         RuntimeError: If this version of PyTorch cannot compile by region.
@@ -55,14 +55,14 @@ class Region:
         self.arguments = (owner, name, kind, evaluation, options)
         self.evaluation = evaluation
         method = getattr(owner, name).__wrapped__
-        # PyTorch keeps compiled forms, and the record of which sizes have changed, by the code of a function
-        # and its name. A copy for each kind keeps them apart.
+        # PyTorch caches compiled forms, and which sizes have changed, by the code object of a function and
+        # its name. A copy for each kind separates them.
         code = method.__code__.replace(co_name=f'{owner.__name__}_{name}_{kind}')
         function = FunctionType(code, method.__globals__, code.co_name, None, method.__closure__)
         self.run = torch.compile(function, **options)
 
     def serves(self, module: nn.Module) -> bool:
-        """Whether to run the compiled form: not in a trace or an export, which compile for themselves."""
+        """Whether to run the compiled form (bool); False in a trace, export or compilation of the network."""
         return (module.training or self.evaluation) and not is_traced_or_transformed()
 
     def __deepcopy__(self, memo):
@@ -73,10 +73,10 @@ class Region:
 
 
 def check_version() -> None:
-    """Make sure that this PyTorch can compile by region.
+    """Check that this version of PyTorch can compile by region.
 
     Raises:
-        RuntimeError: If it is too old.
+        RuntimeError: If it is older than ``FIRST_VERSION``.
     """
     version = tuple(int(part) for part in torch.__version__.split('.')[:2])
     if version < FIRST_VERSION:

@@ -1,19 +1,19 @@
-"""Checkpoints of MobileMamba: reading them safely, and from the authors' names to ours.
+"""Reads checkpoints of MobileMamba safely and converts the authors' names to those of this package.
 
-The authors publish flat state dicts, or dicts that hold one under ``net_E`` (the moving average,
-whose accuracy they publish), ``net``, ``model`` or ``state_dict``, with ``module.`` in front of the
-keys or not. A checkpoint must match completely; otherwise loading fails and says why.
+The authors publish flat state dicts, and dicts that contain one under ``net_E`` (the EMA, whose
+accuracy they publish), ``net``, ``model`` or ``state_dict``. Keys may start with ``module.``. A
+checkpoint must match completely; otherwise loading fails and the message gives the reason.
 
 ===========  ==========================================================
 ``read``     reads a file without running code, unwraps its state dict
-``names``    the table of the authors' names and ours
-``layout``   tells whose layout a state dict has, and which arch
-``convert``  converts a state dict from the authors' layout to ours
+``names``    maps the authors' names to those of this package
+``layout``   detects the layout and the arch of a state dict
+``convert``  converts a state dict from the authors' layout
 ``fit``      compares weights with a network
-``hooks``    is called by mmengine and mmpretrain when weights are loaded
+``hooks``    called by mmengine and mmpretrain when they load weights
 ===========  ==========================================================
 
-Each imports only from those above it.
+Each module imports only from those above it.
 """
 
 from .convert import convert_backbone, convert_head

@@ -1,4 +1,4 @@
-"""Converts state dicts from the authors' layout to ours."""
+"""Converts state dicts from the authors' layout to that of this package."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ HAAR_FILTERS = ('.wt_filter', '.iwt_filter')
 
 
 def convert_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """From the authors' names of a backbone to ours; our own names stay.
+    """Rename the entries of a backbone from the authors' layout; other state dicts are returned unchanged.
 
     Args:
-        state_dict (dict[str, Tensor]): Result of :func:`backbone_part`; a head is left out.
+        state_dict (dict[str, Tensor]): Result of :func:`backbone_part`. A head in the authors' layout is
+            dropped.
 
     Returns:
-        dict[str, Tensor]: The same tensors under our names, without the constant Haar filters.
+        dict[str, Tensor]: The same tensors under the names of this package, without the constant Haar
+        filters.
 
     Raises:
-        CheckpointError: If the file is fused or its wavelet is not Haar.
+        CheckpointError: If the authors' checkpoint is fused or its wavelet is not Haar.
     """
     if not is_authors(state_dict):
         return dict(state_dict)
@@ -43,7 +45,7 @@ def convert_backbone(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _check_haar(key: str, filters: Tensor) -> None:
-    """Sub-bands of a channel: average, rows, columns, diagonal; every tap +-1/2."""
+    """Check for Haar filters: average, rows, columns and diagonal of each channel, with taps of +-1/2."""
     signs = [[[1, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
     haar = 0.5 * torch.tensor(signs, dtype=torch.float32, device=filters.device)
     found = filters.detach().float().reshape(-1, 4, 2, 2)
@@ -52,5 +54,12 @@ def _check_haar(key: str, filters: Tensor) -> None:
 
 
 def convert_head(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The head of an authors' classifier under the names of ``MobileMambaClsHead``."""
+    """Head of a classifier in the authors' layout, under the names of ``MobileMambaClsHead``.
+
+    Args:
+        state_dict (dict[str, Tensor]): A classifier in the authors' layout.
+
+    Returns:
+        dict[str, Tensor]: The head, {} if there is none.
+    """
     return {rename(key, HEAD_RENAMES): value for key, value in state_dict.items() if key.startswith('head.')}

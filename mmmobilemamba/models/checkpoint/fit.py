@@ -1,4 +1,4 @@
-"""Checks that weights match a network completely."""
+"""Checks whether weights match a network."""
 
 from __future__ import annotations
 
@@ -21,21 +21,22 @@ COUNTER = 'num_batches_tracked'
 
 
 def is_deployed(backbone: MobileMamba) -> bool:
-    """Whether a backbone is in its deployed form, batch norms folded into the convolutions."""
+    """Whether a backbone is in its deployed form, with batch norms folded into the convolutions (bool)."""
     return backbone.is_deployed
 
 
 def check_form(folded: bool, wanted: bool, part: str, or_else: str | None = None) -> None:
-    """Compare the form of a checkpoint with that of the network.
+    """Check that checkpoint and network are both deployed or both not.
 
     Args:
         folded (bool): Whether the checkpoint is in the deployed form.
-        wanted (bool): Whether the network is.
-        part (str): What it is, in words.
-        or_else (str, optional): What else than folded it may be, where its keys do not tell.
+        wanted (bool): Whether the network is in the deployed form.
+        part (str): Name of the part for the error message, such as ``'backbone'``.
+        or_else (str, optional): Another explanation for keys that look deployed, for the error message.
+            Defaults to None.
 
     Raises:
-        CheckpointError: If they differ, with what to do.
+        CheckpointError: If the forms differ; the message says what to do.
     """
     if folded and not wanted:
         doubt = f' (or was {or_else}: then build it without them, too)' if or_else else ''
@@ -52,10 +53,15 @@ def check_form(folded: bool, wanted: bool, part: str, or_else: str | None = None
 
 
 def load_whole_model(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None:
-    """Load weights into all of a model of OpenMMLab.
+    """Load weights into a whole OpenMMLab model, strictly.
+
+    Args:
+        model (nn.Module): The model.
+        state_dict (dict[str, Tensor]): Its weights.
 
     Raises:
-        CheckpointError: If a key is left over, missing or of the wrong shape; the message has the first ones.
+        CheckpointError: If a key is unexpected, missing or of the wrong shape; the message lists the first
+            ones.
     """
     try:
         load_state_dict(model, state_dict, strict=True)
@@ -71,10 +77,19 @@ def load_whole_model(model: nn.Module, state_dict: Mapping[str, Tensor]) -> None
 
 
 def fitting_weights(backbone: MobileMamba, state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights for a backbone under our names, out of a state dict in any known form.
+    """Extract the weights of a backbone from a state dict in any known layout.
+
+    Args:
+        backbone (MobileMamba): The backbone to load.
+        state_dict (dict[str, Tensor]): A backbone or a model with one, in the authors' layout or that of this
+            package.
+
+    Returns:
+        dict[str, Tensor]: The weights under the names of this package, without stages that ``backbone`` does
+        not build.
 
     Raises:
-        CheckpointError: If they are not those of a MobileMamba that fits completely.
+        CheckpointError: If there is no MobileMamba in it, or it does not match completely.
     """
     looks_like = describe(state_dict)
     part = backbone_part(state_dict)
@@ -86,13 +101,18 @@ def fitting_weights(backbone: MobileMamba, state_dict: Mapping[str, Tensor]) -> 
 
 
 def check_fit(backbone: MobileMamba, weights: Mapping[str, Tensor], looks_like: str) -> dict[str, Tensor]:
-    """Compare names and shapes of ``weights`` with a backbone; drop stages that it does not build.
+    """Compare names and shapes of weights with a backbone, and drop stages that it does not build.
+
+    Args:
+        backbone (MobileMamba): The backbone to load.
+        weights (dict[str, Tensor]): Weights under the names of this package.
+        looks_like (str): Result of :func:`~.layout.describe`, for the error message.
 
     Returns:
-        dict[str, Tensor]: The weights that the backbone takes.
+        dict[str, Tensor]: The weights to load.
 
     Raises:
-        CheckpointError: If a key is left over, missing or of the wrong shape.
+        CheckpointError: If a key is unexpected, missing or of the wrong shape.
     """
     built = len(backbone.stages)
     wanted = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
@@ -110,12 +130,16 @@ def check_fit(backbone: MobileMamba, weights: Mapping[str, Tensor], looks_like: 
 
 
 def check_overlap(backbone: MobileMamba, weights: Mapping[str, Tensor]) -> None:
-    """Refuse weights of which less than half fit a backbone by name and shape: those of another network.
+    """Refuse weights of another network: less than half of them match a backbone by name and shape.
 
-    Two archs of the family that are not the same have less than that in common.
+    Any two different archs of the family have less than half of their entries in common.
+
+    Args:
+        backbone (MobileMamba): The backbone to load.
+        weights (dict[str, Tensor]): Weights under the names of this package, possibly incomplete.
 
     Raises:
-        CheckpointError: If it is so.
+        CheckpointError: If less than half match.
     """
     wanted = {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
     shapes = {
@@ -134,7 +158,7 @@ def check_overlap(backbone: MobileMamba, weights: Mapping[str, Tensor]) -> None:
 
 
 def _other_shapes(shapes, wanted):
-    """Which keys have another shape than ``wanted``, with both."""
+    """Descriptions of the keys whose shapes differ from ``wanted``."""
     return [
         f'{key} {shapes[key]} instead of {wanted[key]}'
         for key in wanted
@@ -143,7 +167,7 @@ def _other_shapes(shapes, wanted):
 
 
 def _misfit(backbone, problems, looks_like):
-    """The message: the first keys of each problem, what the checkpoint looks like, and what to do."""
+    """Error message with the first keys of each problem, what the checkpoint looks like, and what to do."""
     lines = [f'{len(keys)} {kind}: {"; ".join(keys[:3])}' for kind, keys in problems.items()]
     widths, depths = backbone.arch['embed_dims'], backbone.arch['depths']
     return (
@@ -156,18 +180,20 @@ def _misfit(backbone, problems, looks_like):
 
 
 def adapt_input(backbone: MobileMamba, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Weights whose first convolution reads as many channels as the backbone's, if it adapts them.
+    """Adapt the first convolution of RGB weights to the ``in_channels`` of a backbone.
 
-    RGB weights are summed for one channel; for n they are repeated in turn, cut to n and scaled by 3 / n,
-    so that an image with the same values in all channels gives features alike. Source: ``adapt_input_conv``
-    of https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/_manipulate.py.
+    For one channel, the RGB weights are summed. For n channels, they are repeated cyclically to n channels
+    and scaled by 3 / n, so that an image with equal channels gives about the same features. Source:
+    ``adapt_input_conv`` of
+    https://github.com/huggingface/pytorch-image-models/blob/main/timm/models/_manipulate.py.
 
     Args:
-        backbone (MobileMamba): Adapts with ``adapt_in_channels=True``; else nothing is changed.
-        weights (dict[str, Tensor]): Under our names; weights of other than three channels stay.
+        backbone (MobileMamba): Weights are adapted only if it was built with ``adapt_in_channels=True``.
+        weights (dict[str, Tensor]): Weights under the names of this package. They are changed only if their
+            first convolution has three input channels.
 
     Returns:
-        dict[str, Tensor]: The same, with another first convolution, (C, in_channels, 3, 3).
+        dict[str, Tensor]: A copy of the dict, with a first convolution (C, in_channels, 3, 3).
     """
     weights = dict(weights)
     channels = backbone.in_channels
@@ -187,6 +213,6 @@ def adapt_input(backbone: MobileMamba, weights: Mapping[str, Tensor]) -> dict[st
 
 
 def is_beyond(key: str, built: int) -> bool:
-    """Whether a key belongs to a stage of the paper's three after the first ``built``."""
+    """Whether a key belongs to one of the three stages, but not to the first ``built`` ones (bool)."""
     match = re.match(r'stages\.(\d)\.', key)
     return match is not None and built <= int(match[1]) < 3

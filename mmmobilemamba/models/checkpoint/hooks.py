@@ -1,4 +1,4 @@
-"""Where mmengine and mmpretrain load weights: rewrites state dicts in place, and ``init_cfg``."""
+"""Entry points of mmengine and mmpretrain for loading weights: rewrites state dicts and ``init_cfg``."""
 
 from __future__ import annotations
 
@@ -18,18 +18,21 @@ if TYPE_CHECKING:
     from ..backbones import MobileMamba
 
 
-# A pattern that comes after those of addresses. `force`: a module may be imported again.
+# Patterns of URL schemes are matched first. `force`, as the module may be imported again.
 @CheckpointLoader.register_scheme(r'.*\.safetensors$', force=True)
 def load_from_safetensors(filename: str, map_location: str | None = None) -> Mapping:
-    """The content of a local file of safetensors, for ``load_from`` and ``load_checkpoint``.
+    """Read a local safetensors file, for ``load_from`` and mmengine's ``load_checkpoint``.
 
     Args:
-        filename (str): Ends in ``.safetensors``.
+        filename (str): Path that ends in ``.safetensors``.
         map_location (str, optional): As in ``torch.load``. Defaults to None, the CPU.
 
+    Returns:
+        dict[str, Tensor]: Content of the file.
+
     Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If it cannot be read.
+        FileNotFoundError: If the file does not exist.
+        CheckpointError: If the file cannot be read or safetensors is not installed.
     """
     return read_checkpoint(filename, map_location or 'cpu')
 
@@ -37,19 +40,25 @@ def load_from_safetensors(filename: str, map_location: str | None = None) -> Map
 def adapt_state_dict(backbone: MobileMamba, state_dict: dict[str, Tensor], prefix: str) -> None:
     """Rewrite the entries below ``prefix`` in place so that the backbone can load them.
 
-    Called on every load. Our own names stay as they are, less the stages that are not built, and may be
-    some of a backbone's; what does not fit is left to the caller, who reports it, unless most does not.
-    Any other form (authors' names, wrapped, below ``backbone.``) must fit completely.
+    Called on every load. Entries under the names of this package may be incomplete. They are kept, except
+    those of stages that are not built, and the caller reports keys that do not match; only if less than half
+    match is an error raised here. Any other layout (authors' names, wrapped, below ``backbone.``) must match
+    completely.
+
+    Args:
+        backbone (MobileMamba): The backbone to load.
+        state_dict (dict[str, Tensor]): State dict of the whole model.
+        prefix (str): Name of the backbone in the model, with the dot, or ''.
 
     Raises:
-        CheckpointError: If there are entries, but not those of a MobileMamba that fits.
+        CheckpointError: If there are entries below ``prefix`` that do not match the backbone.
     """
     entries = {key: state_dict[key] for key in state_dict if key.startswith(prefix)}
     below = {key[len(prefix) :]: value for key, value in entries.items()}
     if not below:
         return
     kept = {key: value for key, value in below.items() if not is_beyond(key, len(backbone.stages))}
-    # FSDP has no state dict of its own to compare with while it loads one.
+    # While FSDP loads a state dict, the network has none to compare it with.
     is_sharded = any(name.endswith('_fsdp_wrapped_module') for name, _ in backbone.named_modules())
     is_part = not is_sharded and kept.keys() <= backbone.state_dict().keys()
     if is_part or is_ours(below):
@@ -69,10 +78,17 @@ def adapt_state_dict(backbone: MobileMamba, state_dict: dict[str, Tensor], prefi
 
 
 def adapt_classifier(backbone: MobileMamba, state_dict: dict[str, Tensor], prefix: str) -> None:
-    """Rewrite an authors' classifier in place to the names of mmpretrain's ``ImageClassifier``.
+    """Rewrite a classifier in the authors' layout in place to the names of mmpretrain's ``ImageClassifier``.
+
+    Other state dicts are not changed.
+
+    Args:
+        backbone (MobileMamba): The backbone of the classifier to load.
+        state_dict (dict[str, Tensor]): State dict of the whole model.
+        prefix (str): Name of the classifier in the model, with the dot, or ''.
 
     Raises:
-        CheckpointError: If it is an authors' checkpoint whose backbone does not fit completely.
+        CheckpointError: If the layout is the authors' and the backbone does not match completely.
     """
     below = {key[len(prefix) :]: state_dict[key] for key in state_dict if key.startswith(prefix)}
     inner = unwrap(below)
@@ -88,7 +104,15 @@ def adapt_classifier(backbone: MobileMamba, state_dict: dict[str, Tensor], prefi
 def split_pretrained(
     init_cfg: Mapping | Sequence[Mapping] | None,
 ) -> tuple[list[Mapping], dict[str, Any] | None]:
-    """Part an ``init_cfg`` into what mmengine does and the arguments of :func:`load_pretrained`."""
+    """Split an ``init_cfg``.
+
+    Args:
+        init_cfg (dict | list[dict], optional): As in mmengine.
+
+    Returns:
+        tuple[list[dict], dict | None]: The initialisers that mmengine runs, and the arguments for
+        :func:`load_pretrained` of the last ``Pretrained``, None if there is none.
+    """
     cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or [])
     pretrained = [cfg for cfg in cfgs if cfg['type'] in ('Pretrained', 'PretrainedInit')]
     others = [cfg for cfg in cfgs if cfg not in pretrained]
@@ -100,18 +124,18 @@ def split_pretrained(
 def load_pretrained(
     backbone: MobileMamba, checkpoint: str | Path, prefix: str | None = None, map_location: str = 'cpu'
 ) -> None:
-    """Load a whole checkpoint into a backbone: ``init_cfg=dict(type='Pretrained', ...)``.
+    """Load a complete checkpoint into a backbone, as ``init_cfg=dict(type='Pretrained', ...)`` does.
 
     Args:
-        backbone (MobileMamba): What is to be loaded.
-        checkpoint (str): A file, or an address that mmengine understands.
-        prefix (str, optional): Where the backbone is in the file, such as ``'backbone.'``. A bare
-            backbone in the authors' layout is found with and without it. Defaults to None.
+        backbone (MobileMamba): The backbone to load.
+        checkpoint (str | Path): A file, or a URL that mmengine can load.
+        prefix (str, optional): Prefix of the backbone's keys in the file, such as ``'backbone.'``. It is
+            ignored if no key has it. Defaults to None.
         map_location (str): As in ``torch.load``. Defaults to ``'cpu'``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If the file cannot be read or does not fit completely.
+        FileNotFoundError: If the file does not exist.
+        CheckpointError: If the file cannot be read or does not match completely.
     """
     content = fetch_checkpoint(checkpoint, map_location)
     try:

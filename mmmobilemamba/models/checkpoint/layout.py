@@ -1,4 +1,4 @@
-"""What a state dict is: the authors' layout or ours, folded or not, and of which arch."""
+"""Detects the layout of a state dict (the authors' or that of this package), its form and its arch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..arch import ARCHS
 from .names import rename
 
-# Keys that no other network has. Met elsewhere are `patch_embed.proj` (ViT), `patch_embed.0.c` and
+# Keys that no other network has. Others do have `patch_embed.proj` (ViT), `patch_embed.0.c` and
 # `blocks1.0.mixer.m` (EfficientViT), `stem.0.weight` (ConvNeXt), `stem.0.conv` (CSPNeXt) and
 # `stages.0.blocks.0.mixer.m` (EfficientViT in timm).
 AUTHORS = r'blocks[123]\.\d+\.mixer\.m\.attn\.(global_op|local_op)\.'
@@ -19,22 +19,29 @@ FUSED = r'patch_embed\.0\.weight$|stem\.0\.weight$|stages\.\d\.blocks\.\d+\.dw0\
 
 
 def is_authors(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are the authors' names of a backbone, fused or not."""
+    """Whether the keys are the authors' names of a backbone, fused or not (bool)."""
     return any(re.match(AUTHORS, key) for key in state_dict)
 
 
 def is_ours(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether the keys are our names of a backbone."""
+    """Whether the keys are this package's names of a backbone (bool)."""
     return any(re.match(OURS, key) for key in state_dict)
 
 
 def is_fused(state_dict: Mapping[str, Tensor]) -> bool:
-    """Whether batch norms are folded into the convolutions, in the authors' layout or ours."""
+    """Whether batch norms are folded into the convolutions, in either layout (bool)."""
     return any(re.match(FUSED, key) for key in state_dict)
 
 
 def backbone_part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The entries of a backbone, without ``backbone.``: all of a bare one's, {} if there is none."""
+    """The entries of the backbone, without the prefix ``backbone.``.
+
+    Args:
+        state_dict (dict[str, Tensor]): A backbone or a model with one, in either layout.
+
+    Returns:
+        dict[str, Tensor]: All entries if the state dict is that of a backbone; {} if there is no backbone.
+    """
     for prefix in ('', 'backbone.'):
         part = {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}
         if is_authors(part) or is_ours(part):
@@ -43,7 +50,14 @@ def backbone_part(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def guess_archs(state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
-    """Names of the archs whose stage widths and depths a backbone has; () if none fits."""
+    """Archs whose widths and depths match those of a backbone.
+
+    Args:
+        state_dict (dict[str, Tensor]): Result of :func:`backbone_part`.
+
+    Returns:
+        tuple[str]: Names of the archs; () if none matches.
+    """
     keys = {key if is_ours(state_dict) else rename(key): value for key, value in state_dict.items()}
     pattern = r'^stages\.(\d)\.blocks\.(\d+)\.dw0\.(?:fn\.)?(?:conv\.)?weight$'
     blocks = {
@@ -65,7 +79,7 @@ def guess_archs(state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
 
 
 def describe(state_dict: Mapping[str, Tensor]) -> str:
-    """What a state dict looks like, in words."""
+    """Arch, layout and form of a state dict in words, for error messages (str)."""
     part = backbone_part(state_dict)
     if not part:
         keys = ', '.join(list(map(str, state_dict))[:3]) or 'none'

@@ -1,7 +1,7 @@
-"""Loads tensors, plain values and what mmengine's Runner writes, and nothing else, in any version of torch.
+"""Loads only tensors, plain values and the objects of mmengine's Runner, in any version of torch.
 
-Since torch 2.6, :mod:`mmmobilemamba.compat` extends the allow-list of ``torch.load``. Older versions accept
-no named objects there, so a Runner's checkpoint needs an unpickler with a list of its own.
+Since torch 2.6, :mod:`mmmobilemamba.compat` extends the allow-list of ``torch.load``. Older versions do not
+accept named objects there, so Runner checkpoints need an unpickler with its own list.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from ...compat import has_list, runner_globals
 
 
 def load_weights(path: str | Path, map_location: str) -> Any:
-    """Load a file that ``torch.save`` wrote.
+    """Load a file written by ``torch.save``, without running code from it.
 
     Args:
         path (str | Path): The file.
-        map_location (str): Where the tensors go.
+        map_location (str): As in ``torch.load``.
 
     Returns:
-        Any: Its content.
+        Any: Content of the file.
 
     Raises:
-        pickle.UnpicklingError: If the file names an object that is not on the list.
+        pickle.UnpicklingError: If the file contains an object that is not on the allow-list.
     """
     if has_list():
         return torch.load(path, map_location=map_location, weights_only=True)
@@ -36,7 +36,7 @@ def load_weights(path: str | Path, map_location: str) -> Any:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Resolves only what torch's weights-only loader allows and what a Runner writes."""
+    """Resolves only the names on torch's weights-only list and those in Runner checkpoints."""
 
     def find_class(self, module: str, name: str) -> Any:
         allowed = {**torch._weights_only_unpickler._get_allowed_globals(), **runner_globals()}
@@ -48,7 +48,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def _encode(*args: Any) -> bytes:
-    """Stands in for ``codecs.encode``, which pickle uses for the bytes of numpy's scalars."""
+    """Replacement of ``codecs.encode``, by which pickle stores the bytes of numpy scalars."""
     if len(args) != 2 or not isinstance(args[0], str) or args[1] != 'latin1':
         raise pickle.UnpicklingError('Unsupported class _codecs.encode, but for latin1')
     return args[0].encode('latin1')
@@ -58,5 +58,5 @@ def _load(file: Any, **options: Any) -> Any:
     return _Unpickler(file, **options).load()
 
 
-# What torch.load takes for the module ``pickle``.
+# The attributes of the module ``pickle`` that torch.load uses.
 _RESTRICTED = SimpleNamespace(__name__=__name__, Unpickler=_Unpickler, load=_load)

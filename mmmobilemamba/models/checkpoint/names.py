@@ -1,4 +1,4 @@
-"""The authors' names of parameters and ours: one table for direct loading and the converter."""
+"""Maps the authors' names of parameters to those of this package, for direct loading and the converter."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Union
 
 Renames = Sequence[tuple[str, Union[str, Callable[[re.Match], str]]]]
 
-# Authors' name -> ours, all applied in turn. `blocks2` and `blocks3` begin with the three pieces of
-# the downsample; the keys that hold the constant Haar filters are dropped by `convert_backbone`.
+# Patterns of the authors' names and their replacements, applied in order. `blocks2` and `blocks3` begin
+# with the three parts of the downsample. `convert_backbone` drops the keys of the constant Haar filters.
 RENAMES: Renames = (
     (r'^patch_embed\.', 'stem.'),
     (r'^blocks1\.', 'stages.0.blocks.'),
@@ -35,12 +35,12 @@ RENAMES: Renames = (
     (r'\.c\.weight$', '.conv.weight'),
 )
 
-# The head of the authors' classifiers -> MobileMambaClsHead.
+# From the head of the authors' classifiers to MobileMambaClsHead.
 HEAD_RENAMES: Renames = ((r'^head\.bn\.', 'head.head.bn.'), (r'^head\.l\.', 'head.head.linear.'))
 
 
 def rename(key: str, table: Renames = RENAMES) -> str:
-    """Our name of an authors' key."""
+    """Rename a key of the authors by a table of patterns (str)."""
     for pattern, replacement in table:
         key = re.sub(pattern, replacement, key)
     return key

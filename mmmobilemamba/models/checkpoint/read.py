@@ -17,14 +17,14 @@ from .load_weights import load_weights
 
 try:
     import safetensors.torch
-except ImportError:  # which files of it alone need
+except ImportError:  # needed for safetensors files only
     safetensors = None
 
-# In this order: the moving average before the raw weights.
+# In this order: the EMA before the raw weights.
 WRAPPERS = ('net_E', 'net', 'model', 'state_dict')
 
 
-# What other files begin with, which are taken for checkpoints; TorchScript's has a member of its own.
+# First bytes of files that are often mistaken for checkpoints.
 OTHER_FILES = {
     b'\x08': 'a file of ONNX',
     b'{': 'JSON',
@@ -33,6 +33,7 @@ OTHER_FILES = {
     b'\x1f\x8b': 'compressed by gzip',
     b'\x93NUMPY': 'an array of numpy',
 }
+# Members of zip archives that are not checkpoints.
 OTHER_ARCHIVES = {
     r'[^/]+/constants\.pkl': 'a program of TorchScript',
     r'(.*/)?archive_format|serialized_exported_program\.json': 'a program of torch.export',
@@ -41,24 +42,25 @@ OTHER_ARCHIVES = {
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint cannot be read or does not fit; the message says why and what to do."""
+    """A checkpoint cannot be read or does not match; the message says why and what to do."""
 
 
 def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
-    """Read a local checkpoint file without running any code that it holds.
+    """Read a local checkpoint file without running any code from it.
 
     Args:
-        path (str | Path): The file, of ``torch.save``, or of safetensors if its name ends in
+        path (str | Path): A file written by ``torch.save``, or a safetensors file if its name ends in
             ``.safetensors``.
-        map_location (str): Where the tensors go. Defaults to ``'cpu'``.
+        map_location (str): As in ``torch.load``. Defaults to ``'cpu'``.
 
     Returns:
-        Mapping: What the file holds.
+        Mapping: Content of the file.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If it is a web page, of another kind, damaged, holds other things than tensors and
-            plain values, or is no dict.
+        FileNotFoundError: If the file does not exist or is a folder.
+        CheckpointError: If it is a web page or another kind of file, is damaged, contains objects other than
+            tensors, plain values and those of mmengine's Runner, or is not a dict; or if it is a safetensors
+            file and safetensors is not installed.
     """
     path = Path(path)
     if path.is_dir():
@@ -102,7 +104,7 @@ def read_checkpoint(path: str | Path, map_location: str = 'cpu') -> Mapping:
 
 
 def _read_safetensors(path: Path, map_location: str, damaged: str) -> dict[str, Tensor]:
-    """A file of safetensors."""
+    """Read a safetensors file."""
     if safetensors is None:
         raise CheckpointError(f'{path} needs safetensors: python -m pip install safetensors')
     try:
@@ -112,7 +114,7 @@ def _read_safetensors(path: Path, map_location: str, damaged: str) -> dict[str, 
 
 
 def _other_kind(path: Path, head: bytes) -> str | None:
-    """What a file is (str) that is no checkpoint of ``torch.save``, None if it may be one."""
+    """Kind of a file that is not a checkpoint of ``torch.save`` (str); None if it may be one."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             members = archive.namelist()
@@ -126,18 +128,26 @@ def _other_kind(path: Path, head: bytes) -> str | None:
 
 
 def _blocked_name(error: Exception) -> str | None:
-    """What torch's unpickler refused, or None where the file is no sound pickle at all."""
+    """The object that the unpickler refused (str); None if the file is not a valid pickle."""
     match = re.search(r'GLOBAL ([\w.]+)|Unsupported class ([\w.]+)|asks for (getattr\(.*?\))', str(error))
     return next(filter(None, match.groups())) if match else None
 
 
 def fetch_checkpoint(checkpoint: str | Path, map_location: str = 'cpu') -> Mapping:
-    """Content of a file, of published weights (``'mobilemamba://b1'``), or of an address that mmengine loads.
+    """Read a checkpoint from a file or a URL.
+
+    Args:
+        checkpoint (str | Path): A file, published weights (``'mobilemamba://b1'``), or any other URL that
+            mmengine can load.
+        map_location (str): As in ``torch.load``. Defaults to ``'cpu'``.
+
+    Returns:
+        Mapping: Content of the checkpoint.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        ValueError: If there are no published weights of a name.
-        CheckpointError: If the file cannot be read, or published weights cannot be had.
+        FileNotFoundError: If the file does not exist.
+        ValueError: If there are no published weights of this name.
+        CheckpointError: If the file cannot be read or the published weights cannot be downloaded.
     """
     if re.match(r'\w[\w+.-]+:', str(checkpoint)):
         return CheckpointLoader.load_checkpoint(checkpoint, map_location)
@@ -145,12 +155,20 @@ def fetch_checkpoint(checkpoint: str | Path, map_location: str = 'cpu') -> Mappi
 
 
 def unwrap(checkpoint: Mapping, wrappers: Sequence[str] = WRAPPERS) -> dict[str, Tensor]:
-    """The state dict inside a checkpoint, without ``module.`` in front of its keys.
+    """Extract the state dict of a checkpoint, without ``module.`` and ``_orig_mod.`` in its keys.
 
-    ``torch.compile`` leaves an ``_orig_mod.`` in them, which goes, too.
+    DDP adds ``module.`` and ``torch.compile`` adds ``_orig_mod.``.
+
+    Args:
+        checkpoint (Mapping): Content of a checkpoint.
+        wrappers (Sequence[str]): Keys under which a state dict may be found, most preferred first. Defaults
+            to ``WRAPPERS``.
+
+    Returns:
+        dict[str, Tensor]: The state dict.
 
     Raises:
-        CheckpointError: If it holds other things than tensors.
+        CheckpointError: If it contains values that are not tensors.
     """
     inner = next((checkpoint[name] for name in wrappers if isinstance(checkpoint.get(name), Mapping)), None)
     if inner is not None:
@@ -164,6 +182,14 @@ def unwrap(checkpoint: Mapping, wrappers: Sequence[str] = WRAPPERS) -> dict[str,
 
 
 def entries_below(state_dict: Mapping[str, Any], prefix: str | None) -> dict[str, Any]:
-    """Entries of ``state_dict`` whose names begin with ``prefix`` (str | None), by the rest of the name."""
+    """Entries below a prefix, with the prefix removed.
+
+    Args:
+        state_dict (dict[str, Tensor]): Any state dict.
+        prefix (str | None): Prefix, with or without the final dot; all entries if it is empty.
+
+    Returns:
+        dict[str, Tensor]: The entries.
+    """
     prefix = f'{prefix.rstrip(".")}.' if prefix else ''
     return {key[len(prefix) :]: value for key, value in state_dict.items() if key.startswith(prefix)}

@@ -1,4 +1,4 @@
-"""Knowledge distillation: a plain classifier of mmpretrain that trains with a frozen teacher."""
+"""Knowledge distillation: mmpretrain's classifier, trained with a frozen teacher."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ from .teacher import FrozenTeacher
 
 @MODELS.register_module()
 class DistilledClassifier(ImageClassifier):
-    """mmpretrain's ImageClassifier whose training loss has a second term, from a frozen teacher.
+    """mmpretrain's ImageClassifier with a distillation loss from a frozen teacher.
 
-    Loss = cross entropy of the head (``loss``) + ``kd_weight`` * tau^2 * KL(teacher || student)
-    (``loss_kd``), both of the same logits. The teacher sees the student's batch as it is, mixed and
-    erased: the student's normalisation is undone, the teacher's applied, and the images are resized
-    (bicubic, without antialiasing) if their size is not the teacher's. Source:
+    The training loss is the cross entropy of the head (``loss``) plus ``kd_weight`` * tau^2 *
+    KL(teacher || student) (``loss_kd``), computed from the same logits. The teacher receives the same batch,
+    mixed and erased, as the student. The student's normalisation is undone and the teacher's applied; images
+    of another size than ``teacher_size`` are resized (bicubic, without antialiasing). Source:
     https://arxiv.org/abs/2411.15941, the runs of 1000 epochs; https://arxiv.org/abs/1503.02531.
 
-    Prediction, parameters and checkpoints are those of an ``ImageClassifier``. The teacher is built,
-    and its weights are read, by ``init_weights``, which the Runner calls before training, or else at the
-    first loss; testing needs neither. It follows the device of the images and runs under their autocast.
+    Prediction, parameters and checkpoints are those of an ``ImageClassifier``. ``init_weights``, which the
+    Runner calls before training, builds the teacher and reads its weights; otherwise the first loss does.
+    Testing needs no teacher. The teacher runs on the device of the images and under their autocast.
 
     Args:
         *args: As in :class:`mmpretrain.models.ImageClassifier`.
-        teacher (dict | BaseClassifier): Any classifier of mmpretrain, ``TimmClassifier`` among them,
-            with a ``data_preprocessor`` that holds its ``mean`` and ``std``, in units of 0 to 255, and
-            the ``to_rgb`` of the student. A config names its weights: ``init_cfg`` or ``pretrained``,
-            for the whole classifier, or timm's ``checkpoint_path``. An instance is taken as it is.
-        teacher_size (int): Height and width in pixels of the teacher's images. Defaults to 224.
-        kd_weight (float): Weight of the second term. Defaults to 5.
+        teacher (dict | BaseClassifier): Any classifier of mmpretrain, including ``TimmClassifier``. Its
+            ``data_preprocessor`` must have ``mean`` and ``std``, in units of 0 to 255, and the ``to_rgb`` of
+            the student. A config must name the weights of the whole classifier by ``init_cfg`` or
+            ``pretrained``, or timm's ``checkpoint_path``. An instance is used as it is.
+        teacher_size (int): Height and width of the teacher's images in pixels. Defaults to 224.
+        kd_weight (float): Weight of the distillation loss. Defaults to 5.
         tau (float): Temperature by which both logits are divided. Defaults to 1.
         **kwargs: As in :class:`mmpretrain.models.ImageClassifier`.
 
@@ -58,32 +58,36 @@ class DistilledClassifier(ImageClassifier):
         self.tau = tau
 
     def init_weights(self) -> None:
-        """Initialise the student as usual, and make the teacher ready.
+        """Initialise the student, and build the teacher.
 
         Raises:
-            CheckpointError, FileNotFoundError: If the teacher's checkpoint cannot be read or does not fit.
-            TypeError, ValueError: If the head or the teacher is none to distil with.
+            CheckpointError, FileNotFoundError: If the teacher's checkpoint cannot be read or does not match.
+            TypeError, ValueError: If the head or the teacher does not support distillation.
         """
         super().init_weights()
         self.prepare_distillation()
 
     def prepare_distillation(self) -> None:
-        """Check the head and build the teacher, unless that is done."""
+        """Check the head, and build the teacher unless it is already built.
+
+        Raises:
+            CheckpointError, FileNotFoundError, TypeError, ValueError: As in :meth:`init_weights`.
+        """
         check_head(self.head)
         self.teacher.build(getattr(self.data_preprocessor, 'to_rgb', False))
 
     def loss(self, inputs: Tensor, data_samples: list[DataSample]) -> dict[str, Tensor]:
-        """The head's losses and ``loss_kd``.
+        """Compute the losses of the head and ``loss_kd``.
 
         Args:
             inputs (Tensor): Normalised images (N, 3, H, W).
             data_samples (list[DataSample]): Their labels or soft targets.
 
         Returns:
-            dict[str, Tensor]: Scalars.
+            dict[str, Tensor]: Scalar losses.
 
         Raises:
-            ValueError: If teacher and student do not have the same classes.
+            ValueError: If teacher and student have different numbers of classes.
         """
         self.prepare_distillation()
         logits = self.head(self.extract_feat(inputs))
@@ -92,7 +96,7 @@ class DistilledClassifier(ImageClassifier):
         return {**self.head._get_loss(logits, data_samples), 'loss_kd': loss_kd}
 
     def unnormalize(self, inputs: Tensor) -> Tensor:
-        """Images (N, 3, H, W) as the student sees them -> the same in units of 0 to 255."""
+        """Undo the student's normalisation: images (N, 3, H, W) -> the same in units of 0 to 255."""
         preprocessor = self.data_preprocessor
         if getattr(preprocessor, 'mean', None) is None:
             return inputs
@@ -103,15 +107,15 @@ def distillation_loss(logits: Tensor, targets: Tensor, tau: float) -> Tensor:
     """tau^2 * KL(softmax(targets / tau) || softmax(logits / tau)), averaged over the images, in float32.
 
     Args:
-        logits (Tensor): The student's, (N, classes).
-        targets (Tensor): The teacher's logits, (N, classes).
+        logits (Tensor): Logits of the student, (N, classes).
+        targets (Tensor): Logits of the teacher, (N, classes).
         tau (float): Temperature.
 
     Returns:
         Tensor: A scalar, in nats.
 
     Raises:
-        ValueError: If the shapes are not the same.
+        ValueError: If the shapes differ.
     """
     if logits.shape != targets.shape:
         raise ValueError(
@@ -125,7 +129,7 @@ def distillation_loss(logits: Tensor, targets: Tensor, tau: float) -> Tensor:
 
 
 def check_head(head: nn.Module) -> None:
-    """The head must have one set of logits, and the stock classification loss on them.
+    """Check that the head has one set of logits and the loss of mmpretrain's ``ClsHead``.
 
     Raises:
         TypeError: If it does not.

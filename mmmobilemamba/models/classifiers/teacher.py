@@ -1,4 +1,4 @@
-"""The frozen teacher of a distillation: built late, loaded completely or not at all, never trained."""
+"""The frozen teacher of a distillation: built late, loaded completely, never trained."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from ..checkpoint import CheckpointError, entries_below, fetch_checkpoint, split
 
 
 class FrozenTeacher:
-    """A classifier that gives targets to a student.
+    """A classifier that provides targets for a student.
 
-    It is no ``nn.Module``, so that a student can hold it without owning it: it has no part in the
-    student's parameters, buffers, checkpoints, modes and conversions, and copies of a student share it.
+    It is not an ``nn.Module``, so it is not part of the student's parameters, buffers and checkpoints, and
+    not affected by its modes and conversions. Copies of a student share the teacher.
 
     Args:
-        source (dict | BaseClassifier): The teacher, or the config from which :meth:`build` makes it.
-        input_size (int): Height and width in pixels of the images that it sees.
+        source (dict | BaseClassifier): The teacher, or the config from which :meth:`build` builds it.
+        input_size (int): Height and width of its images in pixels.
 
     Attributes:
-        classifier (BaseClassifier | None): The teacher, once it is built.
+        classifier (BaseClassifier | None): The teacher; None until it is built.
 
     Raises:
-        TypeError: If ``source`` is neither.
-        ValueError: If ``input_size`` is not a positive whole number.
+        TypeError: If ``source`` is neither a config nor a classifier of mmpretrain.
+        ValueError: If ``input_size`` is not a positive integer.
     """
 
     def __init__(self, source, input_size):
@@ -49,14 +49,15 @@ class FrozenTeacher:
         return self
 
     def build(self, to_rgb: bool) -> None:
-        """Build the teacher, load its weights and freeze it; once is enough.
+        """Build the teacher, load its weights and freeze it. A second call does nothing.
 
         Args:
             to_rgb (bool): Whether the student's images are converted from BGR to RGB.
 
         Raises:
-            CheckpointError, FileNotFoundError: If its checkpoint cannot be read or does not fit completely.
-            TypeError, ValueError: If it is no classifier, or lacks weights or a normalisation.
+            CheckpointError, FileNotFoundError: If its checkpoint cannot be read or does not match completely.
+            TypeError, ValueError: If it is not a classifier, lacks weights or a normalisation, or has another
+                ``to_rgb``.
         """
         if self.classifier is not None:
             return
@@ -67,7 +68,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def __call__(self, images: Tensor) -> Tensor:
-        """Images (N, 3, H, W) of values 0 to 255, on any device -> the teacher's logits (N, classes)."""
+        """Images (N, 3, H, W) in units of 0 to 255, on any device -> logits of the teacher (N, classes)."""
         preprocessor = self.classifier.data_preprocessor
         if preprocessor.mean.device != images.device:
             self.classifier.to(images.device)
@@ -81,11 +82,17 @@ class FrozenTeacher:
 def build_with_weights(config: Mapping[str, Any]) -> BaseClassifier:
     """Build a classifier with all its weights.
 
-    ``init_weights`` is not called: whole checkpoints leave nothing to initialise, and on many networks
-    of timm it would wipe out the weights loaded at construction.
+    ``init_weights`` is not called: a complete checkpoint leaves nothing to initialise, and in many timm
+    networks it would overwrite the weights loaded at construction.
+
+    Args:
+        config (dict): Config of a classifier of mmpretrain.
+
+    Returns:
+        BaseClassifier: The classifier.
 
     Raises:
-        CheckpointError, FileNotFoundError: If its checkpoint cannot be read or does not fit completely.
+        CheckpointError, FileNotFoundError: If its checkpoint cannot be read or does not match completely.
         TypeError: If the config is not that of a classifier.
         ValueError: If the config names no weights.
     """
@@ -107,17 +114,17 @@ def build_with_weights(config: Mapping[str, Any]) -> BaseClassifier:
 def load_whole(
     classifier: BaseClassifier, checkpoint: str, prefix: str = '', map_location: str = 'cpu'
 ) -> None:
-    """Load a checkpoint into a classifier, whose names and shapes must agree completely.
+    """Load a checkpoint into a classifier; all names and shapes must match.
 
     Args:
-        classifier (BaseClassifier): What is to be loaded.
-        checkpoint (str): A file, or an address that mmengine understands.
-        prefix (str): Where the classifier is in the file. Defaults to '', all of it.
+        classifier (BaseClassifier): The classifier to load.
+        checkpoint (str): A file, or a URL that mmengine can load.
+        prefix (str): Prefix of the classifier's keys in the file. Defaults to '', all of it.
         map_location (str): As in ``torch.load``. Defaults to ``'cpu'``.
 
     Raises:
-        FileNotFoundError: If there is no such file.
-        CheckpointError: If the file cannot be read or does not fit completely.
+        FileNotFoundError: If the file does not exist.
+        CheckpointError: If the file cannot be read or does not match completely.
     """
     content = fetch_checkpoint(checkpoint, map_location)
     try:
@@ -127,10 +134,10 @@ def load_whole(
 
 
 def check_preprocessor(preprocessor: nn.Module, to_rgb: bool) -> None:
-    """The teacher must say how it wants its images.
+    """Check that a teacher's preprocessor has a normalisation and the student's order of channels.
 
     Raises:
-        ValueError: If it states no normalisation, or another order of channels than the student's.
+        ValueError: If it has no ``mean``, or another ``to_rgb`` than the student.
     """
     wanted = 'data_preprocessor=dict(mean=[...], std=[...], to_rgb=...)'
     if getattr(preprocessor, 'mean', None) is None:

@@ -1,4 +1,4 @@
-"""mmdet's SSD head, able to predict."""
+"""mmdet's SSD head with a fix for prediction."""
 
 from mmdet.models.dense_heads import SSDHead
 from mmengine.registry import MODELS
@@ -6,10 +6,10 @@ from mmengine.registry import MODELS
 
 @MODELS.register_module()
 class SSDLiteHead(SSDHead):
-    """mmdet's SSDHead, able to predict.
+    """mmdet's SSDHead with a fix for prediction.
 
-    To decode predictions, mmdet 3.3.0 asks every dense head whether its ``loss_cls`` has activations
-    of its own. SSDHead computes its classification loss without such a module, and so fails with
+    When decoding predictions, mmdet 3.3.0 checks ``loss_cls`` of every dense head for custom activations.
+    SSDHead computes its classification loss without such a module, so prediction fails with
     ``AttributeError: 'SSDHead' object has no attribute 'loss_cls'``. Arguments, parameters and names
     are those of :class:`mmdet.models.dense_heads.SSDHead` (https://arxiv.org/abs/1512.02325).
     """

@@ -11,15 +11,16 @@ from ..layers import fold_norm_before, folding
 
 @MODELS.register_module()
 class MobileMambaClsHead(LeViTClsHead):
-    """mmpretrain's LeViTClsHead without distillation, able to be built in its deployed form.
+    """mmpretrain's LeViTClsHead without distillation, with a fix for ``deploy=True``.
 
-    With ``deploy=True``, that of mmpretrain 1.2.0 fails with ``TypeError: switch_to_deploy() takes 1
+    In mmpretrain 1.2.0, LeViTClsHead with ``deploy=True`` fails with ``TypeError: switch_to_deploy() takes 1
     positional argument but 2 were given``. Parameters and their names are the same.
 
     Args:
         num_classes (int): Number of classes. Defaults to 1000.
-        in_channels (int): Channels of the pooled features.
-        deploy (bool): Build one linear layer, for checkpoints of that form. Defaults to False.
+        in_channels (int): Channels of the pooled features, C; required.
+        deploy (bool): Build the deployed form, a single linear layer, to load checkpoints of that form.
+            Defaults to False.
         **kwargs: Other arguments of :class:`mmpretrain.models.ClsHead`.
     """
 
@@ -29,7 +30,7 @@ class MobileMambaClsHead(LeViTClsHead):
             self.switch_to_deploy()
 
     def switch_to_deploy(self) -> None:
-        """Fold the batch norm into the linear layer, in float64; a second call changes nothing."""
+        """Fold the batch norm into the linear layer, in float64. A second call does nothing."""
         if not self.deploy:
             with folding(self):
                 self.head = fold_norm_before(self.head.bn, self.head.linear)

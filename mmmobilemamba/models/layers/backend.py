@@ -1,4 +1,4 @@
-"""What computes the layers of this package."""
+"""Sets the backend of the layers of this package."""
 
 from torch import nn
 
@@ -12,14 +12,15 @@ WITH_BACKEND = (SS2D, GatedLayerNorm, Conv2d, BandConv, WTEMamba, FoldedWTEMamba
 
 
 def set_backend(network: nn.Module, name: str) -> None:
-    """Choose what computes the layers of this package in a network, in place.
+    """Set the backend of all layers of this package in a network, in place.
 
     Args:
-        network (nn.Module): Any; other layers stay as they are, whatever their attributes are called.
-        name (str): One of ``mmmobilemamba.ops.BACKENDS``, or ``'auto'``, the fastest that can run.
+        network (nn.Module): Any network. Other layers do not change, even if they have an attribute
+            ``backend``.
+        name (str): One of ``mmmobilemamba.ops.BACKENDS``, or ``'auto'`` for the fastest that can run.
 
     Raises:
-        ValueError: If there is no such backend.
+        ValueError: If the backend does not exist.
     """
     check_backend(name)
     for module in network.modules():

@@ -8,18 +8,18 @@ from .fold import can_fold, fold_norm
 
 
 class ConvBN(nn.Module):
-    """Bias-free 2D convolution and a norm layer.
+    """2D convolution without bias, followed by a norm layer.
 
-    The norm layer is called ``bn`` whatever ``norm_cfg`` asks for, so that checkpoints keep
-    their names and recipes that single out ``norm`` keep their meaning.
+    The norm layer is always named ``bn``, so key names in checkpoints, and recipes with rules for ``norm``
+    in parameter names, do not depend on ``norm_cfg``.
 
     Args:
         in_channels (int): Channels of the input.
         out_channels (int): Channels of the output.
-        kernel_size (int): Side of the kernel; the padding keeps the size at stride 1.
-        stride (int): Stride. Defaults to 1.
-        groups (int): Groups of the convolution. Defaults to 1.
-        norm_cfg (dict): The norm layer. Defaults to ``dict(type='BN')``.
+        kernel_size (int): Kernel size, odd; the padding is ``kernel_size // 2``. Defaults to 1.
+        stride (int): Stride of rows and columns. Defaults to 1.
+        groups (int): Number of groups. Defaults to 1.
+        norm_cfg (dict): Norm layer. Defaults to ``dict(type='BN')``.
 
     Raises:
         ValueError: If the norm layer has no weight.
@@ -42,5 +42,5 @@ class ConvBN(nn.Module):
         return self.bn(self.conv(x))
 
     def folded(self) -> nn.Module:
-        """One convolution where both are what they were made as and the norm is batch norm."""
+        """Fold a batch norm into the convolution; self if either is another type of module."""
         return fold_norm(self.conv, self.bn) if type(self.conv) is Conv2d and can_fold(self.bn) else self

@@ -1,7 +1,7 @@
-"""Exact folds: batch norm, channel scales, activations and shortcuts into the convolution before them.
+"""Folds batch norms, channel scales, activations and shortcuts exactly into the convolution before them.
 
-All arithmetic is in float64, on the device of the weights. What is folded stays so until
-:func:`folding` rounds it, once. Source: section 3.3 of https://arxiv.org/abs/2101.03697 for batch
+All arithmetic is in float64, on the device of the weights. Folded parameters stay in float64 until
+:func:`folding` rounds them, once. Source: section 3.3 of https://arxiv.org/abs/2101.03697 for batch
 norm and the identity.
 """
 
@@ -17,10 +17,10 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from .conv import Conv2d, FusedConv2d
 
-# Others, such as those that standardise their weights, may do more with them than convolve.
+# Other types may transform their weights before the convolution, as weight standardisation does.
 PLAIN = (Conv2d, nn.Conv2d, nn.ConvTranspose2d, wrappers.Conv2d, wrappers.ConvTranspose2d)
-FUSED = {nn.ReLU: 'relu', nn.SiLU: 'silu'}  # names of the activations that a convolution takes along
-# What others may have changed of a convolution since it was made, as those do who dilate a backbone.
+FUSED = {nn.ReLU: 'relu', nn.SiLU: 'silu'}  # activations that FusedConv2d supports
+# Attributes that may be changed after construction, for example to dilate a backbone.
 GEOMETRY = ('stride', 'padding', 'dilation', 'padding_mode', '_reversed_padding_repeated_twice')
 
 _Layer = TypeVar('_Layer', bound=nn.Module)
@@ -29,16 +29,16 @@ _Conv = TypeVar('_Conv', nn.Conv2d, nn.ConvTranspose2d)
 
 @torch.no_grad()
 def fold(module: nn.Module) -> nn.Module:
-    """The deployed form of a module, its children replaced by theirs.
+    """Convert a module and its children to their deployed form.
 
-    A module knows its own form through a method ``folded()``, which is called once those of its
-    children are in place, and may return the module itself.
+    If a module has a method ``folded()``, it is called after the children are converted and returns the
+    deployed form, which may be the module itself.
 
     Args:
-        module (nn.Module): Changed in place; what it returns is to be used from now on.
+        module (nn.Module): Changed in place; use the returned module instead of it.
 
     Returns:
-        nn.Module: Equal in evaluation, to rounding. What was folded is float64.
+        nn.Module: Equal in evaluation, up to rounding. Folded parameters are float64.
     """
     for name, child in module.named_children():
         setattr(module, name, fold(child))
@@ -47,10 +47,14 @@ def fold(module: nn.Module) -> nn.Module:
 
 @contextmanager
 def folding(network: nn.Module) -> Iterator[None]:
-    """Where what is folded in a network, in place, leaves a network of the same type on the same device.
+    """Context manager for folding a network in place, which keeps its dtype and device.
 
-    What was folded, the parameters in float64, is rounded at the end, and weights of convolutions get the
-    layout of the kernels for CPUs. Apple's GPUs have no float64, so there the CPU folds.
+    At the end, folded parameters, those in float64, are rounded to the dtype of the network, and weights of
+    convolutions are converted to the layout of the kernels. Apple's GPUs have no float64, so their networks
+    are folded on the CPU.
+
+    Args:
+        network (nn.Module): The network.
 
     Raises:
         ValueError: If a weight is computed by a hook.
@@ -58,7 +62,7 @@ def folding(network: nn.Module) -> Iterator[None]:
     check_weights(network)
     weight = next(network.parameters())
     dtype, device = weight.dtype, weight.device
-    with torch.inference_mode(False), torch.no_grad():  # whose tensors could not be used outside of it
+    with torch.inference_mode(False), torch.no_grad():  # parameters must not be inference tensors
         if device.type == 'mps':
             network.cpu()
         try:
@@ -70,10 +74,10 @@ def folding(network: nn.Module) -> Iterator[None]:
 
 
 def check_weights(network: nn.Module) -> None:
-    """Make sure that weights are parameters, and not computed by a hook before each call.
+    """Check that no weight is computed by a hook, which would overwrite the folded weight.
 
     Raises:
-        ValueError: If there is one that is; a hook would put it back in the place of the folded one.
+        ValueError: If the weight of a convolution is not a parameter.
     """
     for name, module in network.named_modules():
         if (
@@ -89,7 +93,7 @@ def check_weights(network: nn.Module) -> None:
 
 
 def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
-    """Give what was folded, the parameters in float64, a type, and the fastest layout; in place."""
+    """Cast float64 parameters to ``dtype`` and convert weights to the layout of the kernels, in place."""
     for parameter in module.parameters():
         if parameter.dtype == torch.float64:
             parameter.data = parameter.data.to(dtype)
@@ -99,7 +103,7 @@ def round_weights(module: nn.Module, dtype: torch.dtype) -> None:
 
 
 def can_fold(norm: nn.Module) -> bool:
-    """Whether a norm layer is an affine map of each channel in evaluation, as batch norm is."""
+    """Whether a norm layer is a batch norm with running statistics, which is affine in evaluation (bool)."""
     return isinstance(norm, _BatchNorm) and norm.running_mean is not None
 
 
@@ -116,12 +120,13 @@ def fold_affine(conv: _Conv, scale: Tensor, shift: Optional[Tensor] = None) -> _
     """``scale * conv(x) + shift`` as one convolution.
 
     Args:
-        conv (nn.Conv2d | nn.ConvTranspose2d): Of one of the types in ``PLAIN``; transposed, with one group.
+        conv (nn.Conv2d | nn.ConvTranspose2d): A convolution of a type in ``PLAIN``; transposed ones must have
+            one group.
         scale (Tensor): (out_channels).
-        shift (Tensor, optional): (out_channels).
+        shift (Tensor, optional): (out_channels). Defaults to None.
 
     Returns:
-        nn.Conv2d | nn.ConvTranspose2d: A new one in float64, with a bias if it needs one.
+        nn.Conv2d | nn.ConvTranspose2d: A new convolution in float64, with a bias if needed.
     """
     scale = scale.double()
     weight = conv.weight.double() * scale.view((1, -1, 1, 1) if conv.transposed else (-1, 1, 1, 1))
@@ -148,24 +153,24 @@ def fold_norm_before(norm: _BatchNorm, linear: nn.Linear) -> nn.Linear:
 
 def fold_identity(conv: nn.Conv2d) -> nn.Conv2d:
     """``x + conv(x)`` as one convolution, for one that :func:`keeps_channels`."""
-    weight = conv.weight.double().clone()  # float64 is its own double
+    weight = conv.weight.double().clone()  # double() does not copy float64 weights
     weight[:, :, weight.shape[2] // 2, weight.shape[3] // 2] += 1
     return with_weights(conv, weight, conv.bias)
 
 
 def fuse(conv: Conv2d, activation: Optional[str] = None, adds_shortcut: bool = False) -> FusedConv2d:
-    """A convolution with the weights of another one that also computes what follows it.
+    """Make a fused convolution from a convolution.
 
     Args:
-        conv (Conv2d): Stays as it is.
-        activation (str, optional): See :class:`FusedConv2d`.
-        adds_shortcut (bool): Likewise.
+        conv (Conv2d): The convolution; it is not changed.
+        activation (str, optional): See :class:`FusedConv2d`. Defaults to None.
+        adds_shortcut (bool): See :class:`FusedConv2d`. Defaults to False.
 
     Returns:
-        FusedConv2d: With the parameters of ``conv``.
+        FusedConv2d: A convolution that shares the parameters of ``conv``.
     """
     sizes = conv.in_channels, conv.out_channels, conv.kernel_size[0], 1, conv.groups
-    with torch.device('meta'):  # without weights, to which it would draw random numbers
+    with torch.device('meta'):  # skips the random initialisation
         fused = FusedConv2d(*sizes, bias=False, activation=activation, adds_shortcut=adds_shortcut)
     fused.weight, fused.bias = conv.weight, conv.bias
     for name in GEOMETRY:
@@ -175,14 +180,14 @@ def fuse(conv: Conv2d, activation: Optional[str] = None, adds_shortcut: bool = F
 
 
 def fuse_activation(module: nn.Module, conv: str, act: str) -> None:
-    """Put an activation into the convolution before it, in place; ``nn.Identity`` keeps its place.
+    """Fuse an activation into the convolution before it, in place, and replace it by ``nn.Identity``.
 
-    Nothing changes where one of both is another module than the networks of this package have there.
+    Does nothing if either was replaced by another type of module.
 
     Args:
-        module (nn.Module): Their parent.
-        conv (str): Name of the convolution in it.
-        act (str): Name of the activation.
+        module (nn.Module): The parent of both.
+        conv (str): Name of the convolution in ``module``.
+        act (str): Name of the activation in ``module``.
     """
     source, activation = getattr(module, conv), FUSED.get(type(getattr(module, act)))
     if type(source) is Conv2d and activation:
@@ -191,7 +196,7 @@ def fuse_activation(module: nn.Module, conv: str, act: str) -> None:
 
 
 def keeps_channels(module: nn.Module) -> bool:
-    """Whether a module is a depthwise convolution that keeps the size, with zeros around the map."""
+    """Whether a module is a depthwise convolution with zero padding that keeps the shape (bool)."""
     return (
         type(module) in (Conv2d, nn.Conv2d)
         and module.groups == module.in_channels == module.out_channels
@@ -205,7 +210,7 @@ def keeps_channels(module: nn.Module) -> bool:
 
 
 def with_weights(layer: _Layer, weight: Tensor, bias: Optional[Tensor]) -> _Layer:
-    """A layer with the settings and mode of ``layer``, and these weights, in float64."""
+    """A copy of ``layer`` with this weight and bias, in float64."""
     new = copy.deepcopy(layer)
     for name, value in dict(weight=weight, bias=bias).items():
         if value is not None:

@@ -9,7 +9,15 @@ from .fold import can_fold, fold_norm, fuse, norm_affine
 
 
 class MKDeConv(nn.Module):
-    """Local branch: depthwise convolution with the kernel of the stage, ReLU, channel scale."""
+    """Local branch: depthwise convolution, norm layer, ReLU, channel scale and norm layer.
+
+    Source: https://arxiv.org/abs/2411.15941.
+
+    Args:
+        channels (int): Channels of the input and output.
+        kernel_size (int): Kernel size of the stage.
+        norm_cfg (dict): Norm layer.
+    """
 
     def __init__(self, channels, kernel_size, norm_cfg):
         super().__init__()
@@ -25,28 +33,35 @@ class MKDeConv(nn.Module):
         return self.bn2(self.scale(x))
 
     def folded(self) -> nn.Module:
-        """The deployed form; as it is where a norm layer is none that folds, or a part was replaced."""
+        """The deployed form; self if a norm layer cannot be folded or a part was replaced."""
         parts = type(self.dwconv), type(self.act), type(self.scale)
         as_made = parts == (Conv2d, nn.ReLU, ChannelScale)
         return FoldedMKDeConv(self) if as_made and can_fold(self.bn1) and can_fold(self.bn2) else self
 
 
 class ChannelScale(nn.Conv2d):
-    """Depthwise convolution of one pixel, computed as the product that it is.
+    """Depthwise pointwise convolution, computed as a product.
 
-    Kernels for convolutions are slow at it, above all in backward.
+    Convolution kernels are slow at it, especially in backward.
+
+    Args:
+        channels (int): Channels of the input and output.
     """
 
     def __init__(self, channels):
         super().__init__(channels, channels, 1, groups=channels, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, C, H, W), in the type of ``x``."""
+        """(N, C, H, W) -> (N, C, H, W), in the dtype of ``x``."""
         return x * self.weight.view(1, -1, 1, 1).to(x.dtype)
 
 
 class FoldedMKDeConv(nn.Module):
-    """MK-DeConv in the deployed form: a convolution with ReLU, and an affine map of each channel."""
+    """MK-DeConv in the deployed form: a convolution with ReLU, and a scale and shift per channel.
+
+    Args:
+        source (MKDeConv): The original, with batch norms.
+    """
 
     def __init__(self, source):
         super().__init__()

@@ -17,11 +17,11 @@ class Residual(nn.Module):
         self.fn = fn
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape of ``x`` and ``fn(x)``, which are the same."""
+        """x + fn(x), in the shape of ``x``."""
         return x + self.fn(x)
 
     def folded(self) -> nn.Module:
-        """One convolution where ``fn`` is a depthwise one; where ``fn`` can add the shortcut, it does."""
+        """Fold the shortcut into a depthwise convolution, or fuse it into ``fn`` if that can add it."""
         if keeps_channels(self.fn):
             return fold_identity(self.fn)
         return FoldedResidual(self.fn.with_shortcut()) if hasattr(self.fn, 'with_shortcut') else self
@@ -39,5 +39,5 @@ class FoldedResidual(nn.Module):
         self.fn = fn
 
     def forward(self, x: Tensor) -> Tensor:
-        """Shape of ``x``."""
+        """x + fn(x), in the shape of ``x``."""
         return self.fn(x, x)

@@ -7,7 +7,12 @@ from .fold import fuse_activation
 
 
 class SqueezeExcite(nn.Module):
-    """x * sigmoid(fc2(relu(fc1(mean(x))))). Source: https://arxiv.org/abs/1709.01507."""
+    """x * sigmoid(fc2(relu(fc1(mean(x))))). Source: https://arxiv.org/abs/1709.01507.
+
+    Args:
+        channels (int): Channels of the input and output. The hidden width is a quarter of it, rounded to a
+            multiple of 8, and at least 8.
+    """
 
     def __init__(self, channels):
         super().__init__()
@@ -22,6 +27,6 @@ class SqueezeExcite(nn.Module):
         return x * scale.sigmoid()
 
     def folded(self) -> nn.Module:
-        """With the ReLU in the first convolution."""
+        """Fuse the ReLU into the first convolution."""
         fuse_activation(self, 'fc1', 'act')
         return self

@@ -15,18 +15,23 @@ from .ss2d import SS2D
 NUM_BANDS = 4
 
 for leaf in ('depthwise_conv2d', 'haar_dwt', 'haar_filter', 'haar_idwt'):
-    torch.fx.wrap(leaf)  # one node in a graph of torch.fx, as they look at sizes and devices
+    torch.fx.wrap(leaf)  # leaves in torch.fx graphs, as they depend on sizes and devices
 
 
 class WTEMamba(nn.Module):
     """Global branch: wavelet transform-enhanced Mamba.
 
-    The scan sees the whole map, the depthwise convolution on the wavelet sub-bands its fine
-    edges; both are scaled channel by channel and added. The weights and the scale of the wavelet branch
-    are in the authors' order, in which the four sub-bands of a channel are neighbours.
+    The scan covers the whole map; a depthwise convolution of the wavelet sub-bands enhances fine edges.
+    Both outputs are scaled per channel and added. The weights and the scale of the wavelet branch are in the
+    authors' order, with the four sub-bands of a channel adjacent. Source: https://arxiv.org/abs/2411.15941.
+
+    Args:
+        channels (int): Channels of the input and output.
+        kernel_size (int): Kernel size of the depthwise convolution.
+        norm_cfg (dict): Norm layer of the scan branch.
 
     Attributes:
-        backend (str): Of the Haar transforms; ``'auto'`` unless changed.
+        backend (str): Backend of the Haar transforms. Defaults to ``'auto'``.
     """
 
     def __init__(self, channels, kernel_size, norm_cfg):
@@ -40,7 +45,7 @@ class WTEMamba(nn.Module):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Start with little of the wavelet branch."""
+        """Initialise the scales: 1 for the scan and 0.1 for the wavelet branch."""
         nn.init.constant_(self.base_scale, 1.0)
         nn.init.constant_(self.wavelet_scale, 0.1)
 
@@ -49,25 +54,30 @@ class WTEMamba(nn.Module):
         return haar_idwt(self.filter_bands(x), self.base_scale * self.ss2d(x), self.backend)
 
     def filter_bands(self, x: Tensor) -> Tensor:
-        """The sub-bands of ``x`` (N, C, H, W) as :func:`haar_idwt` takes them, filtered and scaled."""
+        """Filtered and scaled sub-bands: (N, C, H, W) -> (N, 4C, ceil(H / 2), ceil(W / 2))."""
         bands = self.wavelet_conv(haar_dwt(x, self.backend))
         scale = band_after_band(self.wavelet_scale.flatten()).view(1, -1, 1, 1)
         return scale.to(bands.dtype) * bands
 
     def folded(self) -> nn.Module:
-        """The deployed form; as it is where ``ss2d`` ends in no convolution, or a part was replaced."""
+        """The deployed form; self if the output projection was not folded or a part was replaced."""
         parts = type(self.ss2d), type(self.wavelet_conv)
         as_made = parts == (SS2D, BandConv) and type(self.ss2d.out_proj) is Conv2d
         return FoldedWTEMamba(self) if as_made else self
 
 
 class BandConv(nn.Conv2d):
-    """Depthwise convolution on the bands of :func:`haar_dwt`, for :func:`haar_idwt`.
+    """Depthwise convolution of the sub-bands between :func:`haar_dwt` and :func:`haar_idwt`.
 
-    The weights are (4C, 1, k, k), the four bands of a channel adjacent, as in the authors' checkpoints.
+    The weight is (4C, 1, k, k), with the four sub-bands of a channel adjacent, as in the authors'
+    checkpoints.
+
+    Args:
+        bands (int): Number of sub-bands, 4C.
+        kernel_size (int): Kernel size k, odd.
 
     Attributes:
-        backend (str): Of :func:`~mmmobilemamba.ops.depthwise_conv2d`; ``'auto'`` unless changed.
+        backend (str): Backend of :func:`~mmmobilemamba.ops.depthwise_conv2d`. Defaults to ``'auto'``.
     """
 
     def __init__(self, bands, kernel_size):
@@ -80,20 +90,25 @@ class BandConv(nn.Conv2d):
 
 
 def band_weight(weight: Tensor) -> Tensor:
-    """Weights (4C, 1, k, k) of the orthonormal transform, for one with the bands one after the other.
+    """Convert a weight (4C, 1, k, k) from the orthonormal transforms to those of this package.
 
-    A quarter of them makes up for the transforms, each of which is twice the orthonormal one.
+    The sub-bands are reordered to four blocks of C channels. The factor of 1/4 compensates for the two
+    transforms, each of which is twice the orthonormal one.
     """
     return band_after_band(weight * (1 / NUM_BANDS))
 
 
 def band_after_band(x: Tensor) -> Tensor:
-    """From the authors' order, the four bands of a channel adjacent, to that of the maps: (4C, ...)."""
+    """Reorder (4C, ...) from adjacent sub-bands per channel, as the authors do, to four blocks of C."""
     return torch.cat([x[band::NUM_BANDS] for band in range(NUM_BANDS)])
 
 
 class FoldedWTEMamba(nn.Module):
-    """WTE-Mamba in the deployed form: both scales are in the convolutions, whose bands follow one another."""
+    """WTE-Mamba in the deployed form: both scales are folded into the convolutions, the sub-bands reordered.
+
+    Args:
+        source (WTEMamba): The original, with a folded output projection.
+    """
 
     def __init__(self, source):
         super().__init__()
@@ -102,7 +117,7 @@ class FoldedWTEMamba(nn.Module):
         self.ss2d.out_proj = fold_affine(self.ss2d.out_proj, source.base_scale.flatten())
         weight = source.wavelet_conv.weight
         bands, _, *kernel_size = weight.shape
-        with torch.device('meta'):  # without weights, to which it would draw random numbers
+        with torch.device('meta'):  # skips the random initialisation
             self.wavelet_conv = Conv2d(bands, bands, kernel_size[0], groups=bands, bias=False)
         self.wavelet_conv.backend = source.wavelet_conv.backend
         scaled = band_weight(weight.double() * source.wavelet_scale.double().view(-1, 1, 1, 1))

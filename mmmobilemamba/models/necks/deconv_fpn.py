@@ -1,4 +1,4 @@
-"""Feature pyramid with levels finer than the backbone's, made by transposed convolutions."""
+"""Feature pyramid with levels finer than those of the backbone, from transposed convolutions."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ..layers import PLAIN, can_fold, fold_norm, folding
 class DeconvFPN(FPN):
     """mmdet's FPN, extended to finer levels.
 
-    MobileMamba's finest map has stride 16. From it, after the top-down pathway, a chain of 2 x 2
-    transposed convolutions of stride 2 makes maps of stride 8, 4, ... without a lateral connection.
-    Every finer level has its own 3 x 3 output convolution. The modules have the names of the
-    authors' detection checkpoints. Source: https://arxiv.org/abs/2411.15941, detection experiments;
-    FPN, https://arxiv.org/abs/1612.03144.
+    The finest map of MobileMamba has stride 16. After the top-down pathway, a chain of 2 x 2 transposed
+    convolutions of stride 2 computes maps of stride 8, 4, ... from it, without lateral connections. Each
+    finer level has its own 3 x 3 output convolution. Modules are named as in the authors' detection
+    checkpoints. Source: https://arxiv.org/abs/2411.15941, detection experiments; FPN,
+    https://arxiv.org/abs/1612.03144.
 
     Args:
         in_channels (list[int]): Channels of each input, finest first.
         out_channels (int): Channels of every output.
-        num_outs (int): Number of outputs, with the finer and the coarser levels.
+        num_outs (int): Number of outputs, including the finer and the coarser levels.
         num_extra_trans_convs (int): Number of finer levels; 0 gives mmdet's FPN. Defaults to 1.
-        deploy (bool): Build the deployed form, see :meth:`switch_to_deploy`, for checkpoints of that form.
-            Defaults to False.
-        **kwargs: Other arguments of :class:`mmdet.models.necks.FPN`, the coarser levels among them.
+        deploy (bool): Build the deployed form, see :meth:`switch_to_deploy`, to load checkpoints of that
+            form. Defaults to False.
+        **kwargs: Other arguments of :class:`mmdet.models.necks.FPN`, such as those of the coarser levels.
 
     Raises:
         ValueError: If ``num_extra_trans_convs`` is negative or ``num_outs`` has no room for it.
@@ -67,7 +67,11 @@ class DeconvFPN(FPN):
             self.switch_to_deploy()
 
     def forward(self, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        """Maps (N, C_i, H_i, W_i) -> ``num_outs`` maps (N, out_channels, H, W), both finest first."""
+        """Maps (N, C_i, H_i, W_i) -> ``num_outs`` maps (N, out_channels, H, W), both finest first.
+
+        Raises:
+            ValueError: If the number of maps is not that of ``in_channels``.
+        """
         if len(inputs) != len(self.in_channels):
             raise ValueError(
                 f'DeconvFPN was built for {len(self.in_channels)} maps, but got {len(inputs)}: in_channels '
@@ -81,9 +85,13 @@ class DeconvFPN(FPN):
         return (*finer, *outs, *coarser)
 
     def switch_to_deploy(self) -> None:
-        """Fold batch norms into their convolutions, in float64; a second call changes nothing.
+        """Fold batch norms into their convolutions, in float64, in place. A second call does nothing.
 
-        Other norm layers stay, and so do those behind convolutions that are more than that.
+        Other norm layers are kept, and so are batch norms after other types of convolutions, such as
+        deformable ones.
+
+        Raises:
+            ValueError: If a weight is computed by a hook.
         """
         with folding(self):
             for module in self.modules():
@@ -100,7 +108,7 @@ class DeconvFPN(FPN):
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
 
     def top_down(self, laterals: Sequence[Tensor]) -> list[Tensor]:
-        """Add every map, upsampled, to the next finer one."""
+        """Top-down pathway: add each map, upsampled, to the next finer one. Shapes do not change."""
         summed = [laterals[-1]]
         for lateral in reversed(laterals[:-1]):
             size = {} if 'scale_factor' in self.upsample_cfg else dict(size=lateral.shape[2:])
@@ -108,7 +116,7 @@ class DeconvFPN(FPN):
         return summed
 
     def finer_levels(self, x: Tensor) -> list[Tensor]:
-        """Maps of twice, four times, ... the resolution of ``x``, finest first."""
+        """Output maps of 2, 4, ... times the resolution of ``x`` (N, out_channels, H, W), finest first."""
         laterals = []
         for deconv in self.extra_trans_convs:
             x = deconv(x)
@@ -116,7 +124,7 @@ class DeconvFPN(FPN):
         return [conv(lateral) for conv, lateral in zip(self.extra_fpn_convs, laterals)]
 
     def coarser_levels(self, last_input: Tensor, last_lateral: Tensor, last_out: Tensor) -> list[Tensor]:
-        """Maps of half, a quarter, ... the resolution of the last output."""
+        """Output maps of 1/2, 1/4, ... the resolution of the last output (N, out_channels, H, W)."""
         number = self.num_outs - len(self.lateral_convs)
         if not self.add_extra_convs:
             steps = range(1, number + 1)
@@ -130,7 +138,7 @@ class DeconvFPN(FPN):
 
 
 def folds_norm(module: nn.Module) -> bool:
-    """Whether a module is a convolution with a norm layer that goes into it."""
+    """Whether a module is a ``ConvModule`` whose norm layer can be folded into its convolution (bool)."""
     return (
         isinstance(module, ConvModule)
         and module.with_norm

@@ -1,4 +1,4 @@
-"""Kernels in C++, for CPUs: all that handles pointers."""
+"""C++ kernels for CPUs, and all code that handles pointers."""
 
 from .library import INSTRUCTION_SETS, can_run, has_vectors, load, run, why_not
 

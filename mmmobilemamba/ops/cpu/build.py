@@ -1,8 +1,8 @@
-"""Find or build the CPU kernels: a plain shared library, which knows neither Python nor PyTorch.
+"""Find or build the CPU kernels, a plain shared library that depends on neither Python nor PyTorch.
 
-Installing the package builds it if there is a compiler (see setup.py). Otherwise it is built at
-first use, into the folder where PyTorch keeps extensions, under a name that depends on the sources
-and the machine, so that a newer release never loads an older library.
+Installing the package builds the library if there is a compiler (see setup.py). Otherwise it is built at
+first use, into PyTorch's folder of extensions. Its name depends on the sources and the machine, so a newer
+release never loads an older library.
 """
 
 import ctypes
@@ -23,14 +23,14 @@ REMEDY = 'set TORCH_EXTENSIONS_DIR to a folder that can be written to and may ho
 
 
 class BuildError(RuntimeError):
-    """The kernels cannot be built; the message says why."""
+    """The kernels cannot be built or loaded; the message gives the reason."""
 
 
 def find_library() -> Path:
-    """Path of the library, built if it must be.
+    """Path of the library, which is built if there is none for these sources (Path).
 
     Raises:
-        BuildError: If it has to be built and cannot be.
+        BuildError: If the library cannot be found, read or built.
     """
     try:
         own = fingerprint().encode()
@@ -46,23 +46,23 @@ def find_library() -> Path:
 
 
 def cache_folder() -> Path:
-    """Where PyTorch keeps extensions (Path).
+    """PyTorch's folder of extensions (Path).
 
     Raises:
-        BuildError: If no folder is named and the user has no home.
+        BuildError: If no environment variable names a folder and the user has no home folder.
     """
     named, cache = os.environ.get('TORCH_EXTENSIONS_DIR'), os.environ.get('XDG_CACHE_HOME')
     try:
         return Path(named) if named else Path(cache or Path.home() / '.cache') / 'torch_extensions'
-    except RuntimeError as error:  # of a user without a name, where $HOME is not set
+    except RuntimeError as error:  # the user is not in the password database and $HOME is not set
         raise BuildError(f'this user has no home folder to build in; {REMEDY}') from error
 
 
 def find_compiler() -> list[str]:
-    """The command of a C++ compiler (list[str]): $CXX, or what is on the PATH.
+    """Command of a C++ compiler, from $CXX or the PATH (list[str]).
 
     Raises:
-        BuildError: If there is none.
+        BuildError: If there is none, or $CXX is not a valid command line.
     """
     named = os.environ.get('CXX', '').strip()
     if named:
@@ -77,10 +77,13 @@ def find_compiler() -> list[str]:
 
 
 def build(library: Path) -> None:
-    """Compile into ``library`` (Path), which appears only when it is complete and can be loaded.
+    """Compile the library; the file appears only once it is complete and can be loaded.
+
+    Args:
+        library (Path): The file to write.
 
     Raises:
-        BuildError: If that fails.
+        BuildError: If there is no compiler, it fails, or its output cannot be loaded.
         OSError: If the folder cannot be written to.
     """
     compiler = find_compiler()
@@ -90,7 +93,7 @@ def build(library: Path) -> None:
         target = Path(folder) / library.name
         options = [*flags(), '-fPIC', '-shared', '-pthread', '-o', str(target)]
         command = [*compiler, *options, str(SOURCES / 'kernels.cpp')]
-        environment = {**os.environ, 'TMPDIR': folder}  # as others may not be writable
+        environment = {**os.environ, 'TMPDIR': folder}  # the default may not be writable
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors='replace', env=environment)
         except OSError as error:
@@ -99,7 +102,7 @@ def build(library: Path) -> None:
             reason = done.stderr.strip()[-1000:] or f'status {done.returncode}, and no library'
             raise BuildError(f'{shlex.join(command)} failed: {reason}')
         try:
-            ctypes.CDLL(str(target))  # else what another system's compiler made would stay for good
+            ctypes.CDLL(str(target))  # do not cache a library that a cross-compiler built
         except OSError as error:
             raise BuildError(
                 f'{shlex.join(command)} made a library that cannot be loaded: {error}'

@@ -1,7 +1,7 @@
-"""Convolutions in C++: pointwise, 3 x 3 and depthwise ones of channels-last maps, without gradients.
+"""Convolutions in C++: pointwise, 3 x 3 and depthwise, for channels-last maps, without gradients.
 
-PyTorch leaves those of few images to slower code, and oneDNN reorders the weights at every call, which on
-small maps takes as long as the convolution.
+PyTorch runs small batches in slower code. oneDNN reorders the weights at every call, which takes as long as
+the convolution on small maps.
 """
 
 import ctypes
@@ -18,13 +18,20 @@ from .structs import ACTIVATION_CODES, Conv
 
 DEPTHWISE_SIDES = (3, 5, 7)
 STRIDES = (1, 2)
-FEWEST_CHANNELS = 16  # of the output: the elements of a vector
+FEWEST_CHANNELS = 16  # output channels: the floats of an AVX-512 vector
 
 
 def lay_out(weight: Tensor) -> Tensor:
-    """Weights (O, C / groups, k, k) in the layout that the kernels read: output channels side by side.
+    """Copy weights to the memory layout of the kernels, in which output channels are contiguous.
 
-    Where there are no kernels, in PyTorch's own. On GPUs those are kernels of depthwise convolutions.
+    The C++ kernels on CPUs and the depthwise Triton kernels on GPUs use this layout. All other weights are
+    made contiguous.
+
+    Args:
+        weight (Tensor): (O, C / groups, k, k).
+
+    Returns:
+        Tensor: The same values and shape.
     """
     has_kernels = (weight.is_cpu and has_vectors()) or (weight.is_cuda and weight.shape[1] == 1)
     if not has_kernels:
@@ -33,7 +40,7 @@ def lay_out(weight: Tensor) -> Tensor:
 
 
 def kernel_of(weight: Tensor, stride: int, groups: int) -> Optional[str]:
-    """The kernel for convolutions with such a weight, (O, C / groups, k, k): a name, or None."""
+    """Name of the kernel for a weight (O, C / groups, k, k), stride and groups; None if there is none."""
     if weight.ndim != 4 or weight.shape[2] != weight.shape[3] or weight.shape[0] < FEWEST_CHANNELS:
         return None
     outputs, inputs, side = weight.shape[:3]
@@ -46,13 +53,23 @@ def kernel_of(weight: Tensor, stride: int, groups: int) -> Optional[str]:
 
 
 def find_kernel(x: Tensor, weight: Tensor, stride: int, groups: int) -> Optional[str]:
-    """Name of the kernel for such tensors, (N, C, H, W) and (O, C / groups, k, k), or None."""
+    """Name of the kernel that can run a convolution here; None if there is none.
+
+    Args:
+        x (Tensor): (N, C, H, W).
+        weight (Tensor): (O, C / groups, k, k).
+        stride (int): Stride of rows and columns.
+        groups (int): Number of groups.
+
+    Returns:
+        str | None: One of ``'pointwise'``, ``'spatial'`` and ``'depthwise'``.
+    """
     kernel = kernel_of(weight, stride, groups)
     if kernel is None or not x.is_cpu or x.dtype != torch.float32 or not has_vectors():
         return None
     if x.ndim != 4 or x.shape[1] != weight.shape[1] * groups or x.stride(1) != 1 or x.numel() == 0:
         return None
-    if kernel == 'spatial':  # whose weight takes longer to lay out than is gained
+    if kernel == 'spatial':  # reordering its weight at each call takes longer than the kernel saves
         suits = weight.permute(2, 3, 1, 0).is_contiguous() and evenly_spaced(x) == x.shape[1]
     else:
         suits = kernel == 'depthwise' or evenly_spaced(x) is not None
@@ -60,11 +77,12 @@ def find_kernel(x: Tensor, weight: Tensor, stride: int, groups: int) -> Optional
 
 
 class PreparedConv:
-    """The arguments of a kernel, made for maps of one shape and memory layout and ready for any of them.
+    """Cached arguments of a kernel, reusable for all maps of one shape, dtype and strides.
 
     Args:
-        kernel (str): What :func:`find_kernel` gives for these tensors.
-        x, weight, bias, stride, activation: As in :func:`~mmmobilemamba.ops.conv2d`. The weights are held.
+        kernel (str): Result of :func:`find_kernel` for these tensors.
+        x, weight, bias, stride, activation: As in :func:`~mmmobilemamba.ops.conv2d`. References to ``weight``
+            and ``bias``, or to copies with the needed layout, are kept.
     """
 
     def __init__(self, kernel, x, weight, bias, stride, activation):
@@ -81,18 +99,22 @@ class PreparedConv:
         self.conv = Conv(source, channels, side, stride, ACTIVATION_CODES[activation], *pointers)
 
     def __call__(self, x, shortcut=None, instruction_set=None):
-        """The output, (N, O, H', W'), in channels-last.
+        """Run the convolution.
 
         Args:
-            x (Tensor): Of the shape, strides and type that it was made for, which is not checked.
-            shortcut (Tensor, optional): Of the shape of the output.
+            x (Tensor): (N, C, H, W), with the shape, strides and dtype of the map given to the constructor;
+                this is not checked.
+            shortcut (Tensor, optional): (N, O, H', W'), the shape of the output.
             instruction_set (str, optional): See :func:`~.library.run`.
 
+        Returns:
+            Tensor: (N, O, H', W'), channels-last.
+
         Raises:
-            ValueError: If the shortcut has another shape.
-            MemoryError: If there is none left.
+            ValueError: If the shortcut does not have the shape of the output.
+            MemoryError: If the kernel cannot allocate memory.
         """
-        conv = Conv.from_buffer_copy(self.conv)  # one for each thread that is here
+        conv = Conv.from_buffer_copy(self.conv)  # a copy per call, as several threads may call at once
         conv.map.data = x.data_ptr()
         if shortcut is not None:
             check_shortcut(shortcut, self.size)
@@ -117,8 +139,15 @@ def conv2d_cpp(
     """:func:`~mmmobilemamba.ops.conv2d` in C++, without gradients.
 
     Args:
-        kernel (str): What :func:`find_kernel` gives for these tensors.
-        instruction_set (str, optional): One of ``INSTRUCTION_SETS`` up to the best of this machine, for
-            tests. Defaults to the best.
+        kernel (str): Result of :func:`find_kernel` for these tensors.
+        x, weight, bias, stride, activation, shortcut: As in :func:`~mmmobilemamba.ops.conv2d`.
+        instruction_set (str, optional): See :func:`~.library.run`.
+
+    Returns:
+        Tensor: (N, O, ceil(H / stride), ceil(W / stride)), channels-last.
+
+    Raises:
+        ValueError: If the shortcut does not have the shape of the output.
+        MemoryError: If the kernel cannot allocate memory.
     """
     return PreparedConv(kernel, x, weight, bias, stride, activation)(x, shortcut, instruction_set)

@@ -12,7 +12,15 @@ from .maps import as_map
 
 
 def haar_dwt_cpp(x: Tensor, instruction_set: Optional[str] = None) -> Tensor:
-    """:func:`~mmmobilemamba.ops.haar_dwt` in C++, without gradients, for a map with contiguous channels."""
+    """:func:`~mmmobilemamba.ops.haar_dwt` in C++, without gradients.
+
+    Args:
+        x (Tensor): (N, C, H, W), float32 or float64, with contiguous channels.
+        instruction_set (str, optional): See :func:`~.library.run`.
+
+    Returns:
+        Tensor: (N, 4C, ceil(H / 2), ceil(W / 2)), channels-last.
+    """
     batch, channels, height, width = x.shape
     bands = x.new_empty(batch, *half_size(height, width), 4 * channels)
     pointers = ctypes.byref(as_map(x)), bands.data_ptr()
@@ -21,7 +29,19 @@ def haar_dwt_cpp(x: Tensor, instruction_set: Optional[str] = None) -> Tensor:
 
 
 def haar_idwt_cpp(bands: Tensor, base: Tensor, instruction_set: Optional[str] = None) -> Tensor:
-    """:func:`~mmmobilemamba.ops.haar_idwt` in C++, without gradients, for a base with contiguous channels."""
+    """:func:`~mmmobilemamba.ops.haar_idwt` in C++, without gradients.
+
+    Args:
+        bands (Tensor): (N, 4C, ceil(H / 2), ceil(W / 2)), in the dtype of ``base``.
+        base (Tensor): (N, C, H, W), float32 or float64, with contiguous channels.
+        instruction_set (str, optional): See :func:`~.library.run`.
+
+    Returns:
+        Tensor: (N, C, H, W), channels-last.
+
+    Raises:
+        ValueError: If the shapes do not match.
+    """
     batch, channels, height, width = base.shape
     check_bands(bands, base.shape)
     bands = bands.contiguous(memory_format=torch.channels_last)

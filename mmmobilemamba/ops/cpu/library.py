@@ -1,4 +1,4 @@
-"""The C++ kernels for CPUs, loaded with ctypes."""
+"""Loads the C++ kernels for CPUs with ctypes, and calls them."""
 
 import ctypes
 from functools import lru_cache
@@ -14,7 +14,7 @@ from .structs import layout
 
 INSTRUCTION_SETS = ('plain', 'avx2', 'avx512')
 DTYPES = (torch.float32, torch.float64)
-# How many pointers each function takes, before the type, the instruction set, the threads and OpenMP.
+# Number of pointers of each function; the dtype, instruction set, thread count and OpenMP function follow.
 FUNCTIONS = dict(
     scan_forward=2,
     scan_backward=2,
@@ -29,13 +29,18 @@ FUNCTIONS = dict(
 
 @lru_cache
 def load() -> tuple[ctypes.CDLL, int, Optional[ctypes.c_void_p]]:
-    """The library, its best instruction set, and OpenMP's function that runs threads, or None.
+    """Load the library.
 
-    PyTorch has loaded an OpenMP already; with a second one the threads of both would get in each other's way.
+    The kernels run in the OpenMP threads that PyTorch has loaded; a second OpenMP runtime would compete for
+    the cores.
+
+    Returns:
+        tuple: The library (ctypes.CDLL), the index of the best of ``INSTRUCTION_SETS`` on this machine (int),
+        and the address of ``GOMP_parallel``, or None if there is no such function.
 
     Raises:
-        BuildError: If there is no library and it cannot be built, or it is not the one that the structs of
-            :mod:`.structs` are for.
+        BuildError: If the library cannot be built or loaded, or its structs differ from those of
+            :mod:`.structs`.
     """
     path = find_library()
     try:
@@ -49,19 +54,19 @@ def load() -> tuple[ctypes.CDLL, int, Optional[ctypes.c_void_p]]:
     try:
         parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, pointer)
     except AttributeError:
-        parallel = None  # then the library starts threads of its own
+        parallel = None  # then the library starts its own threads
     return library, library.instruction_set(), parallel
 
 
 def check_layout(library: ctypes.CDLL, path: Path) -> None:
-    """Make sure that the structs in Python are those of a library, which would else read wrong memory.
+    """Check that the structs in Python match those of the library, which would otherwise read wrong memory.
 
     Args:
         library (ctypes.CDLL): Loaded from ``path``.
-        path (Path): For the message.
+        path (Path): For the error message.
 
     Raises:
-        BuildError: If one differs.
+        BuildError: If a size, an offset or a constant differs.
     """
     library.layout_of.argtypes, library.layout_of.restype = [ctypes.c_char_p], ctypes.c_int64
     expected = layout()
@@ -77,7 +82,7 @@ def check_layout(library: ctypes.CDLL, path: Path) -> None:
 
 @lru_cache
 def why_not() -> Optional[str]:
-    """Why these kernels cannot run here (str), or None."""
+    """Reason why the kernels cannot run here (str | None)."""
     try:
         load()
     except BuildError as error:
@@ -87,34 +92,39 @@ def why_not() -> Optional[str]:
 
 @lru_cache
 def has_vectors() -> bool:
-    """Whether the kernels of convolutions can be used here: called directly, and with AVX2 at least."""
+    """Whether the convolution kernels can run here, which need AVX2 and detection of tracing (bool)."""
     return tracing.CAN_DETECT and why_not() is None and load()[1] > 0
 
 
 def can_run(*tensors: torch.Tensor, differentiable: bool = False) -> bool:
-    """Whether a kernel may be called with these tensors directly, past PyTorch's dispatcher.
+    """Whether a kernel may be called with these tensors, bypassing PyTorch's dispatcher (bool).
 
-    Not where what is computed is traced or transformed, and only for plain tensors of one type, float32 or
-    float64, on the CPU. They may need gradients only if the kernel is ``differentiable``.
+    False while the computation is traced or transformed. The tensors must be plain CPU tensors of one dtype,
+    float32 or float64.
+
+    Args:
+        *tensors (Tensor): The inputs of the kernel.
+        differentiable (bool): Whether the kernel has a gradient; otherwise the tensors must not need one.
+            Defaults to False.
     """
     return not is_traced_or_transformed() and takes(*tensors, differentiable=differentiable)
 
 
 def takes(*tensors: torch.Tensor, differentiable: bool = False) -> bool:
-    """Whether a kernel can read these tensors: :func:`can_run` where nothing is traced or transformed."""
+    """Whether a kernel can read these tensors (bool); :func:`can_run` without the check for tracing."""
     if why_not() is not None:
         return False
     learns, dtype = torch.is_grad_enabled() and not differentiable, tensors[0].dtype
     if dtype not in DTYPES:
         return False
-    for x in tensors:  # which `all` would take twice as long for
+    for x in tensors:  # a loop, as `all` takes twice as long
         if not (
             x.dtype == dtype
             and x.is_cpu
             and type(x) in (torch.Tensor, torch.nn.Parameter)
             and not (learns and x.requires_grad)
-            and not x.is_neg()  # which is in no other memory than the negative's
-            and torch._C._has_storage(x)  # a batch of gradients has none of its own
+            and not x.is_neg()  # a lazy negative: the memory has the other sign
+            and torch._C._has_storage(x)  # batched gradients have no storage
         ):
             return False
     return True
@@ -125,13 +135,13 @@ def run(name: str, *pointers: Any, dtype: torch.dtype, instruction_set: Optional
 
     Args:
         name (str): One of ``FUNCTIONS``.
-        *pointers: Its first arguments.
+        *pointers: Pointers to its inputs and outputs.
         dtype (torch.dtype): float32 or float64.
-        instruction_set (str, optional): One of ``INSTRUCTION_SETS`` up to the best of this machine, for
-            tests. Defaults to the best.
+        instruction_set (str, optional): One of ``INSTRUCTION_SETS`` that this machine supports, for tests.
+            Defaults to the best.
 
     Raises:
-        MemoryError: If there is none left.
+        MemoryError: If the kernel cannot allocate memory.
     """
     library, best, parallel = load()
     chosen = best if instruction_set is None else INSTRUCTION_SETS.index(instruction_set)

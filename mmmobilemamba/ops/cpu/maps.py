@@ -1,4 +1,4 @@
-"""Feature maps as the C++ kernels see them."""
+"""Conversion of feature maps to the struct that the C++ kernels read."""
 
 from typing import Optional
 
@@ -8,10 +8,12 @@ from .structs import Map
 
 
 def as_map(x: Tensor, column_stride: Optional[int] = None) -> Map:
-    """A tensor (N, C, H, W) with contiguous channels, which has to live as long as the map.
+    """Describe a tensor for the kernels. The caller has to keep the tensor alive.
 
     Args:
-        column_stride (int, optional): Another than that of the tensor, where it has one column only.
+        x (Tensor): (N, C, H, W), with contiguous channels.
+        column_stride (int, optional): Replaces the column stride of ``x``, which is undefined for a map of
+            one column. Defaults to None.
     """
     batch, channels, height, width = x.shape
     strides = x.stride()

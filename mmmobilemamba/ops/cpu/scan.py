@@ -22,8 +22,15 @@ def forward(
     """Equal to :func:`~..selective_scan.naive.selective_scan_naive`, without gradients.
 
     Args:
-        instruction_set (str, optional): One of ``INSTRUCTION_SETS`` up to the best of this machine, for
-            tests. Defaults to the best.
+        u, x_dbl, dt_weight, A, D, dt_bias (Tensor): As in :func:`~mmmobilemamba.ops.selective_scan`, of any
+            floating dtype.
+        instruction_set (str, optional): See :func:`~.library.run`.
+
+    Returns:
+        Tensor: (N, L, E), float64 if ``u`` is, else float32.
+
+    Raises:
+        MemoryError: If the kernel cannot allocate memory.
     """
     tensors = _contiguous(u, x_dbl, dt_weight, A, D, dt_bias)
     y = tensors[0].new_empty(u.shape)  # on the CPU, whatever the default device is
@@ -42,10 +49,21 @@ def backward(
     dt_bias: Tensor,
     instruction_set: Optional[str] = None,
 ) -> tuple[Tensor, ...]:
-    """Gradients of all six inputs, in float32 or float64.
+    """Gradients of all six inputs.
 
-    Sums over images and channels are over parts that do not depend on the number of threads, so
-    that the result does not, either.
+    Sums over images and channels are split independently of the number of threads, so the result does not
+    depend on it.
+
+    Args:
+        grad_y (Tensor): Gradient of the output, (N, L, E).
+        u, x_dbl, dt_weight, A, D, dt_bias (Tensor): As in :func:`forward`.
+        instruction_set (str, optional): See :func:`~.library.run`.
+
+    Returns:
+        tuple[Tensor]: Gradients in the order and shapes of the inputs, float64 if ``u`` is, else float32.
+
+    Raises:
+        MemoryError: If the kernel cannot allocate memory.
     """
     tensors = _contiguous(u, x_dbl, dt_weight, A, D, dt_bias)
     u = tensors[0]
@@ -60,12 +78,12 @@ def backward(
 
 
 def _contiguous(u, *others):
-    """In one type, float32 or float64; of ``u`` only the channels need be contiguous."""
+    """Cast to one dtype, float32 or float64, and make contiguous; ``u`` needs only contiguous channels."""
     dtype = torch.promote_types(u.dtype, torch.float32)
     u = u.to(dtype)
     if u.stride(2) != 1:
         u = u.contiguous()
-    # Asking is faster than calling what has nothing to do.
+    # The checks are faster than calls of `to` and `contiguous` that change nothing.
     fits = [x if x.dtype == dtype and x.is_contiguous() else x.to(dtype).contiguous() for x in others]
     return u, *fits
 

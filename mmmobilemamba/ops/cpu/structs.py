@@ -1,4 +1,4 @@
-"""The structs of the C++ kernels, mirrored for ctypes. The library says whether the mirrors are right."""
+"""The structs of the C++ kernels, mirrored for ctypes; loading the library checks that they match."""
 
 import ctypes
 
@@ -64,10 +64,10 @@ STRUCTS = (Map, Gate, Conv, ScanTensors, ScanGradients)
 
 
 def layout() -> dict[str, int]:
-    """What the library has to agree with (dict[str, int]).
+    """The memory layout that the library has to match (dict[str, int]).
 
-    Sizes of structs in bytes, ``'Conv'``; offsets of their fields, ``'Conv.stride'``; numbers of activations,
-    ``'activation relu'``.
+    Sizes of structs in bytes, such as ``'Conv'``; offsets of fields in bytes, such as ``'Conv.stride'``;
+    numbers of activations, such as ``'activation relu'``.
     """
     expected = {f'activation {name}': code for name, code in ACTIVATION_CODES.items()}
     for struct in STRUCTS:

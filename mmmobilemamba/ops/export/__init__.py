@@ -1,1 +1,1 @@
-"""Forms for graphs that leave PyTorch, in standard operators."""
+"""Forms for exported graphs, which use standard operators only."""

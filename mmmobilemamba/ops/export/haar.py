@@ -1,7 +1,7 @@
-"""The Haar transform for graphs that leave PyTorch: convolutions, whose sizes nothing asks for.
+"""The Haar transform for exported graphs, as convolutions that depend on no size of the map.
 
-An even side gets a row or column more, too, which does nothing. ONNX Runtime is faster at convolutions
-than at slices.
+Even sides are padded too, which does not change the result. ONNX Runtime runs convolutions faster than
+slices.
 """
 
 import torch
@@ -11,19 +11,21 @@ from torch import Tensor
 from ..shapes import side_of
 
 BANDS = 4
-# Of the filters of the bands, (4, 2, 2).
+# Signs of the filters of the sub-bands, (4, 2, 2).
 SIGNS = [[[1.0, 1], [1, 1]], [[1, 1], [-1, -1]], [[1, -1], [1, -1]], [[1, -1], [-1, 1]]]
 FOR_TRACES = torch.tensor(SIGNS, dtype=torch.float32, device='cpu')
 
 
 def haar_filter(x: Tensor, weight: Tensor, base: Tensor) -> Tensor:
-    """``base`` and the inverse of the filtered transform, in three grouped convolutions.
+    """Transform, depthwise convolution, inverse transform, plus ``base``: three grouped convolutions.
+
+    Equal to :func:`~mmmobilemamba.ops.haar_dwt`, a depthwise convolution of the sub-bands and
+    :func:`~mmmobilemamba.ops.haar_idwt`.
 
     Args:
         x (Tensor): (N, C, H, W).
-        weight (Tensor): Of the depthwise convolution between :func:`~mmmobilemamba.ops.haar_dwt` and
-            :func:`~mmmobilemamba.ops.haar_idwt`,
-            (4C, 1, k, k).
+        weight (Tensor): Weight of the depthwise convolution, (4C, 1, k, k), k odd, in the order of the
+            sub-bands of :func:`~mmmobilemamba.ops.haar_dwt`.
         base (Tensor): (N, C, H, W).
 
     Returns:
@@ -36,15 +38,15 @@ def haar_filter(x: Tensor, weight: Tensor, base: Tensor) -> Tensor:
 
 
 def neighbouring_bands(weight: Tensor) -> Tensor:
-    """Weights for bands that follow one another, for maps in which the bands of a channel are neighbours."""
+    """Reorder a weight (4C, 1, k, k) from four blocks of C channels to adjacent sub-bands per channel."""
     return weight.view(BANDS, -1, *weight.shape[1:]).transpose(0, 1).flatten(0, 1)
 
 
 def dwt_weight(like: Tensor) -> Tensor:
-    """Of the transform as a grouped convolution of stride 2, the bands of a channel neighbours.
+    """Weight of the transform as a grouped convolution of stride 2, the sub-bands of a channel adjacent.
 
     Args:
-        like (Tensor): (4C, ...), of the wanted type.
+        like (Tensor): (4C, ...), of the wanted dtype and device.
 
     Returns:
         Tensor: (4C, 1, 2, 2).
@@ -53,20 +55,20 @@ def dwt_weight(like: Tensor) -> Tensor:
 
 
 def idwt_weight(like: Tensor) -> Tensor:
-    """Of the inverse transform as a grouped convolution of one pixel, which ``pixel_shuffle`` follows.
+    """Weight of the inverse transform as a grouped pointwise convolution, followed by ``pixel_shuffle``.
 
     Args:
-        like (Tensor): (4C, ...), of the wanted type.
+        like (Tensor): (4C, ...), of the wanted dtype and device.
 
     Returns:
-        Tensor: (4C, 4, 1, 1), of the four pixels of a channel in rows.
+        Tensor: (4C, 4, 1, 1), one row for each of the four pixels of a channel.
     """
     pixels = like.new_tensor(SIGNS).flatten(1).t()[..., None, None]
     return pixels.repeat(like.shape[0] // BANDS, 1, 1, 1)
 
 
 def haar_dwt_export(x: Tensor) -> Tensor:
-    """:func:`~mmmobilemamba.ops.haar_dwt`; the shapes are the same."""
+    """Exportable form of :func:`~mmmobilemamba.ops.haar_dwt`, with the same shapes."""
     channels = x.shape[1]
     bands = _forward(x, channels)
     size = (bands.shape[2], bands.shape[3])
@@ -74,17 +76,16 @@ def haar_dwt_export(x: Tensor) -> Tensor:
 
 
 def haar_idwt_export(bands: Tensor, base: Tensor) -> Tensor:
-    """:func:`~mmmobilemamba.ops.haar_idwt`; the shapes are the same."""
+    """Exportable form of :func:`~mmmobilemamba.ops.haar_idwt`, with the same shapes."""
     channels, size = base.shape[1], (bands.shape[2], bands.shape[3])
     bands = bands.reshape(-1, BANDS, channels, *size).transpose(1, 2).reshape(-1, BANDS * channels, *size)
     return base + _inverse(bands, base, channels)
 
 
 def _haar(like, channels):
-    """Weights (4C, 1, 2, 2) of the transform, the four bands of a channel adjacent."""
-    if (
-        torch.jit.is_tracing()
-    ):  # where a tensor that is made has a warning; torch.export refuses one from outside
+    """Weight (4C, 1, 2, 2) of the transform, the four sub-bands of a channel adjacent."""
+    # Tracing warns about tensors made inside the graph; torch.export refuses those from outside.
+    if torch.jit.is_tracing():
         signs = FOR_TRACES.to(like.device, like.dtype)
     else:
         signs = torch.tensor(SIGNS, dtype=like.dtype, device=like.device)

@@ -1,10 +1,10 @@
-"""The bidirectional selective scan without a loop, for runtimes that have none: for one length.
+"""The bidirectional selective scan without a loop, unrolled for a fixed length, for runtimes without loops.
 
-The sequence is cut into chunks of about the square root of its length. Each step is taken in all chunks at
-once, then the state at the end of each chunk is carried into the next. Both directions walk through the same
-maps, one of them backwards. For a length L that takes at most ``5 * sqrt(L) + 8`` operators a direction, most
-of them on one step of all chunks; tensors have at most four axes. There are no quotients of decays and no
-logarithms of them, so that decays may underflow.
+The sequence is split into chunks of about the square root of its length. Each step is computed in all chunks
+at once; then the state at the end of each chunk is carried into the next. Both directions use the same maps,
+one of them in reverse. For a length L this takes at most ``5 * sqrt(L) + 8`` operators per direction, most of
+them on one step of all chunks. Tensors have at most four axes. Decays may underflow, as nothing is divided by
+them and no logarithm is taken.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-FOR_PADDING = 4  # operators on one step that cost as much as to copy the sequence into a longer one
+FOR_PADDING = 4  # cost of padding the sequence, in operators on one step
 
 
 @dataclass(frozen=True)
 class Chunks:
-    """How a sequence is cut.
+    """The split of a sequence into chunks.
 
     Attributes:
-        length (int): Of the sequence.
+        length (int): Length of the sequence.
         count (int): Number of chunks.
-        steps (int): Steps of each; the last chunk may need padding.
+        steps (int): Steps per chunk; the last chunk may need padding.
     """
 
     length: int
@@ -35,12 +35,12 @@ class Chunks:
 
     @property
     def padding(self) -> int:
-        """Steps without an input at the end (int)."""
+        """Number of padded steps at the end (int)."""
         return self.count * self.steps - self.length
 
     @property
     def operators(self) -> int:
-        """How many operators :func:`linear_recurrence` takes (int)."""
+        """Number of operators of :func:`linear_recurrence` (int)."""
         several, more = self.steps > 1, self.count > 2
         within = 2 * (self.steps - 1) + 3 * several
         between = self.steps - 1 + several + 4 + 2 * (self.count - 2) + 2 * more
@@ -48,13 +48,13 @@ class Chunks:
 
 
 def chunks_of(length: int) -> Chunks:
-    """The chunks that take the fewest operators (Chunks)."""
+    """The split with the fewest operators, padding included (Chunks)."""
     ways = [Chunks(length, -(-length // steps), steps) for steps in range(1, length + 1)]
     return min(ways, key=lambda chunks: (chunks.operators + FOR_PADDING * (chunks.padding > 0), chunks.count))
 
 
 def pad(x: Tensor, chunks: Chunks) -> Tensor:
-    """A sequence, (N, L, E), with zeros at its end up to whole chunks."""
+    """Zero-pad a sequence at its end to whole chunks: (N, L, E) -> (N, L', E)."""
     return F.pad(x, (0, 0, 0, chunks.padding)) if chunks.padding else x
 
 
@@ -67,18 +67,19 @@ def scan_both_ways(
     chunks: Chunks,
     channels: int,
 ) -> Tensor:
-    """The sum of the scans from first to last and from last to first, without their direct paths.
+    """Sum of the scans from first to last and from last to first, without the direct path.
 
-    Position t means the same pixel in every argument. The length L' is that of whole chunks, see :func:`pad`:
-    inputs of zeros change no state.
+    Position t is the same pixel in every argument. L' is the padded length, see :func:`pad`; zero inputs do
+    not change the state.
 
     Args:
         u (Tensor): (N, L', E).
-        delta (tuple[Tensor, Tensor]): Of each direction, step sizes from 0 up, (N, L', E).
-        B, C (tuple[Tensor, Tensor]): (N, L', 1).
-        A (tuple[Tensor, Tensor], optional): Below 0, (E). A sequence of one step needs none.
+        delta (tuple[Tensor, Tensor]): Step sizes of each direction, not negative, (N, L', E) each.
+        B, C (tuple[Tensor, Tensor]): Input and output weights of each direction, (N, L', 1) each.
+        A (tuple[Tensor, Tensor], optional): Decay rates of each direction, negative, (E) each. None for a
+            sequence of one step.
         chunks (Chunks): See :func:`chunks_of`.
-        channels (int): E, which a trace would else ask ``u`` for.
+        channels (int): E, passed as an int so that a trace does not record reading it from ``u``.
 
     Returns:
         Tensor: (N, L', E).
@@ -97,19 +98,22 @@ def scan_both_ways(
 
 
 def linear_recurrence(a: Tensor, b: Tensor, chunks: Chunks, backward: bool) -> Tensor:
-    """h_t = a_t * h_{t-1} + b_t along a sequence in chunks, (N, count, steps, E), from h = 0 on.
+    """h_t = a_t * h_{t-1} + b_t along a sequence in chunks, starting from h = 0.
 
     Args:
-        a, b (Tensor): Of each step.
-        chunks (Chunks): Their sizes.
-        backward (bool): From the last step to the first: h_t = a_t * h_{t+1} + b_t.
+        a, b (Tensor): Decays and inputs, (N, count, steps, E).
+        chunks (Chunks): Number and size of the chunks.
+        backward (bool): Scan from the last step to the first, h_t = a_t * h_{t+1} + b_t.
+
+    Returns:
+        Tensor: h, (N, count, steps, E).
     """
     order = walked(chunks.steps, backward)
     decays, inputs = pieces(a, chunks.steps, 2), pieces(b, chunks.steps, 2)
     states, kept = {order[0]: inputs[order[0]]}, {order[0]: decays[order[0]]}
     for before, now in zip(order, order[1:]):
         states[now] = decays[now] * states[before] + inputs[now]
-        kept[now] = decays[now] * kept[before]  # of the state before the chunk
+        kept[now] = decays[now] * kept[before]  # share of the state before the chunk
     within = joined(states)
     if chunks.count == 1:
         return within
@@ -117,9 +121,16 @@ def linear_recurrence(a: Tensor, b: Tensor, chunks: Chunks, backward: bool) -> T
 
 
 def before_chunks(a: Tensor, b: Tensor, chunks: Chunks, backward: bool) -> Tensor:
-    """The states that chunks begin with, of what is kept of these and added until they end.
+    """Initial states of the chunks.
 
-    All are (N, count, 1, E).
+    Args:
+        a (Tensor): Total decay of each chunk, (N, count, 1, E).
+        b (Tensor): Final state of each chunk when started from zero, (N, count, 1, E).
+        chunks (Chunks): Number and size of the chunks.
+        backward (bool): As in :func:`linear_recurrence`.
+
+    Returns:
+        Tensor: (N, count, 1, E).
     """
     order = walked(chunks.count, backward)
     decays, inputs = pieces(a, chunks.count, 1), pieces(b, chunks.count, 1)
@@ -133,15 +144,15 @@ def before_chunks(a: Tensor, b: Tensor, chunks: Chunks, backward: bool) -> Tenso
 
 
 def walked(count: int, backward: bool) -> list[int]:
-    """The numbers below ``count`` in the order of a direction (list[int])."""
+    """The numbers below ``count`` in the scan order of a direction (list[int])."""
     return list(reversed(range(count)) if backward else range(count))
 
 
 def pieces(x: Tensor, count: int, dim: int) -> Sequence[Tensor]:
-    """Parts of size 1 along a dimension of size ``count``."""
+    """Split a dimension of size ``count`` into parts of size 1."""
     return x.split(1, dim) if count > 1 else [x]
 
 
 def joined(steps: dict[int, Tensor]) -> Tensor:
-    """Parts along dimension 2 by their position, as one tensor."""
+    """Concatenate parts, given by position, along dimension 2."""
     return torch.cat([steps[index] for index in range(len(steps))], dim=2) if len(steps) > 1 else steps[0]

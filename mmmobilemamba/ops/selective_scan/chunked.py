@@ -1,9 +1,9 @@
 """The bidirectional selective scan in vectorised PyTorch, for every device.
 
-The recurrence h_t = a_t * h_{t-1} + b_t is linear, so the sequence is cut into chunks of 16
-steps that are walked side by side, each from a zero state, together with the product of their
-decays. The states at the ends of the chunks then obey the same recurrence over L / 16 steps,
-which is solved by the same function. No decay is ever divided by, so nothing overflows.
+The recurrence h_t = a_t * h_{t-1} + b_t is linear. The sequence is split into chunks of 16 steps,
+which are processed in parallel, each from a zero state; the running products of their decays are
+computed as well. The final states of the chunks obey the same recurrence over L / 16 steps, which
+the same function solves. Nothing is divided by a decay, so nothing overflows.
 """
 
 from typing import Any
@@ -16,13 +16,16 @@ from ..tracing import is_traced_or_transformed
 from .naive import split_x_dbl
 
 CHUNK = 16
-AT_ONCE = 2**18  # elements of u: of more, a CPU's caches do not hold what is computed from them
+AT_ONCE = 2**18  # elements of u; the intermediates of more do not fit into a CPU's caches
 
 
 def selective_scan_chunked(
     u: Tensor, x_dbl: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
 ) -> Tensor:
-    """Equal to :func:`~.naive.selective_scan_naive`, with a loop over at most 16 steps a level."""
+    """Equal to :func:`~.naive.selective_scan_naive`, with a loop over at most 16 steps per level.
+
+    On CPUs, large batches are processed in parts if no gradient is needed.
+    """
     if (
         not (torch.is_grad_enabled() or is_traced_or_transformed())
         and u.is_cpu
@@ -38,7 +41,7 @@ def selective_scan_chunked(
     y = D.sum(0) * u
     if torch.is_grad_enabled():
         decay, inputs, recurrence = decay.exp(), inputs * B, LinearRecurrence.apply
-    else:  # in place: fresh memory takes longer than what is done in it
+    else:  # in place, as allocating memory takes longer than the arithmetic
         decay, inputs, recurrence = decay.exp_(), inputs.mul_(B), _recurrence
     for k, reverse in enumerate((False, True)):
         y = torch.addcmul(y, C[:, k], recurrence(decay[:, k], inputs[:, k], reverse))
@@ -48,8 +51,8 @@ def selective_scan_chunked(
 class LinearRecurrence(torch.autograd.Function):
     """h_t = a_t * h_{t-1} + b_t along dimension 1 of (N, L, E); from the last step if ``reverse``.
 
-    The gradient of a linear recurrence is the recurrence in the other direction, so backward,
-    and backward of backward, is this function again. Only ``a`` and ``h`` are kept for it.
+    The gradient of a linear recurrence is the recurrence in the other direction, so backward and
+    double backward call this function again. Only ``a`` and ``h`` are saved for backward.
     """
 
     @staticmethod
@@ -67,7 +70,7 @@ class LinearRecurrence(torch.autograd.Function):
 
 
 def _shift(x: Tensor, reverse: bool) -> Tensor:
-    """The previous element at every step, in walking order; 0 at the first. (N, L, E)."""
+    """The previous element of each step in scan order, 0 for the first: (N, L, E) -> (N, L, E)."""
     return F.pad(x[:, 1:], (0, 0, 0, 1)) if reverse else F.pad(x[:, :-1], (0, 0, 1, 0))
 
 
@@ -75,15 +78,15 @@ def _recurrence(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
     batch, length, channels = b.shape
     if length <= CHUNK:
         return _walk(a, b, reverse)
-    # Padding with zero input at the end is harmless in both directions: the one way it comes
-    # last, the other way it leaves the zero state as it is.
+    # Zero padding at the end is harmless in both directions: forward it comes last, backward it
+    # keeps the zero state.
     padding = -length % CHUNK
     if padding:
         a, b = F.pad(a, (0, 0, 0, padding)), F.pad(b, (0, 0, 0, padding))
     chunks = b.shape[1] // CHUNK
     a, b = (x.reshape(batch, chunks, CHUNK, channels) for x in (a, b))
     h, decay = _walk(a, b, reverse), _running_product(a, reverse)
-    # What is left of one chunk's end state grows the next chunk's states by its running decay.
+    # The final state of a chunk adds to each state of the next chunk, scaled by the running decay.
     end = 0 if reverse else CHUNK - 1
     carry = _shift(_recurrence(decay[:, :, end], h[:, :, end], reverse), reverse)
     h.addcmul_(decay, carry[:, :, None])
@@ -91,19 +94,19 @@ def _recurrence(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
 
 
 def _steps(length: int, reverse: bool):
-    """Pairs of (step, step before it) in walking order."""
+    """Pairs of (step, step before it) in scan order."""
     order = range(length - 1, -1, -1) if reverse else range(length)
     return zip(order[1:], order)
 
 
 def _views(x: Tensor):
-    """Each step of (..., L, E), to be written to."""
-    # Faster all at once, except in a trace: every write to one would record them all again.
+    """Writable views of each step of (..., L, E)."""
+    # unbind is faster, but in a trace every write to one of its views would record all of them again.
     return [x.select(-2, step) for step in range(x.shape[-2])] if is_traced_or_transformed() else x.unbind(-2)
 
 
 def _walk(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
-    """The recurrence itself along dimension -2, from a zero state."""
+    """The recurrence along dimension -2, from a zero state."""
     h = b.clone()
     states, decays = _views(h), _views(a)
     for step, before in _steps(b.shape[-2], reverse):
@@ -112,7 +115,7 @@ def _walk(a: Tensor, b: Tensor, reverse: bool) -> Tensor:
 
 
 def _running_product(a: Tensor, reverse: bool) -> Tensor:
-    """Products of ``a`` from the first step of the walk up to each, along dimension -2."""
+    """Cumulative product of ``a`` along dimension -2, in scan order."""
     product = a.clone()
     steps = _views(product)
     for step, before in _steps(a.shape[-2], reverse):

@@ -17,13 +17,13 @@ from .operator import SelectiveScan, output_dtype, selective_scan_operator
 
 
 def _function(name: str) -> Callable[..., Any]:
-    """What computes one of ``BACKENDS``."""
-    if name == 'naive' or is_transformed():  # the others have no rules for transforms
+    """The function of one of ``BACKENDS``."""
+    if name == 'naive' or is_transformed():  # the others do not support transforms
         return selective_scan_naive
     if name in ('cpp', 'triton'):
         return selective_scan_operator
-    # The loop of the form for export would elsewhere have to be compiled first. A trace of the other form
-    # would hold for one size alone.
+    # Outside torch.compile and torch.export, the loop of the form for export would have to be compiled first.
+    # A trace of the chunked form would be valid for one size only.
     is_export = torch.compiler.is_compiling() if name == 'export' else False
     return selective_scan_export if is_export or torch.jit.is_tracing() else selective_scan_chunked
 
@@ -39,8 +39,8 @@ def selective_scan(
 ) -> Tensor:
     r"""Selective scan of one sequence in both directions, with state size 1.
 
-    For the directions k = 0 (first to last) and k = 1 (last to first), with positions t kept in
-    the order of the input, so that nothing is flipped:
+    Direction k = 0 runs from first to last, k = 1 from last to first. Position t is the same element of
+    the input in both, so nothing is flipped:
 
     .. math::
         \delta_t &= \mathrm{softplus}(dt\_weight_k \, step_{k,t} + dt\_bias_k) \\
@@ -52,9 +52,9 @@ def selective_scan(
 
     Args:
         u (Tensor): Input sequence, (N, L, E).
-        x_dbl (Tensor): What is projected from the input for each direction, (N, L, 2, R + 2): R elements of
-            the step size, the input weight B and the output weight C of the state. VMamba's name.
-        dt_weight (Tensor): Widens the step size to all channels, (2, E, R).
+        x_dbl (Tensor): Projections of the input for each direction, (N, L, 2, R + 2): R elements of the step
+            size, then the input weight B and the output weight C of the state. Named as in VMamba.
+        dt_weight (Tensor): Projects the step sizes to all channels, (2, E, R).
         A (Tensor): Decay rates, negative, (2, E).
         D (Tensor): Weights of the direct path, (2, E).
         dt_bias (Tensor): Bias of the step sizes, (2, E).
@@ -62,15 +62,15 @@ def selective_scan(
             ``'auto'``.
 
     Returns:
-        Tensor: The sum of both directions' outputs, (N, L, E). It is float32 (float64 if ``u``
-        is), as is all arithmetic inside, whatever the type of the inputs: the state of a long
-        scan overflows float16 and drowns in the rounding of bfloat16.
+        Tensor: The sum of the outputs of both directions, (N, L, E). It is float64 if ``u`` is and
+        float32 otherwise, like all arithmetic inside: the state of a long scan overflows float16, and
+        bfloat16 is too coarse for it.
 
     Raises:
-        ValueError: If a shape does not fit, L is 0 or the backend does not exist.
-        RuntimeError: If the backend cannot run here.
+        ValueError: If the shapes do not match, L is 0 or the backend does not exist.
+        RuntimeError: If the backend cannot run here; in double backward, if a C++ or Triton kernel ran.
     """
-    if not torch.jit.is_tracing():  # which would record the sizes' comparison
+    if not torch.jit.is_tracing():  # tracing would record the comparisons
         _check_shapes(u, x_dbl=x_dbl, dt_weight=dt_weight, A=A, D=D, dt_bias=dt_bias)
     inputs = (u, x_dbl, dt_weight, A, D, dt_bias)
     if backend in WITH_CPP and can_run(*inputs, differentiable=True):

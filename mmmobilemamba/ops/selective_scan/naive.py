@@ -1,4 +1,4 @@
-"""The specification of the bidirectional selective scan, one line an equation."""
+"""Reference implementation of the bidirectional selective scan, one line per equation."""
 
 import torch
 import torch.nn.functional as F
@@ -6,7 +6,7 @@ from torch import Tensor
 
 
 def split_x_dbl(x_dbl: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """(N, L, 2, R + 2) -> step (N, 2, L, R), B and C (N, 2, L, 1)."""
+    """Split the projections: (N, L, 2, R + 2) -> step (N, 2, L, R), B (N, 2, L, 1), C (N, 2, L, 1)."""
     x_dbl = x_dbl.transpose(1, 2)
     return x_dbl[..., :-2], x_dbl[..., -2:-1], x_dbl[..., -1:]
 
@@ -14,10 +14,10 @@ def split_x_dbl(x_dbl: Tensor) -> tuple[Tensor, Tensor, Tensor]:
 def selective_scan_naive(
     u: Tensor, x_dbl: Tensor, dt_weight: Tensor, A: Tensor, D: Tensor, dt_bias: Tensor
 ) -> Tensor:
-    """Walk the sequence step by step in each direction and add the two outputs.
+    """Scan the sequence step by step in each direction and add the two outputs.
 
     Shapes: u (N, L, E), x_dbl (N, L, 2, R + 2), dt_weight (2, E, R), A, D and dt_bias (2, E) -> (N, L, E).
-    Position t means the same pixel in every argument; direction 1 visits them from last to first.
+    Position t is the same pixel in every argument; direction 1 scans from last to first.
     """
     length = u.shape[1]
     step, B, C = split_x_dbl(x_dbl)

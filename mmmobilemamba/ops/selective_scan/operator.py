@@ -1,7 +1,7 @@
-"""The scan as an operator of PyTorch, ``torch.ops.mmmobilemamba.selective_scan``.
+"""The scan as a custom operator of PyTorch, ``torch.ops.mmmobilemamba.selective_scan``.
 
-The operator is opaque to ``torch.compile`` and ``torch.export``, which call it as a whole, and saves
-nothing for backward but its inputs. Its kernels are in C++ for CPUs and in Triton for GPUs.
+The operator is opaque to ``torch.compile`` and ``torch.export``, and saves only its inputs for backward. Its
+kernels are in C++ for CPUs and in Triton for GPUs.
 """
 
 import importlib
@@ -20,17 +20,17 @@ INPUTS = 'Tensor u, Tensor x_dbl, Tensor dt_weight, Tensor A, Tensor D, Tensor d
 
 
 def output_dtype(u: Tensor) -> torch.dtype:
-    """The state of a long scan overflows float16 and drowns in the rounding of bfloat16."""
+    """Dtype of the output: float64 if ``u`` is, else float32, as 16-bit types cannot represent the state."""
     return torch.promote_types(u.dtype, torch.float32)
 
 
 def kernels_for(tensor: Tensor) -> ModuleType:
-    """The module with ``forward`` and ``backward`` for a tensor's device; Triton is imported at first use."""
+    """Module with ``forward`` and ``backward`` for a tensor's device; Triton is imported at first use."""
     return importlib.import_module('mmmobilemamba.ops.triton.scan') if tensor.is_cuda else cpu_scan
 
 
 class SelectiveScan(torch.autograd.Function):
-    """The same without the library and its costs of some 40 us a call; also for older versions of torch."""
+    """The scan without the overhead of ``torch.library``, about 40 us per call; also for older PyTorch."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Tensor) -> Tensor:
@@ -40,7 +40,7 @@ class SelectiveScan(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad_y: Tensor) -> tuple[Tensor, ...]:
         inputs = ctx.saved_tensors
-        if AS_OPERATOR and not can_run(grad_y, differentiable=True):  # a batch of gradients, for one
+        if AS_OPERATOR and not can_run(grad_y, differentiable=True):  # such as batched gradients
             return _backward(ctx, grad_y, inputs)
         run = SelectiveScanBackward.apply if torch.is_grad_enabled() else _run_backward
         return restore_dtypes(run(grad_y, *inputs), inputs)
@@ -59,7 +59,7 @@ class SelectiveScanBackward(torch.autograd.Function):
 
 
 def restore_dtypes(grads: Sequence[Tensor], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    """Gradients in the types of the inputs (tuple[Tensor])."""
+    """Cast gradients to the dtypes of the inputs (tuple[Tensor])."""
     return tuple(grad if grad.dtype == x.dtype else grad.to(x.dtype) for grad, x in zip(grads, inputs))
 
 
@@ -68,7 +68,7 @@ def _setup_context(ctx, inputs, output):
 
 
 def _backward(ctx, grad_y, inputs=None):
-    inputs = ctx.saved_tensors if inputs is None else inputs  # which may be asked for only once
+    inputs = ctx.saved_tensors if inputs is None else inputs  # saved_tensors may be accessed only once
     grads = torch.ops.mmmobilemamba.selective_scan_backward(grad_y, *inputs)
     return restore_dtypes(grads, inputs)
 
@@ -95,7 +95,7 @@ def _run_backward(grad_y, *inputs):
 
 
 def register() -> torch.library.Library:
-    """Define the operator and its gradient; the returned library has to be kept."""
+    """Define the operator and its gradient. They exist as long as the returned library is referenced."""
     library = torch.library.Library('mmmobilemamba', 'DEF')
     library.define(f'selective_scan({INPUTS}) -> Tensor')
     outputs = ', '.join(['Tensor'] * 6)
@@ -116,7 +116,14 @@ LIBRARY = register() if AS_OPERATOR else None
 
 
 def selective_scan_operator(*inputs: Tensor) -> Tensor:
-    """Equal to :func:`~.naive.selective_scan_naive`, by the kernel of the device; float32 or float64."""
+    """Equal to :func:`~.naive.selective_scan_naive`, by the kernel of the device.
+
+    Args:
+        *inputs (Tensor): As in :func:`~.naive.selective_scan_naive`.
+
+    Returns:
+        Tensor: (N, L, E), float64 if ``u`` is, else float32.
+    """
     if AS_OPERATOR:
         return torch.ops.mmmobilemamba.selective_scan(*inputs)
     return SelectiveScan.apply(*inputs)

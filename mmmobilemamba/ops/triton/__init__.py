@@ -1,1 +1,1 @@
-"""Kernels in Triton, for GPUs. Triton is imported with the modules of kernels, at their first use."""
+"""Triton kernels for GPUs. The modules of kernels, and Triton with them, are imported at first use."""

@@ -1,4 +1,4 @@
-"""What the launchers of all kernels share; nothing here needs Triton."""
+"""Helpers that the launchers of all kernels share; nothing here needs Triton."""
 
 import math
 from collections.abc import Sequence
@@ -10,35 +10,50 @@ from torch import Tensor
 
 from ..shapes import check_bands, half_size
 
-MOST_ALIGNED = 16  # elements that an alignment tells about, at most
+MOST_ALIGNED = 16  # elements, the largest alignment that is considered
 
 
 def on_device(x: Tensor) -> AbstractContextManager:
-    """A context in which Triton launches on the device of a tensor, which need not be the current one."""
+    """Context manager that makes Triton launch on the device of ``x``, which need not be the current one."""
     return torch.cuda.device(x.device) if x.is_cuda else nullcontext()
 
 
 def alignment(shape: Sequence[int], strides: Sequence[int], axis: int) -> int:
-    """The power of two that divides the strides of all axes but one; sides of 1 do not count.
+    """Largest power of two up to 16 that divides the strides of all axes except ``axis`` (int).
 
-    Triton knows whether 16 divides an integer, and no smaller power of two. Kernels therefore take strides
-    divided by this number, which they know when they are compiled: as many elements can be loaded at once.
+    Axes of size 1 are ignored. Triton specialises kernels for integers divisible by 16, but for no smaller
+    power of two. Kernels therefore get the strides divided by the alignment, and the alignment as a
+    compile-time constant: this many elements can be loaded at once.
+
+    Args:
+        shape (Sequence[int]): Shape of the tensor.
+        strides (Sequence[int]): Its strides in elements.
+        axis (int): The axis of contiguous elements.
     """
     others = (s for i, (size, s) in enumerate(zip(shape, strides)) if i != axis and size > 1)
     return math.gcd(MOST_ALIGNED, *others)
 
 
 def empty_bands(x: Tensor, dtype: torch.dtype) -> Tensor:
-    """Bands of a map, in its memory format."""
+    """Uninitialised sub-bands of a map: (N, C, H, W) -> (N, 4C, ceil(H / 2), ceil(W / 2)), same format."""
     batch, channels, height, width = x.shape
     return _empty_map(x, (batch, 4 * channels, *half_size(height, width)), dtype)
 
 
 def empty_inverse(bands: Tensor, base: Optional[Tensor], size: Sequence[int], dtype: torch.dtype) -> Tensor:
-    """A map of ``size`` (H, W) in the memory format of ``base``; if that is None, in that of ``bands``.
+    """Uninitialised output of the inverse transform, in the memory format of ``base``, or else of ``bands``.
+
+    Args:
+        bands (Tensor): (N, 4C, ceil(H / 2), ceil(W / 2)).
+        base (Tensor | None): (N, C, H, W).
+        size (Sequence[int]): H and W, used only without ``base``.
+        dtype (torch.dtype): Dtype of the output.
+
+    Returns:
+        Tensor: (N, C, H, W).
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not match.
     """
     shape = (bands.shape[0], bands.shape[1] // 4, *size) if base is None else base.shape
     check_bands(bands, shape)
@@ -53,12 +68,12 @@ def _empty_map(like, shape, dtype):
 
 
 def has_contiguous_steps(z: Tensor) -> bool:
-    """Whether the steps of (N, L, E) are neighbours in memory, as in a channels-first map (bool)."""
+    """Whether the steps of (N, L, E) are contiguous in memory, as in a channels-first map (bool)."""
     return z.stride(1) == 1 and z.stride(2) != 1
 
 
 def empty_gate(z: Tensor) -> Tensor:
-    """A tensor like ``z``, (N, L, E), whose steps are neighbours if those of ``z`` are, else the channels."""
+    """Uninitialised tensor like ``z``, (N, L, E), with contiguous steps if ``z`` has them, else channels."""
     batch, length, channels = z.shape
     if has_contiguous_steps(z):
         return z.new_empty(batch, channels, length).transpose(1, 2)

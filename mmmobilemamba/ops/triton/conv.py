@@ -1,7 +1,7 @@
-"""Where convolutions run in Triton: depthwise ones of channels-last maps, on GPUs.
+"""Selects convolutions that run in Triton: depthwise ones of channels-last maps, on GPUs.
 
-In float32 cuDNN has no kernels for this memory format. In half precision Triton's are faster in inference,
-with what follows the convolution; in training cuDNN is as fast.
+In float32, cuDNN has no kernels for this memory format. In half precision, the Triton kernels, which fuse
+activation and shortcut, are faster in inference; in training cuDNN is as fast.
 """
 
 from typing import Optional
@@ -21,7 +21,7 @@ STRIDES = (1, 2)
 def can_run(
     x: Tensor, weight: Tensor, bias: Optional[Tensor], stride: int, groups: int, backend: str
 ) -> bool:
-    """Whether :func:`~mmmobilemamba.ops.conv2d` of such tensors runs in Triton (bool)."""
+    """Whether :func:`~mmmobilemamba.ops.conv2d` with these arguments runs in Triton (bool)."""
     if not x.is_cuda or x.ndim != 4 or groups == 1 or groups != x.shape[1] or x.stride(1) != 1:
         return False
     side = weight.shape[-1]
@@ -33,7 +33,7 @@ def can_run(
     if not uses_triton(backend, *tensors) or (
         is_traced_or_transformed() and not torch.compiler.is_compiling()
     ):
-        return False  # modes and transforms know PyTorch's convolution; a compiler takes an operator, too
+        return False  # modes and transforms need PyTorch's convolution; a compiler can call an operator
     if torch.is_autocast_enabled('cuda'):
         return not learns(*tensors)
     return all(tensor.dtype == x.dtype for tensor in tensors) and (
@@ -42,7 +42,7 @@ def can_run(
 
 
 def learns(*tensors: Tensor) -> bool:
-    """Whether gradients are needed of something that is computed from these tensors (bool)."""
+    """Whether a result computed from these tensors needs gradients (bool)."""
     return torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
 
 
@@ -54,7 +54,14 @@ def conv2d_triton(
     activation: Optional[str],
     shortcut: Optional[Tensor],
 ) -> Tensor:
-    """:func:`~mmmobilemamba.ops.conv2d` in Triton, where :func:`can_run`."""
+    """Depthwise :func:`~mmmobilemamba.ops.conv2d` in Triton, for arguments that :func:`can_run` accepts.
+
+    Returns:
+        Tensor: (N, C, ceil(H / stride), ceil(W / stride)), channels-last.
+
+    Raises:
+        ValueError: If the shortcut does not have the shape of the output.
+    """
     if torch.is_autocast_enabled('cuda'):  # the kernels round weights to the dtype of the map
         x = x.to(torch.get_autocast_dtype('cuda'))
     tensors = [tensor for tensor in (x, weight, bias, shortcut) if tensor is not None]
@@ -62,6 +69,6 @@ def conv2d_triton(
         if shortcut is not None:
             check_shortcut(shortcut, (*x.shape[:2], *((side - 1) // stride + 1 for side in x.shape[2:])))
         return depthwise_conv_act(x, weight, bias, stride, activation, shortcut)
-    # Past the library, which takes some 15 us a call, where no compiler has to see an operator.
+    # Only a compiler needs the operator; torch.library adds about 15 us per call.
     run = depthwise_conv if torch.compiler.is_compiling() else DepthwiseConv.apply
     return apply_epilogue(run(x, weight, bias, stride), activation, shortcut)

@@ -1,12 +1,12 @@
 """Depthwise 2D convolution of channels-last maps in Triton, for GPUs: forward and both gradients.
 
-A program has a tile of pixels (images, rows and columns) and a block of channels. Pixels around the tile are
-loaded once for each tap of the kernel; the L1 cache holds them. Sums are float32 and rounded once. For the
-gradient of the weight, each program sums over its share of the tiles, and a second kernel adds up the shares
-in a fixed order: there are no atomics, and results are repeatable to the bit.
+A program processes a tile of pixels (images, rows and columns) and a block of channels. Pixels around the
+tile are loaded once per tap of the kernel, mostly from the L1 cache. Sums are accumulated in float32 and
+rounded once. For the gradient of the weight, each program sums over its share of the tiles, and a second
+kernel adds the shares in a fixed order. Without atomics, the results are bitwise reproducible.
 
-The spacing of pixels in memory is known at compile time: it tells Triton how many channels a thread can load
-at once. The sizes of a map are not, so that maps of other sizes need no other kernel.
+The spacing of pixels in memory is a compile-time constant, from which Triton derives how many channels a
+thread can load at once. The sizes of the map are not, so other sizes do not compile another kernel.
 """
 
 from collections.abc import Sequence
@@ -23,29 +23,29 @@ from .depthwise_operator import empty_channels_last
 
 
 class Tile(NamedTuple):
-    """What a program has."""
+    """The work of a program."""
 
-    pixels: int  # at most, a power of two
-    channels: tuple  # sizes of a block of channels, powers of two: the first that wastes least
+    pixels: int  # upper limit, a power of two
+    channels: tuple  # candidate block sizes, powers of two: the first with the least padding is used
     num_warps: int = 4
-    unrolls: bool = False  # all rows of taps instead of one at a time, which takes more registers
+    unrolls: bool = False  # unroll all rows of taps, which needs more registers
 
 
-# By the side of the kernel; 3 stands for all others.
+# By kernel size; sizes that are missing use the tile of 3.
 FORWARD = {3: Tile(64, (64, 32))}
 GRAD_INPUT = {3: Tile(64, (64, 32))}
 GRAD_WEIGHT = {3: Tile(32, (32,))}
-COLUMNS = 8  # of a tile, at most
-PROGRAMS = 512  # up to which tiles are made smaller
-FEWEST_PIXELS = 16  # of a tile that is made smaller for more programs
-SHARES = 1024  # programs of the gradient of the weight, about
-MOST_SHARES = 64  # of one block of channels
-SUM_CHANNELS = 32  # of a program that adds up shares
+COLUMNS = 8  # most columns of a tile
+PROGRAMS = 512  # tiles are halved until there are this many programs
+FEWEST_PIXELS = 16  # tiles are not halved below this size
+SHARES = 1024  # approximate number of programs of the gradient of the weight
+MOST_SHARES = 64  # per block of channels
+SUM_CHANNELS = 32  # channels of a program that adds shares
 
 
 @triton.jit
 def _locate(number, row_tiles, column_tiles, TN: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr):
-    """Of a tile: its first image, and of each pixel, (P, 1): image from there on, row and column."""
+    """First image of a tile; and image relative to it, row and column of each pixel, (P, 1) each."""
     pixel = tl.arange(0, TN * TH * TW)[:, None]
     column = number % column_tiles * TW + pixel % TW
     number = number // column_tiles
@@ -55,7 +55,7 @@ def _locate(number, row_tiles, column_tiles, TN: tl.constexpr, TH: tl.constexpr,
 
 @triton.jit
 def _channels(block, C: tl.constexpr, CB: tl.constexpr):
-    """Channels of a block and which of them there are, (1, CB)."""
+    """Channels of a block, and a mask of those below C, (1, CB) each."""
     c = block * CB + tl.arange(0, CB)[None, :]
     return c, tl.full([1, CB], True, tl.int1) if C % CB == 0 else c < C
 
@@ -109,9 +109,9 @@ def _gather(
     K: tl.constexpr, STRIDE: tl.constexpr, Y: tl.constexpr, X: tl.constexpr, P: tl.constexpr,
     CB: tl.constexpr,
 ):  # fmt: skip
-    """Gradient of pixel (Y, X) of the input, counted from the one at the center of the kernel, (P, CB).
+    """Gradient of the input pixels at offset (Y, X) from the centre of the kernel, (P, CB).
 
-    Of the taps in a row or column, every ``STRIDE``-th has taken it to a pixel of the output.
+    Along each axis, only every ``STRIDE``-th tap connects such a pixel to an output pixel.
     """
     i: tl.constexpr = (Y + K // 2) % STRIDE
     j: tl.constexpr = (X + K // 2) % STRIDE
@@ -135,7 +135,7 @@ def _depthwise_grad_input(
     K: tl.constexpr, STRIDE: tl.constexpr, TN: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr,
     CB: tl.constexpr,
 ):  # fmt: skip
-    """Its tile is one of ``grad``, of which each pixel has ``STRIDE`` x ``STRIDE`` pixels of the input."""
+    """A tile covers pixels of ``grad``; each corresponds to ``STRIDE`` x ``STRIDE`` pixels of the input."""
     blocks: tl.constexpr = (C + CB - 1) // CB
     c, is_channel = _channels(tl.program_id(0) % blocks, C, CB)
     first, image, row, column = _locate(tl.program_id(0) // blocks, row_tiles, column_tiles, TN, TH, TW)
@@ -160,7 +160,7 @@ def _add_tap(
     total, grad, corner, is_there, top, left, H, W, SPACING: tl.constexpr, K: tl.constexpr,
     TAP: tl.constexpr, TAPS: tl.constexpr,
 ):  # fmt: skip
-    """Add what the pixels of a tile give to one tap, (P, CB), if there is such a tap."""
+    """Add the contributions of a tile to one tap, (P, CB), if ``TAP < TAPS``."""
     if TAP < TAPS:
         i: tl.constexpr = TAP // K
         j: tl.constexpr = TAP % K
@@ -183,7 +183,7 @@ def _depthwise_grad_weight(
     GRAD_SPACING: tl.constexpr, SPACING: tl.constexpr, K: tl.constexpr, STRIDE: tl.constexpr,
     ROWS: tl.constexpr, TN: tl.constexpr, TH: tl.constexpr, TW: tl.constexpr, CB: tl.constexpr,
 ):  # fmt: skip
-    """Sums over ``share`` tiles for ``ROWS`` rows of taps: nine taps at most, which registers can hold."""
+    """Sum over ``share`` tiles for ``ROWS`` rows of taps; at most nine taps, which fit into registers."""
     TAPS: tl.constexpr = ROWS * K
     GROUPS: tl.constexpr = K // ROWS
     group = tl.program_id(0) % GROUPS
@@ -224,7 +224,7 @@ def _depthwise_grad_weight(
 def _depthwise_sum_shares(
     shares, out, count, C: tl.constexpr, TAPS: tl.constexpr, S: tl.constexpr, CB: tl.constexpr
 ):
-    """(count, TAPS, C) -> (C, TAPS)."""
+    """Sum of the shares: (count, TAPS, C) -> (C, TAPS)."""
     c, is_channel = _channels(tl.program_id(0), C, CB)
     share, tap = tl.arange(0, S)[:, None], tl.program_id(1)
     values = tl.load(shares + (share * TAPS + tap) * C + c, (share < count) & is_channel, 0.0)
@@ -232,19 +232,19 @@ def _depthwise_sum_shares(
 
 
 def _side(size, most):
-    """Side of a tile along ``size`` pixels: ``most``, or half of it where fewer are then beyond the end."""
+    """Side of a tile along ``size`` pixels: ``most``, or half of it if that leaves less padding."""
     most = min(most, triton.next_power_of_2(size))
     return min(most, max(most // 2, 1), key=lambda side: triton.cdiv(size, side) * side)
 
 
 class _Launch:
-    """Tiles for maps (N, C, H, W) of pixels of the output.
+    """Tiling of the pixels of a map (N, C, H, W).
 
     Args:
-        tile (Tile): What a program has.
+        tile (Tile): The work of a program.
         channels (int): C.
         size (tuple[int, int, int]): N, H and W.
-        fewest (int): Pixels of a tile down to which it is made smaller, for ``PROGRAMS`` programs.
+        fewest (int): Least pixels of a tile; larger tiles are halved until there are ``PROGRAMS`` programs.
     """
 
     def __init__(self, tile, channels, size, fewest):
@@ -268,7 +268,7 @@ class _Launch:
 
 
 def _spaced(x):
-    """A map (N, C, H, W) with contiguous channels and evenly spaced pixels, and their spacing."""
+    """The map, copied unless channels are contiguous and pixels evenly spaced; and the spacing of pixels."""
     spacing = evenly_spaced(x) if x.stride(1) == 1 else None
     if spacing is None:
         return x.permute(0, 2, 3, 1).contiguous().permute(0, 3, 1, 2), x.shape[1]
@@ -276,7 +276,7 @@ def _spaced(x):
 
 
 def _by_tap(weight, dtype):
-    """Weights (C, 1, k, k) as (k * k, C), contiguous."""
+    """Contiguous weight in tap order: (C, 1, k, k) -> (k * k, C)."""
     weight = weight.flatten(1).t()
     return weight.to(dtype, memory_format=torch.contiguous_format).contiguous()
 
@@ -293,16 +293,16 @@ def forward(
     activation: Optional[str] = None,
     shortcut: Optional[Tensor] = None,
 ) -> Tensor:
-    """``activation(conv(x) + bias) + shortcut``, with the padding that keeps the size at stride 1.
+    """Depthwise ``activation(conv(x) + bias) + shortcut`` with padding ``k // 2``, without gradients.
 
     Args:
-        x (Tensor): (N, C, H, W), float32, float16 or bfloat16. Maps that are not channels-last, nor slices of
-            the channels of such maps, are copied.
+        x (Tensor): (N, C, H, W), float32, float16 or bfloat16. Maps are copied unless they are channels-last
+            or channel slices of such maps.
         weight (Tensor): (C, 1, k, k), k odd; rounded to the dtype of ``x``.
-        bias (Tensor, optional): (C).
-        stride (int): Of rows and columns. Defaults to 1.
-        activation (str, optional): ``'relu'`` or ``'silu'``.
-        shortcut (Tensor, optional): (N, C, ceil(H / stride), ceil(W / stride)).
+        bias (Tensor, optional): (C). Defaults to None.
+        stride (int): Stride of rows and columns. Defaults to 1.
+        activation (str, optional): ``'relu'`` or ``'silu'``. Defaults to None.
+        shortcut (Tensor, optional): (N, C, ceil(H / stride), ceil(W / stride)). Defaults to None.
 
     Returns:
         Tensor: (N, C, ceil(H / stride), ceil(W / stride)), channels-last, in the dtype of ``x``.
@@ -334,10 +334,10 @@ def grad_input(grad: Tensor, weight: Tensor, size: Sequence[int], stride: int = 
 
     Args:
         grad (Tensor): Gradient of the output, (N, C, ceil(H / stride), ceil(W / stride)), float32, float16 or
-            bfloat16. Its memory format is as that of ``x`` in :func:`forward`.
+            bfloat16. It is copied under the conditions of ``x`` in :func:`forward`.
         weight (Tensor): (C, 1, k, k), k odd; rounded to the dtype of ``grad``.
-        size (tuple[int, int]): H and W.
-        stride (int): Of rows and columns. Defaults to 1.
+        size (tuple[int, int]): H and W of the input.
+        stride (int): Stride of rows and columns. Defaults to 1.
 
     Returns:
         Tensor: (N, C, H, W), channels-last, in the dtype of ``grad``.
@@ -359,14 +359,14 @@ def grad_input(grad: Tensor, weight: Tensor, size: Sequence[int], stride: int = 
 
 
 def grad_weight(grad: Tensor, x: Tensor, kernel_size: int, stride: int = 1) -> Tensor:
-    """Gradient of the weight of :func:`forward` without activation; repeatable to the bit.
+    """Gradient of the weight of :func:`forward` without activation; bitwise reproducible.
 
     Args:
         grad (Tensor): Gradient of the output, (N, C, ceil(H / stride), ceil(W / stride)), float32, float16 or
-            bfloat16. Its memory format is as that of ``x``.
+            bfloat16. It is copied under the conditions of ``x`` in :func:`forward`.
         x (Tensor): (N, C, H, W), as in :func:`forward`.
-        kernel_size (int): k: 3, 5, 7 or 9.
-        stride (int): Of rows and columns. Defaults to 1.
+        kernel_size (int): k, one of 3, 5, 7 and 9.
+        stride (int): Stride of rows and columns. Defaults to 1.
 
     Returns:
         Tensor: (C, 1, k, k), float32.

@@ -1,8 +1,8 @@
-"""Depthwise convolution as operators of PyTorch, ``torch.ops.mmmobilemamba.depthwise_conv`` and others.
+"""Depthwise convolution as custom operators of PyTorch, ``torch.ops.mmmobilemamba.depthwise_conv*``.
 
-They are opaque to ``torch.compile``, which calls each as a whole. On GPUs they run the kernels in Triton of
-:mod:`.depthwise`, which is imported at first use; on CPUs, PyTorch's convolution. The convolution and both of
-its gradients are derivatives of each other, so that any order of derivative exists.
+The operators are opaque to ``torch.compile``. On GPUs they run the Triton kernels of :mod:`.depthwise`, which
+is imported at first use; on CPUs, PyTorch's convolution. The convolution and its two gradients are
+derivatives of each other, so derivatives of any order exist.
 """
 
 import importlib
@@ -28,7 +28,7 @@ def _kernels():
 
 
 def empty_channels_last(like: Tensor, batch: int, channels: int, height: int, width: int) -> Tensor:
-    """A map (N, C, H, W) in channels-last, with the dtype and device of ``like``."""
+    """Uninitialised map (N, C, H, W) in channels-last, with the dtype and device of ``like``."""
     return like.new_empty((batch, height, width, channels)).permute(0, 3, 1, 2)
 
 
@@ -127,7 +127,7 @@ def _grad_weight(grad, x, weight, stride):
     return torch.ops.mmmobilemamba.depthwise_conv_grad_weight(grad, x, side, stride).to(weight.dtype)
 
 
-# Kernels for CPUs and GPUs, the fake, and where it has derivatives, what they save and what they are.
+# Kernels for CPU and GPU and the fake kernel; of differentiable operators, also setup_context and backward.
 OPERATORS = dict(
     depthwise_conv=(_forward_cpu, _forward_cuda, _fake_forward, _save_forward, _backward),
     depthwise_conv_act=(_forward_cpu, _forward_cuda, _fake_forward),
@@ -141,7 +141,7 @@ OPERATORS = dict(
 
 
 def register() -> torch.library.Library:
-    """Define the operators and their gradients; the returned library has to be kept."""
+    """Define the operators and their gradients. They exist as long as the returned library is referenced."""
     library = torch.library.Library('mmmobilemamba', 'FRAGMENT')
     for name, (on_cpu, on_gpu, fake, *derivative) in OPERATORS.items():
         library.define(name + SCHEMAS[name])
@@ -160,7 +160,7 @@ LIBRARY = register() if AS_OPERATOR else None
 
 
 class DepthwiseConv(torch.autograd.Function):
-    """:func:`depthwise_conv` on a GPU without the library in forward, and its costs of some 15 us a call."""
+    """:func:`depthwise_conv` on a GPU without the overhead of ``torch.library``, about 15 us per forward."""
 
     @staticmethod
     def forward(ctx: Any, *inputs: Any) -> Tensor:
@@ -171,13 +171,13 @@ class DepthwiseConv(torch.autograd.Function):
 
 
 def depthwise_conv(x: Tensor, weight: Tensor, bias: Optional[Tensor] = None, stride: int = 1) -> Tensor:
-    """Depthwise convolution with the padding that keeps the size at stride 1; needs PyTorch 2.4.
+    """Depthwise convolution with padding ``k // 2``; needs PyTorch 2.4 or newer.
 
     Args:
         x (Tensor): (N, C, H, W). Of any memory format; channels-last is not copied.
         weight (Tensor): (C, 1, k, k), k odd; rounded to the dtype of ``x``.
-        bias (Tensor, optional): (C).
-        stride (int): Of rows and columns. Defaults to 1.
+        bias (Tensor, optional): (C). Defaults to None.
+        stride (int): Stride of rows and columns. Defaults to 1.
 
     Returns:
         Tensor: (N, C, ceil(H / stride), ceil(W / stride)), channels-last, in the dtype of ``x``.
@@ -193,10 +193,15 @@ def depthwise_conv_act(
     activation: Optional[str] = None,
     shortcut: Optional[Tensor] = None,
 ) -> Tensor:
-    """:func:`depthwise_conv` with an activation and a shortcut added after it, without gradients.
+    """:func:`depthwise_conv` followed by an activation and the addition of a shortcut, without gradients.
 
     Args:
-        activation (str, optional): ``'relu'`` or ``'silu'``.
-        shortcut (Tensor, optional): Of the shape and dtype of the output.
+        x, weight, bias, stride: As in :func:`depthwise_conv`.
+        activation (str, optional): ``'relu'`` or ``'silu'``. Defaults to None.
+        shortcut (Tensor, optional): (N, C, ceil(H / stride), ceil(W / stride)), in the dtype of ``x``.
+            Defaults to None.
+
+    Returns:
+        Tensor: (N, C, ceil(H / stride), ceil(W / stride)), channels-last, in the dtype of ``x``.
     """
     return torch.ops.mmmobilemamba.depthwise_conv_act(x, weight, bias, stride, activation, shortcut)

@@ -1,8 +1,8 @@
 """The Haar transform of :mod:`mmmobilemamba.ops.haar` in Triton, for GPUs.
 
-A program has a tile of the half-size map, of rows whose elements are neighbours in memory: a few channels of
-one pixel in channels-last maps, a few pixels of one line in channels-first maps. Sums are in float32 and are
-rounded once.
+A program processes a tile of the half-size map. The rows of a tile are contiguous in memory: a few channels
+of one pixel in channels-last maps, a few pixels of one line in channels-first maps. Sums are accumulated in
+float32 and rounded once.
 """
 
 from collections.abc import Sequence
@@ -17,21 +17,21 @@ from torch import Tensor
 from ..shapes import half_size
 from .common import alignment, empty_bands, empty_inverse, on_device
 
-TILE = 1024  # elements of each band that a program has
+TILE = 1024  # elements of each sub-band in a tile
 WARPS = 4
-VECTOR = 16  # bytes of channels in a row of a channels-last tile: what a thread loads at once
-LINE = 16  # pixels in a row of a channels-first tile, at most
+VECTOR = 16  # bytes of channels in a row of a channels-last tile: one load of a thread
+LINE = 16  # most pixels in a row of a channels-first tile
 
-# Alignment is a constant of its own, so that specializing these would only mean more kernels to compile.
+# The alignment is passed as a constant, so specialising these would only compile more kernels.
 UNSPECIALIZED = ['rows', 'H', 'W']
 UNSPECIALIZED += [f'{x}_{axis}' for x in ('map', 'band', 'base') for axis in ('batch', 'line', 'far')]
 
 
 @triton.jit
 def _locate(rows, H, W, C: tl.constexpr, G: tl.constexpr, V: tl.constexpr, LAST: tl.constexpr):
-    """Rows of the tile: which there are, and their image, channels, line and first column in the bands.
+    """Mask of the rows of a tile, and their image, channels, line and first column in the sub-bands.
 
-    Channels are (G, V) if they are the neighbours (``LAST``); all else is (G, 1).
+    Channels are (G, V) if they are contiguous (``LAST``); all others are (G, 1).
     """
     row = tl.program_id(0) * G + tl.arange(0, G)[:, None]
     is_there = row < rows
@@ -56,13 +56,13 @@ def _locate(rows, H, W, C: tl.constexpr, G: tl.constexpr, V: tl.constexpr, LAST:
 
 @triton.jit
 def _line_at(x, n, c, i, batch, line, near, far, ALIGNED: tl.constexpr, LAST: tl.constexpr):
-    """Where lines begin. All strides but that of neighbours (``near``) are divided by ``ALIGNED``."""
+    """Pointers to the starts of lines. All strides but the contiguous ``near`` are divided by ``ALIGNED``."""
     return x + (n * batch + i * line) * ALIGNED + c * (near if LAST else far * ALIGNED)
 
 
 @triton.jit
 def _columns(j, is_there, W, V: tl.constexpr, LAST: tl.constexpr, WHOLE: tl.constexpr):
-    """Columns from ``j`` on, (G, V), or ``j`` itself if the neighbours are channels; and which there are."""
+    """Columns from ``j`` on, (G, V), or only ``j`` if channels are contiguous (``LAST``); and their mask."""
     if LAST:
         return j, is_there
     else:
@@ -74,7 +74,7 @@ def _columns(j, is_there, W, V: tl.constexpr, LAST: tl.constexpr, WHOLE: tl.cons
 def _load_pair(
     line, j, is_there, W, step, G: tl.constexpr, V: tl.constexpr, LAST: tl.constexpr, WHOLE: tl.constexpr
 ):
-    """Left and right pixels of the pairs from ``j`` on, (G, V) each; 0 beyond the last column."""
+    """Left and right pixels of the pairs of columns from ``j`` on, (G, V) each; 0 beyond the last column."""
     if LAST:
         left = tl.load(line + 2 * j * step, is_there, 0.0).to(tl.float32)
         right = tl.load(line + (2 * j + 1) * step, is_there & (2 * j + 1 < W), 0.0).to(tl.float32)
@@ -167,11 +167,11 @@ def _haar_idwt(
 
 @lru_cache(maxsize=1024)
 def _tile(shape, last, itemsize):
-    """Grid, and the constants of the kernels, for maps (N, C, H, W) whose elements have so many bytes."""
+    """Grid, sizes and constants of the kernels for maps of ``shape`` (N, C, H, W); ``itemsize`` in bytes."""
     batch, channels, height, width = shape
     lines, columns = half_size(height, width)
     if last:
-        # The power of two that divides the channels: their rest needs no mask.
+        # A power of two that divides the channels, so no mask is needed.
         neighbours = min(channels & -channels, VECTOR // itemsize)
         rows = batch * lines * columns * (channels // neighbours)
         whole = True
@@ -186,9 +186,9 @@ def _tile(shape, last, itemsize):
 
 @lru_cache(maxsize=1024)
 def _strides(shape, strides, last):
-    """Strides of images, lines, neighbours and the remaining axis, and the alignment.
+    """Strides of images, lines, the contiguous axis and the remaining axis, and the alignment.
 
-    All but that of neighbours are divided by the alignment.
+    All strides except that of the contiguous axis are divided by the alignment.
     """
     near, far = (1, 3) if last else (3, 1)
     aligned = alignment(shape, strides, near)
@@ -200,7 +200,7 @@ def haar_dwt(x: Tensor, dtype: Optional[torch.dtype] = None) -> Tensor:
 
     Args:
         x (Tensor): (N, C, H, W), float32, bfloat16 or float16, of any strides.
-        dtype (torch.dtype, optional): Of the bands. Defaults to that of ``x``.
+        dtype (torch.dtype, optional): Dtype of the output. Defaults to that of ``x``.
 
     Returns:
         Tensor: (N, 4C, ceil(H / 2), ceil(W / 2)).
@@ -229,15 +229,17 @@ def haar_idwt(
 
     Args:
         bands (Tensor): (N, 4C, ceil(H / 2), ceil(W / 2)), float32, bfloat16 or float16, of any strides.
-        base (Tensor | None): (N, C, H, W), as well. Without it the memory format is that of ``bands``.
-        size (tuple[int, int], optional): Of the output. Needed without ``base``.
-        dtype (torch.dtype, optional): Of the output. Defaults to what both inputs are promoted to.
+        base (Tensor | None): (N, C, H, W), of the same dtypes and of any strides. None adds nothing and
+            returns a map in the memory format of ``bands``.
+        size (tuple[int, int], optional): H and W of the output. Required without ``base``.
+        dtype (torch.dtype, optional): Dtype of the output, required without ``base``. Defaults to the
+            promoted dtype of both inputs.
 
     Returns:
         Tensor: (N, C, H, W).
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not match.
     """
     size = base.shape[2:] if size is None else size
     dtype = dtype or torch.promote_types(bands.dtype, base.dtype)

@@ -1,7 +1,7 @@
-"""Layer norm times the SiLU of a gate, :mod:`mmmobilemamba.ops.norm_gate`, in Triton, for GPUs.
+"""The gated layer norm of :mod:`mmmobilemamba.ops.norm_gate` in Triton, for GPUs.
 
-A program has whole steps: a tile (steps of one image, channels) in registers. All arithmetic is float32, and
-every result is rounded once. Backward computes the mean and deviation again, as it reads what they need.
+A program processes whole steps, as a tile (steps of one image, channels) in registers. All arithmetic is
+float32, and every result is rounded once. Backward recomputes mean and deviation, as it reads ``y`` anyway.
 """
 
 from functools import lru_cache
@@ -14,12 +14,12 @@ from torch import Tensor
 from ..shapes import check_gate
 from .common import alignment, empty_gate, has_contiguous_steps, on_device
 
-# Elements of a tile, and of a thread.
+# Elements of a tile and elements of a thread.
 FORWARD = (2048, 16)
 BACKWARD = (2048, 16)
-PROGRAMS = 1024  # of the backward pass, at most: each has a sum of the gradients of weight and bias
+PROGRAMS = 1024  # most programs of the backward pass; each stores partial gradients of weight and bias
 MOST_WARPS = 16
-# Of a channels-first gate, whose neighbours in memory are steps.
+# For channels-first gates, whose steps are contiguous.
 LEAST_STEPS = 16
 MOST_ELEMENTS = 8192
 
@@ -29,13 +29,13 @@ UNSPECIALIZED = ['tiles', 'batch', 'far']
 @triton.jit
 def _locate(tile, L, R: tl.constexpr):
     """Image of a tile, and its steps, (R, 1)."""
-    tiles = (L + R - 1) // R  # of an image
+    tiles = (L + R - 1) // R  # per image
     return (tile // tiles).to(tl.int64), tile % tiles * R + tl.arange(0, R)[:, None]
 
 
 @triton.jit
 def _offsets(n, t, e, batch, near, far, ALIGNED: tl.constexpr, STEPS: tl.constexpr):
-    """In a gate. All strides but that of neighbours, which may be the steps, are divided by ``ALIGNED``."""
+    """Offsets in a gate. All strides but the contiguous ``near`` are divided by ``ALIGNED``."""
     if STEPS:
         return (n * batch + e * far) * ALIGNED + t * near
     else:
@@ -44,7 +44,7 @@ def _offsets(n, t, e, batch, near, far, ALIGNED: tl.constexpr, STEPS: tl.constex
 
 @triton.jit
 def _normalize(y, is_there, eps, E: tl.constexpr):
-    """Rows of mean 0 and deviation 1, 0 where nothing is; and one over the deviation, (R, 1)."""
+    """Rows of mean 0 and deviation 1, 0 outside the mask; and the reciprocal of the deviation, (R, 1)."""
     deviation = tl.where(is_there, y - (tl.sum(y, 1) / E)[:, None], 0.0)
     scale = tl.rsqrt(tl.sum(deviation * deviation, 1) / E + eps)[:, None]
     return tl.where(is_there, deviation * scale, 0.0), scale
@@ -102,7 +102,7 @@ def _norm_gate_backward(
 
 @lru_cache(maxsize=1024)
 def _tile(shape, has_steps, tile):
-    """Number of tiles of tensors (N, L, E), the arguments of sizes, and the constants of the kernels."""
+    """Number of tiles of tensors of ``shape`` (N, L, E), and the constants of the kernels."""
     batch, length, channels = shape
     width = triton.next_power_of_2(channels)
     elements, of_a_thread = tile
@@ -117,7 +117,10 @@ def _tile(shape, has_steps, tile):
 
 @lru_cache(maxsize=1024)
 def _strides(shape, strides, has_steps):
-    """Strides of images, neighbours and the remaining axis, first and last divided by the fourth number."""
+    """Strides of images, the contiguous axis and the remaining axis, and the alignment.
+
+    The first and the last stride are divided by the alignment.
+    """
     near, far = (1, 2) if has_steps else (2, 1)
     aligned = alignment(shape, strides, near)
     return strides[0] // aligned, strides[near], strides[far] // aligned, aligned
@@ -127,17 +130,17 @@ def norm_gate(y: Tensor, weight: Tensor, bias: Tensor, eps: float, z: Tensor) ->
     """Equal to :func:`mmmobilemamba.ops.norm_gate`, without gradients.
 
     Args:
-        y (Tensor): (N, L, E), like all others float32, bfloat16 or float16.
+        y (Tensor): (N, L, E). All tensors are float32, bfloat16 or float16.
         weight (Tensor): (E).
         bias (Tensor): (E).
         eps (float): Added to the variance.
         z (Tensor): (N, L, E), of any strides.
 
     Returns:
-        Tensor: (N, L, E), contiguous, of the type of ``z``.
+        Tensor: (N, L, E), contiguous, in the dtype of ``z``.
 
     Raises:
-        ValueError: If the shapes do not fit each other.
+        ValueError: If the shapes do not match.
     """
     check_gate(y, weight, bias, z)
     out = z.new_empty(z.shape)
@@ -155,11 +158,18 @@ def norm_gate(y: Tensor, weight: Tensor, bias: Tensor, eps: float, z: Tensor) ->
 def norm_gate_backward(
     grad_out: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, z: Tensor
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of :func:`norm_gate`; repeatable to the bit.
+    """Gradients of :func:`norm_gate`; bitwise reproducible.
+
+    Args:
+        grad_out (Tensor): Gradient of the output, (N, L, E).
+        y, weight, bias, eps, z: As in :func:`norm_gate`.
 
     Returns:
-        tuple[Tensor]: Those of ``y``, ``weight``, ``bias`` and ``z``, in their types. That of ``z`` is
-        channels-first if ``z`` is; all others are contiguous.
+        tuple[Tensor]: Gradients of ``y``, ``weight``, ``bias`` and ``z``, in their dtypes. The gradient of
+        ``z`` is channels-first if ``z`` is; the others are contiguous.
+
+    Raises:
+        ValueError: If the shapes do not match.
     """
     check_gate(y, weight, bias, z)
     grad_y, grad_z = y.new_empty(y.shape), empty_gate(z)
@@ -180,5 +190,5 @@ def norm_gate_backward(
         )
     grad_weight, grad_bias = (
         x.sum(0) for x in sums
-    )  # two tensors, as outputs of an operator share no memory
+    )  # separate tensors, as outputs of an operator must not share memory
     return grad_y, grad_weight.to(weight.dtype), grad_bias.to(bias.dtype), grad_z

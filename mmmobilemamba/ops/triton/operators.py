@@ -1,7 +1,7 @@
-"""The Haar transform and the gate as operators of PyTorch, ``torch.ops.mmmobilemamba.haar_dwt`` and others.
+"""The Haar transform and the gated norm as custom operators, ``torch.ops.mmmobilemamba.haar_dwt`` and others.
 
-They are opaque to ``torch.compile`` and ``torch.export``, which call them as a whole. Their kernels are in
-Triton for GPUs, imported at first use, and in PyTorch for CPUs, so that graphs with them run there, too.
+The operators are opaque to ``torch.compile`` and ``torch.export``. Their GPU kernels are in Triton and
+imported at first use. Their CPU kernels are in PyTorch, so graphs that contain them also run on CPUs.
 """
 
 import importlib
@@ -24,15 +24,18 @@ def _kernels(name):
 def register_haar(
     dwt: Callable[[Tensor], Tensor], idwt: Callable[[Tensor, Tensor], Tensor]
 ) -> torch.library.Library:
-    """Define the operators of the Haar transform; the returned library has to be kept.
+    """Define the operators of the Haar transform. They exist as long as the returned library is referenced.
 
-    ``haar_dwt(x, dtype)`` and ``haar_idwt(bands, base, height, width, dtype)`` give tensors of ``dtype``, in
-    the memory format of ``x`` and ``base``. Without a base, the inverse alone is computed, in the memory
-    format of the bands. Each is the other's gradient, so there are derivatives of any order.
+    ``haar_dwt(x, dtype)`` and ``haar_idwt(bands, base, height, width, dtype)`` return tensors of ``dtype``,
+    in the memory format of ``x`` and ``base``. Without a base, the inverse alone is returned, in the memory
+    format of the bands. Each operator is the gradient of the other, so derivatives of any order exist.
 
     Args:
-        dwt (Callable): Kernel for CPUs, x -> bands.
-        idwt (Callable): Kernel for CPUs, (bands, base) -> map.
+        dwt (Callable): CPU kernel, x -> bands.
+        idwt (Callable): CPU kernel, (bands, base) -> map.
+
+    Returns:
+        torch.library.Library: The library with the operators.
     """
     library = torch.library.Library('mmmobilemamba', 'FRAGMENT')
     library.define('haar_dwt(Tensor x, ScalarType dtype) -> Tensor')
@@ -92,10 +95,15 @@ def _idwt_backward(ctx, grad):
 
 
 def register_norm_gate(norm_gate: Callable[..., Tensor]) -> torch.library.Library:
-    """Define the operator ``norm_gate`` and its gradient; the returned library has to be kept.
+    """Define the operator ``norm_gate`` and its gradient, which has no derivative itself.
+
+    They exist as long as the returned library is referenced.
 
     Args:
-        norm_gate (Callable): Kernel for CPUs, of the same inputs.
+        norm_gate (Callable): CPU kernel, (y, weight, bias, eps, z) -> output.
+
+    Returns:
+        torch.library.Library: The library with the operators.
     """
     library = torch.library.Library('mmmobilemamba', 'FRAGMENT')
     library.define(f'norm_gate({GATE_INPUTS}) -> Tensor')

@@ -27,14 +27,14 @@ from .scan_common import (
     store_rows,
 )
 
-# Steps of a segment and segments of a chunk, at most, as measured best on an H200: more do not fit into the
-# registers, as a chunk keeps more than in the forward pass.
+# Most steps of a segment and segments of a chunk, the fastest measured on an H200. More do not fit into the
+# registers, as backward needs more of them than forward.
 TILE = (16, 4)
 
 
 @triton.jit
 def _flip(x, BITS: tl.constexpr):
-    """The steps of every segment, (S, T, W), from the last to the first. It only renames registers."""
+    """Reverse the steps of each segment, (S, T, W). This only renames registers."""
     S: tl.constexpr = x.shape[0]
     T: tl.constexpr = x.shape[1]
     W: tl.constexpr = x.shape[2]
@@ -47,7 +47,7 @@ def _flip(x, BITS: tl.constexpr):
 
 @triton.jit
 def _states_before(decay, entering, h, T: tl.constexpr, reverse: tl.constexpr):
-    """States before each step."""
+    """States before each step, (S, T, W), from the state ``h`` (W) that enters the chunk."""
     one, zero = tl.full(decay.shape, 1.0, tl.float32), tl.zeros(decay.shape, tl.float32)
     parts = (decay, entering, one, zero)
     left, state, left_before, before = tl.associative_scan(parts, 1, combine_before)
@@ -67,11 +67,11 @@ def _scan_backward(
     count = L - start
     u += n * u_batch + start * u_step
     grad_y += (n * L + start) * E
-    grad_x_dbl += ((block * N + n) * L + start) * (2 * (R + 2))  # of a block of channels
+    grad_x_dbl += ((block * N + n) * L + start) * (2 * (R + 2))  # one per block of channels
     grad_u += (n * L + start) * E
-    sums = number.to(tl.int64) * E  # over a chunk
+    sums = number.to(tl.int64) * E  # one per chunk
     for k in tl.static_range(2):
-        # In the order of the gradient of the state, which is that of the state from its end.
+        # In the order of the gradient of the state, the reverse of the order of the state.
         i = positions(S, T, k == 0)
         row = x_dbl + ((n * L + start) * 2 + k) * (R + 2)
         v = project(row, count, dt_weight, dt_bias, e, E, EVEN, k, R, K, S, T, PRECISION, k == 0)
@@ -122,7 +122,7 @@ def _store_step_gradients(
     grad_v, row, grad_row, grad_weight, dt_weight, count, e, E: tl.constexpr, EVEN: tl.constexpr, k,
     R: tl.constexpr, K: tl.constexpr, T: tl.constexpr, PRECISION: tl.constexpr, reverse: tl.constexpr,
 ):  # fmt: skip
-    """Gradients of what is projected for the step sizes, and of the weight, from ``grad_v``, (S * T, W)."""
+    """Gradients of the inputs of the step-size projection and of its weight, from ``grad_v`` (S * T, W)."""
     i, r = tl.arange(0, grad_v.shape[0]), tl.arange(0, K)
     i = i // T * T + T - 1 - i % T if reverse else i
     weight = load_dt_weight(dt_weight, e, E, k, R, K)
@@ -136,7 +136,17 @@ def _store_step_gradients(
 
 
 def backward(grad_y: Tensor, u: Tensor, *parameters: Tensor) -> tuple[Tensor, ...]:
-    """Gradients of all six inputs, in float32; repeatable to the bit."""
+    """Gradients of all six inputs; bitwise reproducible.
+
+    Args:
+        grad_y (Tensor): Gradient of the output, (N, L, E).
+        u (Tensor): (N, L, E).
+        *parameters (Tensor): x_dbl, dt_weight, A, D and dt_bias of
+            :func:`~mmmobilemamba.ops.selective_scan`.
+
+    Returns:
+        tuple[Tensor]: Gradients in the order and shapes of the inputs, float32.
+    """
     launch = Launch(TILE, u, *parameters)
     u, grad_y = launch.u, grad_y.float().contiguous()
     batch, length, channels = u.shape

@@ -1,11 +1,12 @@
-"""What the kernels of the bidirectional selective scan share.
+"""Code shared by the kernels of the bidirectional selective scan.
 
-A program has one image, one chunk of the sequence and a block of channels, in both directions, so that it
-alone writes its part of the output: there are no atomics. The chunk is a tensor (segments, steps, channels):
-channels are the lanes of a warp, and each warp has a segment, whose steps are in its registers. The linear
-recurrence is an associative scan over the steps, and one over the segments for what enters each. Of a
-sequence of several chunks, the states that enter each are computed first. All arithmetic is float32. Names
-are those of :func:`~mmmobilemamba.ops.selective_scan.naive.selective_scan_naive`.
+A program processes one image, one chunk of the sequence and a block of channels in both directions. It is the
+only one to write its part of the output, so no atomics are needed. The chunk is a tensor (segments, steps,
+channels): channels are the lanes of a warp, and each warp has a segment, whose steps are in its registers.
+The linear recurrence is an associative scan over the steps, followed by one over the segments for the states
+that enter them. If a sequence has several chunks, the states that enter the chunks are computed first. All
+arithmetic is float32. Names are those of
+:func:`~mmmobilemamba.ops.selective_scan.naive.selective_scan_naive`.
 """
 
 from typing import Optional
@@ -15,11 +16,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-FEW = 2  # chunks up to which a program of the forward pass walks through its sequence in any case
-ENOUGH = 512  # programs from which on it does so however long the sequence
-CHANNELS = 32  # of a program: the lanes of a warp
-MIN_SIDE = 16  # of matrices that tensor cores multiply
-# Three products of tensor cores have the precision of float32; AMD's have no such form.
+FEW = 2  # a program of the forward pass always processes sequences of up to this many chunks as a whole
+ENOUGH = 512  # with this many programs, it processes sequences of any length as a whole
+CHANNELS = 32  # channels of a program: the lanes of a warp
+MIN_SIDE = 16  # least side of matrices for tensor cores
+# Three TF32 products have the precision of float32; this form is not available on AMD GPUs.
 PRECISION = 'ieee' if torch.version.hip else 'tf32x3'
 
 LOG2_E = tl.constexpr(1.4426950408889634)
@@ -27,13 +28,13 @@ LOG2_E = tl.constexpr(1.4426950408889634)
 
 @triton.jit
 def combine(left_1, state_1, left_2, state_2):
-    """Two runs of steps as one: how much of a state is left after them, and what has entered."""
+    """Combine two runs of steps: the share of the initial state that is left, and the input that is added."""
     return left_1 * left_2, left_2 * state_1 + state_2
 
 
 @triton.jit
 def combine_before(left_1, state_1, left_before_1, before_1, left_2, state_2, left_before_2, before_2):
-    """The same, and before the last step."""
+    """As :func:`combine`, and the same before the last step."""
     left, state = combine(left_1, state_1, left_2, state_2)
     left_before, before = combine(left_1, state_1, left_before_2, before_2)
     return left, state, left_before, before
@@ -41,7 +42,7 @@ def combine_before(left_1, state_1, left_before_1, before_1, left_2, state_2, le
 
 @triton.jit
 def scan_segments(left, state, T: tl.constexpr, reverse: tl.constexpr):
-    """Scan of whole segments, (S, W), of which the steps are scanned: after each and before each."""
+    """Scan over segments whose steps are already scanned: left and state after and before each, (S, W)."""
     is_last = (tl.arange(0, T) == T - 1)[None, :, None]
     left = tl.sum(tl.where(is_last, left, 0.0), 1)
     state = tl.sum(tl.where(is_last, state, 0.0), 1)
@@ -53,7 +54,7 @@ def scan_segments(left, state, T: tl.constexpr, reverse: tl.constexpr):
 def softplus(v):
     """log(1 + exp(v)), and exp(-abs(v)).
 
-    The logarithm is a polynomial of least relative error, 3.4e-7, also where exp(v) is small.
+    The logarithm is a minimax polynomial with a relative error of 3.4e-7, also where exp(v) is small.
     """
     e = tl.exp2(tl.abs(v) * -LOG2_E)
     p = -0.00853909738 * e + 0.0440892428
@@ -68,10 +69,10 @@ def softplus(v):
 
 @triton.jit
 def matmul(a, b, PRECISION: tl.constexpr):
-    """Matrix product; with 'tf32x3' of tensor cores, three times, for the precision of float32.
+    """Matrix product; 'tf32x3' uses three TF32 products for the precision of float32.
 
-    Triton has its own such form, which takes two instructions for each number of the output to be infinite
-    where this one is NaN.
+    Triton's own 'tf32x3' spends two instructions per output element to return infinity where this one
+    returns NaN.
     """
     if PRECISION == 'tf32x3':
         a_high, b_high = _round_to_tf32(a), _round_to_tf32(b)
@@ -89,9 +90,9 @@ def _round_to_tf32(x):
 
 @triton.jit
 def locate_program(chunks, E: tl.constexpr, SIZE: tl.constexpr, W: tl.constexpr):
-    """Image, chunk, its first position, and the channels.
+    """Image, chunk, first position of the chunk, and channels.
 
-    The blocks of channels of an image, which share the cache lines of its x_dbl, are neighbours.
+    The blocks of channels of an image are adjacent programs, as they share the cache lines of its x_dbl.
     """
     block, number = locate_block(E, W)
     chunk = number % chunks
@@ -100,33 +101,33 @@ def locate_program(chunks, E: tl.constexpr, SIZE: tl.constexpr, W: tl.constexpr)
 
 @triton.jit
 def locate_block(E: tl.constexpr, W: tl.constexpr):
-    """Number of the program's block of channels, and of the program among those of the block."""
+    """Index of the program's block of channels, and index of the program within the block."""
     blocks: tl.constexpr = (E + W - 1) // W
     return tl.program_id(0) % blocks, tl.program_id(0) // blocks
 
 
 @triton.jit
 def positions(S: tl.constexpr, T: tl.constexpr, reverse: tl.constexpr):
-    """In a chunk, (S, T)."""
+    """Positions within a chunk, (S, T); with ``reverse``, the steps of each segment are reversed."""
     i = tl.arange(0, T)[None, :]
     return tl.arange(0, S)[:, None] * T + (T - 1 - i if reverse else i)
 
 
 @triton.jit
 def is_below(i, count, EVEN: tl.constexpr):
-    """Which positions there are; if known to be all, it costs nothing."""
+    """Mask of the positions below ``count``; all true, at no cost, if ``EVEN``."""
     return tl.full(i.shape, True, tl.int1) if EVEN else i < count
 
 
 @triton.jit
 def is_there(i, count, e, E: tl.constexpr, EVEN: tl.constexpr):
-    """Which elements of (S, T, W) there are."""
+    """Mask of the elements of (S, T, W) that exist."""
     return is_below(i, count, EVEN)[:, :, None] & is_below(e, E, EVEN)[None, None, :]
 
 
 @triton.jit
 def load_rows(x, i, count, e, E: tl.constexpr, EVEN: tl.constexpr, step: tl.constexpr, policy: tl.constexpr):
-    """Rows ``i`` below ``count`` of a matrix at ``x``, (S, T, W)."""
+    """Rows ``i`` of a matrix at ``x``, (S, T, W); 0 from ``count`` on."""
     there = is_there(i, count, e, E, EVEN)
     return tl.load(x + i[:, :, None] * step + e[None, None, :], there, 0.0, eviction_policy=policy).to(
         tl.float32
@@ -151,7 +152,7 @@ def load_channels(x, e, E: tl.constexpr, k):
 
 @triton.jit
 def load_steps(row, i, count, EVEN: tl.constexpr, R: tl.constexpr, K: tl.constexpr):
-    """What is projected for the step sizes in one direction, (S * T, K)."""
+    """Inputs of the step-size projection of one direction, (S * T, K)."""
     r = tl.arange(0, K)
     there = is_below(i, count, EVEN)[:, None] & (r < R)[None, :]
     return tl.load(row + i[:, None] * (2 * (R + 2)) + r[None, :], there, 0.0).to(tl.float32)
@@ -159,7 +160,7 @@ def load_steps(row, i, count, EVEN: tl.constexpr, R: tl.constexpr, K: tl.constex
 
 @triton.jit
 def load_dt_weight(dt_weight, e, E: tl.constexpr, k, R: tl.constexpr, K: tl.constexpr):
-    """(K, W)."""
+    """Weight of the step-size projection of direction ``k``, (K, W)."""
     r = tl.arange(0, K)
     there = (e < E)[None, :] & (r < R)[:, None]
     return tl.load(dt_weight + (k * E + e[None, :]) * R + r[:, None], there, 0.0).to(tl.float32)
@@ -181,9 +182,9 @@ def project(
 
 @triton.jit
 def laid_out_as(x, other):
-    """``x`` in the registers that ``other``, which is finite, has been loaded to.
+    """``x`` in the register layout of ``other``, which must be finite.
 
-    Else a product of matrices would keep its own order of elements, of which the scan comes out slow.
+    Otherwise the result of a matrix product would keep its own layout, in which the scan is slow.
     """
     return tl.fma(other, tl.zeros(other.shape, tl.float32), x)
 
@@ -203,9 +204,9 @@ def _scan_summaries(
     R: tl.constexpr, K: tl.constexpr, S: tl.constexpr, T: tl.constexpr, W: tl.constexpr,
     EVEN: tl.constexpr, PRECISION: tl.constexpr, ADJOINT: tl.constexpr,
 ):  # fmt: skip
-    """Of each chunk: how much of a state is left after it, and what has entered; (N, 2, chunks, E).
+    """For each chunk, the share of the initial state that is left and the added input, (N, 2, chunks, E).
 
-    With ``ADJOINT``, x is the gradient of y, and what enters is the state's gradient, from the other end.
+    With ``ADJOINT``, ``x`` is the gradient of y and the state is its gradient, scanned from the other end.
     """
     n, chunk, start, e = locate_program(chunks, E, S * T, W)
     count = L - start
@@ -231,7 +232,7 @@ def _scan_summaries(
 
 @triton.jit
 def _scan_link(lefts, states, chunks, E: tl.constexpr, W: tl.constexpr, ADJOINT: tl.constexpr):
-    """Turn what enters in each chunk into the state that enters the chunk, in place."""
+    """Replace the input added in each chunk by the state that enters the chunk, in place."""
     e = tl.program_id(1) * W + tl.arange(0, W)
     is_reverse = (tl.program_id(0) % 2 == 1) != ADJOINT
     h = tl.zeros([W], tl.float32)
@@ -244,11 +245,12 @@ def _scan_link(lefts, states, chunks, E: tl.constexpr, W: tl.constexpr, ADJOINT:
 
 
 class Launch:
-    """What all kernels take, for the inputs of the operator.
+    """Grid and common arguments of the kernels, for the inputs of the operator.
 
     Args:
-        tile (tuple[int, int]): Steps of a segment and segments of a chunk, at most.
-        walks (bool): Whether a program may walk through all chunks of its sequence. Defaults to False.
+        tile (tuple[int, int]): Most steps of a segment and segments of a chunk.
+        u, x_dbl, dt_weight, A, D, dt_bias (Tensor): As in :func:`~mmmobilemamba.ops.selective_scan`.
+        walks (bool): Whether a program may process all chunks of its sequence. Defaults to False.
     """
 
     def __init__(self, tile, u, x_dbl, dt_weight, A, D, dt_bias, walks=False):
@@ -267,11 +269,16 @@ class Launch:
         self.constants['EVEN'] = length % (steps * segments) == 0 and channels % CHANNELS == 0
 
     def empty(self, *shape: int) -> Tensor:
-        """A tensor in float32."""
+        """Uninitialised float32 tensor."""
         return self.u.new_empty(shape, dtype=torch.float32)
 
     def carries(self, x: Tensor, adjoint: bool) -> Optional[Tensor]:
-        """States that enter the chunks, (N, 2, chunks, E); of the adjoint, gradients from the other end."""
+        """States that enter the chunks, (N, 2, chunks, E), or None if there is only one chunk.
+
+        Args:
+            x (Tensor): ``u``, or with ``adjoint`` the gradient of the output, (N, L, E).
+            adjoint (bool): Compute the gradients of the states, which enter from the other end.
+        """
         if self.chunks == 1:
             return None
         x_dbl, dt_weight, A, _, dt_bias = self.parameters

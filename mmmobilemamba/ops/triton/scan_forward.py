@@ -1,7 +1,7 @@
 """The bidirectional selective scan in Triton, forward.
 
-Where the chunks of a sequence are few, or there are programs enough without, one program walks through all
-of them. Which of both it is may change the last bits of an output.
+If a sequence has few chunks, or the batch alone provides enough programs, one program processes all chunks of
+its sequence. Otherwise each chunk has its own program. The choice may change the last bits of the output.
 """
 
 import torch
@@ -27,17 +27,16 @@ from .scan_common import (
     store_rows,
 )
 
-TILE = (32, 4)  # steps of a segment and segments of a chunk, at most, as measured best on an H200
-# So few registers a thread that four programs of the forward pass share a multiprocessor of NVIDIA's.
+TILE = (32, 4)  # most steps of a segment and segments of a chunk, the fastest measured on an H200
+# Registers per thread at which four programs of the forward pass fit on a multiprocessor of an NVIDIA GPU.
 REGISTERS = {} if torch.version.hip else dict(maxnreg=128)
 
 
 @triton.jit
 def _states(decay, entering, h, S: tl.constexpr, T: tl.constexpr, reverse: tl.constexpr):
-    """States after each step, (S, T, W), from the state ``h`` (W) on that enters the chunk, and the last (W).
+    """States after each step, (S, T, W), and the last state, (W), from the entering state ``h``, (W).
 
-    With ``reverse``, the sequence is walked from its end: the last segment comes first, and the steps of each
-    are in this order already.
+    With ``reverse``, the scan starts at the last segment; the steps of each segment are already reversed.
     """
     left, state = tl.associative_scan((decay, entering), 1, combine)
     left_after, after, left_before, before = scan_segments(left, state, T, reverse)
@@ -48,15 +47,15 @@ def _states(decay, entering, h, S: tl.constexpr, T: tl.constexpr, reverse: tl.co
 
 @triton.jit
 def _load_B_and_C(row, i, count, EVEN: tl.constexpr, R: tl.constexpr):
-    """Both, (S, T) each, in one load, whose elements threads share out among themselves."""
+    """B and C, (S, T) each, in one load whose elements the threads exchange."""
     pair = tl.arange(0, 2)[None, None, :]
     there = is_below(i, count, EVEN)[:, :, None] & (pair < 2)
     place = row + R + i[:, :, None] * (2 * (R + 2)) + pair
     return tl.split(tl.load(place, there, 0.0).to(tl.float32))
 
 
-# The bases of sequences are not specialized: it would give each lane four neighbouring channels. Nor is the
-# number of turns: without a loop the compiler starts all loads at once, for which it takes registers.
+# The pointers are not specialised, as each lane would then load four adjacent channels. Nor is the number of
+# turns: without a loop the compiler issues all loads at once, which costs registers.
 @triton.jit(do_not_specialize=['u', 'y', 'turns'])
 def _scan_forward(
     u, x_dbl, dt_weight, A, D, dt_bias, carries, y, L, chunks, turns, u_batch, E: tl.constexpr,
@@ -83,7 +82,7 @@ def _scan_forward(
             decay = tl.exp2(delta * rate[None, None, :])
             B, C = _load_B_and_C(row, i, count, EVEN, R)
             state, h = _states(decay, delta * B[:, :, None] * x, h, S, T, k == 1)
-            # The sum of the directions is in memory, as it would take the registers of half of the programs.
+            # Directions are summed in memory: in registers, only half as many programs would fit.
             if k == 0:
                 x = load_rows(x_at, i, count, e, E, EVEN, u_step, '')
                 store_rows(y_at, i, count, e, E, EVEN, skip[None, None, :] * x + C[:, :, None] * state)
@@ -91,11 +90,20 @@ def _scan_forward(
                 first_way = load_rows(y_at, i, count, e, E, EVEN, E, '')
                 store_rows(y_at, i, count, e, E, EVEN, first_way + C[:, :, None] * state)
         if k == 0:
-            tl.debug_barrier()  # the second direction reads what other threads may have written
+            tl.debug_barrier()  # the second direction reads values that other threads wrote
 
 
 def forward(u: Tensor, *parameters: Tensor) -> Tensor:
-    """Equal to :func:`~mmmobilemamba.ops.selective_scan.naive.selective_scan_naive`, without gradients."""
+    """Equal to :func:`~mmmobilemamba.ops.selective_scan.naive.selective_scan_naive`, without gradients.
+
+    Args:
+        u (Tensor): (N, L, E).
+        *parameters (Tensor): x_dbl, dt_weight, A, D and dt_bias of
+            :func:`~mmmobilemamba.ops.selective_scan`.
+
+    Returns:
+        Tensor: (N, L, E), float32.
+    """
     launch = Launch(TILE, u, *parameters, walks=True)
     u = launch.u
     y = launch.empty(*u.shape)
@@ -103,7 +111,7 @@ def forward(u: Tensor, *parameters: Tensor) -> Tensor:
     with on_device(u):
         tensors = (u, *launch.parameters, launch.carries(u, adjoint=False), y)
         constants = dict(launch.constants, CARRY=launch.chunks > 1)
-        if launch.constants['EVEN']:  # else they would not do
+        if launch.constants['EVEN']:  # masked loads need more registers
             constants.update(REGISTERS)
         _scan_forward[launch.grid](*tensors, *sizes, u_step=u.stride(1), num_stages=1, **constants)
     return y

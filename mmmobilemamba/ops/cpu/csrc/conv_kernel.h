@@ -1,15 +1,15 @@
-// The kernels of conv.h, for one instruction set: included once for each, inside its namespace, after simd.h.
+// The kernels of conv.h. Included once per instruction set, inside its namespace, after simd.h.
 //
-// The last vector of channels ends with them, and overlaps the one before: there are whole vectors only. Arrays of
-// sums stay in registers as long as all their indices are constants, which takes unrolled loops.
+// Only whole vectors are used: the last vector of channels ends at the last channel and overlaps the one before it.
+// Arrays of sums stay in registers only if all indices are constants, so their loops are unrolled.
 
 using Floats = Simd<float>::Vec;
 constexpr int64_t kLanes = Simd<float>::lanes;
-constexpr int kColumns = 2;                            // vectors of output channels of a tile
-constexpr int kRows = VECTOR_BYTES == 64 ? 12 : 6;     // pixels of a tile: all sums stay in registers
-constexpr int64_t kPanel = kColumns * kLanes;          // output channels of a panel; the last has the rest, too
+constexpr int kColumns = 2;                            // vectors of output channels per tile
+constexpr int kRows = VECTOR_BYTES == 64 ? 12 : 6;     // pixels per tile; all sums stay in registers
+constexpr int64_t kPanel = kColumns * kLanes;          // output channels per panel; the last includes the remainder
 
-// Some vectors, which are room for whole groups.
+// SiLU of `count` vectors, in place. The array must have room for whole groups of kSilus.
 constexpr int kSilus = 4;
 __attribute__((noinline)) inline void silu(Floats *values, int64_t count) {
   for (int64_t i = 0; i < count; i += kSilus) {
@@ -20,7 +20,8 @@ __attribute__((noinline)) inline void silu(Floats *values, int64_t count) {
   }
 }
 
-// What follows the sums of some pixels from `pixel` on and some vectors of channels from `channel` on, `gap` apart.
+// Adds the bias, applies the activation, adds the shortcut and stores the sums. Rows are pixels from `pixel` on;
+// columns are vectors of channels from `channel` on, `gap` apart.
 template <int rows, int columns>
 INLINE void finish(const Conv &conv, Floats (&sums)[rows][columns], int64_t pixel, int64_t channel, int64_t gap,
                    float *out) {
@@ -33,7 +34,7 @@ INLINE void finish(const Conv &conv, Floats (&sums)[rows][columns], int64_t pixe
   if (conv.activation == kActivationReLU)
     UNROLL for (int row = 0; row < rows; ++row)
       UNROLL for (int column = 0; column < columns; ++column)
-        sums[row][column] = sums[row][column] < 0.0f ? Floats{} : sums[row][column];  // which NaN passes
+        sums[row][column] = sums[row][column] < 0.0f ? Floats{} : sums[row][column];  // keeps NaN
   if (conv.activation == kActivationSiLU) {
     Floats values[(rows * columns + kSilus - 1) / kSilus * kSilus] = {};
     UNROLL for (int row = 0; row < rows; ++row)
@@ -51,25 +52,26 @@ INLINE void finish(const Conv &conv, Floats (&sums)[rows][columns], int64_t pixe
       store(out + at + row * pitch + column * gap, sums[row][column], kLanes);
 }
 
-// What output pixels side by side are summed of: for the first `lines` times `depth` elements, `pitch` from line to
-// line, and for each of the others as many, `stride` on.
+// The inputs of adjacent output pixels: for the first one `lines` lines of `depth` elements, `pitch` apart; for each
+// further one the same, `stride` elements on.
 struct Source {
   const float *data;
   int64_t stride, lines, pitch, depth;
 };
 
-// `rows` pixels from `pixel` on, `columns` vectors of channels from `channel` on, `gap` apart. A column of weights from
-// `ahead` on is fetched meanwhile: most come from memory, and no processor guesses the next from rows so far apart.
+// Computes `rows` pixels from `pixel` on and `columns` vectors of channels from `channel` on, `gap` apart. Prefetches a
+// column of weights from `ahead` on: most weights come from memory, and their rows are too far apart for hardware
+// prefetchers.
 template <int rows, int columns>
 void dense_tile(const Conv &conv, const Source &source, int64_t pixel, int64_t channel, int64_t gap, const float *ahead,
                 float *out) {
   const int64_t stride = source.stride, depth = source.depth, pitch = conv.out_channels;
   const float *a = source.data, *b = (const float *)conv.weight + channel;
-  if (conv.shortcut)  // which is far away, unlike the map that all panels read
+  if (conv.shortcut)  // not in the caches, unlike the map, which all panels read
     UNROLL for (int row = 0; row < rows; ++row) {
       const float *line = (const float *)conv.shortcut + (pixel + row) * pitch + channel;
       UNROLL for (int column = 0; column < columns; ++column) __builtin_prefetch(line + column * gap);
-      __builtin_prefetch(line + (columns - 1) * gap + kLanes - 1);  // vectors may lie across two lines
+      __builtin_prefetch(line + (columns - 1) * gap + kLanes - 1);  // a vector may span two cache lines
     }
   Floats sums[rows][columns] = {};
   for (int64_t line = 0; line < source.lines; ++line, a += source.pitch)
@@ -99,8 +101,8 @@ Tile dense_tile_of(int64_t rows) {
   return tiles[rows - 1];
 }
 
-// Pixels side by side, from `first` to `end`, of one panel of output channels, the last of which has the rest of them,
-// too; tiles of about one size. Panel `next` comes afterwards.
+// Computes adjacent pixels from `first` to `end` for one panel of output channels, in tiles of similar size. The last
+// panel includes the remaining channels. The weights of panel `next` are prefetched.
 inline void dense_panel(const Conv &conv, const Source &source, int64_t first, int64_t end, int64_t panel,
                         int64_t panels, int64_t next, void *out) {
   const int64_t channel_end = panel + 1 < panels ? (panel + 1) * kPanel : conv.out_channels;
@@ -119,12 +121,12 @@ inline void dense_panel(const Conv &conv, const Source &source, int64_t first, i
       tile(conv, rest, pixel, channel, width - kLanes, ahead + line, (float *)out);
       pixel += rows;
       rest.data += rows * rest.stride;
-      line = line + kLanes < kPanel ? line + kLanes : kPanel - 1;  // which may be in yet another line
+      line = line + kLanes < kPanel ? line + kLanes : kPanel - 1;  // the last may be in another cache line
     }
   }
 }
 
-// Some pixels, up to `end`, of one panel.
+// Computes pixels from `first` to `end` of one panel.
 inline void pointwise(const Conv &conv, int64_t first, int64_t end, int64_t panel, int64_t panels, int64_t next,
                       void *out) {
   const int64_t stride = conv.map.column_stride;
@@ -132,7 +134,7 @@ inline void pointwise(const Conv &conv, int64_t first, int64_t end, int64_t pane
   dense_panel(conv, source, first, end, panel, panels, next, out);
 }
 
-// Rows from `row` to `end` of one image. What they are summed of is copied, with zeros around the map.
+// Computes rows from `row` to `end` of one image, from a zero-padded copy of their input.
 inline void spatial(const Conv &conv, int64_t image, int64_t row, int64_t end, int64_t panels, void *out) {
   const Map &in = conv.map;
   const int64_t stride = conv.stride, kernel = conv.kernel, half = kernel / 2, top = row * stride - half;
@@ -154,16 +156,16 @@ inline void spatial(const Conv &conv, int64_t image, int64_t row, int64_t end, i
     }
 }
 
-constexpr int kAcross = 8;  // most output pixels side by side that are summed at once
+constexpr int kAcross = 8;  // most adjacent output pixels per tile
 
-// Input rows of some channels, as pointers to the pixels of each, with zeros on the left and the right.
+// Input rows of a range of channels, as pointers to their pixels; the padding left and right points to zeros.
 struct Strip {
-  int64_t top, rows, pitch;  // the first row, how many there are, and the pointers of each
-  int64_t channel, width;    // the first channel, and how many there are
+  int64_t top, rows, pitch;  // first row, number of rows, pointers per row
+  int64_t channel, width;    // first channel, number of channels
   const float *const *pixels;
 };
 
-// `across` pixels from column `x` of row `y` on, the first of which is `pixel` in the output.
+// Computes `across` pixels of row `y` from column `x` on; the first has index `pixel` in the output.
 template <int kernel, int stride, int across>
 void depthwise_tile(const Conv &conv, const Strip &strip, int64_t y, int64_t x, int64_t pixel, float *out) {
   const int64_t top = y * stride - kernel / 2, channels = conv.map.channels;
@@ -171,7 +173,7 @@ void depthwise_tile(const Conv &conv, const Strip &strip, int64_t y, int64_t x, 
   const float *const *corner = strip.pixels + (top - strip.top) * strip.pitch + x * stride;
   for (int64_t vector = 0; vector < strip.width; vector += kLanes) {
     const int64_t at = vector + kLanes < strip.width ? vector : strip.width - kLanes;
-    // What the row below reads and this one does not.
+    // Prefetch the input that the next output row needs in addition.
     for (int64_t row = top + kernel; row < top + kernel + stride && row < strip.top + strip.rows; ++row)
       for (int i = 0; i < across * stride; ++i)
         __builtin_prefetch(corner[(row - top) * strip.pitch + kernel / 2 + i] + at);
@@ -198,7 +200,7 @@ DepthwiseTile depthwise_tile_of(int64_t across) {
   return tiles[across - 1];
 }
 
-// Rows from `row` to `end` of `width` channels from `channel` on of one image.
+// Computes rows from `row` to `end` of one image for `width` channels from `channel` on.
 template <int kernel, int stride>
 void depthwise_strip(const Conv &conv, int64_t image, int64_t row, int64_t end, int64_t channel, int64_t width,
                      float *out) {
@@ -227,7 +229,7 @@ void depthwise_strip(const Conv &conv, int64_t image, int64_t row, int64_t end, 
   }
 }
 
-// One strip of one panel of channels, at most as many as there are vectors of them.
+// Computes one strip of one panel of channels; `panels` is at most the number of whole vectors of channels.
 inline void depthwise(const Conv &conv, int64_t image, int64_t strip, int64_t panel, int64_t panels, void *out) {
   const int64_t height = (conv.map.height + conv.stride - 1) / conv.stride, row = strip * kStrip;
   const int64_t end = row + kStrip < height ? row + kStrip : height, vectors = conv.map.channels / kLanes;

@@ -1,5 +1,5 @@
-// The kernels for CPUs: choice of the instruction set, and threads. Plain C interface: no header of Python or
-// PyTorch is needed, so one build serves every version of both.
+// Interface of the CPU kernels: choice of the instruction set, and threads. It is plain C and needs no headers of
+// Python or PyTorch, so one build works with every version of both.
 #include <cstdlib>
 
 #include <algorithm>
@@ -33,8 +33,8 @@ struct Scratch {
 
 }  // namespace
 
-// Every instruction set has the same kernels, compiled for it. The pragmas change what follows only, so the
-// standard library's functions stay as they are.
+// The kernels are compiled once per instruction set. The pragmas come after the standard headers, so they do not
+// change the functions of the standard library.
 #define VECTOR_BYTES 16
 namespace plain {
 #include "simd.h"
@@ -84,7 +84,7 @@ namespace avx512 {
 
 namespace {
 
-// Of one type and instruction set.
+// Kernels of one type and instruction set.
 struct Kernels {
   void (*forward)(const ScanTensors &, int64_t, int64_t, int64_t, void *);
   void (*backward)(const ScanTensors &, const ScanGradients &, int64_t, int64_t, int64_t, int64_t);
@@ -106,7 +106,7 @@ constexpr Kernels kKernels[] = {
 #endif
 };
 
-// Of one instruction set, in float.
+// Convolutions of one instruction set, in float.
 struct Convs {
   int64_t lanes, panel;
   void (*pointwise)(const Conv &, int64_t, int64_t, int64_t, int64_t, int64_t, void *);
@@ -143,7 +143,7 @@ struct Job {
   }
 };
 
-// As GNU's, LLVM's and Intel's OpenMP have it: calls a function in that many threads and waits for them.
+// GOMP_parallel of GNU's, LLVM's and Intel's OpenMP: calls a function in a number of threads and waits for them.
 using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
 
 template <typename Work>
@@ -159,7 +159,7 @@ int run(int64_t images, int64_t blocks, int threads, Parallel parallel, const Wo
     try {
       for (int i = 1; i < threads; ++i) team.emplace_back(Job<Work>::run, &job);
     } catch (...) {
-      // No more threads to be had: those that there are do the work.
+      // The system allows no more threads: continue with those already started.
     }
     job.run(&job);
     for (auto &thread : team) thread.join();
@@ -173,7 +173,8 @@ int64_t count_panels(const Conv &conv, const Convs &kernels) {
   return conv.out_channels < kernels.panel ? 1 : conv.out_channels / kernels.panel;
 }
 
-// Runs `work(group, image, end, block)` for the images of each group, for which weights are transposed once.
+// Runs `work(group, image, end, block)` for all blocks of all groups; images `image` to `end` form the group. Weights
+// are transposed once per group.
 template <typename Work>
 int run_scan(const ScanTensors &tensors, int64_t groups, int threads, Parallel parallel, const Work &work) {
   const int64_t images = tensors.batch;
@@ -182,19 +183,19 @@ int run_scan(const ScanTensors &tensors, int64_t groups, int threads, Parallel p
   });
 }
 
-// Into how many groups images go, so that there are at least so many tasks, as far as there are images.
+// Number of groups of images that gives at least `tasks` tasks, limited by the number of images.
 int64_t count_groups(const ScanTensors &tensors, int64_t tasks) {
   const int64_t blocks = parts(tensors.channels, kBlock);
   return blocks ? std::min(parts(tasks, blocks), tensors.batch) : 0;
 }
 
-// A gradient of which tasks write parts, `count` of `size` elements.
+// A gradient that tasks write as `count` partial sums of `size` elements.
 struct Summed {
   void *ScanGradients::*gradient;
   int64_t count, size;
 };
 
-// What callers mirror by hand.
+// A size, offset or constant that callers have to mirror.
 struct Entry {
   const char *name;
   int64_t value;
@@ -223,22 +224,22 @@ constexpr Entry kLayout[] = {
 
 }  // namespace
 
-// All return 0, or 1 if memory ran out. `set` is an instruction set up to the one below.
+// The kernels return 0, or 1 if memory ran out. `set` is an instruction set up to that of `instruction_set`.
 extern "C" {
 
-// Of the sources, by which they are told from later ones.
-extern const char kernels_fingerprint[];  // else it would be of this file alone, and left out
+// Hash of the sources, by which a library of other sources is recognised.
+extern const char kernels_fingerprint[];  // without external linkage it would be optimised away
 const char kernels_fingerprint[] = FINGERPRINT;
 
-// What a mirror of this interface is compared with: the size of a struct ("Conv"), the offset of a field
-// ("Conv.stride") or the number of an activation ("activation relu"); -1 for other names.
+// The size of a struct ("Conv"), the offset of a field ("Conv.stride") or the number of an activation ("activation
+// relu"), for callers to check their mirror of the structs; -1 for other names.
 int64_t layout_of(const char *name) {
   for (const Entry &entry : kLayout)
     if (!std::strcmp(entry.name, name)) return entry.value;
   return -1;
 }
 
-// The best instruction set that this machine has: 0 plain, 1 AVX2, 2 AVX-512.
+// The best instruction set of this machine: 0 plain, 1 AVX2, 2 AVX-512.
 int instruction_set() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -248,7 +249,7 @@ int instruction_set() {
   return 0;
 }
 
-// y (N, L, E) is written.
+// Writes y (N, L, E).
 int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).forward;
   const int64_t groups = count_groups(*tensors, 4 * threads);
@@ -257,7 +258,7 @@ int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, in
   });
 }
 
-// All of `gradients` but y is written. What is summed does not depend on the number of threads.
+// Writes all of `gradients` except y. The partial sums do not depend on the number of threads.
 int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, int is_double, int set,
                   int threads, Parallel parallel) try {
   const auto &kernel = kernels(set, is_double);
@@ -281,7 +282,7 @@ int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, in
     kernel.backward(*tensors, part, group, image, end, block);
   };
   if (run_scan(*tensors, groups, threads, parallel, walk)) return 1;
-  // As many threads as before: OpenMP ends those that a smaller team leaves over, and starts them again for the next.
+  // As many threads as before: OpenMP ends the surplus threads of a smaller team and restarts them for the next one.
   const int64_t pieces = std::max<int64_t>(1, std::min<int64_t>(threads, groups * blocks));
   return run(std::size(all), pieces, (int)pieces, parallel, [&](int64_t index, int64_t piece) {
     const Summed &one = all[index];
@@ -292,14 +293,14 @@ int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, in
   return 1;
 }
 
-// bands (N, ceil(H / 2), ceil(W / 2), 4C) is written.
+// Writes bands (N, ceil(H / 2), ceil(W / 2), 4C).
 int haar_forward(const Map *map, void *bands, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).haar_forward;
   return run(map->batch, (map->height + 1) / 2, threads, parallel,
              [&](int64_t image, int64_t row) { kernel(*map, image, row, bands); });
 }
 
-// map (N, H, W, C), of the size of `base`, is written; bands are as above.
+// Writes map (N, H, W, C), of the size of `base`; bands are as above.
 int haar_inverse(const Map *base, const void *bands, void *map, int is_double, int set, int threads,
                  Parallel parallel) {
   const auto kernel = kernels(set, is_double).haar_inverse;
@@ -307,27 +308,26 @@ int haar_inverse(const Map *base, const void *bands, void *map, int is_double, i
              [&](int64_t image, int64_t row) { kernel(*base, bands, image, row, map); });
 }
 
-// out (pixels, E) is written.
+// Writes out (pixels, E).
 int norm_gate(const Gate *gate, void *out, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).norm_gate;
   return run(1, parts(gate->pixels, kPixels), threads, parallel,
              [&](int64_t, int64_t task) { kernel(*gate, task, out); });
 }
 
-// out (N, H, W, O) is written.
+// Writes out (N, H, W, O).
 int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t pixels = conv->map.batch * conv->map.height * conv->map.width;
   const int64_t panels = count_panels(*conv, kernels);
   return run(parts(pixels, kTilePixels), panels, threads, parallel, [&](int64_t block, int64_t panel) {
     const int64_t first = block * kTilePixels, end = first + kTilePixels;
-    const int64_t next = (panel + threads) % panels;  // of this thread, most likely
+    const int64_t next = (panel + threads) % panels;  // most likely the next panel of this thread
     kernels.pointwise(*conv, first, end < pixels ? end : pixels, panel, panels, next, out);
   });
 }
 
-// out (N, ceil(H / stride), ceil(W / stride), O) of one image or more is written. A task has rows enough to make use of
-// the weights.
+// Writes out (N, ceil(H / stride), ceil(W / stride), O); N is at least 1. Tasks have enough rows to reuse the weights.
 int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t height = parts(conv->map.height, conv->stride), width = parts(conv->map.width, conv->stride);
@@ -340,8 +340,8 @@ int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel par
   });
 }
 
-// out (N, ceil(H / stride), ceil(W / stride), C) of one image or more is written. Memory is read in order if a task has
-// all channels.
+// Writes out (N, ceil(H / stride), ceil(W / stride), C); N is at least 1. Channels are split only if there are too few
+// strips, as a task with all channels reads memory in order.
 int depthwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t strips = parts(parts(conv->map.height, conv->stride), kStrip);

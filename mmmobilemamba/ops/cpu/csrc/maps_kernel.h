@@ -1,6 +1,6 @@
-// The kernels of maps.h, for one instruction set: included once for each, inside its namespace, after simd.h.
+// The kernels of maps.h. Included once per instruction set, inside its namespace, after simd.h.
 
-// One row of the sub-bands of one image: (W / 2, 4C). Pixels beyond an odd side are zero.
+// Computes one row of the sub-bands of one image, (ceil(W / 2), 4C). Odd sides are padded with zeros.
 template <typename T>
 void haar_forward(const Map &map, int64_t image, int64_t row, void *bands) {
   using Vec = typename Simd<T>::Vec;
@@ -26,7 +26,7 @@ void haar_forward(const Map &map, int64_t image, int64_t row, void *bands) {
   }
 }
 
-// Two rows of base + inverse transform, both of the size of `base`: (N, H, W, C).
+// Computes two rows of base + inverse transform of one image; base and output are (N, H, W, C).
 template <typename T>
 void haar_inverse(const Map &base, const void *bands, int64_t image, int64_t row, void *map) {
   using Vec = typename Simd<T>::Vec;
@@ -55,9 +55,9 @@ void haar_inverse(const Map &base, const void *bands, int64_t image, int64_t row
   }
 }
 
-constexpr int kAtOnce = 2;  // vectors of channels whose sums do not wait for each other
+constexpr int kAtOnce = 2;  // independent vectors of channels, to hide the latency of additions
 
-// The sum over the channels of a pixel of `term(e)`, a vector, from which lanes beyond the end are left out.
+// Sum of the vectors `term(e)` over the channels of a pixel; lanes beyond the last channel are ignored.
 template <typename T, typename Term>
 INLINE T sum_channels(int64_t channels, const Term &term) {
   constexpr int width = Simd<T>::lanes;
@@ -74,7 +74,7 @@ INLINE T sum_channels(int64_t channels, const Term &term) {
   return sum<T>(totals[0]);
 }
 
-// The pixels of one task.
+// Computes the pixels of one task.
 template <typename T>
 void norm_gate(const Gate &gate, int64_t task, void *out) {
   using Vec = typename Simd<T>::Vec;

@@ -1,20 +1,20 @@
-// The kernels of scan.h, for one instruction set: included once for each, inside its namespace, after simd.h.
+// The kernels of scan.h. Included once per instruction set, inside its namespace, after simd.h.
 //
-// Vector lanes are channels; time is sequential, and the second direction walks the same rows backwards, so
-// nothing is flipped. Step sizes are projected where they are used. What follows is named as in the
-// specification (naive.py): delta, decay = exp(delta * A), h.
+// Vector lanes are channels; steps are sequential. The second direction reads the same rows backwards, so nothing is
+// flipped. Step sizes are projected where they are used. Names are those of the reference (naive.py): delta,
+// decay = exp(delta * A), h.
 
-constexpr int kGroup = 8;   // steps whose delta and decay, which do not depend on each other, are computed together
-constexpr int kChunk = 64;  // steps whose states backward keeps at a time
+constexpr int kGroup = 8;   // steps whose delta and decay, which are independent, are computed together
+constexpr int kChunk = 64;  // steps whose states backward stores at a time
 
-// One direction of one image, and the vector of channels under work.
+// One direction of one image, for one vector of channels.
 template <typename T>
 struct Walk {
   using Vec = typename Simd<T>::Vec;
-  const T *x_dbl;  // of this direction, from its first step on; one step is `row_stride` on
+  const T *x_dbl;  // first step of this direction; the next step is `row_stride` elements on
   int64_t row_stride, rank, length;
   bool reverse;
-  const T *weight;  // (R, kBlock), transposed; shifted to this vector
+  const T *weight;  // transposed, (R, kBlock), from this vector on
   Vec A, bias;
 
   int64_t position(int64_t step) const { return reverse ? length - 1 - step : step; }
@@ -23,13 +23,13 @@ struct Walk {
   T C(int64_t step) const { return row(step)[rank + 1]; }
 };
 
-// Of the steps of a group: step sizes before the softplus, exp(-abs(v)), and what the scan takes.
+// For the steps of a group: step sizes before the softplus (v), exp(-abs(v)) (tail), delta and decay.
 template <typename T>
 struct Group {
   typename Simd<T>::Vec v[kGroup], tail[kGroup], delta[kGroup], decay[kGroup];
 };
 
-// `size` steps, at most a group, from `first` on; the last one stands for those that a whole group has more.
+// Computes `size` steps, at most a group, from `first` on; smaller groups are filled up with copies of the last step.
 template <typename T>
 INLINE void discretise(const Walk<T> &walk, int64_t first, int64_t size, Group<T> &group) {
   using Vec = typename Simd<T>::Vec;
@@ -69,7 +69,7 @@ struct Problem {
 
   int64_t row_stride() const { return 2 * (rank + 2); }
 
-  // The weights of a direction for `count` channels from `first` on, as (R, kBlock).
+  // Copies the weights of a direction for `count` channels from `first` on as (R, kBlock), zero-padded.
   void transpose_weight(int direction, int64_t first, int64_t count, T *out) const {
     const T *source = dt_weight + (direction * channels + first) * rank;
     for (int64_t r = 0; r < rank; ++r) {
@@ -82,7 +82,7 @@ struct Problem {
     }
   }
 
-  // The walk of `count` channels from `first` on; `weight` is the transposed weight of these.
+  // The walk of `count` channels from `first` on; `weight` is their transposed weight.
   Walk<T> walk(int64_t image, int direction, int64_t first, int64_t count, const T *weight) const {
     Walk<T> walk;
     walk.x_dbl = x_dbl + image * length * row_stride() + direction * ((length - 1) * row_stride() + rank + 2);
@@ -99,7 +99,7 @@ struct Problem {
 
 // ------------------------------------------------------------------------------------------------ forward
 
-// `size` steps, at most a group, from `first` on, after the state `h`, which is updated.
+// Scans `size` steps, at most a group, from `first` on, starting from the state `h`, which is updated.
 template <typename T>
 INLINE void forward_steps(const Walk<T> &walk, int64_t first, int64_t size, typename Simd<T>::Vec &h, const T *u,
                           int64_t u_stride, typename Simd<T>::Vec D, T *y, int64_t y_stride, int64_t lanes) {
@@ -114,7 +114,7 @@ INLINE void forward_steps(const Walk<T> &walk, int64_t first, int64_t size, type
   }
 }
 
-// One direction of one image, for one vector of channels, of which `lanes` are there.
+// Scans one direction of one image, for a vector of `lanes` channels.
 template <typename T>
 INLINE void forward_walk(const Walk<T> &walk, const T *u, int64_t u_stride, typename Simd<T>::Vec D, T *y,
                          int64_t y_stride, int64_t lanes) {
@@ -130,7 +130,7 @@ INLINE void forward_walk(const Walk<T> &walk, const T *u, int64_t u_stride, type
     forward_steps<T>(walk, first, walk.length - first, h, u, u_stride, D, y, y_stride, lanes);
 }
 
-// One block of channels of the images from `image` to `end`.
+// Scans one block of channels of the images from `image` to `end`.
 template <typename T>
 void forward(const ScanTensors &tensors, int64_t image, int64_t end, int64_t block, void *y) {
   const Problem<T> p(tensors);
@@ -155,13 +155,13 @@ void forward(const ScanTensors &tensors, int64_t image, int64_t end, int64_t blo
 
 // ----------------------------------------------------------------------------------------------- backward
 
-// What backward needs of a chunk, for one vector of channels. `before[i]` is the state before step i.
+// Recomputed values of a chunk, for one vector of channels. `before[i]` is the state before step i.
 template <typename T>
 struct Chunk {
   typename Simd<T>::Vec delta[kChunk], decay[kChunk], slope[kChunk], before[kChunk + 1];
 };
 
-// Fill `size` steps of a chunk, at most a group, from `first` on; the chunk begins at step `start`.
+// Fills `size` steps of a chunk, at most a group, from `first` on; the chunk starts at step `start`.
 template <typename T>
 INLINE void recompute_steps(const Walk<T> &walk, int64_t start, int64_t first, int64_t size, const T *u,
                             int64_t u_stride, int64_t lanes, Chunk<T> &chunk) {
@@ -171,14 +171,14 @@ INLINE void recompute_steps(const Walk<T> &walk, int64_t start, int64_t first, i
     const int64_t at = first + i;
     const auto inverse = T(1) / (group.tail[i] + T(1));
     const auto input = load(u + walk.position(start + at) * u_stride, lanes);
-    chunk.slope[at] = group.v[i] < 0 ? group.tail[i] * inverse : inverse;  // the derivative of the softplus
+    chunk.slope[at] = group.v[i] < 0 ? group.tail[i] * inverse : inverse;  // derivative of the softplus
     chunk.delta[at] = group.delta[i];
     chunk.decay[at] = group.decay[i];
     chunk.before[at + 1] = group.decay[i] * chunk.before[at] + group.delta[i] * (input * walk.B(start + at));
   }
 }
 
-// Fill a chunk of `size` steps from `start` on, whose first state is `state`; the last one is returned.
+// Fills a chunk of `size` steps from `start` on, starting from `state`; returns the last state.
 template <typename T>
 INLINE typename Simd<T>::Vec recompute(const Walk<T> &walk, int64_t start, int64_t size, const T *u,
                                        int64_t u_stride, int64_t lanes, typename Simd<T>::Vec state,
@@ -209,17 +209,17 @@ struct Backward {
   int64_t block, first, count;  // channels
   int direction;
   const T *weight;  // (R, kBlock)
-  const T *padded;  // (kBlock, R and zeros up to padded_rank)
+  const T *padded;  // (kBlock, padded_rank), zero-padded
   int64_t padded_rank;
-  T *grad_weight;  // (R, kBlock), over all images
+  T *grad_weight;  // (R, kBlock), summed over all images
   T *tile;         // (kChunk, kBlock), gradients of the step sizes before the softplus
   T *carries;      // (chunks, kBlock)
   Sums<T> sums[vectors] = {};  // over all images
-  // Of the image under work and this block:
+  // For the current image and this block:
   int64_t image = 0;
   const T *grad_y = nullptr, *u = nullptr;
   T *grad_u = nullptr, *grad_x_dbl = nullptr;
-  Vec grad_h[vectors] = {};  // what later steps want of the state
+  Vec grad_h[vectors] = {};  // gradient of the state from later steps
 
   int64_t lanes(int vector) const {
     const int64_t left = count - vector * width;
@@ -302,7 +302,7 @@ struct Backward {
     return p.x_dbl + (image * p.length + t) * p.row_stride() + direction * (p.rank + 2);
   }
 
-  // What the tile of `size` steps from `start` on adds to the gradient of the weights.
+  // Adds the contribution of the tile of `size` steps from `start` on to the gradient of the weights.
   void add_grad_weight(int64_t start, int64_t size) {
     constexpr int at_once = 8;
     int64_t r = 0;
@@ -310,7 +310,7 @@ struct Backward {
     for (; r < p.rank; ++r) add_ranks<1>(start, size, r);
   }
 
-  // The same of `ranks` (a constant) from `r` on.
+  // The same for `ranks` ranks (a constant) from `r` on.
   template <int ranks>
   void add_ranks(int64_t start, int64_t size, int64_t r) {
     for (int j = 0; j < kBlock; j += width) {
@@ -327,10 +327,10 @@ struct Backward {
     }
   }
 
-  // Gradients of the rows of `steps` (a constant) from `i` on.
+  // Writes the rows of grad_x_dbl for `steps` steps (a constant) from `i` on.
   template <int steps>
   void finish_rows(int64_t start, int64_t i, const Vec *grad_B, const Vec *grad_C) {
-    constexpr int few = 2;  // ranks, which are not worth a vector: there, lanes are channels
+    constexpr int few = 2;  // this few remaining ranks do not fill a vector; for them, lanes are channels
     int64_t r = 0;
     for (; r + few < p.rank; r += width) {  // lanes are ranks
       Vec total[steps] = {};
@@ -353,7 +353,7 @@ struct Backward {
     }
   }
 
-  // What has been summed over the steps and images of a group.
+  // Writes the sums over the steps and images of a group.
   void write_sums(int64_t group) const {
     const int64_t at = (group * 2 + direction) * p.channels + first;
     T *weights = (T *)g.dt_weight + at * p.rank;
@@ -363,7 +363,7 @@ struct Backward {
       const int64_t offset = at + vector * width;
       store((T *)g.A + offset, sums[vector].A, lanes(vector));
       store((T *)g.dt_bias + offset, sums[vector].bias, lanes(vector));
-      if (direction == 1) continue;  // D has the same for both
+      if (direction == 1) continue;  // both directions have the same gradient of D
       store((T *)g.D + offset, sums[vector].D, lanes(vector));
       store((T *)g.D + offset + p.channels, sums[vector].D, lanes(vector));
     }
@@ -372,7 +372,8 @@ struct Backward {
   T *grad_row(int64_t step) const { return grad_x_dbl + (row(step) - p.x_dbl) - image * p.length * p.row_stride(); }
 };
 
-// Of one block of channels of a group, the images from `image` to `end`. Of `g`, u is written, and parts of the others.
+// Backward of one block of channels of a group, the images from `image` to `end`. Of `g`, writes u, and partial sums of
+// the others.
 template <typename T>
 void backward(const ScanTensors &tensors, const ScanGradients &g, int64_t group, int64_t image, int64_t end,
               int64_t block) {
@@ -403,7 +404,7 @@ void backward(const ScanTensors &tensors, const ScanGradients &g, int64_t group,
   for (const auto &direction : directions) direction.write_sums(group);
 }
 
-// Of `count` parts of `size` elements each, the sums of those from `first` to `end`.
+// Sums elements `first` to `end` of `count` partial sums of `size` elements each.
 template <typename T>
 void add_parts(const void *parts, int64_t count, int64_t size, int64_t first, int64_t end, void *sums) {
   T *out = (T *)sums;

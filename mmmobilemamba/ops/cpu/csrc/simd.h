@@ -1,5 +1,4 @@
-// Vectors and the functions of them. Included once for each instruction set, inside its namespace, with
-// VECTOR_BYTES defined.
+// Vectors and functions of them. Included once per instruction set, inside its namespace, with VECTOR_BYTES defined.
 
 template <typename T>
 struct Simd;
@@ -29,7 +28,7 @@ INLINE typename Simd<T>::Vec load(const T *source) {
   return vector;
 }
 
-// The first `count` lanes, the others zero.
+// Loads the first `count` lanes and sets the others to zero.
 template <typename T>
 INLINE typename Simd<T>::Vec load(const T *source, int64_t count) {
   if (count >= Simd<T>::lanes) return load(source);
@@ -43,7 +42,7 @@ struct Lanes {
   typedef T Vec __attribute__((vector_size(lanes * sizeof(T))));
 };
 
-// The first `count` lanes.
+// Stores the first `count` lanes.
 template <typename T, int lanes = Simd<T>::lanes>
 INLINE void store(T *target, typename Lanes<T, lanes>::Vec vector, int64_t count) {
   if (count >= lanes) {
@@ -58,7 +57,7 @@ INLINE void store(T *target, typename Lanes<T, lanes>::Vec vector, int64_t count
   }
 }
 
-// Of all lanes. By halves: the compiler would sum up an array of them in memory.
+// Sum of all lanes, by halves; the compiler would sum an array of lanes in memory.
 template <typename T, int lanes = Simd<T>::lanes>
 INLINE T sum(typename Lanes<T, lanes>::Vec vector) {
   if constexpr (lanes == 2) {
@@ -72,9 +71,9 @@ INLINE T sum(typename Lanes<T, lanes>::Vec vector) {
   }
 }
 
-// The functions take several vectors, whose steps alternate: each waits for the one before.
+// These functions interleave the steps of several vectors, as each step depends on the one before.
 
-// exp(x) for x from -87 to 88; what lies outside is taken as the nearer of them. Relative error 1e-7.
+// exp(x), with x clamped to [-87, 88]. Relative error 1e-7.
 template <int count>
 INLINE void exp(Simd<float>::Vec (&x)[count]) {
   using Vec = Simd<float>::Vec;
@@ -82,7 +81,7 @@ INLINE void exp(Simd<float>::Vec (&x)[count]) {
   Vec shifted[count], p[count];
   UNROLL for (int i = 0; i < count; ++i) x[i] = x[i] < -87.0f ? Vec{} - 87.0f : x[i];
   UNROLL for (int i = 0; i < count; ++i) x[i] = x[i] > 88.0f ? Vec{} + 88.0f : x[i];
-  // Adding 1.5 * 2^23 rounds to a whole number, which then is in the lowest bits.
+  // Adding 1.5 * 2^23 rounds to an integer, which is then in the lowest bits.
   UNROLL for (int i = 0; i < count; ++i) shifted[i] = x[i] * 1.44269504088896341f + 12582912.0f;
   UNROLL for (int i = 0; i < count; ++i) p[i] = shifted[i] - 12582912.0f;
   UNROLL for (int i = 0; i < count; ++i) x[i] = x[i] - p[i] * 0.693145751953125f;
@@ -95,7 +94,7 @@ INLINE void exp(Simd<float>::Vec (&x)[count]) {
   UNROLL for (int i = 0; i < count; ++i) x[i] = p[i] * (Vec)(((Int)shifted[i] << 23) + 0x3f800000);
 }
 
-// log(1 + x) for x from 0 to 1. Relative error 1e-7.
+// log(1 + x) for x in [0, 1]. Relative error 1e-7.
 template <int count>
 INLINE void log1p(Simd<float>::Vec (&x)[count]) {
   Simd<float>::Vec p[count];
