@@ -17,7 +17,7 @@ QUICK := $(addprefix tests/,test_hygiene.py test_docs.py test_project_files.py t
     test_models/test_backbone.py test_models/test_golden.py test_models/test_plain_modules.py \
     test_ops/test_backends.py test_ops/test_selective_scan.py test_ops/test_conv.py test_ops/test_haar.py \
     test_ops/test_norm_gate.py test_recipes/test_schedules.py test_utils)
-DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py
+DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_2e_digits.py
 START_CONFIG := configs/mobilemamba/mobilemamba-t2_1xb64-1e-pretrain_digits-64px.py
 
 # Paths may have spaces: they are quoted where they are used, and make's own functions and targets, to which a

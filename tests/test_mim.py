@@ -20,7 +20,7 @@ from .conftest import ROOT, load_script
 from .helpers import write_digits_start
 
 pytestmark = pytest.mark.slow
-CONFIG = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py'
+CONFIG = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_2e_digits.py'
 SEGMENTOR = ROOT / 'configs/sem_fpn/mobilemamba-t2_fpn_1xb4-2k_digits-224x224.py'
 MIM = Path(sys.executable).with_name('mim')
 

@@ -20,7 +20,7 @@ pytest.importorskip('mmseg')
 
 SGD = dict(_delete_=True, type='SGD', lr=1e-3, weight_decay=1e-4)
 TWINS = dict(
-    detector='retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py',
+    detector='retinanet/retinanet_mobilemamba-t2_fpn_2e_digits.py',
     segmentor='sem_fpn/mobilemamba-t2_fpn_1xb4-2k_digits-224x224.py',
     classifier='mobilemamba/mobilemamba-t2_1xb64-4e_digits-64px.py',
 )

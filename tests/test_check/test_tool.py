@@ -20,7 +20,7 @@ from .stock import swapped
 pytest.importorskip('mmdet')
 
 tool = load_script('tools/misc/check.py')
-NAME = 'retinanet_mobilemamba-t2_fpn_5e_digits'
+NAME = 'retinanet_mobilemamba-t2_fpn_2e_digits'
 # As there are few images here.
 SMALL = ['--cfg-options', 'train_dataloader.dataset.serialize_data=False', 'param_scheduler=[]']
 

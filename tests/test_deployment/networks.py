@@ -14,7 +14,7 @@ from ..helpers import ODD, randomise
 
 CONFIGS = dict(
     classifier='mobilemamba/mobilemamba-t2_1xb64-4e_digits-64px.py',
-    retinanet='retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py',
+    retinanet='retinanet/retinanet_mobilemamba-t2_fpn_2e_digits.py',
     ssdlite='ssd/ssdlite_mobilemamba-t2_224-6e_digits.py',
     mask_rcnn='mask_rcnn/mask-rcnn_mobilemamba-t2_fpn_3e_digits.py',
     deeplabv3='deeplabv3/mobilemamba-t2_deeplabv3_1xb4-2k_digits-224x224.py',

@@ -19,7 +19,7 @@ pytestmark = [pytest.mark.deploy, pytest.mark.filterwarnings('ignore')]
 MODELS_AND_OUTPUTS = {
     'mmpretrain': ('mobilemamba/mobilemamba-t2_1xb64-4e_digits-64px.py', 'Classification', ['output'], {}),
     'mmdet': (
-        'retinanet/retinanet_mobilemamba-t2_fpn_5e_digits.py',
+        'retinanet/retinanet_mobilemamba-t2_fpn_2e_digits.py',
         'ObjectDetection',
         ['dets', 'labels'],
         dict(
