@@ -38,7 +38,8 @@ MIM := PATH="$(BIN):$$PATH" "$(BIN)/mim"
     demo train-demo test-demo zoo-demo clean
 
 help:
-	@echo "make demo    set up, make the data, train a classifier and from it a small detector, test it and draw what it finds (about 10 min after set-up)"
+	@echo "make demo    set up, make the data, train a small classifier and a detector that starts from it, test it and"
+	@echo "              draw its predictions (about 10 min after set-up)"
 	@echo "make zoo-demo  the same for every task of the paper, one after the other (1 to 2 hours)"
 	@echo "              (TASKS='retinanet sem_fpn' runs some of them, with what they need)"
 	@echo "make data    make the data alone (OVERWRITE=--overwrite replaces what an older version has made)"
@@ -126,7 +127,8 @@ test-demo:
 
 demo: train-demo
 	@$(MAKE) --no-print-directory test-demo
-	"$(BIN)/python" tools/analysis_tools/draw_predictions.py $(DEMO_CONFIG) "$(WORK)/predictions.pkl" "$(WORK)/pictures"
+	"$(BIN)/python" tools/analysis_tools/draw_predictions.py $(DEMO_CONFIG) "$(WORK)/predictions.pkl" "$(WORK)/pictures" \
+	    --score-thr 0.5
 
 zoo-demo: env
 	"$(BIN)/python" tools/misc/zoo_demo.py --work-dir work_dirs/zoo $(if $(TASKS),--tasks $(TASKS))

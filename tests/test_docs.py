@@ -240,3 +240,41 @@ def test_readme_agrees_with_metafile(metafile):
             assert any(is_rounded(cell, value) for cell in cells), (model['Name'], value)
         assert ('authors' in ' '.join(cells)) == ('digits' not in model['Name'])
         assert values, model['Name']
+
+
+def test_the_first_table():
+    """README's results and parameters are those of the metafiles, plain and distilled."""
+    models = {}
+    for path in METAFILES:
+        for model in mmengine.load(path)['Models']:
+            if 'digits' not in model['Name'] and 'Results' in model:
+                models[model['Name']] = model
+    text = (ROOT / 'README.md').read_text().partition('| model | input |')[2].partition('\n\n')[0]
+    rows = [[cell.strip() for cell in line.strip('|').split('|')] for line in text.splitlines()[2:]]
+    assert len(rows) == 12
+    used = set()
+    for name, _, parameters, result, distilled, *_ in rows:
+        words = re.sub(r'\[(.*?)\].*', r'\1', name)
+        folder = re.search(r'configs/(\w+)/', name)
+        pattern = rf'mobilemamba-{words.lower()}_' if len(words) == 2 else rf'(?i){words[-2:]}_'
+        found = [
+            model
+            for key, model in models.items()
+            if re.search(pattern, key) and (len(words) == 2 or f'/{folder[1]}/' in model['Config'])
+        ]
+        used.update(model['Name'] for model in found)
+        plain = [model for model in found if '-kd' not in model['Name']]
+        numbers = re.findall(r'[\d.]+', re.sub(r'top-1', '', result))
+        wanted = [value for model in plain for value in primary(model)]
+        assert all(is_rounded(text, value) for text, value in zip(numbers, wanted)), name
+        assert len(numbers) == len(wanted) > 0
+        assert {f'{model["Metadata"]["Parameters"] / 1e6:.2f} M' for model in found} == {parameters}
+        taught = [value for model in found if '-kd' in model['Name'] for value in primary(model)]
+        assert [distilled] == ([f'{value:.1f}' for value in taught] or ['']), name
+    assert used == set(models)
+
+
+def primary(model):
+    """The metrics of a model in a metafile that tables lead with."""
+    metrics = [pair for result in model['Results'] for pair in result['Metrics'].items()]
+    return [value for key, value in metrics if not key.startswith('Top 5')]

@@ -171,7 +171,7 @@ def test_commands(zoo):
         ['test', 'mmpretrain', configs['pupil'], *test(pupil, 'predictions.pkl'), *taught],
     ]
     log = (zoo.work / 'pupil' / 'log.txt').read_text()
-    assert '--number 8 --columns 8 --scale 2 --cfg-options lr=0.2 model.teacher=' in log
+    assert '--number 8 --columns 8 --scale 2 --score-thr 0.5 --cfg-options lr=0.2 model.teacher=' in log
     assert '--number 4 --columns 4 --scale 2' in (zoo.work / 'second' / 'log.txt').read_text()
 
 

@@ -41,6 +41,7 @@ DATA = Path('data/digits_scenes')  # where the configs look for it, from the cur
 PACKAGES = ('torch', 'mmengine', 'mmcv', 'mmdet', 'mmsegmentation', 'mmpretrain', 'openmim', 'mmmobilemamba')
 STEPS = ('train', 'test', 'draw')
 PAIRS, SCALE = 4, 2  # pictures a task (of single images twice as many), and their enlargement
+SCORE = 0.5  # least score of a box that is drawn: about where precision and recall of the twins meet
 HEARTBEAT = 5.0  # s, after which the time spent is on disk
 TAIL = 15  # lines of the log that are shown after a failure
 
@@ -366,7 +367,7 @@ class Job:
         """Picture some of the predictions."""
         number = 2 * PAIRS if self.task.package == 'mmpretrain' else PAIRS
         command = [sys.executable, DRAW, self.config, self.predictions(), self.folder / 'pictures']
-        command += ['--number', number, '--columns', number, '--scale', SCALE]
+        command += ['--number', number, '--columns', number, '--scale', SCALE, '--score-thr', SCORE]
         changes = self.changes()
         self.call('draw', [*command, '--cfg-options', *changes] if changes else command)
 
