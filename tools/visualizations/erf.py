@@ -174,7 +174,7 @@ def main(argv=None):
     )
     add_arguments(parser, number=20, size=512)
     add = parser.add_argument
-    add('--stages', type=int, nargs='+', default=[-1], help='from 0, or -1 for the last (default: -1)')
+    add('--stages', type=int, nargs='+', default=[-1], help='from 0, or from -1 backwards (default: -1)')
     text = 'draw each MobileMamba again without these branches, such as: scan wavelet,local'
     add('--without', nargs='+', type=branches_argument, default=[], metavar='BRANCHES', help=text)
     text = 'in networks with random weights, set zero-initialised norms of residual branches to one'
