@@ -107,7 +107,7 @@ def options_without_gpu(config, launcher):
     """Config options for running on a CPU; with a launcher, also starts the process group.
 
     Every Runner uses an existing process group, so this works with any script and any ``runner_type``.
-    :class:`mmmobilemamba.engine.PortableRunner` alone only works with scripts that read ``runner_type``.
+    :class:`mmmobilemamba.engine.PortableRunner` by itself needs a script that reads ``runner_type``.
 
     Returns:
         list[str]: Additional ``--cfg-options``.
