@@ -1,4 +1,4 @@
-# Everything runs in a virtual environment of its own: `make env VENV=/somewhere` puts it elsewhere.
+# Everything runs in a virtual environment: `make env VENV=/somewhere` sets its folder.
 PYTHON ?= python3
 FORKS ?=
 VERSIONS ?= $(if $(FORKS),forks)
@@ -12,7 +12,7 @@ TASKS ?=
 PROJECTS ?=
 JOBS ?= 2
 DEPLOY := ncnn mnn openvino litert coreml
-# What most changes need, in under 3 minutes on 2 cores.
+# The tests that most changes need, in under 3 minutes on 2 cores.
 QUICK := $(addprefix tests/,test_hygiene.py test_docs.py test_project_files.py test_metafiles.py test_makefile.py \
     test_models/test_backbone.py test_models/test_golden.py test_models/test_plain_modules.py \
     test_ops/test_backends.py test_ops/test_selective_scan.py test_ops/test_conv.py test_ops/test_haar.py \
@@ -20,14 +20,14 @@ QUICK := $(addprefix tests/,test_hygiene.py test_docs.py test_project_files.py t
 DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_2e_digits.py
 START_CONFIG := configs/mobilemamba/mobilemamba-t2_1xb64-1e-pretrain_digits-64px.py
 
-# Paths may have spaces: they are quoted where they are used, and make's own functions and targets, to which a
-# space ends a name, take none of them.
+# Paths may contain spaces. They are quoted wherever they are used, and never passed to make's functions and targets,
+# which split names at spaces.
 bin_of = $(if $(filter /%,$(1)),,$(CURDIR)/)$(1)/bin
 BIN := $(call bin_of,$(VENV))
 LINT := $(call bin_of,$(LINT_VENV))
 DOCS := $(call bin_of,$(DOCS_VENV))
 DIST := $(call bin_of,$(DIST_VENV))
-# An environment with what requirements/NAME.txt pins: $(call make_venv,folder,NAME). It is made again when the pins are newer.
+# Create an environment from requirements/NAME.txt: $(call make_venv,folder,NAME). Recreated if that file is newer.
 make_venv = @[ "$(1)/.made" -nt requirements/$(2).txt ] || { set -x; \
     $(PYTHON) -m venv --clear "$(1)" && \
     "$(call bin_of,$(1))/python" -m pip install -q --disable-pip-version-check -r requirements/$(2).txt && \
@@ -42,39 +42,39 @@ help:
 	@echo "              draw its predictions (about 10 min after set-up)"
 	@echo "make zoo-demo  the same for every task of the paper, one after the other (1 to 2 hours)"
 	@echo "              (TASKS='retinanet sem_fpn' runs some of them, with what they need)"
-	@echo "make data    make the data alone (OVERWRITE=--overwrite replaces what an older version has made)"
-	@echo "make test    set up and run the test suite (JOBS=$(JOBS) files at a time, each with up to 4 GiB)"
-	@echo "make quick   the tests that most changes need (under 3 minutes)"
-	@echo "make test-deploy  export everything there is and run it in every runtime and a browser"
-	@echo "make test-projects  the recipes for mmpose, mmocr, mmaction2 and mmrotate, each in an environment of its own"
-	@echo "              (PROJECTS='mmpose mmocr' tests some of them)"
-	@echo "make env     the set-up alone (VENV=$(VENV))"
-	@echo "              (VERSIONS=torch2.1 takes other versions, of requirements/versions, in an environment of"
-	@echo "              their own, FORKS=1 the onedl forks of OpenMMLab; the same for every other target)"
-	@echo "make lint    ruff and mypy, in an environment of their own that takes seconds (LINT_VENV=$(LINT_VENV))"
-	@echo "make format  what ruff can mend by itself"
-	@echo "make docs    the documentation as a site, in build/docs/html, with an environment of its own (2 minutes);"
+	@echo "make data    generate only the data (OVERWRITE=--overwrite replaces data of an older version)"
+	@echo "make test    set up and run the test suite (JOBS=$(JOBS) processes, each with up to 4 GiB)"
+	@echo "make quick   run the tests that most changes need (under 3 minutes)"
+	@echo "make test-deploy  export every kind of model, and run the files in all runtimes and a browser"
+	@echo "make test-projects  test the recipes for mmpose, mmocr, mmaction2 and mmrotate, each in a separate environment"
+	@echo "              (PROJECTS='mmpose mmocr' selects some of them)"
+	@echo "make env     only set up (VENV=$(VENV))"
+	@echo "              (VERSIONS=torch2.1 uses versions from requirements/versions in a separate environment,"
+	@echo "              FORKS=1 the onedl forks of OpenMMLab; both work with every target)"
+	@echo "make lint    run ruff and mypy, in a separate environment that takes seconds (LINT_VENV=$(LINT_VENV))"
+	@echo "make format  fix what ruff can fix automatically"
+	@echo "make docs    build the documentation site in build/docs/html, in a separate environment (2 minutes);"
 	@echo "              make docs-links checks its links to other sites"
-	@echo "make dist    the source archive and a wheel, in dist, checked"
+	@echo "make dist    build and check the source archive and a wheel, in dist"
 
 env:
 	@$(PYTHON) tools/misc/setup_env.py "$(VENV)" $(if $(VERSIONS),--versions "$(VERSIONS)")
 
-test: env  # without a GPU, as what they assert is what happens then; a core for each process
+test: env  # without a GPU, as the tests assert the behaviour without one; one core per process
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile
 
 quick: env
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile $(QUICK)
 
-test-deploy: env  # what is missing for a part of it (Chromium, npm) is named as the reason of a skipped test
+test-deploy: env  # tests that need missing programs (Chromium, npm) are skipped with the reason
 	"$(BIN)/python" -m pip install -q -c requirements/pinned.txt selenium $(DEPLOY:%=-r requirements/deploy-%.txt)
-	@# ExecuTorch asks for an older scikit-learn, which it does not use here.
+	@# ExecuTorch requires an older scikit-learn, which is not used here.
 	"$(BIN)/python" -m pip install -q --no-deps -r requirements/deploy-executorch.txt parameterized ruamel.yaml
 	"$(BIN)/python" -m pip install -q --no-deps mmdeploy==1.3.1 aenum dill grpcio multiprocess prettytable
 	-"$(BIN)/python" tools/deployment/web/serve.py --fetch
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" -m pytest -n $(JOBS) --dist loadfile --durations 20 -m deploy tests/test_deployment
 
-test-projects: env  # a project that cannot be installed is named and left out
+test-projects: env  # a project that cannot be installed is reported and skipped
 	CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=1 "$(BIN)/python" tools/misc/project_tests.py "$(VENV)" "$(VENV)-projects" $(PROJECTS)
 
 lint-env:
@@ -92,12 +92,12 @@ format: lint-env
 docs-env:
 	$(call make_venv,$(DOCS_VENV),docs)
 
-docs: docs-env  # from nothing, so that every warning comes up, and any is an error
+docs: docs-env  # from scratch, so that all warnings appear; each is an error
 	rm -rf build/docs docs/repository
 	"$(DOCS)/sphinx-build" -q -W --keep-going -j auto -d build/docs/doctrees docs build/docs/html
 	@echo "build/docs/html/index.html"
 
-docs-links: docs-env  # to other sites
+docs-links: docs-env  # checks links to other sites
 	"$(DOCS)/sphinx-build" -q -b linkcheck -j auto -d build/docs/doctrees docs build/docs/links
 
 dist-env:
@@ -106,7 +106,7 @@ dist-env:
 dist: dist-env
 	rm -rf dist
 	"$(DIST)/python" -m build
-	@# With the oldest C library that the kernels run on, as PyPI asks for it.
+	@# Tagged with the oldest C library that the kernels support, as PyPI requires.
 	@for wheel in dist/*-linux_*.whl; do [ ! -e "$$wheel" ] || { \
 	    PATH="$(DIST):$$PATH" "$(DIST)/auditwheel" repair -w dist "$$wheel" && rm "$$wheel"; } || exit 1; done
 	"$(DIST)/python" tools/misc/check_wheel.py dist/*.whl

@@ -1,13 +1,14 @@
 """Install mmmobilemamba, with its configs and tools in ``mmmobilemamba/.mim``.
 
 mim and mmengine look for configs, tools and the model index of a package in its ``.mim``
-folder. OpenMMLab's own set-up scripts make that folder for ``develop``, ``sdist`` and
-``bdist_wheel`` only, so that a PEP 660 editable install has none. Here, a wheel gets copies
-and an editable install gets links, and an entry in its metadata by which mim finds the package.
+folder. OpenMMLab's own set-up scripts create that folder for ``develop``, ``sdist`` and
+``bdist_wheel`` only, so a PEP 660 editable install lacks it. Here, a wheel gets copies, and an
+editable install gets links and a metadata entry that lets mim find the package.
 
-The CPU kernels are compiled if there is a compiler. Without one, the installation goes on, and they are
-built at first use or done without. They depend on neither Python nor torch: a wheel with them is for every
-Python on its platform (``py3-none-PLATFORM``), one without them for every platform (``py3-none-any``).
+If there is a compiler, the CPU kernels are compiled. Otherwise, the installation continues without them;
+they are built at first use if possible. They depend on neither Python nor torch, so a wheel with kernels
+supports every Python on its platform (``py3-none-PLATFORM``), and one without supports every platform
+(``py3-none-any``).
 """
 
 import runpy
@@ -48,8 +49,8 @@ class BuildWithMim(build_py):
 
     @staticmethod
     def locate(wheel):
-        # mim and mmengine look for a package at <site-packages>/<first line of top_level.txt>. There a
-        # PEP 660 install has nothing, but an absolute path wins when paths are joined.
+        # mim and mmengine look for a package at <site-packages>/<first line of top_level.txt>. A PEP 660
+        # install has nothing there, but joining an absolute path replaces <site-packages>.
         found = list(wheel.glob('*.dist-info/top_level.txt'))
         if not found:
             raise RuntimeError(
@@ -72,14 +73,14 @@ class BuildWithMim(build_py):
 
 
 class BuildKernels(build_ext):
-    """``build_ext`` whose file is named for no version of Python."""
+    """``build_ext`` without the Python version in the file name."""
 
     def get_ext_filename(self, fullname):
         return f'{fullname.replace(".", "/")}.so'
 
 
 class WheelOfPlatform(bdist_wheel):
-    """``bdist_wheel`` for a platform if the kernels were compiled, else for all, and for every Python."""
+    """``bdist_wheel`` for every Python: platform-specific with compiled kernels, else for all platforms."""
 
     def get_tag(self):
         library = Path(self.get_finalized_command('build').build_lib) / KERNELS / '_kernels.so'
@@ -99,7 +100,7 @@ def requirements(name):
     return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
-# A plain shared library, which is loaded and not imported.
+# A plain shared library, loaded with ctypes and not imported.
 kernels = Extension(
     f'{KERNELS}/_kernels'.replace('/', '.'),
     sources=[f'{KERNELS}/csrc/kernels.cpp'],

@@ -1,4 +1,4 @@
-"""Test a config of this package with the testing tool of the codebase that it belongs to.
+"""Test a config of this package with the test script of its codebase.
 
 mim test mmmobilemamba NAME.py --checkpoint CHECKPOINT
 python tools/test.py CONFIG CHECKPOINT [any option of the codebase's tools/test.py]

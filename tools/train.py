@@ -1,4 +1,4 @@
-"""Train a config of this package with the training tool of the codebase that it belongs to.
+"""Train a config of this package with the training script of its codebase.
 
 mim train mmmobilemamba NAME.py
 python tools/train.py CONFIG [any option of the codebase's tools/train.py]
@@ -12,7 +12,7 @@ import runpy
 import sys
 from pathlib import Path
 
-# Scopes of configs, and how mim installs what they belong to.
+# Scopes of configs, and the names under which mim installs their codebases.
 CODEBASES = dict(
     mmdet='mmdet',
     mmseg='mmseg',
@@ -26,14 +26,14 @@ TASKS = dict(mmdet='detection', mmseg='segmentation', mmpretrain='classification
 
 
 def load_config(path, options=()):
-    """Read a config without importing what it names.
+    """Read a config without importing its ``custom_imports``.
 
     Args:
         path (str): The file.
-        options (list[str]): Changes to it, each KEY=VALUE.
+        options (list[str]): Overrides, each KEY=VALUE.
 
     Raises:
-        ValueError: If there is no such file, or the config is not for one of ``CODEBASES``.
+        ValueError: If the file does not exist, or the config is not for one of ``CODEBASES``.
     """
     if not Path(path).is_file():
         raise ValueError(
@@ -57,7 +57,7 @@ def load_config(path, options=()):
 
 
 def scope_of(config):
-    """Which codebase a config is for; None if it does not say."""
+    """The codebase that a config is for, or None if it does not say."""
     from mmmobilemamba.utils import codebase_of
 
     return codebase_of(config) or config.get('default_scope')
@@ -75,7 +75,7 @@ def stock_tool(codebase, name):
             f'the config needs {codebase}, which is not installed: `mim install {CODEBASES[codebase]}`'
         )
     package = Path(spec.origin).parent
-    # Editable installs may have no .mim; their tools are beside the package.
+    # Editable installs may lack .mim; their tools are next to the package.
     for folder in (package / '.mim' / 'tools', package.parent / 'tools'):
         if (folder / name).is_file():
             return folder / name
@@ -85,11 +85,11 @@ def stock_tool(codebase, name):
 
 
 def check_weights(config, arguments):
-    """Look up the published weights that a config and a command line name, ``mobilemamba://b1`` for instance.
+    """Check the names of published weights, such as ``mobilemamba://b1``, in a config and a command line.
 
     Raises:
-        ValueError: If there are none of such a name; the message has the names. Or if those to test, which
-            are an argument of their own, are of another task.
+        ValueError: If a name is unknown (the message lists the names), or if the weights to test, which are
+            a separate argument, are for another task.
     """
     from mmmobilemamba.weights import SCHEME, weights_of
 
@@ -104,13 +104,13 @@ def check_weights(config, arguments):
 
 
 def options_without_gpu(config, launcher):
-    """Start what mmengine cannot start on a CPU, and say what to change in the config.
+    """Config options for running on a CPU; with a launcher, also starts the process group.
 
-    Any Runner takes a process group that it finds, so this serves every tool and every ``runner_type``,
-    while :class:`mmmobilemamba.engine.PortableRunner` needs a tool that looks at ``runner_type``.
+    Every Runner uses an existing process group, so this works with any script and any ``runner_type``.
+    :class:`mmmobilemamba.engine.PortableRunner` by itself needs a script that reads ``runner_type``.
 
     Returns:
-        list[str]: More of ``--cfg-options``.
+        list[str]: Additional ``--cfg-options``.
     """
     from mmmobilemamba.engine.runners import cpu_wrapper, start_gloo
 
@@ -130,8 +130,8 @@ def main(name, description):
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('config', help='its default_scope names the codebase; comes before the options')
-    parser.add_argument('--launcher', default='none', help="and all else that the codebase's own tool takes")
+    parser.add_argument('config', help='its default_scope names the codebase; must precede the options')
+    parser.add_argument('--launcher', default='none', help="and all other options of the codebase's script")
     parser.add_argument(
         '--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes to the config'
     )
@@ -140,7 +140,7 @@ def main(name, description):
         config = load_config(args.config, args.cfg_options)
         check_weights(config, sys.argv[2:])
         tool = stock_tool(scope_of(config), name)
-    except (ModuleNotFoundError, ValueError) as error:  # a codebase that a config inherits from, for one
+    except (ModuleNotFoundError, ValueError) as error:  # such as a missing codebase in _base_
         parser.error(str(error))
     from mmengine.device import get_device
 

@@ -1,12 +1,12 @@
-"""Tables in Markdown of MobileMamba beside other networks, from files that ``benchmark.py`` has written.
+"""Print Markdown tables that compare MobileMamba with other networks, from results of ``benchmark.py``.
 
     python tools/analysis_tools/benchmark.py published --classifier --costs --variants deploy --json all.json
     python tools/analysis_tools/accuracy_table.py costs all.json
     python tools/analysis_tools/accuracy_table.py times all.json
 
-``costs`` has published accuracies with their sources, parameters and FLOPs; ``times`` has milliseconds at the
-smallest batch and images/s at the largest one, of the fastest variant in PyTorch and in each other runtime.
-Networks without an accuracy in ``published.py`` are left out. All files have to come from one machine.
+``costs`` lists published accuracies with their sources, parameters and FLOPs. ``times`` lists ms at the
+smallest batch size and images/s at the largest one, for the fastest variant in PyTorch and in each other
+runtime. Networks without an accuracy in ``published.py`` are omitted. All files must come from one machine.
 """
 
 import argparse
@@ -22,18 +22,18 @@ ACCURACIES = ('plain, % (epochs)', 'distilled, % (epochs)')
 
 
 def runtime_of(result):
-    """Name of what has run a variant."""
+    """Name of the runtime of a variant."""
     exported = [part for part in result['variant'].split('+') if part in EXPORTED]
     return RUNTIME_NAMES.get(exported[0], exported[0]) if exported else PYTORCH
 
 
 def table(titles, rows):
-    """Lines of a table."""
+    """Lines of a Markdown table."""
     return [f'| {" | ".join(row)} |' for row in (titles, ['---'] * len(titles), *rows)]
 
 
 def accuracy_cells(entries):
-    """Plain and distilled top-1 of a network, with the epochs that are known, from those published of it."""
+    """Cells for the plain and the distilled top-1 of a network, with the epochs where published."""
     cells = []
     for kind in (PLAIN, DISTILLED):
         entry = next((entry for entry in entries if entry.training == kind), None)
@@ -43,7 +43,7 @@ def accuracy_cells(entries):
 
 
 def source_cell(source):
-    """Links to the paper, and to the page of the accuracy if that is another one."""
+    """Links to the paper, and to the source of the accuracy if it is another page."""
     paper = f'[{source.paper}](https://arxiv.org/abs/{source.paper})'
     if source.address.endswith(source.paper):
         return paper
@@ -52,7 +52,7 @@ def source_cell(source):
 
 
 def costs_table(results):
-    """Networks by their FLOPs, and those that cannot be run here with their authors' figures."""
+    """Networks sorted by FLOPs; those that cannot run here have the figures of their authors."""
     counted = {key_of(row): row for row in results if 'flops' in row}
     rows = []
     for key in filter(counted.get, networks()):
@@ -69,7 +69,7 @@ def costs_table(results):
 
 
 def times_table(results):
-    """Networks by the least time at the smallest batch, with a column for each runtime."""
+    """Networks sorted by the shortest time at the smallest batch, with one column per runtime."""
     batches = sorted({row['batch'] for row in results})
     runtimes = list(dict.fromkeys(runtime_of(row) for row in results))
     small, large = batches[0], batches[-1]
@@ -97,7 +97,7 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('table', choices=('costs', 'times'))
-    parser.add_argument('files', nargs='+', type=Path, help='what benchmark.py --json has written')
+    parser.add_argument('files', nargs='+', type=Path, help='output of benchmark.py --json')
     args = parser.parse_args(argv)
     try:
         contents = read(args.files)

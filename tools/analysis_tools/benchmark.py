@@ -1,4 +1,4 @@
-r"""Time MobileMamba in several forms, and other networks, side by side.
+r"""Benchmark MobileMamba in several forms against other networks.
 
     python tools/analysis_tools/benchmark.py t2@192 b1@256 --variants baseline plain deploy --threads 1 2
     python tools/analysis_tools/benchmark.py b1@224 --train --batch 8 --variants baseline plain --memory
@@ -8,17 +8,30 @@ r"""Time MobileMamba in several forms, and other networks, side by side.
     python tools/analysis_tools/benchmark.py b1@256 --device cuda --train --batch 128 --dtype bfloat16 --amp \
         --variants plain plain+cuda_graph plain+compile+cuda_graph
 
-A model is an arch, ``timm/NAME``, the path of a config or ``PATH.py:FUNCTION``, whose function takes no
-arguments and returns a network that takes images; with ``@SIDE`` or ``@HEIGHTxWIDTH``. Or it is ``scan:`` and
-an arch: the scans of its stages, alone. ``published`` stands for all networks of ``published.py`` that can be
-measured here. A variant of a model is ``baseline`` (what users have had so far),
-``plain`` or ``deploy`` (folded), with parts added by +: a backend of the scan, ``channels_last``,
-``compile``, ``prepare`` (``prepare_for_cpu``, on a GPU ``prepare_for_inference``), ``onnx`` (in ONNX
-Runtime), ``onnx_fp16`` and ``onnx_int8``, another runtime by its name in lower case, such as ``mnn``, and on
-GPUs ``cuda_graph``. A variant of a scan is a backend, and ``cuda_graph``. All variants of a model take turns
-in one process, and ratios are those of the medians to the first one's. Weights are random, which does not
-change the time. With ``--together``, all models of one batch and one number of threads take turns, and ratios
-are to the first of them. ``--costs`` are the parameters and FLOPs of the deployed network, see ``costs.py``.
+Models, each followed by ``@SIDE`` or ``@HEIGHTxWIDTH``:
+
+ARCH              a MobileMamba backbone; with --classifier, a classifier for 1000 classes
+timm/NAME         a timm model
+PATH.py           a config
+PATH.py:FUNCTION  the network that a function without arguments returns; its input is images
+scan:ARCH         only the scans of the stages
+published         all networks of published.py that can run here, without a size
+
+Variants of a model: ``baseline`` (channels first, the scan as a Python loop), or one of ``plain`` and
+``deploy`` (folded), followed by any of these, joined with +:
+
+- a backend of the scan
+- ``channels_last``, ``compile``
+- ``prepare`` (``prepare_for_cpu``; on a GPU ``prepare_for_inference``)
+- ``onnx``, ``onnx_fp16`` or ``onnx_int8`` (ONNX Runtime), or another runtime in lower case, such as ``mnn``
+- ``cuda_graph`` (GPU only)
+
+A variant of a scan is a backend, optionally with ``cuda_graph``.
+
+All variants of a model are timed in turn in one process. A ratio is the median time of the first variant
+divided by that of this one. Weights are random, which does not affect the time. With ``--together``, all
+models with the same batch size and number of threads are timed in turn, and ratios are relative to the first
+model. ``--costs`` prints the parameters and FLOPs of the deployed network, see ``costs.py``.
 """
 
 import argparse
@@ -42,7 +55,7 @@ from mmmobilemamba.ops import check_backend, selective_scan
 CUDA_GRAPH = benchmark_models.CUDA_GRAPH
 COSTS = dict(parameters='M parameters', flops='M FLOPs')  # titles in the table
 COMPILED_WARM_UP = (
-    6  # calls of a compiled network before it is captured, after which it compiles nothing more
+    6  # calls of a compiled network before its capture; later calls no longer trigger a compilation
 )
 DTYPES = dict(float32=torch.float32, bfloat16=torch.bfloat16, float16=torch.float16, float64=torch.float64)
 
@@ -57,12 +70,12 @@ def parse_model(text):
 
 
 def parse_models(text):
-    """Models (list) that a word of the command line stands for, see :func:`parse_model`."""
+    """Models (list) of one command-line argument, see :func:`parse_model`."""
     return [(name, size, size) for name, size in networks()] if text == 'published' else [parse_model(text)]
 
 
 def cases(models):
-    """The models, with a scan as one case for each of its three stages."""
+    """Names and sizes to time; a scan yields one case for each of its three stages."""
     for name, *size in models:
         if name.startswith('scan:'):
             yield from ((f'{name} stage {stage}', tuple(size)) for stage in range(3))
@@ -71,7 +84,7 @@ def cases(models):
 
 
 def groups(args):
-    """Cases that take turns (list), and on how many threads."""
+    """Cases that are timed in turn (list), and the number of threads."""
     if args.together:
         for batch, threads in itertools.product(args.batch, args.threads):
             yield [(*case, batch) for case in cases(args.models)], threads
@@ -81,7 +94,7 @@ def groups(args):
 
 
 def make_steps(name, size, batch, variants, args):
-    """What is timed: one function for each variant (dict)."""
+    """The functions to time, by variant (dict)."""
     if name.startswith('scan:'):
         arch, _, stage = name[len('scan:') :].partition(' stage ')
         inputs = scan_inputs(arch, int(stage), size, batch, args)
@@ -99,20 +112,20 @@ def make_steps(name, size, batch, variants, args):
 
 
 def random_images(batch, size, args, channels=3):
-    """Images, (batch, channels, height, width), in float32 for a network under autocast."""
+    """Random images, (batch, channels, height, width); float32 under autocast."""
     dtype = torch.float32 if args.amp else DTYPES[args.dtype]
     return torch.rand(batch, channels, *size, dtype=dtype, device=args.device)
 
 
 def make_step(network, variant, image, args):
-    """A step of a network in the form of a variant, not captured yet (Callable)."""
+    """A step of a network in the form of a variant, before any capture (Callable)."""
     parts = variant.split('+')
     if 'channels_last' in parts:
         image = image.contiguous(memory_format=torch.channels_last)
     autocast = nullcontext
     if args.amp:
-        # A captured step must not read weights that autocast has cast before it, and a compiled one casts
-        # them itself.
+        # A captured step must not read weights that autocast cast before the capture, and a compiled one
+        # casts them itself.
         cache = CUDA_GRAPH not in parts and 'compile' not in parts
         device = torch.device(args.device).type
         autocast = partial(torch.autocast, device, DTYPES[args.dtype], cache_enabled=cache)
@@ -122,7 +135,7 @@ def make_step(network, variant, image, args):
 
 
 def captured(variant, step):
-    """A step as the variant says: as it is, or as a CUDA graph."""
+    """A step, captured as a CUDA graph if the variant asks for it."""
     parts = variant.split('+')
     if CUDA_GRAPH not in parts:
         return step
@@ -165,20 +178,20 @@ def scan_step(backend, inputs, train):
 
 
 def peak_memory(queue, case, threads, variant, args):
-    """Put what a step takes at its peak, in MiB, above what is held before it; in a process of its own."""
+    """Measure the peak memory of a step in MiB, less the memory in use before it; runs in a new process."""
     torch.set_num_threads(threads)
     set_device(args)
     step = make_steps(*case, [variant], args)[variant]
     if torch.device(args.device).type == 'cuda':
-        step()  # what the first one sets up stays
+        step()  # the first step allocates buffers that stay
         before = torch.cuda.memory_allocated()
         torch.cuda.reset_peak_memory_stats()
         step()
         queue.put((torch.cuda.max_memory_allocated() - before) / 2**20)
         return
     before = resident_memory('VmRSS')
-    step()  # after which the allocator keeps what it has got
-    Path('/proc/self/clear_refs').write_text('5')  # lets the peak, VmHWM, begin anew
+    step()  # the allocator keeps the memory of the first step
+    Path('/proc/self/clear_refs').write_text('5')  # resets the peak, VmHWM
     step()
     queue.put((resident_memory('VmHWM') - before) / 2**10)
 
@@ -190,7 +203,7 @@ def resident_memory(field):
 
 
 def set_device(args):
-    """Use the wanted GPU, if it is one, as is wanted, in this process."""
+    """Select the GPU, if any, and set TF32 for this process."""
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = args.tf32
     if torch.device(args.device).type == 'cuda':
         torch.cuda.set_device(torch.device(args.device).index or 0)
@@ -200,7 +213,7 @@ def measure_memory(case, threads, variant, args):
     """Peak memory of a step in MiB.
 
     Raises:
-        RuntimeError: If the process that measures it fails.
+        RuntimeError: If the measuring process fails.
     """
     context = multiprocessing.get_context('spawn')
     queue = context.Queue()
@@ -213,7 +226,7 @@ def measure_memory(case, threads, variant, args):
 
 
 def run_cases(cases, threads, args):
-    """Time all variants of some cases in turn; one result (dict) each."""
+    """Time all variants of some cases in turn; yields one result (dict) each."""
     torch.set_num_threads(threads)
     steps = {}
     for case in cases:
@@ -232,7 +245,7 @@ def run_cases(cases, threads, args):
 
 
 def table_row(result):
-    """One line of the table."""
+    """One row of the table."""
     name, (height, width) = result['model'], result['size']
     spread = f'{result["low"]:.3g} to {result["high"]:.3g}'
     cells = [name, f'{height}x{width}', result['batch'], result['threads'], result['variant']]
@@ -246,7 +259,7 @@ def table_row(result):
 
 
 def parse_args(argv):
-    """Command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
@@ -258,20 +271,20 @@ def parse_args(argv):
     parser.add_argument(
         '--amp',
         action='store_true',
-        help='autocast to --dtype, with float32 parameters and images',
+        help='autocast to --dtype; parameters and images stay in float32',
     )
     parser.add_argument('--device', default='cpu')
-    parser.add_argument('--tf32', action='store_true', help='let GPUs multiply float32 in TF32')
-    parser.add_argument('--train', action='store_true', help='forward and backward, in training mode')
+    parser.add_argument('--tf32', action='store_true', help='allow TF32 for float32 on GPUs')
+    parser.add_argument('--train', action='store_true', help='time forward and backward in training mode')
     parser.add_argument('--compile-backend', default='inductor', help='of torch.compile (default: inductor)')
-    parser.add_argument('--classifier', action='store_true', help='give an arch a head for 1000 classes')
+    parser.add_argument('--classifier', action='store_true', help='add a head for 1000 classes to an arch')
     parser.add_argument('--costs', action='store_true', help='also count parameters and FLOPs')
     parser.add_argument('--memory', action='store_true', help='also measure the peak memory of a step')
     parser.add_argument(
-        '--together', action='store_true', help='all models take turns, and ratios are to the first one'
+        '--together', action='store_true', help='time all models in turn, with ratios to the first one'
     )
-    parser.add_argument('--seconds', type=float, default=2.0, help='to spend on each timing (default: 2)')
-    parser.add_argument('--json', type=Path, help='where to write the results, the machine and the settings')
+    parser.add_argument('--seconds', type=float, default=2.0, help='seconds per timing (default: 2)')
+    parser.add_argument('--json', type=Path, help='file for the results, the machine and the settings')
     args = parser.parse_args(argv)
     args.models = list(itertools.chain(*args.models))
     if args.json and not args.json.parent.is_dir():
@@ -284,10 +297,10 @@ def parse_args(argv):
 
 
 def check_variants(args):
-    """Make sure that every model has every variant, before anything is timed.
+    """Check that every model supports every variant, before anything is timed.
 
     Raises:
-        ValueError: If one has not.
+        ValueError: If one does not.
     """
     if args.together and len(set(args.models)) < len(args.models):
         raise ValueError('with --together, each model can be there once')
@@ -313,7 +326,7 @@ def check_variants(args):
 
 
 def check_scan(name, variant, args):
-    """Make sure that a scan has a variant, see :func:`check_variants`."""
+    """Check that a scan supports a variant, see :func:`check_variants`."""
     if args.costs:
         raise ValueError(f'--costs is for networks, not for {name}')
     if name[len('scan:') :] not in ARCHS:
@@ -327,7 +340,7 @@ def check_scan(name, variant, args):
 
 
 def check_network(name, variant, args, on_gpu):
-    """Make sure that a network has a variant, see :func:`check_variants`."""
+    """Check that a network supports a variant, see :func:`check_variants`."""
     form, backend, options = benchmark_models.parse_variant(variant)
     is_other = name.startswith('timm/') or benchmark_models.is_file(name)
     if (name not in ARCHS and form == 'baseline') or (backend and is_other):
@@ -357,7 +370,7 @@ def check_network(name, variant, args, on_gpu):
 
 
 def save(args, machine, results):
-    """Write what has been measured so far, if it is wanted."""
+    """Write the results so far, with ``--json``."""
     if args.json:
         settings = {key: value for key, value in vars(args).items() if key != 'json'}
         content = dict(machine=machine, settings=settings, results=results)

@@ -1,4 +1,4 @@
-"""Networks that a function of a Python file returns, named ``PATH.py:FUNCTION``."""
+"""Load networks from functions in Python files, named ``PATH.py:FUNCTION``."""
 
 import importlib
 import importlib.util
@@ -10,18 +10,18 @@ from torch import nn
 
 
 def is_file(name):
-    """Whether a model is the function of a Python file."""
+    """Whether a model is a function in a Python file."""
     return '.py:' in name
 
 
 def call_function(name):
-    """The network that a function returns, which is called without arguments.
+    """Call a function without arguments and return its network.
 
     Args:
-        name (str): ``PATH.py:FUNCTION``; the function may also be a class.
+        name (str): ``PATH.py:FUNCTION``; FUNCTION may also be a class.
 
     Raises:
-        ValueError: If there is no such file or function, if the file cannot be imported, or if the function
+        ValueError: If the file or function does not exist, the file cannot be imported, or the function
             needs arguments or does not return a network.
     """
     function = load_function(name)
@@ -37,7 +37,7 @@ def call_function(name):
 
 
 def load_function(name):
-    """The function that a name stands for, see :func:`call_function`."""
+    """Load the function of a name, see :func:`call_function`."""
     path, _, function = name.rpartition(':')
     path = Path(path).resolve()
     if not path.is_file():
@@ -52,10 +52,10 @@ def load_function(name):
 
 
 def load_module(path):
-    """Import a file, which finds its neighbours; as part of its package, if its folder is one.
+    """Import a file, as part of its package if its folder is one; it can import neighbouring files.
 
     Raises:
-        ImportError: If it fails, or if another package of that name has been imported before.
+        ImportError: If the import fails, or another package of that name was imported before.
     """
     folder, names = path.parent, [path.stem]
     while (folder / '__init__.py').is_file():

@@ -1,4 +1,4 @@
-"""The networks that ``benchmark.py`` compares: MobileMamba in its forms, and any others, folded."""
+"""Networks for ``benchmark.py``: MobileMamba in its forms, and other networks, folded where possible."""
 
 import ast
 import copy
@@ -32,15 +32,15 @@ FORMS = ('baseline', 'plain', 'deploy')
 ONNX = ('onnx', 'onnx_fp16', 'onnx_int8')
 RUNTIMES = {target.name.lower().replace(' ', ''): target for target in TARGETS.values() if target.runs_here}
 EXPORTED = (*ONNX, *RUNTIMES)
-CUDA_GRAPH = 'cuda_graph'  # benchmark.py captures what is timed
+CUDA_GRAPH = 'cuda_graph'  # benchmark.py captures the timed step
 OPTIONS = ('channels_last', 'compile', 'prepare', *EXPORTED, CUDA_GRAPH)
 
 
 class Baseline(nn.Module):
-    """What users have had so far: channels first, a loop over L, the wavelet as strided convolutions.
+    """The baseline: channels first, the scan as a loop over L, the wavelet as strided convolutions.
 
     Args:
-        backbone (MobileMamba): In its plain form; changed.
+        backbone (MobileMamba): In its plain form; modified in place.
     """
 
     def __init__(self, backbone):
@@ -53,7 +53,7 @@ class Baseline(nn.Module):
         set_backend(self, 'naive')
 
     def forward(self, x):
-        """(N, C, H, W) -> the map of the last stage."""
+        """(N, C, H, W) -> the feature map of the last stage."""
         x = self.stem(x)
         for stage in self.stages:
             x = stage(x)
@@ -82,7 +82,7 @@ class BaselineWTEMamba(nn.Module):
 
 
 def randomise(model):
-    """Give batch norms statistics as after a training, so that folding has something to fold."""
+    """Randomise the batch norms in place, so that folding changes the weights as in a trained network."""
     generator = torch.Generator().manual_seed(0)
     for module in model.modules():
         if isinstance(module, _BatchNorm):
@@ -94,7 +94,7 @@ def randomise(model):
 
 
 def check_model(name):
-    """Make sure that :func:`build` knows a model.
+    """Check that :func:`build` supports a model.
 
     Raises:
         ValueError: If it does not.
@@ -116,7 +116,7 @@ def check_model(name):
 
 
 def is_config(path):
-    """Whether a Python file sets a model, or has bases that may set one."""
+    """Whether a Python file defines a model, or has bases that may define one."""
     body = ast.parse(Path(path).read_text(encoding='utf-8')).body
     targets = [target for node in body if isinstance(node, ast.Assign) for target in node.targets]
     names = {target.id for target in targets if isinstance(target, ast.Name)}
@@ -124,12 +124,12 @@ def is_config(path):
 
 
 def build(name, classifier=False):
-    """A network in evaluation, with random weights, that takes images.
+    """Build a network with random weights, in eval mode; its input is a batch of images.
 
     Args:
         name (str): An arch, ``timm/NAME``, ``PATH.py:FUNCTION``, or the path of a config of mmpretrain,
             mmdet or mmseg.
-        classifier (bool): Whether an arch has a head for 1000 classes, as the networks of timm have.
+        classifier (bool): Add a head for 1000 classes to an arch; timm models have one.
 
     Raises:
         ValueError: If a function does not exist or does not return a network.
@@ -152,17 +152,17 @@ def build(name, classifier=False):
 
 
 def channels_of(model):
-    """Channels of the images that a network takes: MobileMamba's ``in_channels``, or 3."""
+    """Input channels of a network: MobileMamba's ``in_channels``, or 3."""
     return next((each.in_channels for each in model.modules() if isinstance(each, MobileMamba)), 3)
 
 
 def is_ours(model):
-    """Whether MobileMamba is in a network."""
+    """Whether a network contains a MobileMamba."""
     return any(isinstance(module, MobileMamba) for module in model.modules())
 
 
 def parse_variant(text):
-    """Parts of a variant such as ``deploy+torch+compile``: form, backend (or None), options.
+    """Split a variant such as ``deploy+torch+compile`` into form, backend (or None) and options.
 
     Raises:
         ValueError: If a part is unknown.
@@ -182,20 +182,20 @@ def parse_variant(text):
 
 
 def make_variant(model, text, image, compile_backend='inductor'):
-    """A copy of a network in the form that a variant names.
+    """Copy a network and convert it to a variant.
 
     Args:
         model (nn.Module): From :func:`build`.
         text (str): See :func:`parse_variant`.
-        image (Tensor): Input of the wanted size; the network gets its type and device.
-        compile_backend (str): Of ``torch.compile``, for ``compile``.
+        image (Tensor): Example input; the network is moved to its dtype and device.
+        compile_backend (str): Backend of ``torch.compile``, for ``compile``.
 
     Returns:
-        nn.Module: In evaluation.
+        nn.Module: In eval mode.
     """
     form, backend, options = parse_variant(text)
     model = copy.deepcopy(model)
-    if form == 'deploy' and not is_ours(model):  # on the CPU in float32, where the fold can be checked
+    if form == 'deploy' and not is_ours(model):  # on the CPU in float32, to check the folding
         model = fold_model(model, torch.rand(1, *image.shape[1:]))
     model = model.to(image)
     if backend is not None:
@@ -216,7 +216,7 @@ def make_variant(model, text, image, compile_backend='inductor'):
 
 
 def prepare(model, image):
-    """A network prepared for inference with images of one size, on their device."""
+    """Prepare a network for inference at one image size, on the device of the images."""
     if image.device.type == 'cpu':
         return prepare_for_cpu(model, image)
     from mmmobilemamba.models import prepare_for_inference
@@ -225,7 +225,7 @@ def prepare(model, image):
 
 
 def compiled(model, backend='inductor'):
-    """A network compiled for fixed shapes: MobileMamba by its regions, others whole."""
+    """Compile a network for fixed shapes: MobileMamba by region, other networks as a whole."""
     if not is_ours(model):
         return torch.compile(model, dynamic=False, backend=backend)
     from mmmobilemamba.models import compile_regions
@@ -235,11 +235,11 @@ def compiled(model, backend='inductor'):
 
 
 class OnnxNetwork(nn.Module):
-    """A network in ONNX Runtime, exported for images of one size and run with PyTorch's number of threads.
+    """A network in ONNX Runtime, exported for one image size, with as many threads as PyTorch uses.
 
     Args:
-        model (nn.Module): Changed, if it is MobileMamba: its scans take the form for export.
-        image (Tensor): Of that size, (N, 3, H, W); 8 bits are calibrated on it.
+        model (nn.Module): A MobileMamba is modified in place: its scans switch to the export backend.
+        image (Tensor): Example input, (N, 3, H, W); also calibrates int8.
         kind (str): One of ``ONNX``, see :mod:`mmmobilemamba.deployment.precision`.
     """
 
@@ -262,17 +262,17 @@ class OnnxNetwork(nn.Module):
 
 
 class RuntimeNetwork(nn.Module):
-    """A network in another runtime, for images of one size, with PyTorch's number of threads.
+    """A network in another runtime, for one image size, with as many threads as PyTorch uses.
 
     Args:
         model (nn.Module): Deployed.
-        image (Tensor): Of that size, (N, 3, H, W).
-        target (Target): The runtime; one image at a time, where its files take no more.
+        image (Tensor): Example input, (N, 3, H, W).
+        target (Target): The runtime. If its files have a fixed batch of one, images run one by one.
     """
 
     def __init__(self, model, image, target):
         super().__init__()
-        self.folder = tempfile.TemporaryDirectory()  # as long as the file is in use
+        self.folder = tempfile.TemporaryDirectory()  # kept while the file is in use
         path = Path(self.folder.name, f'network{target.suffix}')
         about = dict(precision='float32')
         image = image[:1].repeat(2, 1, 1, 1)
@@ -286,11 +286,11 @@ class RuntimeNetwork(nn.Module):
 
 
 class Outputs(nn.Module):
-    """A network whose outputs are a tuple, with names.
+    """Wraps a network so that its outputs are a tuple with names.
 
     Args:
-        model (nn.Module): One that gives a tensor or several.
-        image (Tensor): What it takes.
+        model (nn.Module): Its output is one tensor or several.
+        image (Tensor): Example input.
     """
 
     def __init__(self, model, image):
@@ -300,13 +300,13 @@ class Outputs(nn.Module):
             self.output_names = [f'out{index}' for index in range(len(self(image)))]
 
     def forward(self, image):
-        """What the network gives."""
+        """Outputs as a tuple."""
         found = self.model(image)
         return (found,) if torch.is_tensor(found) else tuple(found)
 
 
 def load_runtimes():
-    """The module of ``tools/deployment`` that opens files in their runtimes."""
+    """Import ``tools/deployment/runtimes.py``, which opens exported files."""
     path = Path(__file__).resolve().parents[1] / 'deployment/runtimes.py'
     spec = importlib.util.spec_from_file_location(path.stem, path)
     module = importlib.util.module_from_spec(spec)
@@ -315,14 +315,14 @@ def load_runtimes():
 
 
 def fold_model(model, image):
-    """Fold what can be folded: MobileMamba by its method; others by theirs, and their batch norms.
+    """Fold a network: MobileMamba with its own method; others with theirs, then their batch norms.
 
     Args:
-        model (nn.Module): Changed.
-        image (Tensor): On whose output the fold of batch norms is found and checked, (1, 3, H, W).
+        model (nn.Module): Modified in place.
+        image (Tensor): Input, (1, 3, H, W), for finding foldable batch norms and checking the result.
 
     Returns:
-        nn.Module: To be used from now on.
+        nn.Module: The folded network; use it instead of ``model``.
     """
     if is_ours(model):
         deploy(model)
@@ -337,10 +337,10 @@ def fold_model(model, image):
 
 
 def reparameterize(module):
-    """Call the method that folds a network, or those of its outermost parts with one.
+    """Call the folding method of a network, or of its outermost submodules that have one.
 
     Returns:
-        nn.Module: To be used from now on; ``fuse`` of many networks returns a new one.
+        nn.Module: The folded network; ``fuse`` often returns a new one.
     """
     for name in ('switch_to_deploy', 'reparameterize', 'fuse'):
         if hasattr(module, name):
@@ -352,7 +352,7 @@ def reparameterize(module):
 
 
 class Readers(TorchDispatchMode):
-    """Counts the operations that read each tensor while it is active, by the tensors' ``id``."""
+    """While active, counts the operations that read each tensor, by the ``id`` of the tensor."""
 
     def __init__(self):
         super().__init__()
@@ -365,7 +365,7 @@ class Readers(TorchDispatchMode):
 
 @torch.no_grad()
 def fold_batch_norms(model, image):
-    """Fold every batch norm that alone takes the output of a convolution, found by running the model once.
+    """Run the model once and fold each batch norm that is the only reader of a convolution's output.
 
     Raises:
         RuntimeError: If the outputs change.
@@ -373,7 +373,7 @@ def fold_batch_norms(model, image):
     made_by, pairs, hooks, readers = {}, {}, [], Readers()
 
     def after_conv(conv, _, output):
-        made_by[id(output)] = (conv, output)  # held, so that no other tensor gets its number
+        made_by[id(output)] = (conv, output)  # keeps the tensor alive, so that its id stays unique
         readers.counts[id(output)] = 0
 
     def before_norm(norm, inputs):

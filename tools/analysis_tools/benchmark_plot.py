@@ -1,15 +1,20 @@
-"""Draw published accuracy against cost and speed, from files of ``benchmark.py`` or ``gpu_report.py``.
+"""Plot published accuracy against cost and speed, from results of ``benchmark.py`` or ``gpu_report.py``.
 
     python tools/analysis_tools/benchmark_plot.py all.json --out docs/images
     python tools/analysis_tools/benchmark_plot.py report/inference.json report/training.json --out pictures
 
-There is a picture for each that the files have: ``accuracy-flops`` and ``accuracy-parameters`` with
-``--costs``, ``accuracy-latency`` of a CPU at the smallest batch, ``accuracy-throughput`` at the largest one,
-and ``accuracy-training``, the throughput of training. Each is a PNG and an SVG, on a light background and,
-with ``-dark`` in its name, on a dark one. Of every network the fastest variant is taken. All files have to
-come from one machine. Accuracies are published ones, see ``published.py``; none was measured here.
+Draws the figures for which the files have data:
 
-The stepped lines are Pareto fronts, one for each kind of training: no network is above its line.
+accuracy-flops, accuracy-parameters  if measured with benchmark.py --costs
+accuracy-latency                     on a CPU, at the smallest batch size
+accuracy-throughput                  at the largest batch size
+accuracy-training                    training throughput
+
+Each figure is written as PNG and SVG, on a light background and, with ``-dark`` in the name, on a dark one.
+The fastest variant of each network is used. All files must come from one machine. Accuracies are published
+ones, see ``published.py``; none was measured here.
+
+The stepped lines are Pareto fronts, one for each kind of training: no network lies above its line.
 """
 
 import argparse
@@ -24,16 +29,16 @@ from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from plot_labels import Labels
 from published import DISTILLED, PLAIN, accuracies, networks
 
-SIZE, DPI = (4.4, 7.0), 220  # inches, upright, for the width of a phone
+SIZE, DPI = (4.4, 7.0), 220  # inches; portrait, to be readable on a phone
 MARKERS = {PLAIN: 'o', DISTILLED: '^'}
 STYLES = {PLAIN: '-', DISTILLED: (0, (4, 2))}  # of the Pareto fronts
-RADIUS = 3  # points of a marker that labels keep away from
+RADIUS = 3  # points around a marker that labels keep clear of
 
 
 class Theme(NamedTuple):
-    """Colours of a picture."""
+    """Colours of a figure."""
 
-    suffix: str  # of the name of its file
+    suffix: str  # of the file name
     background: str
     text: str
     ours: str
@@ -48,13 +53,13 @@ THEMES = (
 
 
 class Panel(NamedTuple):
-    """What one picture has along its horizontal axis.
+    """The horizontal axis of one figure.
 
     Args:
-        name (str): End of the file's name.
-        label (str): Of the axis.
-        points (dict): Model and size to the value.
-        less_is_better (bool): Whether it is a cost.
+        name (str): Last part of the file name.
+        label (str): Axis label.
+        points (dict): Values by model and size.
+        less_is_better (bool): Whether the value is a cost.
     """
 
     name: str
@@ -70,7 +75,7 @@ def costs(results, name, unit):
 
 
 def panels(contents):
-    """What is drawn (list[Panel])."""
+    """The figures to draw (list[Panel])."""
     by_mode = {False: [], True: []}
     for content in contents:
         by_mode[content['settings']['train']] += content['results']
@@ -95,7 +100,7 @@ def panels(contents):
 
 
 def pareto(dots, less_is_better):
-    """The dots, ``(x, top1)``, for which nothing cheaper is as accurate (list), the cheapest first."""
+    """The Pareto-optimal dots, ``(x, top1)``, the cheapest first (list)."""
     found, best = [], float('-inf')
     for x, top1 in sorted(dots, key=lambda dot: (dot[0] if less_is_better else -dot[0], -dot[1])):
         if top1 > best:
@@ -105,7 +110,7 @@ def pareto(dots, less_is_better):
 
 
 def steps(front):
-    """Corners of the line through a front, which rises where a network is reached (list)."""
+    """Corners of the stepped line through a front (list); it rises at each network."""
     corners = front[:1]
     for (_, below), (x, top1) in zip(front, front[1:]):
         corners += [(x, below), (x, top1)]
@@ -113,7 +118,7 @@ def steps(front):
 
 
 def draw(figure, panel, theme):
-    """Draw one panel; returns the labels for which there was no place (list[str])."""
+    """Draw one panel; returns the labels that did not fit (list[str])."""
     axis = figure.subplots()
     axis.set_xscale('log')
     published = {key: accuracies(*key) for key in panel.points}
@@ -133,12 +138,12 @@ def draw(figure, panel, theme):
 
 
 def is_of_timm(key):
-    """Whether a network is another one than MobileMamba."""
+    """Whether a network comes from timm, so is not MobileMamba."""
     return key[0].startswith('timm/')
 
 
 def decorate(figure, axis, panel, theme):
-    """Axes, grid and legend, in the colours of a theme."""
+    """Draw axes, grid and legend in the colours of a theme."""
     axis.margins(x=0.09, y=0.05)
     axis.set_xlabel(panel.label)
     axis.set_ylabel('published top-1 on ImageNet-1k, %')
@@ -160,7 +165,7 @@ def decorate(figure, axis, panel, theme):
 
 
 def write_labels(axis, panel, fronts, theme):
-    """Name every network once, beside one of its dots; returns the names without a place (list[str])."""
+    """Label each network once, next to one of its dots; returns the labels that did not fit (list[str])."""
     labels = Labels(axis, size=6.5)
     for front in fronts:
         labels.avoid_line(front)
@@ -169,11 +174,11 @@ def write_labels(axis, panel, fronts, theme):
         dots[key] = sorted((x, entry.top1) for entry in accuracies(*key).values())
         for dot in dots[key]:
             labels.avoid(*dot, RADIUS)
-        if len(dots[key]) > 1:  # one network, trained in two ways
+        if len(dots[key]) > 1:  # one network with two kinds of training
             color = theme.others if is_of_timm(key) else theme.ours
             axis.plot(*zip(*dots[key]), color=color, linewidth=0.5, alpha=0.6, zorder=2)
             labels.avoid_line(dots[key])
-    # Behind a label that lies on a line.
+    # Background that hides lines below a label.
     box = dict(facecolor=theme.background, edgecolor='none', alpha=0.8, pad=0.3)
     for key in sorted(dots, key=is_of_timm):
         style = dict(color=theme.text) if is_of_timm(key) else dict(color=theme.ours, weight='bold')
@@ -182,14 +187,14 @@ def write_labels(axis, panel, fronts, theme):
 
 
 def name_of(key):
-    """Name of a network, with the size of its images if it is published at several."""
+    """Name of a network, with the image size if it is published at several."""
     label = next(iter(accuracies(*key).values())).label
     sizes = [size for model, size in networks() if model == key[0]]
     return label if len(sizes) == 1 else f'{label} @{key[1]}'
 
 
 def picture(panel, theme, caption):
-    """A figure of one panel, and the labels that it lacks (list[str])."""
+    """A figure of one panel, and the labels that did not fit (list[str])."""
     names = ('text.color', 'axes.labelcolor', 'xtick.color', 'ytick.color', 'axes.edgecolor')
     colors = dict.fromkeys(names, theme.text)
     backgrounds = dict.fromkeys(('figure.facecolor', 'axes.facecolor', 'savefig.facecolor'), theme.background)
@@ -202,13 +207,13 @@ def picture(panel, theme, caption):
 
 
 def parse_args(argv):
-    """Command line, and what is in the files (list[dict])."""
+    """Parse the command line; returns arguments, the first file's content, and the panels to draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('files', nargs='+', type=Path, help='what benchmark.py --json has written')
-    parser.add_argument('--out', type=Path, required=True, help='folder of the pictures')
-    parser.add_argument('--only', nargs='+', metavar='NAME', help='these pictures, such as flops')
+    parser.add_argument('files', nargs='+', type=Path, help='output of benchmark.py --json')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the figures')
+    parser.add_argument('--only', nargs='+', metavar='NAME', help='draw only these figures, such as flops')
     args = parser.parse_args(argv)
     if not args.out.is_dir():
         parser.error(f'there is no folder {args.out}; make it first')
@@ -235,7 +240,7 @@ def main(argv=None):
             if missing and not theme.suffix:
                 print(f'{panel.name}: no place for the names of {", ".join(missing)}')
             path = args.out / f'accuracy-{panel.name}{theme.suffix}'
-            with matplotlib.rc_context({'svg.hashsalt': panel.name}):  # the same file from the same numbers
+            with matplotlib.rc_context({'svg.hashsalt': panel.name}):  # makes the SVG reproducible
                 figure.savefig(path.with_suffix('.svg'), metadata=dict(Date=None))
             figure.savefig(path.with_suffix('.png'))
 

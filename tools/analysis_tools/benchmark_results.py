@@ -1,17 +1,17 @@
-"""What ``benchmark.py`` and ``gpu_report.py`` have written, of the networks with a published accuracy."""
+"""Read results of ``benchmark.py`` and ``gpu_report.py`` for networks with a published accuracy."""
 
 import json
 
 from published import accuracies
 
-SETTINGS = ('dtype', 'device')  # in which files must agree
+SETTINGS = ('dtype', 'device')  # must be the same in all files
 
 
 def read(paths):
-    """The contents of some files of one machine (list[dict]).
+    """Read files with results of one machine (list[dict]).
 
     Raises:
-        ValueError: If they differ in what they were measured with, or have no result.
+        ValueError: If machine or settings differ between files, or there are no results.
     """
     contents = [json.loads(path.read_text()) for path in paths]
     threads = [result['threads'] for content in contents for result in content['results']]
@@ -28,7 +28,7 @@ def read(paths):
 
 
 def about(content):
-    """Machine and settings of a file in one line."""
+    """Machine and settings of a file, in one line."""
     machine, threads = content['machine'], content['results'][0]['threads']
     where = machine.get('gpu') or f'{machine["processor"]}, threads: {threads}'
     return f'{where}, {content["settings"]["dtype"]}, torch {machine["torch"]}'
@@ -40,7 +40,7 @@ def key_of(result):
 
 
 def fastest(results, batch):
-    """The result of the fastest variant at a batch of each network with a published accuracy (dict)."""
+    """The result of the fastest variant at one batch size, by network with a published accuracy (dict)."""
     found = {}
     for result in results:
         key = key_of(result)

@@ -1,13 +1,13 @@
-"""Confusion matrix of a segmentor: what the pixels of each class are taken for.
+"""Compute the confusion matrix of a segmentor over pixels.
 
     mim test mmseg CONFIG --checkpoint CHECKPOINT --out predictions
     python tools/analysis_tools/confusion_matrix_seg.py CONFIG predictions OUT
 
-prints for every class its pixels, the share that is found and the class that takes most of the others, and
-writes the whole matrix into the folder OUT: ``confusion_matrix.csv`` and ``confusion_matrix.png``, a row for
-each true class, in per cent of its pixels. Ground truth is read as the config's test pipeline reads it;
-pixels that it ignores are not counted. mmseg's tool of this kind reads class names from the Python class of
-the dataset, lowers labels twice under ``reduce_zero_label``, and counts in 8 bits.
+Prints, for each class, the number of pixels, the share predicted correctly and the class it is most often
+confused with. Writes the whole matrix to ``confusion_matrix.csv`` and ``confusion_matrix.png`` in the folder
+OUT, with one row per true class, in per cent of its pixels. Ground truth is loaded with the config's test
+pipeline; ignored pixels are not counted. mmseg's own tool reads class names from the dataset's Python class,
+shifts labels twice with ``reduce_zero_label``, and counts in 8-bit integers.
 """
 
 import argparse
@@ -33,29 +33,29 @@ from mmmobilemamba.utils.test_results import (
     samples_of,
 )
 
-MOST_NUMBERS = 30  # classes, up to which every cell has its number
-SIDES = (6, 40)  # inches, least and most of the picture
+MOST_NUMBERS = 30  # with more classes, cells are drawn without numbers
+SIDES = (6, 40)  # inches, smallest and largest side of the figure
 DPI = 100
 
 
 class MatrixError(ResultsError):
-    """There is nothing to count; the message says why and what to do."""
+    """The matrix cannot be computed; the message says why and what to do."""
 
 
 def count(truth, predicted, number, ignored):
-    """Pixels of every pair of classes.
+    """Count the pixels of each pair of classes.
 
     Args:
-        truth (ndarray): Labels of integers, any shape.
-        predicted (ndarray): The same for what was predicted.
-        number (int): Of classes.
-        ignored (int | Sequence[int]): Labels in ``truth`` of pixels that do not count.
+        truth (ndarray): Integer labels, any shape.
+        predicted (ndarray): Predicted labels, same shape.
+        number (int): Number of classes.
+        ignored (int | Sequence[int]): Labels in ``truth`` to ignore.
 
     Returns:
-        ndarray: int64 (number, number), true classes by predicted ones.
+        ndarray: int64 (number, number); rows are true classes, columns predicted ones.
 
     Raises:
-        MatrixError: If shapes differ, or a label is no class.
+        MatrixError: If shapes differ, or a label is neither a class nor ignored.
     """
     if truth.shape != predicted.shape:
         raise MatrixError(f'ground truth has {truth.shape} pixels, the prediction {predicted.shape}')
@@ -72,17 +72,17 @@ def count(truth, predicted, number, ignored):
 
 
 def gather(config, path):
-    """Count over the test dataset of a Config.
+    """Sum the matrix over the test dataset of a config.
 
     Args:
-        config (Config): Of mmseg.
-        path (Path): What ``mim test ... --out`` has written, or a file of DumpResults.
+        config (Config): A config of mmseg.
+        path (Path): Output of ``mim test ... --out``, or a file of DumpResults.
 
     Returns:
-        tuple[ndarray, Sequence[str]]: The matrix of :func:`count` and the names of the classes.
+        tuple[ndarray, Sequence[str]]: The matrix, see :func:`count`, and the class names.
 
     Raises:
-        ResultsError: If data or predictions are missing or do not fit.
+        ResultsError: If data or predictions are missing or do not match.
     """
     samples = samples_of(build_test_data(config, check_codebase(config, ['mmseg'])))
     classes = samples[0].dataset.metainfo.get('classes')
@@ -111,13 +111,13 @@ def gather(config, path):
 
 
 def per_cent(matrix):
-    """Each row in per cent of its sum; NaN where a class has no pixels."""
+    """Each row in per cent of its sum; NaN for a class without pixels."""
     with np.errstate(invalid='ignore'):
         return 100 * matrix / matrix.sum(axis=1, keepdims=True)
 
 
 def table(matrix, classes):
-    """A line for each class, and one for all, of pixels, share that is found, and the worst confusion."""
+    """Lines of text with pixels, share predicted correctly and worst confusion, per class and in total."""
     shares = per_cent(matrix)
     rows = [('class', 'pixels', 'found, %', 'mostly taken for, %')]
     for index, (name, counts) in enumerate(zip(classes, matrix)):
@@ -137,7 +137,7 @@ def table(matrix, classes):
 
 
 def write_csv(path, matrix, classes):
-    """Write names, numbers of pixels and per cents, which are empty for a class without pixels."""
+    """Write class names, numbers of pixels and percentages, which are empty for a class without pixels."""
     with open(path, 'w', newline='', encoding='utf-8') as file:
         writer = csv.writer(file)
         writer.writerow(['true class', 'pixels', *classes])
@@ -147,19 +147,19 @@ def write_csv(path, matrix, classes):
 
 
 def draw(path, matrix, classes, font=None):
-    """Write the picture, of at most ``SIDES[1] * DPI`` pixels a side.
+    """Draw the matrix, with at most ``SIDES[1] * DPI`` pixels on a side.
 
     Args:
         path (Path): File to write.
         matrix (ndarray): See :func:`count`.
-        classes (Sequence[str]): Names.
+        classes (Sequence[str]): Class names.
         font (Path, optional): Font file for the names.
 
     Returns:
-        str | None: What the font lacks.
+        str | None: A warning if characters are missing from the fonts.
 
     Raises:
-        FontError: If there is no such font.
+        FontError: If the font cannot be opened.
     """
     shares, number = per_cent(matrix), len(classes)
     fonts, warning = choose_fonts(classes, font, default=font_manager.findfont('DejaVu Sans'))
@@ -171,7 +171,7 @@ def draw(path, matrix, classes, font=None):
     figure = Figure(figsize=(side, side), dpi=DPI, layout='constrained')
     axes = figure.add_subplot()
     image = axes.imshow(shares, cmap='Blues', vmin=0, vmax=100)
-    style = dict(fontfamily=families, fontsize=8, parse_math=False)  # a name may have dollars
+    style = dict(fontfamily=families, fontsize=8, parse_math=False)  # names may contain dollar signs
     axes.set_xticks(range(number), names, rotation=90, **style)
     axes.set_yticks(range(number), names, **style)
     axes.set(xlabel='predicted class', ylabel='true class', title='Per cent of the pixels of the true class')
@@ -182,7 +182,7 @@ def draw(path, matrix, classes, font=None):
             axes.text(column, row, f'{share:.1f}', ha='center', va='center', fontsize=7, color=color)
     figure.colorbar(image, ax=axes, shrink=0.8)
     with warnings.catch_warnings():
-        warnings.filterwarnings('ignore', 'Glyph .* missing')  # once a character; ours is one for all
+        warnings.filterwarnings('ignore', 'Glyph .* missing')  # one per character; ours covers all
         figure.savefig(path)
     return warning
 
@@ -192,12 +192,12 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument(
-        'config', type=config_argument, help='config of mmseg whose test dataset was predicted'
+        'config', type=config_argument, help='mmseg config with the test dataset of the predictions'
     )
     parser.add_argument('predictions', type=Path, help='folder written by --out, or file of DumpResults')
     parser.add_argument('out', type=Path, help='folder for the matrix')
-    parser.add_argument('--font', type=Path, help='font file (TrueType, OpenType) for names of classes')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes of the config')
+    parser.add_argument('--font', type=Path, help='font file (TrueType or OpenType) for class names')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     args = parser.parse_args(argv)
     config = read_config(args.config, args.cfg_options)
     try:

@@ -1,8 +1,8 @@
-"""Parameters and FLOPs of any network as it is deployed, which is how ``benchmark.py`` times it.
+"""Count parameters and FLOPs of a network in its deployed form, as timed by ``benchmark.py``.
 
-Batch norms and parallel branches are folded, and a second head of a distilled network into the first one.
-FLOPs are counted by ``get_flops.py``, of all networks alike: a multiply-add is one, and the scan and the Haar
-transforms of MobileMamba are among them.
+Batch norms and parallel branches are folded, and the second head of a distilled network is merged into the
+first. ``get_flops.py`` counts the FLOPs of all networks in the same way: a multiply-add is one FLOP, and the
+scan and the Haar transforms of MobileMamba are included.
 """
 
 import benchmark_models
@@ -11,10 +11,10 @@ from get_flops import count_flops
 
 
 def count_costs(model, size):
-    """Count what one image costs.
+    """Count the cost of one image.
 
     Args:
-        model (nn.Module): From :func:`benchmark_models.build`, not folded.
+        model (nn.Module): From :func:`benchmark_models.build`, not yet folded.
         size (tuple[int, int]): Height and width of the image in pixels.
 
     Returns:

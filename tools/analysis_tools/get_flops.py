@@ -4,22 +4,22 @@
     python tools/analysis_tools/get_flops.py b1 --shape 256 256
     mim run mmmobilemamba get_flops CONFIG
 
-CONFIG is of mmpretrain, mmdet or mmseg; the name of an arch stands for the bare backbone. The model runs
-once, on one blank image, and mmengine's FlopAnalyzer counts what it knows: one
-multiply-add is one FLOP, batch norm is 2 an element, layer norm 5, other element-wise arithmetic 0.
-Three things it cannot see, here or in the get_flops.py of mmdet, mmseg and mmpretrain, are added:
+CONFIG is a config of mmpretrain, mmdet or mmseg, or an arch for the backbone alone. The model runs once on
+a blank image, and mmengine's FlopAnalyzer counts the operations it supports: one multiply-add is one FLOP,
+batch norm counts 2 per element, layer norm 5, other element-wise operations 0. The following operations,
+which the get_flops.py of mmdet, mmseg and mmpretrain miss, are added:
 
-- the scan: 9 L D + L D for L pixels and D channels, those of both directions (state size 1;
+- the scan: 9 L D + L D for L pixels and D channels, counting both directions (state size 1;
   https://github.com/state-spaces/mamba/issues/110);
-- the Haar transforms, which are sums and differences here, as the convolutions that they are on
-  paper (2 x 2, stride 2): 4 a value;
-- attention in one call of PyTorch, as its two matrix products.
+- the Haar transforms, implemented as sums and differences, but counted as the convolutions of the paper
+  (2 x 2, stride 2): 4 per value;
+- fused attention, as two matrix products.
 
-What the authors print for their classifiers is the total without the convolutions on the wavelet
-sub-bands, whose padding their counter did not know, and for segmentors without the scan as well. All three
-are listed below the total. Their figures of detectors leave out the same, but are means over the first 100
-validation images of COCO, each at the size that the test pipeline gives it; here it is one image, of the
-largest of these sizes, or of that which ``--picture`` gets.
+For classifiers, the authors report the total without the convolutions on the wavelet sub-bands, whose padding
+their counter does not support; for segmentors, also without the scan. Scan, Haar transforms and wavelet
+convolutions are listed below the total. For detectors, the authors omit the same parts, and average over the
+first 100 validation images of COCO, each at the size from the test pipeline. This tool uses one image of the
+largest of these sizes, or of the size that the pipeline produces from ``--picture``.
 """
 
 import argparse
@@ -45,11 +45,11 @@ from mmmobilemamba.utils import codebase_of, config_argument, read_config
 
 
 class RawForward(nn.Module):
-    """A model that takes nothing but images and gives what its heads give, without decoding.
+    """Wraps a model so that it maps images to the raw outputs of its heads, without decoding.
 
     Args:
-        model (nn.Module): One of OpenMMLab, which has a mode for that, or a network that takes images alone.
-        data_samples (list, optional): Metadata of the images, for the former.
+        model (nn.Module): An OpenMMLab model, called in tensor mode, or a network whose only input is images.
+        data_samples (list, optional): Metadata of the images, for an OpenMMLab model.
     """
 
     def __init__(self, model, data_samples):
@@ -58,45 +58,45 @@ class RawForward(nn.Module):
         self.data_samples = data_samples
 
     def forward(self, images):
-        """(N, 3, H, W) -> tensors, in whatever containers."""
+        """(N, 3, H, W) -> tensors, possibly in nested containers."""
         if isinstance(self.model, BaseModel):
             return self.model(images, self.data_samples, mode='tensor')
         return self.model(images)
 
 
 def count_scan(counter, name, module, inputs, _):
-    """Forward hook of an SS2D, whose input is (N, C, H, W): adds its scan to a Counter."""
+    """Forward hook of an SS2D with input (N, C, H, W): adds its scan to a Counter."""
     batch, _, height, width = map(int, inputs[0].shape)
     counter[name] += 10 * batch * height * width * int(module.D.numel())
 
 
 def count_haar(counter, name, _, inputs, __):
-    """Forward hook of a WTEMamba, whose input is (N, C, H, W): adds both of its Haar transforms."""
+    """Forward hook of a WTEMamba with input (N, C, H, W): adds its two Haar transforms."""
     batch, channels, height, width = map(int, inputs[0].shape)
     counter[name] += 2 * 4 * batch * channels * (height + height % 2) * (width + width % 2)
 
 
 def count_channel_scale(counter, name, _, inputs, __):
-    """Forward hook of a ChannelScale, whose input is (N, C, H, W): adds a multiplication an element."""
+    """Forward hook of a ChannelScale with input (N, C, H, W): adds one multiplication per element."""
     counter[name] += math.prod(map(int, inputs[0].shape))
 
 
 def attention_flops(inputs, outputs):
-    """Of ``scaled_dot_product_attention`` in a trace: of both products with a map of query by key."""
+    """FLOPs of ``scaled_dot_product_attention`` in a trace: its two matrix products."""
     query, key, value = (graph_input.type().sizes() for graph_input in inputs[:3])
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
 def count_flops(model, images, data_samples=None):
-    """Run a model once and count.
+    """Run a model once and count its FLOPs.
 
     Args:
-        model (nn.Module): Of mmpretrain, mmdet or mmseg, or a network that takes images alone.
-        images (Tensor): What its data preprocessor makes, (N, in_channels, H, W).
-        data_samples (list, optional): Metadata of the images; two-stage detectors need it.
+        model (nn.Module): Model of mmpretrain, mmdet or mmseg, or a network whose only input is images.
+        images (Tensor): Output of its data preprocessor, (N, in_channels, H, W).
+        data_samples (list, optional): Metadata of the images; required by two-stage detectors.
 
     Returns:
-        tuple[Counter, dict[str, int]]: FLOPs of every module by its name, '' for the whole; and of that,
+        tuple[Counter, dict[str, int]]: FLOPs by module name, with '' for the whole model; and the shares of
         ``'scan'``, ``'Haar transforms'`` and ``'wavelet convolutions'``.
     """
     scans, transforms, scales, hooks = Counter(), Counter(), Counter(), []
@@ -116,7 +116,7 @@ def count_flops(model, images, data_samples=None):
         hook.remove()
 
     flops = Counter({name.partition('.')[2]: count for name, count in counted.items() if name})
-    # In a trace the bias of the step sizes is a row more of their matrix: L D that no one counts elsewhere.
+    # In a trace, the bias of the step sizes is an extra row of their matrix: L D, counted nowhere else.
     biases = {name: -count // 10 for name, count in scans.items()}
     for name, more in [item for counts in (scans, transforms, scales, biases) for item in counts.items()]:
         path = name.split('.')
@@ -128,14 +128,15 @@ def count_flops(model, images, data_samples=None):
 
 
 def default_shape(config, picture=None):
-    """Height and width of a segmentor's crops, or else the largest that the test pipeline makes.
+    """Height and width of a segmentor's crops, or the largest size that the test pipeline produces.
 
     Args:
-        config (Config): Of mmpretrain, mmdet or mmseg.
-        picture (tuple[int, int], optional): Height and width of a picture: what the pipeline makes of this.
+        config (Config): Config of mmpretrain, mmdet or mmseg.
+        picture (tuple[int, int], optional): Height and width of a picture; returns its size after the
+            pipeline.
 
     Raises:
-        DeploymentError: If the config says neither.
+        DeploymentError: If the config specifies no size.
     """
     crop = (config.model.get('data_preprocessor') or {}).get('size')
     if picture is None and crop is not None:
@@ -150,10 +151,10 @@ def default_shape(config, picture=None):
 
 
 def build(config, shape):
-    """The model of a config, without its weights, and a blank image as it wants it.
+    """Build the model of a config, without its weights, and a blank input image.
 
     Args:
-        config (Config): Of mmpretrain, mmdet or mmseg.
+        config (Config): Config of mmpretrain, mmdet or mmseg.
         shape (tuple[int, int]): Height and width of the image, before the model's own padding.
 
     Returns:
@@ -161,7 +162,7 @@ def build(config, shape):
     """
     init_default_scope(codebase_of(config) or 'mmengine')
     preprocessor = dict(config.model.get('data_preprocessor') or config.get('data_preprocessor') or {})
-    preprocessor.update(mean=None, std=None)  # those of a recipe may be of other channels, and count nothing
+    preprocessor.update(mean=None, std=None)  # may be for other channels, and do not affect FLOPs
     model = MODELS.build({**config.model, 'data_preprocessor': preprocessor})
     meta = BaseDataElement(metainfo=dict(img_shape=shape, ori_shape=shape, scale_factor=(1.0, 1.0)))
     channels = (config.model.get('backbone') or {}).get('in_channels', 3)
@@ -172,8 +173,7 @@ def build(config, shape):
 def table(model, flops, portions):
     """Parameters and FLOPs by part, as lines of text.
 
-    What is computed between calls of modules, as the resizing in mmseg's heads, belongs to no part that
-    the analyzer knows; it is the ``rest``.
+    Operations outside of submodules, such as the resizing in mmseg's heads, are listed as ``rest``.
     """
 
     def parameters(module):
@@ -200,14 +200,14 @@ def main(argv=None):
     )
     sizes = parser.add_mutually_exclusive_group()
     sizes.add_argument(
-        '--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help="default: the config's own"
+        '--shape', type=int, nargs=2, metavar=('HEIGHT', 'WIDTH'), help="default: the config's"
     )
     sizes.add_argument(
         '--picture',
         type=int,
         nargs=2,
         metavar=('HEIGHT', 'WIDTH'),
-        help='size of a picture before the test pipeline',
+        help='size of a picture, to be resized by the test pipeline',
     )
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     args = parser.parse_args(argv)
@@ -226,7 +226,7 @@ def main(argv=None):
     height, width = images.shape[2:]
     try:
         flops, portions = count_flops(model, images, data_samples)
-    except RuntimeError as error:  # of a neck that doubles its maps, where they had an odd side
+    except RuntimeError as error:  # such as a neck that upsamples by 2 after maps with an odd side
         sys.exit(
             f'{args.config}: the model cannot take {height} x {width} pixels: {error}. Its neck may want '
             f'multiples of its largest stride, which is 64 for the whole backbone: give --shape HEIGHT WIDTH.'

@@ -1,26 +1,26 @@
-"""Measure MobileMamba beside other networks on a GPU, in minutes, with one command.
+"""Benchmark MobileMamba against other networks on a GPU, in minutes, with one command.
 
     python tools/analysis_tools/gpu_report.py --out report
     python tools/analysis_tools/gpu_report.py --out report --resume
     python tools/analysis_tools/gpu_report.py --out out --only training --models b1@256 timm/repvit_m1_1@224
 
-Each network has a process of its own. They compile at the same time while nothing is timed, and are timed
-strictly one after the other. Each is measured in the memory format that is faster for it, which for
-MobileMamba on tensor cores is channels last. MobileMamba has a classifier, as the others have. Parts:
+Each network runs in its own process. Processes compile in parallel while nothing is timed; timing is strictly
+sequential. Each network is measured in its faster memory format, which for MobileMamba on tensor cores is
+channels last. MobileMamba has a classifier, like the other networks. Parts:
 
 tests         tests of the repository that need a GPU
-training      steps under autocast to bfloat16, as they are, as CUDA graphs, and compiled
-inference     folded, in bfloat16, likewise; and MobileMamba in TF32 and float32
+training      training steps under bfloat16 autocast: eager, as CUDA graphs, and compiled
+inference     the same for folded networks in bfloat16; MobileMamba also in TF32 and float32
 scan          the scans of MobileMamba
-compile_time  the first training step with empty caches of compilers
-profile       time by kernel; by kind of kernel of peers that are faster and not more accurate
+compile_time  the first training step with empty compiler caches
+profile       time by kernel; by kind of kernel for peers that are faster and not more accurate
 formats       MobileMamba in every precision and memory format
 
-Where MobileMamba stands alone, it is the last one of --models. Networks are compiled in waves that share the
-cores: first this one and the fastest peers that are not more accurate. All parts come before the second wave,
-and a wave that would not end in time is skipped. Each part writes its JSON while it runs, and report.md has
-the tables of all parts so far. What fails is recorded, and the rest goes on. With --resume, a second run on
-the same kind of GPU measures what is missing.
+Parts about a single network use the last MobileMamba in --models. Networks are compiled in waves that share
+the cores. The first wave has that MobileMamba and the fastest peers that are not more accurate. All parts run
+before the second wave, and a wave that would exceed the time limit is skipped. Each part writes its JSON
+while it runs, and report.md collects the tables of all parts so far. Failures are recorded, and the run
+continues. With --resume, a second run on the same kind of GPU measures what is missing.
 """
 
 import argparse
@@ -43,7 +43,7 @@ from timing import describe_machine
 from mmmobilemamba.models.backbones.arch import ARCHS
 
 NAMES = ('tests', *PARTS)
-# With a published accuracy, and few enough for the time of a run.
+# Networks with a published accuracy, few enough for the time limit.
 MODELS = (
     't2@192',
     't4@192',
@@ -64,17 +64,17 @@ MODELS = (
 
 
 class TimeUp(Exception):
-    """The time for all parts is over."""
+    """The time limit for all parts is reached."""
 
 
 class Report:
-    """The run of all parts: its settings, its workers, its time.
+    """A run of all parts: settings, workers and time limit.
 
     Args:
         args (Namespace): Command line.
 
     Raises:
-        ValueError: If there are results of another machine to go on from.
+        ValueError: If the results to resume from are of another machine.
     """
 
     names = NAMES
@@ -99,14 +99,14 @@ class Report:
         return time.monotonic() - self.begin
 
     def left(self):
-        """Seconds until the time is up."""
+        """Seconds until the time limit."""
         return self.end - time.monotonic()
 
     def limit(self, seconds, reserve=0):
-        """At most as many seconds as are left, less those kept in reserve.
+        """``seconds``, limited to the remaining time less a reserve.
 
         Raises:
-            TimeUp: If none are.
+            TimeUp: If no time is left.
         """
         left = self.left() - reserve
         if left <= 0:
@@ -118,7 +118,7 @@ class Report:
         print(f'[{self.elapsed():5.0f} s] {text}', flush=True)
 
     def part(self, name, **settings):
-        """A part, begun if it was not; on from an earlier run if it is resumed."""
+        """The results of a part; created on first use, from an earlier run with ``--resume``."""
         if name not in self.written:
             self.written[name] = Part(self, name, settings, self.kept.get(name))
         return self.written[name]
@@ -129,34 +129,34 @@ class Report:
         return content.get('results', [])
 
     def row_of(self, job):
-        """What was measured of a job (dict), empty if it was not."""
+        """The result of a job (dict), empty if it was not measured."""
         rows = self.rows('training' if job.train else 'inference')
         return next((row for row in rows if is_of(row, **job._asdict())), {})
 
     def has_failed(self, job, what):
-        """Whether something has failed for a job in this run."""
+        """Whether a step (``what``) of a job has failed in this run."""
         part = self.written.get('training' if job.train else 'inference')
         errors = part.content['errors'] if part else []
         return any(is_of(row, **job._asdict(), what=what) for row in errors)
 
     def format_of(self, job):
-        """The memory format that a job was measured in before, or else channels last."""
+        """The memory format in which a job was measured before; channels last if it was not."""
         return self.row_of(job).get('format', 'channels_last')
 
     def memory_of(self, job):
-        """Bytes on the GPU that a step of a job was measured to take, or None."""
+        """Measured GPU memory of a step of a job in bytes, or None."""
         return self.row_of(job).get('memory')
 
     def possible(self, variants):
-        """Those of some variants that this device has (list)."""
+        """The variants that this device supports (list)."""
         return [options for options in variants if self.on_gpu or CUDA_GRAPH not in options]
 
     def worker(self, job):
-        """Name of the worker that has a job's network."""
+        """Name of the worker for a job."""
         return job.network if job.precision in LOW else f'{job.network} {job.precision}'
 
     def start(self, models, limit):
-        """Start workers that are not there, see :meth:`Pool.start`."""
+        """Start missing workers, see :meth:`Pool.start`."""
         missing = [name for name in models if name not in self.pool.workers]
         errors = self.pool.start(models, self.limit(limit)) if missing else {}
         if missing:
@@ -164,7 +164,7 @@ class Report:
         return errors
 
     def parallel(self, what, tasks, limit, reserve=0):
-        """Let workers work at the same time, see :meth:`Pool.parallel`."""
+        """Run tasks in parallel, see :meth:`Pool.parallel`."""
         if not tasks:
             return {}, {}
         values, errors = self.pool.parallel(tasks, self.limit(limit, reserve))
@@ -172,11 +172,11 @@ class Report:
         return values, errors
 
     def ask(self, name, method, *arguments, limit):
-        """What one worker returns while all others wait, see :meth:`Pool.alone`."""
+        """Call a method of one worker while all others are idle, see :meth:`Pool.alone`."""
         return self.pool.alone(name, method, *arguments, limit=self.limit(limit))
 
     def alone(self, job, method, *arguments, limit):
-        """The same, of the worker of a job."""
+        """Like :meth:`ask`, for the worker of a job."""
         return self.ask(self.worker(job), method, *arguments, limit=limit)
 
     def run(self, names):
@@ -189,7 +189,7 @@ class Report:
             self.pool.close()
 
     def run_steps(self, names):
-        """Run the tests, and then all steps, until the time is up."""
+        """Run the tests, then all steps, until the time limit."""
         tests = self.start_tests() if 'tests' in names else None
         try:
             found = begin(self, names)
@@ -203,16 +203,16 @@ class Report:
             self.attempt(name, step)
 
     def start_tests(self):
-        """Start the tests, unless an earlier run has done them; None then."""
+        """Start the tests; returns None if an earlier run has finished them."""
         part = self.part('tests')
         return None if 'passed' in part.content else GpuTests()
 
     def start_workers(self, found):
-        """Start the workers of all networks, which import meanwhile; what fails is tried again later."""
+        """Start the workers of all networks, which import in parallel; failed ones are retried later."""
         models = {}
         for name in ('training', 'inference'):
             models.update(found[name].needed() if name in found else {})
-        with suppress(TimeUp):  # which the first step will notice
+        with suppress(TimeUp):  # the first step raises it again
             self.start(models, START)
 
     def attempt(self, name, step):
@@ -226,48 +226,48 @@ class Report:
         except TimeUp:
             self.note(name, 'cut off: the time was up')
             raise
-        except Exception as error:  # whatever one part fails with, the others are worth having
+        except Exception as error:  # a failure of one part must not stop the others
             self.say(f'{name} FAILED: {type(error).__name__}: {error}')
             self.note(name, f'{type(error).__name__}: {error}')
 
     def note(self, name, error):
-        """Record why a part is not complete."""
+        """Record why a part is incomplete."""
         part = self.part(name)
         part.content['error'] = error
         part.save()
 
 
 def focus_of(models):
-    """The last MobileMamba of some models, ``(name, size)``, or None."""
+    """The last MobileMamba in a list of models, ``(name, size)``, or None."""
     ours = [(name, tuple(size)) for name, *size in models if name in ARCHS]
     return ours[-1] if ours else None
 
 
 def parse_args(argv):
-    """Command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('--out', type=Path, required=True, help='folder of the results, made if need be')
-    parser.add_argument('--only', nargs='+', choices=NAMES, default=NAMES, metavar='PART', help='these parts')
-    parser.add_argument('--resume', action='store_true', help='keep what --out has, and measure the rest')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the results, created if missing')
+    parser.add_argument(
+        '--only', nargs='+', choices=NAMES, default=NAMES, metavar='PART', help='run only these parts'
+    )
+    parser.add_argument('--resume', action='store_true', help='keep the results in --out, measure the rest')
     parser.add_argument(
         '--models',
         nargs='+',
         type=parse_model,
         default=[parse_model(text) for text in MODELS],
         metavar='MODEL@SIZE',
-        help=f'as benchmark.py takes them (default: {" ".join(MODELS)})',
+        help=f'models as in benchmark.py (default: {" ".join(MODELS)})',
     )
     parser.add_argument('--train-batch', type=int, default=128)
     parser.add_argument('--inference-batch', type=int, nargs='+', default=[256, 1], help='the largest first')
-    parser.add_argument('--seconds', type=float, default=0.3, help='to spend on a timing (default: 0.3)')
-    parser.add_argument('--limit', type=float, default=540, help='seconds for all parts (default: 540)')
+    parser.add_argument('--seconds', type=float, default=0.3, help='seconds per timing (default: 0.3)')
+    parser.add_argument('--limit', type=float, default=540, help='time limit in seconds (default: 540)')
     parser.add_argument('--device', default='cuda')
     parser.add_argument('--compile-backend', default='inductor', help='of torch.compile (default: inductor)')
-    parser.add_argument(
-        '--cudnn-benchmark', action='store_true', help='let cuDNN time its algorithms for each size'
-    )
+    parser.add_argument('--cudnn-benchmark', action='store_true', help='set torch.backends.cudnn.benchmark')
     args = parser.parse_args(argv)
     try:
         check(args)
@@ -277,7 +277,7 @@ def parse_args(argv):
 
 
 def check(args):
-    """Make sure that all can be measured, before time is lost.
+    """Check that everything can be measured, before the run starts.
 
     Raises:
         ValueError: If something cannot.

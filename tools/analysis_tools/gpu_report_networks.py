@@ -1,4 +1,4 @@
-"""Training and inference of ``gpu_report.py``: all networks uncompiled, then compiled in waves."""
+"""The parts training and inference of ``gpu_report.py``: all networks uncompiled, then compiled in waves."""
 
 import time
 from functools import partial
@@ -11,14 +11,14 @@ from gpu_report_worker import FORMATS, Job
 from mmmobilemamba.models.backbones.arch import ARCHS
 
 CUDA_GRAPH, COMPILED = 'cuda_graph', 'compile'
-FEW = 16  # images whose step shows how much memory a batch takes, and fits beside those of all other networks
-# Seconds after which workers that are not ready are dropped.
+FEW = 16  # batch size of the first warm-up, small enough to run all networks at once and estimate memory
+# Seconds after which unfinished workers are killed.
 START, WARM_UP, COMPILE, TIMING = 100, 120, 150, 40
-RESERVE = 2  # s that are kept for each timing when the time for compilation is bounded
+RESERVE = 2  # s reserved for each timing when limiting the time for compilation
 
 
 class Key(NamedTuple):
-    """What a task is for."""
+    """Identifies a task: part, step and job."""
 
     part: str
     what: str
@@ -30,10 +30,10 @@ class Networks:
 
     Args:
         report (Report): The run.
-        name (str): Of the part.
-        jobs (list[Job]): What is measured; uncompiled, in this order.
+        name (str): Name of the part.
+        jobs (list[Job]): Jobs to measure; uncompiled ones in this order.
         compiled (tuple[str]): Options of the compiled variants.
-        **settings: Of the part.
+        **settings: Settings of the part.
     """
 
     def __init__(self, report, name, jobs, compiled, **settings):
@@ -47,25 +47,25 @@ class Networks:
             if not self.missing(job, self.uncompiled):
                 row = self.part.find(**job._asdict())[0]
                 self.formats[job], self.memory[job] = row['format'], row['memory']
-        self.waves, self.last = [], 0.0  # s that the last wave took
+        self.waves, self.last = [], 0.0  # duration of the last wave in s
 
     def missing(self, job, variants):
-        """Those of some variants that have not been measured (list)."""
+        """The variants of a job that are not measured yet (list)."""
         found = [row['options'] for row in self.part.find(**job._asdict())]
         return [options for options in variants if options not in found]
 
     def needed(self):
-        """Workers with work to do, with their models (dict)."""
+        """Models by worker, for all workers with unmeasured variants (dict)."""
         variants = self.uncompiled + self.compiled
         return {self.report.worker(job): job.model for job in self.jobs if self.missing(job, variants)}
 
     def warm_up_tasks(self):
-        """Tasks that prepare what is to be timed uncompiled (list)."""
+        """Warm-up tasks for the uncompiled variants (list)."""
         jobs = [job for job in self.jobs if job not in self.memory]
         return warm_up_tasks(self.report, self.name, jobs, formats_to_try, self.memory)
 
     def time_uncompiled(self):
-        """Time all networks as they are and as CUDA graphs, in the faster memory format."""
+        """Time all networks eagerly and as CUDA graphs, in the faster memory format."""
         warm_up(self.report, self.part, self.warm_up_tasks())
         for job in self.jobs:
             missing = self.missing(job, self.uncompiled)
@@ -85,7 +85,7 @@ class Networks:
         self.part.add_timing(job, self.formats[job], options, timing)
 
     def plan(self):
-        """Put what is to be compiled in order."""
+        """Order the jobs to compile into waves."""
         rates = {}
         for row in self.part.find(options=self.uncompiled[-1]):
             job = Job(*(row[field] for field in Job._fields))
@@ -94,10 +94,10 @@ class Networks:
         self.waves = waves(jobs, self.report.focus, rates, WIDTH)
 
     def next_wave(self, beside=list):
-        """Compile a few networks at the same time, and time them, if there is time.
+        """Compile a few networks in parallel and time them, if enough time is left.
 
         Args:
-            beside (Callable): Returns more tasks (list), which are worked on meanwhile.
+            beside (Callable): Returns more tasks (list) to run in parallel with the compilation.
         """
         if not self.waves:
             return
@@ -124,14 +124,14 @@ class Networks:
         for task in tasks:
             if task.key in errors:
                 self.part.fail(task.key.job, COMPILED, errors[task.key])
-        self.last = self.end - begin  # without what went on beside
+        self.last = self.end - begin  # without the tasks of ``beside``
         begin = time.monotonic()
         for job in wave:
             self.time_compiled(job)
         self.last += time.monotonic() - begin
 
     def note_compiled(self, job, seconds):
-        """Record how long the compilation of a job took, and say what is still waiting."""
+        """Record the compilation time of a job, and print which jobs are pending."""
         self.seconds[job], self.end = seconds, time.monotonic()
         pending = [key.job.network for key in self.report.pool.pending if key.what == COMPILED]
         self.report.say(
@@ -140,7 +140,7 @@ class Networks:
         )
 
     def time_compiled(self, job):
-        """Time a network, if it has been compiled."""
+        """Time the compiled variants of a job, if its compilation succeeded."""
         for options in self.missing(job, self.compiled) if job in self.seconds else ():
             with self.part.recording(job, options):
                 timing = self.report.alone(job, 'time', job, self.formats[job], options, limit=TIMING)
@@ -148,22 +148,22 @@ class Networks:
 
 
 def formats_to_try(job):
-    """Memory formats of which the faster one counts (tuple); on tensor cores, ours is known."""
+    """Memory formats to compare (tuple); for MobileMamba on tensor cores, the faster one is known."""
     return ('channels_last',) if job.model in ARCHS and job.precision != 'float32' else FORMATS
 
 
 def warm_up_tasks(report, name, jobs, formats, memory):
-    """Tasks that run steps of some images, and then of the whole batch.
+    """Tasks that run steps with a few images, then with the whole batch.
 
     Args:
         report (Report): The run.
-        name (str): Of the part.
-        jobs (list[Job]): What is to be measured.
-        formats (Callable): Of a job, the memory formats.
-        memory (dict): Gets the bytes on the GPU that a step of a job takes.
+        name (str): Name of the part.
+        jobs (list[Job]): Jobs to measure.
+        formats (Callable): Returns the memory formats of a job.
+        memory (dict): Filled with the GPU memory of a step, in bytes, by job.
 
     Returns:
-        list[Task]: To be done.
+        list[Task]: The tasks to run.
     """
 
     def task(job, batch, needed, done):
@@ -181,7 +181,7 @@ def warm_up_tasks(report, name, jobs, formats, memory):
 
 
 def warm_up(report, part, tasks):
-    """Start the workers of tasks and let them warm up; record what fails, and return those jobs (set)."""
+    """Start the workers of tasks and warm up; records failures and returns the failed jobs (set)."""
     if not tasks:
         return set()
     errors = report.start({task.worker: task.key.job.model for task in tasks}, START)
@@ -195,7 +195,7 @@ def warm_up(report, part, tasks):
 
 
 def training(report):
-    """Training steps of all networks, under autocast to bfloat16."""
+    """The part for training steps of all networks, under bfloat16 autocast."""
     jobs = [Job(name, size, report.train_batch, True, 'amp') for name, size in report.models]
     jobs.sort(key=lambda job: (job.model, job.size) != report.focus)
     settings = dict(dtype='bfloat16', amp=True, train=True)
@@ -203,7 +203,7 @@ def training(report):
 
 
 def inference(report):
-    """Inference of all networks, folded, in bfloat16; and of one in float32, too."""
+    """The part for inference of all networks, folded, in bfloat16; one network also in other precisions."""
     jobs = []
     for batch in report.inference_batches:
         of_a_batch = [Job(name, size, batch, False, 'bfloat16') for name, size in report.models]

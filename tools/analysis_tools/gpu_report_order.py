@@ -1,4 +1,4 @@
-"""What ``gpu_report.py`` compiles first: networks in waves that share the cores."""
+"""The order in which ``gpu_report.py`` compiles networks, in waves that share the cores."""
 
 import os
 
@@ -7,25 +7,25 @@ from published import accuracies
 
 from mmmobilemamba.models.backbones.arch import ARCHS
 
-THREADS = 4  # that compile one network, at most; with one, each takes minutes
+THREADS = 4  # at most, to compile one network; a single thread takes minutes
 CORES = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count() or 1
-WIDTH = max(1, CORES // THREADS)  # networks that compile at the same time
+WIDTH = max(1, CORES // THREADS)  # networks that compile in parallel
 
 
 def waves(jobs, focus, rates, width):
-    """Jobs in the order in which they are compiled, a few networks at a time.
+    """Jobs in the order of compilation, a few networks at a time.
 
-    First the focus, then peers that are not more accurate than it, the fastest ones first, then its other
-    sizes, then the rest; at the end, whatever is not in the precision of all networks.
+    The focus comes first, then peers that are not more accurate (the fastest first), then other sizes of
+    MobileMamba, then the remaining networks. Precisions measured for one network only come last.
 
     Args:
-        jobs (list[Job]): Of training or of inference.
+        jobs (list[Job]): Jobs of training or of inference.
         focus (tuple): Model and size.
-        rates (dict[Job, float]): Images per second before compilation.
-        width (int): Networks in a wave.
+        rates (dict[Job, float]): Images/s before compilation.
+        width (int): Networks per wave.
 
     Returns:
-        list[list[Job]]: All jobs of a network and precision are in one wave.
+        list[list[Job]]: Waves; all jobs of one network and precision are in the same wave.
     """
     groups = {}
     for job in jobs:
@@ -51,15 +51,15 @@ def waves(jobs, focus, rates, width):
 
 
 def is_as_accurate(ours, peer):
-    """Whether a network is as accurate as another one by a kind of training that is published of both."""
+    """Whether ``ours`` is at least as accurate as ``peer``, for a kind of training published for both."""
     mine, theirs = (accuracies(job.model, job.size[0]) for job in (ours, peer))
     return any(mine[kind].top1 >= theirs[kind].top1 for kind in mine if kind in theirs)
 
 
 def faster_peers(report):
-    """Jobs of networks of others that are faster than one of ours of the same accuracy or more, and of ours.
+    """Pairs of jobs in which a peer is faster than a MobileMamba that is at least as accurate (flat list).
 
-    Accuracies of one kind of training are compared, and the fastest variants.
+    Compares accuracies of the same kind of training, and the fastest variants.
     """
     jobs = []
     for name, precision in (('training', 'amp'), ('inference', 'bfloat16')):

@@ -1,4 +1,4 @@
-"""The parts of ``gpu_report.py`` that look closer at one network, and the order of all parts."""
+"""The parts of ``gpu_report.py`` about a single network, and the order of all parts."""
 
 import json
 import os
@@ -28,13 +28,13 @@ from gpu_report_pool import Task, WorkerError
 from gpu_report_worker import FORMATS, Job, ScanJob
 
 PARTS = ('training', 'inference', 'scan', 'compile_time', 'profile', 'formats')
-LOWEST = {True: 'amp', False: 'bfloat16'}  # precision of all networks, by training or not
-MOST_MEMORY = 3  # times what such a step takes, for one in any precision and memory format
+LOWEST = {True: 'amp', False: 'bfloat16'}  # precision in which all networks are measured, by training or not
+MOST_MEMORY = 3  # upper bound for a step in any precision and memory format, as a multiple of LOWEST
 STAGES, SCAN_WORKERS = 3, 6
 TOP_KERNELS = 25
-FIRST_STEP = 150  # s after which the first step of a compiled training is given up
-# Kinds of kernels by their names, the first that fits. Names of what torch.compile has fused list other
-# operations, too, so these come before the others.
+FIRST_STEP = 150  # timeout in s for the first step of a compiled training
+# Kinds of kernels by name; the first match counts. Names of kernels that torch.compile fused also list other
+# operations, so their pattern comes first.
 MATMUL, ELEMENTWISE = 'convolution, matmul', 'elementwise, norm'
 KINDS = (
     (ELEMENTWISE, r'^triton_(poi|red|per|for)_'),
@@ -47,13 +47,13 @@ KINDS = (
 
 
 def begin(report, names):
-    """What training, inference and scans have, which work is prepared for in the course of others (dict)."""
+    """Create the parts training, inference and scan, whose warm-ups overlap with other parts (dict)."""
     makers = dict(training=training, inference=inference, scan=Scans)
     return {name: make(report) for name, make in makers.items() if name in names}
 
 
 def steps(report, names, found):
-    """All steps of a run, the most important ones first.
+    """All steps of a run, the most important first.
 
     Args:
         report (Report): The run.
@@ -61,7 +61,7 @@ def steps(report, names, found):
         found (dict): From :func:`begin`.
 
     Yields:
-        tuple[str, Callable]: Name of the part, and what is called without arguments.
+        tuple[str, Callable]: Name of the part, and a function without arguments.
     """
     networks = [found[name] for name in ('training', 'inference') if name in found]
     prepared = list(found.values())
@@ -82,7 +82,7 @@ def steps(report, names, found):
 
 
 class Scans:
-    """Scans of one network, forward and with backward, in two types."""
+    """Scans of one network, with and without backward, in two dtypes."""
 
     def __init__(self, report):
         (arch, size), batch = report.focus, report.inference_batches[0]
@@ -94,17 +94,17 @@ class Scans:
             for stage in range(STAGES)
         ]
         self.jobs = [job for job in jobs if not self.part.find(**job._asdict())]
-        self.workers = {}  # that have compiled a scan, by job
+        self.workers = {}  # name of the worker that compiled the scan, by job
 
     def warm_up_tasks(self):
-        """Tasks that compile the scans which no worker has (list)."""
+        """Tasks that compile the scans that are not compiled yet (list)."""
         workers = self.report.pool.workers
-        # Networks are compiled beside, the first ones first.
+        # Last workers first: the first ones are compiling networks.
         names = list(workers)[::-1][:SCAN_WORKERS]
         tasks = []
         for job in self.jobs:
             if self.workers.get(job) not in workers:
-                # One worker has a scan with and without backward, and compiles the forward pass once.
+                # One worker runs a scan with and without backward, to compile the forward pass once.
                 number = job.stage + STAGES * (job.dtype == 'bfloat16')
                 name = names[number % len(names)]
                 done = partial(self.note_compiled, job, name)
@@ -112,7 +112,7 @@ class Scans:
         return tasks
 
     def note_compiled(self, job, name, _):
-        """Keep in mind which worker has compiled a scan."""
+        """Record which worker compiled a scan."""
         self.workers[job] = name
 
     def run(self):
@@ -161,13 +161,13 @@ def formats(report):
 
 
 def warm_up_in_formats(report, job, needed):
-    """Task that runs steps of the whole batch in both memory formats."""
+    """Task that runs steps with the whole batch in both memory formats."""
     arguments = (job, job.batch, FORMATS)
     return Task(Key('formats', 'warm-up', job), report.worker(job), 'warm_up', arguments, needed)
 
 
 def compile_time(report):
-    """How long the first training step of a compiled network takes, with nothing compiled before."""
+    """Duration of the first training step of a compiled network, with empty compiler caches."""
     name, size = report.focus
     part = report.part('compile_time', model=name, size=size, batch=report.train_batch, precision='amp')
     if part.find():
@@ -194,7 +194,7 @@ def compile_time(report):
 
 
 def profile_focus(report):
-    """Kernels of one network, in training and inference."""
+    """Profile the kernels of one network, in training and inference."""
     jobs = [
         Job(*report.focus, report.train_batch, True, 'amp'),
         Job(*report.focus, report.inference_batches[0], False, 'bfloat16'),
@@ -203,7 +203,7 @@ def profile_focus(report):
 
 
 def profile_peers(report):
-    """Sums by kind of kernel of the others that are faster than they should be, a few at a time."""
+    """Profile peers that are faster than an equally accurate MobileMamba, a few at a time."""
     jobs = list(dict.fromkeys(faster_peers(report)))
     last = 0.0
     for start in range(0, len(jobs), WIDTH):
@@ -217,7 +217,7 @@ def profile_peers(report):
 
 
 def profile(report, jobs):
-    """Kernels of compiled networks; those that have been compiled before are not compiled again."""
+    """Profile compiled networks; earlier compilations are reused."""
     part = report.part('profile')
     jobs = [job for job in jobs if not part.find(**job._asdict()) and not report.has_failed(job, COMPILED)]
     memory = {job: report.memory_of(job) for job in jobs if report.memory_of(job) is not None}
@@ -243,7 +243,7 @@ def profile(report, jobs):
 
 
 def sums_by_kind(kernels):
-    """Milliseconds by kind of kernel (dict) from ``[kernel, calls, ms]``."""
+    """Milliseconds by kind of kernel (dict), from rows of ``[kernel, calls, ms]``."""
     sums = dict.fromkeys(('scan', MATMUL, ELEMENTWISE, 'rest'), 0.0)
     for name, _, ms in kernels:
         fitting = (kind for kind, pattern in KINDS if re.search(pattern, name, re.IGNORECASE))

@@ -1,4 +1,4 @@
-"""Processes of ``gpu_report.py``: they work in parallel while nothing is timed, and one by one when it is."""
+"""Worker processes of ``gpu_report.py``: in parallel while nothing is timed, one at a time for timing."""
 
 import multiprocessing
 import time
@@ -10,25 +10,25 @@ from gpu_report_order import CORES, THREADS
 from gpu_report_worker import serve
 
 GIB = 2**30
-CONTEXT = 0.7 * GIB  # of the GPU's memory, for a process and the weights that it keeps
-SHARE = 0.85  # of the rest that may be planned with
-CLOSING = 5  # s that all workers have to end
-MARGIN = 1.3  # by which a step may take more than was estimated
+CONTEXT = 0.7 * GIB  # GPU memory of a process and its weights
+SHARE = 0.85  # share of the remaining GPU memory that tasks may use
+CLOSING = 5  # s for all workers to exit
+MARGIN = 1.3  # factor by which a step may exceed its estimated memory
 
 
 class WorkerError(RuntimeError):
-    """What a worker could not do, as a message."""
+    """A task failed in its worker; the message says why."""
 
 
 class Task(NamedTuple):
-    """What a worker is to do.
+    """A method call for a worker.
 
     Args:
-        key (Hashable): Of the result.
+        key (Hashable): Key of the result.
         worker (str): Name of the worker.
-        method (str): Of the worker.
-        arguments (tuple): Of the method.
-        memory (float): Bytes of the GPU that it takes.
+        method (str): Method of the worker.
+        arguments (tuple): Arguments of the method.
+        memory (float): GPU memory in bytes.
         done (Callable, optional): Called with the result; returns further tasks (list), or None.
     """
 
@@ -52,10 +52,10 @@ class Process:
         other.close()
 
     def receive(self):
-        """The value of its answer, which must be there.
+        """Return the value of the answer, which must be available.
 
         Raises:
-            WorkerError: If it could not do what was asked, or has died.
+            WorkerError: If the call failed, or the process died.
         """
         try:
             kind, answer = self.connection.recv()
@@ -67,7 +67,7 @@ class Process:
         return answer
 
     def kill(self):
-        """End it, whatever it is doing."""
+        """Kill the process."""
         self.process.kill()
         self.process.join(5)
         self.connection.close()
@@ -77,24 +77,24 @@ class Pool:
     """Workers by name.
 
     Args:
-        settings (Settings): Of the workers.
-        memory (float): Bytes of the GPU; infinite on a CPU.
+        settings (Settings): Settings of the workers.
+        memory (float): GPU memory in bytes; infinite on a CPU.
     """
 
     def __init__(self, settings, memory):
         self.settings, self.memory = settings, memory
         self.workers = {}
-        self.pending = []  # keys of the tasks that were not done when the last answer came
+        self.pending = []  # keys of the unfinished tasks at the time of the last answer
 
     def start(self, models, limit):
-        """Start the workers that are not there yet, or no more, all at once.
+        """Start all missing workers in parallel.
 
         Args:
-            models (dict[str, str]): Name of a worker to its model.
-            limit (float): Seconds.
+            models (dict[str, str]): Models by name of the worker.
+            limit (float): Timeout in seconds.
 
         Returns:
-            dict[str, str]: Name to error text of those that failed.
+            dict[str, str]: Error messages of failed workers, by name.
         """
         names = [name for name in models if name not in self.workers]
         for name in names:
@@ -105,22 +105,22 @@ class Pool:
         return errors
 
     def parallel(self, tasks, limit):
-        """Let workers work at the same time, as far as the GPU's memory allows.
+        """Run tasks in parallel, as far as the GPU memory allows.
 
         Args:
-            tasks (list[Task]): In the order in which a worker does them.
-            limit (float): Seconds, after which workers that are not ready are killed.
+            tasks (list[Task]): Each worker runs its tasks in this order.
+            limit (float): Seconds, after which unfinished workers are killed.
 
         Returns:
-            tuple[dict, dict]: Key to value, and key to error text.
+            tuple[dict, dict]: Values and error messages, both by key.
         """
         return self._collect({}, tasks, limit)
 
     def alone(self, name, method, *arguments, limit):
-        """What one worker returns while the others are idle.
+        """Call a method of one worker while the others are idle.
 
         Raises:
-            WorkerError: If it could not do it, not within ``limit`` seconds, or is there no more.
+            WorkerError: If the call fails or takes more than ``limit`` seconds, or the worker has died.
         """
         values, errors = self.parallel([Task(name, name, method, arguments)], limit)
         if errors:
@@ -128,11 +128,11 @@ class Pool:
         return values[name]
 
     def kill(self, name):
-        """End a worker."""
+        """Kill a worker."""
         self.workers.pop(name).kill()
 
     def close(self):
-        """Let all workers end, and kill those that do not."""
+        """Ask all workers to exit, and kill those that do not."""
         for worker in self.workers.values():
             with suppress(OSError):
                 worker.connection.send(None)
@@ -142,7 +142,7 @@ class Pool:
             self.kill(name)
 
     def _collect(self, busy, waiting, limit):
-        """Hand out tasks and gather answers; ``busy`` maps workers to their tasks."""
+        """Send tasks and collect answers; ``busy`` maps workers to their tasks."""
         values, errors, end = {}, {}, time.monotonic() + limit
         while busy or waiting:
             waiting = self._hand_out(waiting, busy, errors)
@@ -161,7 +161,7 @@ class Pool:
         return values, errors
 
     def _receive(self, task, values, errors):
-        """Take the answer to a task; the tasks that follow from it (list)."""
+        """Store the answer to a task; returns its follow-up tasks (list)."""
         worker = self.workers[task.worker]
         try:
             values[task.key] = worker.receive()
@@ -173,7 +173,7 @@ class Pool:
         return (task.done(values[task.key]) or []) if task.done else []
 
     def _hand_out(self, waiting, busy, errors):
-        """Send tasks to workers that are free, as far as there is memory; the others (list)."""
+        """Send tasks to idle workers, as far as there is memory; returns the remaining tasks (list)."""
         taken = sum(task.memory for task in busy.values())
         free = SHARE * (self.memory - CONTEXT * len(self.workers)) - MARGIN * taken
         rest = []

@@ -1,4 +1,4 @@
-"""Results of ``gpu_report.py``: one file for each part, and what of an earlier run can be kept."""
+"""Results of ``gpu_report.py``: one file per part, and loading those of an earlier run."""
 
 import json
 from contextlib import contextmanager
@@ -8,19 +8,19 @@ from gpu_report_pool import WorkerError
 from gpu_report_worker import variant
 from timing import PACKAGES
 
-# What must not differ between runs whose results are put together.
+# Must be the same in all runs whose results are merged.
 SAME_MACHINE = ('gpu', 'gpu_memory', 'cuda', 'cudnn', 'driver', 'triton', 'python', *PACKAGES)
-LOW = ('amp', 'bfloat16')  # precisions that all networks are measured in
+LOW = ('amp', 'bfloat16')  # precisions in which all networks are measured
 
 
 class Part:
-    """What a part has found, in a file that is written anew with each result.
+    """Results of a part, in a file that is rewritten after each result.
 
     Args:
         report (Report): The run.
-        name (str): Of the part.
-        settings (dict): Of the part.
-        earlier (dict, optional): What the file had before, whose results are kept.
+        name (str): Name of the part.
+        settings (dict): Settings of the part.
+        earlier (dict, optional): Content of the file from an earlier run, whose results are kept.
     """
 
     def __init__(self, report, name, settings, earlier=None):
@@ -29,12 +29,12 @@ class Part:
         if earlier is None:
             earlier = dict(part=name, machine=report.machine, results=[])
         self.content = dict(earlier, settings=settings, errors=[], skipped=[])
-        if self.content.pop('error', None) is not None:  # what was cut off is tried again
+        if self.content.pop('error', None) is not None:  # interrupted tests run again
             self.content.pop('passed', None)
         self.save()
 
     def save(self):
-        """Write the JSON, and all tables."""
+        """Write the JSON of the part and the tables of all parts."""
         self.content['elapsed'] = round(self.report.elapsed(), 1)
         (self.report.out / f'{self.name}.json').write_text(json.dumps(self.content, indent=2) + '\n')
         contents = {**self.report.kept, **{name: part.content for name, part in self.report.written.items()}}
@@ -48,23 +48,23 @@ class Part:
         self.save()
 
     def skip(self, what):
-        """Record what there was no time for."""
+        """Record a step for which no time was left."""
         self.content['skipped'].append(what)
         self.report.say(f'{self.name}: skipped {what}')
         self.save()
 
     def find(self, **fields):
-        """Results with some fields (list)."""
+        """Results with the given fields (list)."""
         rows = self.content['results'] + self.content.get('precisions', [])
         return [row for row in rows if is_of(row, **fields)]
 
     def describe(self, job, memory_format, options):
-        """What was measured (dict)."""
+        """Identifying fields of a result (dict)."""
         row = dict(job._asdict(), threads=1, variant=variant(job, memory_format, options))
         return dict(row, options=options, format=memory_format)
 
     def add_timing(self, job, memory_format, options, timing):
-        """Record a timing (dict) of a job; what is not in bfloat16 has a list of its own."""
+        """Record a timing (dict) of a job; those of other precisions than bfloat16 are in a separate list."""
         row = dict(self.describe(job, memory_format, options), **timing)
         self.add(row, 'results' if job.precision in LOW else 'precisions')
         self.report.say(
@@ -73,13 +73,13 @@ class Part:
         )
 
     def fail(self, job, what, error):
-        """Record what a job failed with."""
+        """Record the error of a job."""
         self.add(dict(job._asdict(), what=what, error=error), 'errors')
         self.report.say(f'{self.name}: {job.network} {what} FAILED: {error[:300]}')
 
     @contextmanager
     def recording(self, job, what):
-        """Record what a worker could not do, instead of raising it."""
+        """Record an error of a worker instead of raising it."""
         try:
             yield
         except WorkerError as error:
@@ -87,26 +87,26 @@ class Part:
 
 
 def is_of(row, **fields):
-    """Whether a row, perhaps of a JSON file, where tuples are lists, has these fields."""
+    """Whether a row has these fields; tuples equal lists, as rows may come from JSON."""
     given = {key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()}
     found = {key: list(row[key]) if isinstance(row[key], tuple) else row[key] for key in fields}
     return found == given
 
 
 def load(folder, names, machine, settings):
-    """Results of an earlier run, by part.
+    """Load the results of an earlier run, by part.
 
     Args:
-        folder (Path): Of the results.
-        names (Iterable[str]): Of all parts.
+        folder (Path): Folder with the results.
+        names (Iterable[str]): Names of all parts.
         machine (dict[str, str]): This machine.
-        settings (Settings): Of this run.
+        settings (Settings): Settings of this run.
 
     Returns:
-        dict[str, dict]: What the files have.
+        dict[str, dict]: Contents of the files.
 
     Raises:
-        ValueError: If they are of another machine, or of other settings.
+        ValueError: If machine or settings differ.
     """
     contents = {}
     for name in names:
@@ -114,7 +114,7 @@ def load(folder, names, machine, settings):
         if not path.is_file():
             continue
         content = contents[name] = json.loads(path.read_text())
-        # Without a GPU, the processor is what counts.
+        # Without a GPU, the processor must be the same.
         keys = SAME_MACHINE if 'gpu' in machine else ('processor', *SAME_MACHINE)
         pairs = [(key, content['machine'].get(key), machine.get(key)) for key in keys]
         pairs += [(key, content['settings'].get(key), value) for key, value in settings._asdict().items()]

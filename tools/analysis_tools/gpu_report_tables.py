@@ -1,4 +1,4 @@
-"""Tables of ``gpu_report.py`` in Markdown."""
+"""Markdown tables of ``gpu_report.py``."""
 
 from itertools import groupby
 
@@ -9,10 +9,10 @@ HEADS = dict(zip(OPTIONS, ('eager', 'cuda_graph', 'compile', 'compile+cuda_graph
 
 
 def render(contents):
-    """The report of all parts so far.
+    """Render the report of all parts so far.
 
     Args:
-        contents (dict[str, dict]): What the parts have written, by their names.
+        contents (dict[str, dict]): Contents of the parts' files, by name.
 
     Returns:
         str: Markdown.
@@ -36,12 +36,12 @@ def render(contents):
 
 
 def describe(settings):
-    """Settings in words."""
+    """Settings as text."""
     return ', '.join(f'{key} {value}' for key, value in settings.items())
 
 
 def error_line(row):
-    """What failed, in one line."""
+    """One line about a failure."""
     what = ', '.join(f'{key} {value}' for key, value in row.items() if key != 'error')
     return f'- failed: {what}: {" ".join(row["error"].split())[:300]}'
 
@@ -52,7 +52,7 @@ def table(head, rows):
 
 
 def networks(content):
-    """One line for each network and batch, with a time in ms for each variant; the fastest ones on top."""
+    """One row per network and batch size, with the time of each variant in ms; the fastest networks first."""
     lines = []
     options = [name for name in OPTIONS if name in content.get('variants', OPTIONS)]
     for key in ('results', 'precisions'):
@@ -63,7 +63,7 @@ def networks(content):
 
 
 def networks_of_a_batch(batch, rows, options):
-    """A table of one batch with a column for each variant."""
+    """A table for one batch size, with one column per variant."""
     groups = {}
     for row in rows:
         groups.setdefault((row['model'], *row['size'], row['precision']), []).append(row)
@@ -89,7 +89,7 @@ def networks_of_a_batch(batch, rows, options):
 
 
 def formats(content):
-    """One line for each precision and memory format."""
+    """One row per precision and memory format."""
     head = ['step', 'batch', 'precision', 'format', 'variant', 'ms', 'images/s']
     rows = content['results'] + content.get('precisions', [])
     rows = sorted(rows, key=lambda row: (not row['train'], row['precision']))
@@ -111,7 +111,7 @@ def formats(content):
 
 
 def scans(content):
-    """One line for each stage and type."""
+    """One row per stage and dtype."""
     head = ['stage', 'dtype', 'step', 'backend', 'ms', 'quartiles']
     rows = [
         [
@@ -128,7 +128,7 @@ def scans(content):
 
 
 def profiles(content):
-    """Sums by kind for each network, and the longest kernels of the first two."""
+    """Sums by kind of kernel for each network, and the slowest kernels of the first two."""
     if not content['results']:
         return []
     kinds = list(content['results'][0]['sums'])
@@ -152,7 +152,7 @@ def profiles(content):
 
 
 def tests(content):
-    """Whether they passed, and the end of their output."""
+    """Whether the tests passed, and the end of their output."""
     if 'passed' not in content:
         return ['running']
     verdict = f'{"passed" if content["passed"] else "**failed**"} in {content["seconds"]:.0f} s'
@@ -160,7 +160,7 @@ def tests(content):
 
 
 def rows_of_dicts(content):
-    """Results as they are."""
+    """Results as a list, without a table."""
     return [f'- {", ".join(f"{key} {value}" for key, value in row.items())}' for row in content['results']]
 
 

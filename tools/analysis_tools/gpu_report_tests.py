@@ -1,4 +1,4 @@
-"""The tests for GPUs, as ``gpu_report.py`` runs them: first, and with nothing else on the GPU."""
+"""Runs the GPU tests for ``gpu_report.py``: first, and with nothing else on the GPU."""
 
 import signal
 import subprocess
@@ -15,15 +15,15 @@ TESTS = (
     'tests/test_on_a_gpu.py',
     'tests/test_ops/test_triton*.py',
 )
-SELECTED = 'gpu'  # those that have it in their names
+SELECTED = 'gpu'  # runs tests with this in their names
 PROCESSES = 16  # at most
-# Seconds: that the tests may take, that pytest has to end, and that its processes import in, undisturbed.
+# Seconds: limit for the tests, time for pytest to exit, time for its processes to import undisturbed.
 LIMIT, INTERRUPTED, HEAD_START = 90, 5, 15
 KEPT_OUTPUT = 20_000  # characters
 
 
 class GpuTests:
-    """Tests of the repository, in a process of their own."""
+    """Tests of the repository, in a separate process."""
 
     def __init__(self):
         paths = [str(path) for pattern in TESTS for path in sorted(ROOT.glob(pattern))]
@@ -38,7 +38,7 @@ class GpuTests:
             self.process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
 
     def wait(self, seconds):
-        """Wait for their end, not longer than some seconds; whether they have ended."""
+        """Wait up to some seconds; returns whether the tests have finished."""
         try:
             self.process.wait(max(0.0, seconds))
         except subprocess.TimeoutExpired:
@@ -46,7 +46,7 @@ class GpuTests:
         return True
 
     def finish(self, part, end):
-        """Wait for their end, not longer than to ``end`` (of ``time.monotonic``), and record it."""
+        """Wait until ``end`` (of ``time.monotonic``) at most, and record the result."""
         if not self.wait(min(end, self.begin + LIMIT) - time.monotonic()):
             part.content['error'] = f'not done after {time.monotonic() - self.begin:.0f} s'
             self.stop()
@@ -59,7 +59,7 @@ class GpuTests:
         part.save()
 
     def stop(self):
-        """Let pytest say what has failed so far, and end it."""
+        """Interrupt pytest, so that it reports failures so far; kill it if it does not exit."""
         self.process.send_signal(signal.SIGINT)
         if not self.wait(INTERRUPTED):
             self.process.kill()

@@ -1,6 +1,6 @@
-"""What a worker process of ``gpu_report.py`` does: it builds, compiles and times one network.
+"""Worker process of ``gpu_report.py``: builds, compiles and times one network.
 
-MobileMamba has a classifier there, as the networks of timm do.
+MobileMamba has a classifier, like the timm models.
 """
 
 import gc
@@ -24,23 +24,23 @@ PRECISIONS = dict(  # settings of benchmark.py
     tf32=dict(dtype='float32', amp=False, tf32=True),
     float32=dict(dtype='float32', amp=False, tf32=False),
 )
-PROBE = 0.1  # s to spend on a timing that only chooses a memory format
+PROBE = 0.1  # s per timing that only selects the memory format
 COMPILED_STEPS = 3
 RECOMPILE_LIMIT = 64
 PROFILED_STEPS = 5
 
 
 class Settings(NamedTuple):
-    """What all workers have in common."""
+    """Settings of all workers."""
 
     device: str
-    seconds: float  # to spend on a timing
+    seconds: float  # per timing
     compile_backend: str
     cudnn_benchmark: bool
 
 
 class Job(NamedTuple):
-    """What is measured of a network."""
+    """A measurement of a network."""
 
     model: str
     size: tuple  # height and width
@@ -50,13 +50,13 @@ class Job(NamedTuple):
 
     @property
     def network(self):
-        """Name of the network at its size, ``b1@256``."""
+        """Name of the network with its size, such as ``b1@256``."""
         height, width = self.size
         return f'{self.model}@{height}' if height == width else f'{self.model}@{height}x{width}'
 
 
 class ScanJob(NamedTuple):
-    """What is measured of the scans of a network."""
+    """A measurement of the scans of a network."""
 
     arch: str
     size: tuple
@@ -74,34 +74,34 @@ def variant(job, memory_format, options=''):
 
 
 class Worker:
-    """A network in the forms that are being measured.
+    """A network in the forms that are measured.
 
     Args:
-        settings (Settings): Of all workers.
-        model (str): The network as ``benchmark.py`` takes it, or empty for scans alone.
+        settings (Settings): Settings of all workers.
+        model (str): Model name as in ``benchmark.py``, or empty for scans only.
     """
 
     def __init__(self, settings, model):
         self.settings, self.on_gpu = settings, torch.device(settings.device).type == 'cuda'
         torch.set_num_threads(1)
         torch.backends.cudnn.benchmark = settings.cudnn_benchmark
-        # Instead of going on without compilation and without a word.
+        # Otherwise torch silently falls back to eager.
         torch._dynamo.config.fail_on_recompile_limit_hit = True
-        # Regions of several networks, batches and precisions are compiled versions of the same functions.
+        # Regions of several networks, batches and precisions count as recompilations of the same functions.
         torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
         self.model = benchmark_models.build(model, classifier=True) if model else None
         self.networks, self.scans = {}, {}
 
     def warm_up(self, job, batch, formats):
-        """Run steps in some memory formats, so that what is written in Triton is compiled.
+        """Run steps in some memory formats, to compile the Triton kernels.
 
         Args:
-            job (Job): What is to be measured.
-            batch (int): How many images to do it with.
-            formats (tuple[str]): Of ``FORMATS``.
+            job (Job): The job to measure later.
+            batch (int): Number of images for the warm-up.
+            formats (tuple[str]): Elements of ``FORMATS``.
 
         Returns:
-            int: Bytes on the GPU that a step of the job's batch takes, estimated.
+            int: Estimated GPU memory of a step with the job's batch, in bytes.
         """
         trial, needed = job._replace(batch=batch), 0
         for memory_format in formats:
@@ -116,19 +116,19 @@ class Worker:
         return needed * job.batch // batch
 
     def time_formats(self, job, options):
-        """Time both memory formats; by name of the format, timings as dicts."""
+        """Time both memory formats; returns timings (dict) by format."""
         return {memory_format: self.time(job, memory_format, options) for memory_format in FORMATS}
 
     def time_uncompiled(self, job, formats, variants):
-        """Time variants in the faster one of some memory formats.
+        """Time variants in the faster of some memory formats.
 
         Args:
-            job (Job): What is measured.
-            formats (tuple[str]): Of ``FORMATS``.
-            variants (list[str]): Options; the last one's time decides on the format.
+            job (Job): The job to measure.
+            formats (tuple[str]): Elements of ``FORMATS``.
+            variants (list[str]): Options; the format is selected by the time of the last one.
 
         Returns:
-            tuple[str, dict]: The format, and timings (dict) by the options.
+            tuple[str, dict]: The format, and timings (dict) by options.
         """
         texts = {memory_format: variant(job, memory_format, variants[-1]) for memory_format in formats}
         steps = {name: benchmark.captured(text, self.step(job, text)) for name, text in texts.items()}
@@ -144,7 +144,7 @@ class Worker:
         return best, timings
 
     def time(self, job, memory_format, options=''):
-        """Time a variant, not compiled or compiled by :meth:`compile` before; the timing as a dict."""
+        """Time a variant, uncompiled or compiled earlier by :meth:`compile`; returns the timing (dict)."""
         text = variant(job, memory_format, options)
         step = benchmark.captured(text, self.step(job, text))
         timing = self.measure(job, step)
@@ -153,12 +153,12 @@ class Worker:
         return timing
 
     def measure(self, job, step):
-        """Time a step; the timing as a dict."""
+        """Time a step; returns the timing (dict)."""
         timing = measure({job: step}, self.settings.seconds, self.settings.device)[job]
         return dict(timing._asdict(), images_per_second=1e3 * job.batch / timing.median)
 
     def compile(self, job, memory_format):
-        """Compile a network for a job; how long the first steps took, in s."""
+        """Compile a network for a job; returns the duration of the first steps in s."""
         start = time.perf_counter()
         step = self.step(job, variant(job, memory_format, 'compile'))
         for _ in range(COMPILED_STEPS):
@@ -168,7 +168,7 @@ class Worker:
         return time.perf_counter() - start
 
     def profile(self, job, memory_format, options=''):
-        """Time by kernel of a step: a list of ``[kernel, calls, ms]``, the longest first."""
+        """Profile a step; returns a list of ``[kernel, calls, ms]``, the slowest kernel first."""
         step = self.step(job, variant(job, memory_format, options))
         step()
         self.synchronize()
@@ -193,7 +193,7 @@ class Worker:
         self.synchronize()
 
     def time_scan(self, job):
-        """Time a scan, on a GPU as a CUDA graph; the timing as a dict."""
+        """Time a scan, on a GPU as a CUDA graph; returns the timing (dict)."""
         step = self.scan_step(job)
         step = capture(step) if self.on_gpu else step
         timing = measure({job: step}, self.settings.seconds, self.settings.device)[job]
@@ -202,12 +202,12 @@ class Worker:
         return timing._asdict()
 
     def step(self, job, text):
-        """A step of a job in a variant, not captured yet; its network is kept for the next one."""
+        """A step of a job in a variant, before any capture; its network is cached."""
         args = self.arguments(job)
         benchmark.set_device(args)
         image = benchmark.random_images(job.batch, job.size, args)
         form = text.replace(f'+{benchmark.CUDA_GRAPH}', '')
-        # Compiled networks are for one batch.
+        # Compiled networks have a fixed batch size.
         key = form, job.train, job.precision, job.batch if 'compile' in form else None
         if key not in self.networks:
             backend = self.settings.compile_backend
@@ -215,7 +215,7 @@ class Worker:
         return benchmark.make_step(self.networks[key], text, image, args)
 
     def scan_step(self, job):
-        """A step of a scan, not captured yet."""
+        """A step of a scan, before any capture."""
         settings = dict(device=self.settings.device, dtype=job.dtype, train=job.train, tf32=False)
         args = SimpleNamespace(**settings)
         benchmark.set_device(args)
@@ -233,7 +233,7 @@ class Worker:
             torch.cuda.synchronize()
 
     def free(self):
-        """Give the GPU's memory back, which other processes share."""
+        """Release cached GPU memory for the other processes."""
         for network in self.networks.values():
             network.zero_grad(set_to_none=True)
         gc.collect()
@@ -242,11 +242,11 @@ class Worker:
 
 
 def serve(connection, settings, model, compilers):
-    """Answer requests, ``(method, arguments)``, until there is None.
+    """Answer requests, ``(method, arguments)``, until a request is None.
 
-    Answers are ``('value', what it returned)`` or ``('error', text)``; the first is that of the start. A
-    network has hundreds of kernels in Triton, which so many ``compilers`` compile: processes that PyTorch
-    starts with the first compilation, and that end with this one.
+    Answers are ``('value', returned)`` or ``('error', text)``; the first one reports the start. A network has
+    hundreds of Triton kernels. ``compilers`` processes compile them; PyTorch starts these at the first
+    compilation, and they exit with this process.
     """
     torch.set_num_threads(1)
     torch._inductor.config.compile_threads = compilers
@@ -259,17 +259,17 @@ def serve(connection, settings, model, compilers):
                 worker, answer = Worker(settings, model), ('value', None)
             else:
                 answer = 'value', getattr(worker, method)(*arguments)
-        except Exception as error:  # whatever a network fails with is recorded, and the others go on
+        except Exception as error:  # any error is reported, so that the other networks continue
             answer = 'error', f'{type(error).__name__}: {error}'[:2000]
         connection.send(answer)
         request = connection.recv()
 
 
 def first_step(model, size, batch, settings):
-    """Seconds of the first step of a compiled training, and of the second one, in this process (dict)."""
+    """Durations in s of the first two steps of a compiled training, in this process (dict)."""
     job = Job(model, tuple(size), batch, True, 'amp')
     worker = Worker(Settings(*settings), model)
-    step = worker.step(job, variant(job, 'channels_last', 'compile'))  # which starts the GPU
+    step = worker.step(job, variant(job, 'channels_last', 'compile'))  # also initialises the GPU
     worker.synchronize()
     seconds = []
     for _ in range(2):

@@ -1,10 +1,10 @@
 """Published top-1 accuracies on ImageNet-1k, for the figures, tables and reports of the benchmarks.
 
-None was measured here; each was read at the address of its source. ``PLAIN`` trainings use labels alone;
-``DISTILLED`` ones have a teacher as well, which adds 1 to 3 %, so only accuracies of one kind should be
-compared. All networks were trained on the images of ImageNet-1k alone. Where authors give several lengths of
-a training, it is that nearest to MobileMamba's, 300 epochs plain and 1000 distilled; of trainings by timm, it
-is the most accurate one at that size.
+None was measured here; each was read at the address of its source. ``PLAIN`` training uses labels only.
+``DISTILLED`` training also has a teacher, which adds 1 to 3 %, so compare accuracies of the same kind only.
+All networks were trained on the images of ImageNet-1k only. If authors publish several training lengths, the
+one nearest to MobileMamba's is used: 300 epochs plain, 1000 distilled. Of timm's weights, the most accurate
+ones at each size are used.
 """
 
 from typing import NamedTuple, Optional
@@ -17,8 +17,8 @@ class Source(NamedTuple):
     """Where an accuracy was published.
 
     Args:
-        paper (str): Number of the paper in arXiv, which describes the network.
-        address (str): Page with the accuracy; of a repository at one commit.
+        paper (str): arXiv number of the paper that describes the network.
+        address (str): Page with the accuracy; for a repository, at a fixed commit.
     """
 
     paper: str
@@ -29,14 +29,14 @@ class Published(NamedTuple):
     """One published accuracy.
 
     Args:
-        model (str): As ``benchmark.py`` takes it: an arch, or ``timm/NAME``.
+        model (str): Name as in ``benchmark.py``: an arch, or ``timm/NAME``.
         size (int): Side of the test images in pixels.
         label (str): Name in figures and tables.
         top1 (float): Top-1 accuracy in percent.
         training (str): ``PLAIN`` or ``DISTILLED``.
-        epochs (int, optional): Length of the training; None where neither the source nor the default of its
-            training script says.
-        source (Source): Of the accuracy.
+        epochs (int, optional): Length of the training; None if neither the source nor the defaults of its
+            training script state it.
+        source (Source): Source of the accuracy.
     """
 
     model: str
@@ -49,7 +49,7 @@ class Published(NamedTuple):
 
 
 class Unmeasured(NamedTuple):
-    """A network that cannot be run here, with what its authors publish, in whatever way they count.
+    """A network that cannot run here, with the figures of its authors, however they count.
 
     Args:
         size (int): Side of the test images in pixels.
@@ -57,9 +57,9 @@ class Unmeasured(NamedTuple):
         top1 (float): Top-1 accuracy in percent.
         training (str): ``PLAIN`` or ``DISTILLED``.
         epochs (int, optional): Length of the training.
-        source (Source): Of all numbers.
+        source (Source): Source of all numbers.
         parameters (float): In millions.
-        flops (float): In thousand millions, by the authors.
+        flops (float): In GFLOPs, by the authors.
     """
 
     size: int
@@ -73,12 +73,12 @@ class Unmeasured(NamedTuple):
 
 
 def readme(paper, repository, commit, path='README.md'):
-    """The page of a repository on GitHub as a :class:`Source`."""
+    """A page of a GitHub repository as a :class:`Source`."""
     return Source(paper, f'{GITHUB}/{repository}/blob/{commit}/{path}')
 
 
 def timm_results(paper):
-    """timm's own validation of weights that were trained with timm as a :class:`Source`."""
+    """timm's validation results of weights trained with timm, as a :class:`Source`."""
     commit = '4e5207c7bb6592474ca56e28b2cf85be8f1a550f'
     return readme(paper, 'huggingface/pytorch-image-models', commit, 'results/results-imagenet.csv')
 
@@ -170,7 +170,7 @@ PUBLISHED = (
     Published('timm/tiny_vit_5m_224.in1k', 224, 'TinyViT-5M', 79.1, PLAIN, 300, TINYVIT),
 )
 
-# Their scans have kernels for CUDA alone, in packages that the environment has not.
+# Their scans only have CUDA kernels, in packages that are not in the environment.
 UNMEASURED = (
     Unmeasured(224, 'EfficientVMamba-T', 76.5, PLAIN, 300, EFFICIENTVMAMBA, 6, 0.8),
     Unmeasured(224, 'EfficientVMamba-S', 78.7, PLAIN, 300, EFFICIENTVMAMBA, 11, 1.3),
@@ -180,10 +180,10 @@ UNMEASURED = (
 
 
 def networks():
-    """Every network of the table once, as ``(model, size)``, in its order."""
+    """All networks of the table without duplicates, as ``(model, size)``, in order."""
     return list(dict.fromkeys((entry.model, entry.size) for entry in PUBLISHED))
 
 
 def accuracies(model, size):
-    """What is published of a network at a size: kind of training to :class:`Published` (dict)."""
+    """Published accuracies of a network at a size: :class:`Published` by kind of training (dict)."""
     return {entry.training: entry for entry in PUBLISHED if (entry.model, entry.size) == (model, size)}

@@ -1,10 +1,10 @@
-"""The table of docs/runtimes.md: sizes, errors and times of one network in every runtime that is installed.
+"""Print the table of docs/runtimes.md: sizes, errors and times of networks in all installed runtimes.
 
     python tools/analysis_tools/runtime_table.py t2@192 s6@224 b1@256 --seconds 2
 
-Files are of float32, for one image, made of random weights for which the scans show. Errors are the largest
-difference to PyTorch with the naive scan, over the largest value. Times are medians of calls that take turns
-on one thread, and ratios are to ONNX Runtime.
+Files are float32 with batch size 1. Weights are random, chosen so that the scans affect the outputs. The
+error is the largest difference from PyTorch with the naive scan, divided by the largest value. Times are
+medians over interleaved calls on one thread; ratios are relative to ONNX Runtime.
 """
 
 import argparse
@@ -19,24 +19,24 @@ from mmmobilemamba.deployment.proof import difference
 from mmmobilemamba.deployment.scan_effect import awakened
 from mmmobilemamba.models import set_backend
 
-PACKAGES = {'onnx': 'onnxruntime', 'litert': 'ai-edge-litert'}  # the others are named as their runtimes
+PACKAGES = {'onnx': 'onnxruntime', 'litert': 'ai-edge-litert'}  # others are named like the runtime
 
 
 def installed():
-    """Names of the runtimes that are installed here, ONNX Runtime first."""
+    """Names of the installed runtimes, ONNX Runtime first."""
     targets = benchmark_models.RUNTIMES.items()
     return ['onnx', *(name for name, target in targets if target.why_not() is None)]
 
 
 def exported(network, image, name):
-    """A network in a runtime."""
+    """Export a network to a runtime."""
     if name == 'onnx':
         return benchmark_models.OnnxNetwork(network, image)
     return benchmark_models.RuntimeNetwork(network, image, benchmark_models.RUNTIMES[name])
 
 
 def rows(model, seconds):
-    """Lines of the table for one model: name, height and width."""
+    """Yield the rows of the table for one model: name, height and width."""
     name, *size = model
     torch.manual_seed(0)
     image = torch.randn(1, 3, *size)
@@ -63,7 +63,7 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('models', nargs='+', type=parse_model, metavar='MODEL@SIZE')
-    parser.add_argument('--seconds', type=float, default=2.0, help='to spend on each timing (default: 2)')
+    parser.add_argument('--seconds', type=float, default=2.0, help='seconds per timing (default: 2)')
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     print(', '.join(f'{key} {value}' for key, value in describe_machine('cpu').items()))

@@ -1,4 +1,4 @@
-"""Timing of several functions side by side, and a description of the machine, for the benchmarks."""
+"""Time several functions in turn, and describe the machine, for the benchmarks."""
 
 import os
 import platform
@@ -12,13 +12,13 @@ from typing import NamedTuple
 import torch
 
 PACKAGES = ('mmmobilemamba', 'torch', 'mmengine', 'mmcv', 'mmcv-lite', 'timm')
-BLOCK = 0.15  # s of calls in a row, after one that is not counted and brings the data back into the caches
+BLOCK = 0.15  # s of consecutive calls, after an untimed call that refills the caches
 MIN_ROUNDS = 5
 WARM_UP = 3  # calls before a capture
 
 
 class Timing(NamedTuple):
-    """Durations of one function, in ms: the median, the quartiles, and how many were measured."""
+    """Durations of one function in ms: median, quartiles, and number of measurements."""
 
     median: float
     low: float
@@ -27,15 +27,15 @@ class Timing(NamedTuple):
 
 
 def measure(functions, seconds=2.0, device='cpu'):
-    """Time functions in turn, in blocks, so that what disturbs the machine disturbs all of them.
+    """Time functions in interleaved blocks, so that disturbances of the machine affect all of them.
 
     Args:
         functions (dict[str, Callable]): Called without arguments.
-        seconds (float): Time to spend on each, without the warm-up; at least five blocks are measured.
-        device (str): The calls of a block on a GPU are timed together, as they are queued there.
+        seconds (float): Time for each function, without the warm-up; at least five blocks are measured.
+        device (str): On a GPU, the calls of a block are timed together, because they are asynchronous.
 
     Returns:
-        dict[str, Timing]: By the same names.
+        dict[str, Timing]: Timings by the names in ``functions``.
     """
     time_block = _time_on_gpu if torch.device(device).type == 'cuda' else _time_on_cpu
     block = min(BLOCK, seconds / MIN_ROUNDS)
@@ -67,7 +67,7 @@ def _time_on_cpu(function, calls):
 
 
 def _time_on_gpu(function, calls):
-    """Mean duration of the calls in s, from the first one's start to the last one's end."""
+    """Mean duration of the calls in s, from the start of the first to the end of the last."""
     start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
     start.record()
     for _ in range(calls):
@@ -78,14 +78,14 @@ def _time_on_gpu(function, calls):
 
 
 def capture(function, warm_up=WARM_UP):
-    """Capture a function of a GPU as a CUDA graph.
+    """Capture a function that runs on a GPU as a CUDA graph.
 
     Args:
         function (Callable): Called without arguments.
-        warm_up (int): Calls before the capture, for what a first call sets up or compiles.
+        warm_up (int): Calls before the capture, for initialisation and compilation.
 
     Returns:
-        Callable: Launches the graph, which replaces all calls from Python.
+        Callable: Replays the graph instead of calling the function.
     """
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -97,20 +97,20 @@ def capture(function, warm_up=WARM_UP):
     with torch.cuda.graph(graph):
         function()
 
-    def replay(held=function):  # which holds what the graph reads and writes
+    def replay(held=function):  # keeps the tensors of the graph alive
         graph.replay()
 
     return replay
 
 
 def summarise(durations):
-    """Timing of durations in s."""
+    """Summarise durations in s as a Timing."""
     low, median, high = statistics.quantiles(durations, n=4, method='inclusive')
     return Timing(1e3 * median, 1e3 * low, 1e3 * high, len(durations))
 
 
 def describe_machine(device='cpu'):
-    """What a figure has to be read with: processor, cores, vector instructions, versions (dict[str, str])."""
+    """Describe the machine: processor, cores, vector instructions, versions (dict[str, str])."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()
     found = dict(
         processor=_processor(),

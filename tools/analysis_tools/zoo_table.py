@@ -1,9 +1,9 @@
-"""Gather the results of ``tools/misc/zoo_demo.py`` in one table and one sheet of pictures.
+"""Collect the results of ``tools/misc/zoo_demo.py`` in one table and one contact sheet.
 
     python tools/analysis_tools/zoo_table.py work_dirs/zoo retinanet mask_rcnn
 
-reads ``result.json`` and ``pictures/overview.png`` in these folders of the work dir and writes ``table.md``,
-``table.json`` and, once there are pictures, ``contact_sheet.jpg`` into it, with the tasks in this order.
+Reads ``result.json`` and ``pictures/overview.png`` in these folders of the work dir. Writes ``table.md``,
+``table.json`` and, if there are pictures, ``contact_sheet.jpg`` there, with the tasks in this order.
 """
 
 import argparse
@@ -22,7 +22,7 @@ NOTE = (
 
 
 def table_row(state):
-    """One line of the table from one task's state (dict)."""
+    """One row of the table, from the state (dict) of a task."""
     cells = [state['title'], f'`{" ".join([state["config"], *state["options"]])}`', state['training_data']]
     if 'summary' in state:
         minutes = [state['seconds'][step] / 60 for step in ('train', 'test')]
@@ -37,7 +37,7 @@ def table_row(state):
 
 
 def machine_line(machine):
-    """What the times depend on, as a sentence."""
+    """Machine and versions, as a sentence."""
     versions = ', '.join(f'{name} {number}' for name, number in machine['versions'].items())
     return (
         f'Machine: {machine["cpu"]}, {machine["cores"]} cores, device {machine["device"]}, '
@@ -46,7 +46,7 @@ def machine_line(machine):
 
 
 def data_line(data):
-    """The dataset, as a sentence; a task may train on its first scenes only."""
+    """The dataset, as a sentence; a task may train on the first scenes only."""
     return (
         f'Data: digits scenes, version {data["version"]}, seed {data["seed"]}, {data["size"]} pixels: '
         f'{data["train"]} training and {data["val"]} validation scenes, used as "trained on" says.'
@@ -54,10 +54,10 @@ def data_line(data):
 
 
 def write_table(work_dir, states):
-    """Write ``table.json``, all the states (list[dict]), and ``table.md``."""
+    """Write ``table.json``, with all states (list[dict]), and ``table.md``."""
     (work_dir / 'table.json').write_text(json.dumps(states, indent=2) + '\n')
     notes = [data_line(state['data']) for state in states]
-    notes += [machine_line(state['machine']) for state in states]  # they differ if the machine was changed
+    notes += [machine_line(state['machine']) for state in states]  # they differ if the machine changed
     lines = ['# Small twins on the digits scenes', '', f'| {" | ".join(HEAD)} |', '|---' * len(HEAD) + '|']
     lines += [*map(table_row, states), '']
     for note in (*dict.fromkeys(notes), NOTE):
@@ -66,13 +66,13 @@ def write_table(work_dir, states):
 
 
 def contact_sheet(rows):
-    """One sheet with a row for every task.
+    """One sheet with a row per task.
 
     Args:
-        rows (list[tuple[str, Image]]): Title and picture of every task.
+        rows (list[tuple[str, Image]]): Title and picture of each task.
 
     Returns:
-        Image: As wide as the widest row, with a line of ``TITLE`` px above each and ``MARGIN`` px below.
+        Image: As wide as the widest row; each row has a title of ``TITLE`` px and a margin of ``MARGIN`` px.
     """
     width = max(picture.width for _, picture in rows)
     height = sum(TITLE + picture.height + MARGIN for _, picture in rows)
@@ -90,7 +90,7 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('work_dir', type=Path, help='work dir of zoo_demo.py')
-    parser.add_argument('tasks', nargs='+', help='folders in it')
+    parser.add_argument('tasks', nargs='+', help='folders in the work dir')
     args = parser.parse_args(argv)
     states = [json.loads((args.work_dir / task / 'result.json').read_text()) for task in args.tasks]
     write_table(args.work_dir, states)

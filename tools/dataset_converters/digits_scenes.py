@@ -1,4 +1,4 @@
-"""Make a small dataset of handwritten digits in front of photos, offline and always the same.
+"""Generate a small, reproducible dataset of handwritten digits in front of photos, offline.
 
 ``python tools/dataset_converters/digits_scenes.py data/digits_scenes`` places the scans of
 ``sklearn.datasets.load_digits`` on crops of ``sklearn.datasets.load_sample_images`` and writes
@@ -11,7 +11,7 @@ three views of the same scenes::
     OUT/imagenet/{train,val}/{zero,...,nine}/000001_01.png  square crops of the single digits
     OUT/manifest.json                                   arguments, split of the scans, files
 
-The same arguments give the same bytes, and the first N scenes do not depend on the counts.
+The same arguments produce the same bytes, and the first N scenes do not depend on the counts.
 """
 
 import argparse
@@ -37,14 +37,14 @@ except ImportError as missing:
     ) from None
 
 MADE_BY = 'digits_scenes'
-VERSION = 1  # raise it with every change of what is written: older folders are then told apart
+VERSION = 1  # increase it with every change of the output, to tell older folders apart
 DESCRIPTION = 'Digits scenes: handwritten digits in front of photos, with boxes and masks'
 MANIFEST = 'manifest.json'
 VIEWS = ('coco', 'ade', 'imagenet')
 CLASSES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 ADE_SPLITS = {'train': 'training', 'val': 'validation'}
 CATEGORIES = [{'id': i, 'name': name, 'supercategory': 'digit'} for i, name in enumerate(CLASSES, 1)]
-# Without the time of making: the same arguments must give the same bytes.
+# No creation time: the same arguments must produce the same bytes.
 INFO = {'description': DESCRIPTION, 'version': str(VERSION), 'year': 2026, 'date_created': '2026/01/01'}
 INFO.update(contributor='mmmobilemamba', url='https://archive.ics.uci.edu/dataset/80')
 CC_BY = 'https://creativecommons.org/licenses/by'
@@ -53,31 +53,31 @@ LICENSES = [
     {'id': 2, 'name': 'CC BY 2.0 (photos: danielbuechele, vultilion)', 'url': f'{CC_BY}/2.0/'},
 ]
 OPTIONS = {  # default, lowest, highest, meaning
-    'seed': (0, 0, 2**32 - 1, 'start of all random numbers'),
+    'seed': (0, 0, 2**32 - 1, 'random seed'),
     'train': (6000, 1, 999999, 'training scenes'),
     'val': (200, 1, 999999, 'validation scenes'),
     'size': (160, 64, 1024, 'side of the pictures in px'),
 }
 
 VAL_SHARE = 0.2  # of the scans of every class
-PHOTO_CUT = 0.6  # of a photo's width: training crops lie left of it, validation crops right of it
-REFERENCE_SIZE = 160  # px, the picture size to which the lengths below refer
+PHOTO_CUT = 0.6  # of a photo's width: training crops are left of it, validation crops right of it
+REFERENCE_SIZE = 160  # px, picture size for the lengths below
 DIGIT_SIDES = (20, 56)  # px, a scan's side
 MAX_ANGLE = 15  # degrees
 MIN_VISIBLE = 0.7  # of a digit's own mask
-MIN_CONTRAST = 45  # luminance steps of 255 between a digit and what surrounds it
-MASK_ALPHA = 0.5  # pixels from here on belong to the digit
-RIM_ALPHA = 0.08  # pixels from here to MASK_ALPHA are neither digit nor background
+MIN_CONTRAST = 45  # luminance steps of 255 between a digit and its surroundings
+MASK_ALPHA = 0.5  # pixels with at least this opacity belong to the digit
+RIM_ALPHA = 0.08  # pixels from this opacity up to MASK_ALPHA are neither digit nor background
 TRIES_PER_DIGIT, TRIES_PER_SCENE = 40, 20
 LUMINANCE = np.array([0.299, 0.587, 0.114])
 
 
 class DatasetError(RuntimeError):
-    """The dataset cannot be made; the message says why and what to do."""
+    """The dataset cannot be generated; the message says why and what to do."""
 
 
 class Digit(NamedTuple):
-    """How one digit was placed: ``side``, ``top`` and ``left`` in px, ``angle`` in degrees."""
+    """Placement of one digit: ``side``, ``top`` and ``left`` in px, ``angle`` in degrees."""
 
     scan: int
     label: int
@@ -85,33 +85,33 @@ class Digit(NamedTuple):
     angle: float
     top: int
     left: int
-    area: int  # px, of the whole mask as if nothing were in front of it
+    area: int  # px, of the whole mask, occluded parts included
 
 
 class Scene(NamedTuple):
-    """One picture and what it shows."""
+    """One picture and its digits."""
 
     image: np.ndarray  # uint8, (size, size, 3), RGB
-    owner: np.ndarray  # uint8, (size, size): 0 where no digit is, k at the k-th digit's visible part
-    rim: np.ndarray  # bool, (size, size): half transparent pixels around digits
-    digits: list  # of Digit, from the rearmost to the foremost
+    owner: np.ndarray  # uint8, (size, size): 0 without a digit, k in the visible part of the k-th digit
+    rim: np.ndarray  # bool, (size, size): semi-transparent pixels around digits
+    digits: list  # of Digit, from back to front
 
 
 class Sources(NamedTuple):
-    """What the scenes of one split are made of."""
+    """Scans and photos for the scenes of one split."""
 
-    scans: np.ndarray  # uint8, (1797, 8, 8), 0..16; those of both splits
-    photos: list  # of uint8 arrays, (427, W, 3), this split's part of every photo
-    choices: list  # of int arrays: for every class the indices of this split's scans
+    scans: np.ndarray  # uint8, (1797, 8, 8), 0..16; of both splits
+    photos: list  # of uint8 arrays, (427, W, 3): this split's part of each photo
+    choices: list  # of int arrays: indices of this split's scans, per class
 
 
 def make_rng(seed, *key):
-    """Return a generator that depends on ``seed`` and ``key`` only, not on what was drawn before."""
+    """Return a generator that depends only on ``seed`` and ``key``, not on earlier draws."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=key))
 
 
 def split_scans(labels, seed):
-    """Split scans by ``labels``, int (N,): {'train': per class the sorted indices, 'val': the same}."""
+    """Split scans by ``labels``, int (N,): sorted indices per class, {'train': ..., 'val': ...}."""
     rng = make_rng(seed, 2)  # scenes use (0, index) and (1, index)
     parts = {'train': [], 'val': []}
     for label in range(len(CLASSES)):
@@ -123,7 +123,7 @@ def split_scans(labels, seed):
 
 
 def load_sources(seed):
-    """Load scikit-learn's scans and photos and part them: {'train': Sources, 'val': Sources}."""
+    """Load and split scikit-learn's scans and photos: {'train': Sources, 'val': Sources}."""
     digits, photos = load_digits(), load_sample_images().images
     scans, choices = digits.images.astype(np.uint8), split_scans(digits.target, seed)
     parts = [np.split(photo, [round(PHOTO_CUT * photo.shape[1])], axis=1) for photo in photos]
@@ -132,7 +132,7 @@ def load_sources(seed):
 
 
 def make_noise(rng, size):
-    """Return float noise of several octaves, (size, size, 3), about -1..1."""
+    """Return float noise of several octaves, (size, size, 3), roughly in -1..1."""
     noise = np.zeros((size, size, 3))
     for octave in range(5):
         cells = rng.integers(0, 256, (4 * 2**octave, 4 * 2**octave, 3), dtype=np.uint8)
@@ -142,7 +142,7 @@ def make_noise(rng, size):
 
 
 def make_background(rng, photos, size):
-    """Mix a blurred photo crop, uint8, with noise into a faint float (size, size, 3), 0..255."""
+    """Mix a blurred photo crop with noise into a low-contrast float (size, size, 3), 0..255."""
     photo = photos[rng.integers(len(photos))]
     side = int(rng.integers(80, min(photo.shape[:2]) + 1))
     top, left = (rng.integers(length - side + 1) for length in photo.shape[:2])
@@ -150,24 +150,24 @@ def make_background(rng, photos, size):
     crop = crop.resize((size, size), Image.Resampling.BICUBIC)
     crop = crop.filter(ImageFilter.GaussianBlur(rng.uniform(0.2, 1.5) * size / REFERENCE_SIZE))
     texture = np.rot90(np.asarray(crop, dtype=float), rng.integers(4))
-    texture = texture[..., rng.permutation(3)]  # other colours than the two photos have
+    texture = texture[..., rng.permutation(3)]  # more colours than in the two photos
     if rng.random() < 0.5:
         texture = texture[:, ::-1]
     noise = make_noise(rng, size)
     share = rng.uniform(0.5, 0.95)
     texture = share * (texture - texture.mean()) / (texture.std() + 1)
     texture = texture + (1 - share) * (noise - noise.mean()) / noise.std()
-    texture = 2 * np.tanh(texture / texture.std() / 2)  # no blinding highlights, no black holes
+    texture = 2 * np.tanh(texture / texture.std() / 2)  # limits highlights and shadows
     base = rng.uniform(55, 200) + rng.uniform(-25, 25, 3)
     return np.clip(base + rng.uniform(14, 28) * texture, 0, 255)
 
 
 def render_alpha(scan, side, angle):
-    """Enlarge a scan, uint8 (8, 8), 0..16, to ``side`` px and turn it by ``angle`` degrees.
+    """Resize a scan, uint8 (8, 8), 0..16, to ``side`` px and rotate it by ``angle`` degrees.
 
-    Returns its opacity: float, (h, w), 0..1, without empty rows and columns around it.
+    Returns its opacity: float, (h, w), 0..1, cropped to the non-empty rows and columns.
     """
-    outer = round(side * 10 / 8)  # with a rim of zeros: the scans' ends would be cut hard without
+    outer = round(side * 10 / 8)  # includes a border of zeros, to avoid hard edges
     padded = np.pad(scan.astype(float) * (255 / 16), 1).round().astype(np.uint8)
     picture = Image.fromarray(padded).resize((outer, outer), Image.Resampling.BICUBIC)
     picture = picture.rotate(angle, Image.Resampling.BICUBIC, expand=True)
@@ -178,9 +178,9 @@ def render_alpha(scan, side, angle):
 
 
 def choose_tint(rng, surroundings):
-    """Return a random colour, float (3,), that stands out from its surroundings, float (N, 3), 0..255.
+    """Return a random colour, float (3,), that contrasts with its surroundings, float (N, 3), 0..255.
 
-    Its luminance is ``MIN_CONTRAST`` away from 95 % of them; None if none of the colours tried is.
+    Its luminance differs by at least ``MIN_CONTRAST`` from 95 % of them. None if no tried colour does.
     """
     luminance = surroundings @ LUMINANCE
     for tint in rng.uniform(0, 255, (16, 3)):
@@ -190,10 +190,10 @@ def choose_tint(rng, surroundings):
 
 
 def place_digit(rng, sources, canvas, owner, rim, digits):
-    """Try once to put one more digit in front of ``canvas``, float (size, size, 3), 0..255.
+    """Try once to draw one more digit on ``canvas``, float (size, size, 3), 0..255.
 
-    The arrays (see :class:`Scene`) change in place, and only if this returns a :class:`Digit`. It
-    returns None if a digit would be hidden too much or have too little contrast.
+    Returns a :class:`Digit` and modifies the arrays in place (see :class:`Scene`). If a digit would be
+    occluded too much or have too little contrast, returns None and modifies nothing.
     """
     size = len(owner)
     label = int(rng.integers(len(CLASSES)))
@@ -220,7 +220,7 @@ def place_digit(rng, sources, canvas, owner, rim, digits):
 def make_scene(rng, sources, size, digits_range):
     """Return a :class:`Scene` of ``size`` px.
 
-    It has fewer digits than drawn if they found no place, but never fewer than ``digits_range[0]``.
+    Digits that find no place are omitted, but the scene has at least ``digits_range[0]``.
     """
     for _ in range(TRIES_PER_SCENE):
         canvas = make_background(rng, sources.photos, size)
@@ -231,7 +231,7 @@ def make_scene(rng, sources, size, digits_range):
             if digit is not None:
                 digits.append(digit)
         if len(digits) >= digits_range[0]:
-            canvas += rng.normal(0, 3, canvas.shape)  # like a camera's: nothing is perfectly flat
+            canvas += rng.normal(0, 3, canvas.shape)  # camera noise
             return Scene(np.clip(canvas.round(), 0, 255).astype(np.uint8), owner, rim, digits)
     raise DatasetError(
         f'a scene has no room for {digits_range[0]} digits that stay {MIN_VISIBLE:.0%} visible '
@@ -240,7 +240,7 @@ def make_scene(rng, sources, size, digits_range):
 
 
 def make_annotations(scene, image_id, first_id):
-    """Return the COCO annotations (list[dict]) of a scene's digits, of their visible parts."""
+    """Return COCO annotations (list[dict]) for the visible parts of a scene's digits."""
     annotations = []
     for number, digit in enumerate(scene.digits, 1):
         mask = scene.owner == number
@@ -255,7 +255,7 @@ def make_annotations(scene, image_id, first_id):
 
 
 def make_semantic_map(scene):
-    """Return uint8, (size, size): 0 rim, 1 background, 2..11 the visible parts of digits 0..9."""
+    """Return uint8, (size, size): 0 rim, 1 background, 2..11 visible parts of the digits 0..9."""
     colours = np.array([1] + [digit.label + 2 for digit in scene.digits], np.uint8)
     labels = colours[scene.owner]
     labels[scene.rim & (scene.owner == 0)] = 0
@@ -263,9 +263,9 @@ def make_semantic_map(scene):
 
 
 def square_crop(image, box):
-    """Cut a square around ``box`` ([x, y, width, height] in px) out of ``image``, uint8 (size, size, 3).
+    """Crop a square around ``box`` ([x, y, width, height] in px) from ``image``, uint8 (size, size, 3).
 
-    The margin is a tenth of the longer side; a square that would leave the picture is moved inside.
+    The margin is a tenth of the longer side. A square that would extend beyond the picture is shifted.
     """
     x, y, width, height = box
     side = min(round(1.2 * max(width, height)), len(image))
@@ -280,7 +280,7 @@ def save_png(path, array):
 
 
 def write_scene(root, split, name, scene, annotations):
-    """Write one scene's picture, semantic map and crops below ``root``."""
+    """Write picture, semantic map and crops of one scene below ``root``."""
     picture, ade_picture = root / 'coco' / split / name, root / 'ade' / 'images' / ADE_SPLITS[split] / name
     save_png(picture, scene.image)
     try:
@@ -311,7 +311,7 @@ def write_split(root, split, arguments, sources):
 
 
 def write_json(path, content):
-    """Write ``content`` as JSON, the same bytes on every system."""
+    """Write ``content`` as JSON, with the same bytes on every system."""
     path.write_bytes((json.dumps(content) + '\n').encode('ascii'))
 
 
@@ -327,7 +327,7 @@ def read_manifest(folder):
 
 
 def write_manifest(root, arguments, complete, sources=None):
-    """Write what was asked, which scans each split uses, and the CRC-32 of every file made so far."""
+    """Write the arguments, the scans of each split, and the CRC-32 of all files so far."""
     scans = {split: np.concatenate(source.choices).tolist() for split, source in (sources or {}).items()}
     paths = sorted(path for view in VIEWS for path in (root / view).rglob('*') if path.is_file())
     files = {path.relative_to(root).as_posix(): zlib.crc32(path.read_bytes()) for path in paths}
@@ -336,7 +336,7 @@ def write_manifest(root, arguments, complete, sources=None):
 
 
 def find_damage(root, manifest):
-    """Return the files that are missing or changed (list[str]), empty if the dataset is complete."""
+    """Return missing and changed files (list[str]); empty if the dataset is complete."""
     if not manifest['complete']:
         return [f'{MANIFEST} says that it was never finished']
     states = {name: (root / name).is_file() for name in manifest['files']}
@@ -346,9 +346,9 @@ def find_damage(root, manifest):
 
 
 def is_ours(folder):
-    """Tell whether ``folder`` holds a dataset of this script, whole or broken.
+    """Whether ``folder`` contains a dataset of this script, complete or not.
 
-    The names of the views do not suffice: ``data/coco`` and ``data/ade`` are where the real ones live.
+    The names of the views are not sufficient: ``data/coco`` and ``data/ade`` usually hold the real datasets.
     """
     classes, files = folder / 'imagenet' / 'train', (folder / 'coco' / 'annotations').glob('instances_*.json')
     return (
@@ -359,16 +359,16 @@ def is_ours(folder):
 
 
 def describe(arguments, version):
-    """Return the arguments as one would type them, with the version of what they make."""
+    """Return the arguments as on the command line, with the version of the dataset."""
     options = [f'--{name} {arguments.get(name)}' for name in OPTIONS]
     return ' '.join([*options, '--digits', *map(str, arguments['digits'])]) + f' (version {version})'
 
 
 def check_existing(out, arguments, overwrite):
-    """Return True if ``out`` is the complete dataset asked for, False if it is to be made.
+    """Return True if ``out`` already has the requested dataset, False if it must be generated.
 
     Raises:
-        DatasetError: If something else is there that may not be replaced.
+        DatasetError: If ``out`` has other content that must not be replaced.
     """
     if out.exists() and not out.is_dir():
         raise DatasetError(f'{out} is a file. OUT must be a new or empty folder: use another name.')
@@ -398,7 +398,11 @@ def check_existing(out, arguments, overwrite):
 
 
 def clear_partial(partial):
-    """Drop the folder that an interrupted run has left, and say so; leave any other folder alone."""
+    """Delete the folder of an interrupted run, with a message; any other folder is kept.
+
+    Raises:
+        DatasetError: If something else is there.
+    """
     if not partial.exists():
         return
     if not partial.is_dir() or (any(partial.iterdir()) and not is_ours(partial)):
@@ -408,7 +412,7 @@ def clear_partial(partial):
 
 
 def make_folders(root):
-    """Make the empty folders of all views below ``root``."""
+    """Create the folders of all views below ``root``."""
     for split, ade_split in ADE_SPLITS.items():
         folders = [f'coco/{split}', f'ade/images/{ade_split}', f'ade/annotations/{ade_split}']
         for folder in ['coco/annotations', *folders, *(f'imagenet/{split}/{name}' for name in CLASSES)]:
@@ -416,10 +420,10 @@ def make_folders(root):
 
 
 def check_disk(folder, arguments):
-    """Raise ``DatasetError`` if the dataset will not fit on the disk of ``folder``."""
+    """Raise ``DatasetError`` if the disk of ``folder`` has too little space for the dataset."""
     size, most = arguments['size'], arguments['digits'][1]
-    crop = (1.2 * DIGIT_SIDES[1] * size / REFERENCE_SIZE) ** 2 / 2  # px, of a digit of middling size
-    scene = 3 * (size**2 + most * crop) + 4096 * (most + 3)  # bytes; pixels of noise hardly compress
+    crop = (1.2 * DIGIT_SIDES[1] * size / REFERENCE_SIZE) ** 2 / 2  # px, of a digit of medium size
+    scene = 3 * (size**2 + most * crop) + 4096 * (most + 3)  # bytes; noise hardly compresses
     needed = scene * (arguments['train'] + arguments['val']) / 2**20
     free = shutil.disk_usage(folder).free / 2**20
     if free < needed:
@@ -430,7 +434,7 @@ def check_disk(folder, arguments):
 
 
 def make_dataset(out, arguments, overwrite):
-    """Make the dataset in ``out`` (Path) unless it is there already."""
+    """Generate the dataset in ``out`` (Path) unless it exists."""
     if check_existing(out, arguments, overwrite):
         print(f'{out} is complete and made with the same arguments: nothing to do')
         return
@@ -449,7 +453,7 @@ def make_dataset(out, arguments, overwrite):
         shutil.rmtree(partial, ignore_errors=True)
         raise
     if out.exists():
-        for view in VIEWS:  # before the manifest: a break leaves a folder that is known as ours
+        for view in VIEWS:  # before the manifest, so that is_ours() still holds after an interruption
             shutil.rmtree(out / view, ignore_errors=True)
         shutil.rmtree(out)
     partial.rename(out)
@@ -457,13 +461,13 @@ def make_dataset(out, arguments, overwrite):
 
 
 def parse_args(argv):
-    """Return the checked command line (argparse.Namespace)."""
+    """Parse and check the command line (argparse.Namespace)."""
     parser = argparse.ArgumentParser(description=__doc__.split('\n\n')[0])
     parser.add_argument('out', type=Path, metavar='OUT', help='a new or empty folder')
     for name, (default, low, high, meaning) in OPTIONS.items():
         text = f'{meaning}, {low} to {high} (default {default})'
         parser.add_argument(f'--{name}', type=int, default=default, help=text)
-    text = 'fewest and most digits of a scene, 1 to 20 (default 3 8)'
+    text = 'minimum and maximum number of digits per scene, 1 to 20 (default 3 8)'
     parser.add_argument('--digits', type=int, nargs=2, default=[3, 8], metavar=('MIN', 'MAX'), help=text)
     parser.add_argument('--overwrite', action='store_true', help='replace a dataset of this script')
     args = parser.parse_args(argv)
@@ -479,7 +483,7 @@ def parse_args(argv):
 
 
 def main(argv=None):
-    """Run the command line; leave with status 1 and a message on stderr if the dataset cannot be made."""
+    """Run the command line; on failure, print a message to stderr and exit with status 1."""
     args = parse_args(argv)
     arguments = {name: getattr(args, name) for name in (*OPTIONS, 'digits')}
     out = Path(os.path.realpath(args.out))

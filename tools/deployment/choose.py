@@ -1,9 +1,10 @@
-"""What networks find, chosen from the raw outputs of files for phones: needs NumPy alone.
+"""Post-processing for exported files that end before it. Needs only NumPy.
 
     outputs = choose(session.run(batch), session.about)
 
-A file of ONNX has this inside; others end in logits, and in boxes with scores of every class. The arithmetic
-is that of ``mmmobilemamba/deployment/dense_heads.py`` and ``detectors.py``, and so of mmdet and mmcv:
+ONNX files contain the post-processing; other files end with logits, or with boxes and scores of all classes.
+The algorithms match ``mmmobilemamba/deployment/dense_heads.py`` and ``detectors.py``, which follow mmdet and
+mmcv:
 
 - https://github.com/open-mmlab/mmdetection/tree/v3.3.0/mmdet/models/dense_heads
 - https://github.com/open-mmlab/mmcv/blob/v2.1.0/mmcv/ops/nms.py
@@ -15,32 +16,32 @@ from typing import NamedTuple
 
 import numpy as np
 
-TINY = np.finfo(np.float32).tiny  # the score of what was found with 0, which means nothing was
+TINY = np.finfo(np.float32).tiny  # replaces scores of 0, which mark empty slots
 
 
 class Found(NamedTuple):
-    """Boxes (K, 4), left, top, right and bottom in px, with their scores and labels (K,)."""
+    """Boxes (K, 4) as left, top, right and bottom in px, with scores and labels (K,)."""
 
     boxes: np.ndarray
     scores: np.ndarray
     labels: np.ndarray
 
     def take(self, index):
-        """Some of them (Found)."""
+        """The objects at an index (Found)."""
         return Found(*(values[index] for values in self))
 
 
 def choose(outputs, about):
-    """The outputs of a file as those of ONNX (dict[str, ndarray]); what is so already stays as it is.
+    """Convert the outputs of a file to those of an ONNX file, if they are not in that form already.
 
     Args:
-        outputs (dict[str, ndarray]): By name; the first axis is the image.
-        about (dict): What the file says of itself.
+        outputs (dict[str, ndarray]): Outputs by name; the first axis is the image.
+        about (dict): Metadata of the file.
 
     Returns:
-        dict[str, ndarray]: Of a classifier logits, and all classes (N, C), the best first, with their scores;
-        of a segmentor classes, int32, (N, H, W); of a detector boxes (N, K, 4), scores and labels (N, K), the
-        best first, with a score of 0 where an image has fewer than K.
+        dict[str, ndarray]: For a classifier logits, labels and scores (N, C), the best first. For a segmentor
+        classes, int32, (N, H, W). For a detector boxes (N, K, 4), scores and labels (N, K), the best first,
+        padded with scores of 0 for images with fewer than K objects.
     """
     task = about['task']
     if task == 'classification' and 'scores' not in outputs:
@@ -56,7 +57,7 @@ def choose(outputs, about):
 
 
 def ranked(logits):
-    """Softmax scores and labels (..., C) of logits (..., C), the best first."""
+    """Softmax scores and labels (..., C) from logits (..., C), the best first."""
     powers = np.exp(logits - logits.max(-1, keepdims=True))
     scores = powers / powers.sum(-1, keepdims=True)
     labels = np.argsort(-scores, axis=-1, kind='stable')
@@ -64,7 +65,7 @@ def ranked(logits):
 
 
 def stack(images):
-    """Objects of several images (list[Found]) as outputs, see :func:`choose`."""
+    """Stack the objects of several images (list[Found]) as outputs, see :func:`choose`."""
     most = max(len(found.scores) for found in images)
     padded = [
         [np.pad(x, [(0, most - len(x))] + [(0, 0)] * (x.ndim - 1)) for x in values] for values in zip(*images)
@@ -73,17 +74,17 @@ def stack(images):
 
 
 def find_objects(settings, boxes, scores, factors=None):
-    """The objects of an image (Found), the best first; after PAA's vote by class, as in mmdet.
+    """The objects of an image (Found), the best first; with PAA's voting sorted by class, as in mmdet.
 
     Args:
-        settings (dict): The ``candidates`` that a file says of itself: the ``kind`` of the choice, the number
-            of places on each of the ``levels``, and what the config's ``test_cfg`` has.
-        boxes (ndarray): Of all places, finest level first, (B, 4).
-        scores (ndarray): Of every class, (B, C).
-        factors (ndarray, optional): Of the scores, (B,).
+        settings (dict): ``candidates`` in the metadata of a file: ``kind``, the number of places on each of
+            the ``levels``, and settings from the config's ``test_cfg``.
+        boxes (ndarray): Boxes of all places, finest level first, (B, 4).
+        scores (ndarray): Scores of all classes, (B, C).
+        factors (ndarray, optional): Factors of the scores, (B,).
 
     Raises:
-        ValueError: If the kind is not known, or the places are not as many as the levels have.
+        ValueError: If the kind is unknown, or the number of boxes does not match the levels.
     """
     if settings['kind'] not in KINDS:
         raise ValueError(f'The kind of candidates is {settings["kind"]!r}; it must be one of {list(KINDS)}.')
@@ -93,12 +94,12 @@ def find_objects(settings, boxes, scores, factors=None):
 
 
 def best_pairs(settings, boxes, scores, factors):
-    """``BaseDenseHead`` and ``GFLHead``: the best pairs of a place and a class on each level."""
+    """As in ``BaseDenseHead`` and ``GFLHead``: the best pairs of place and class on each level."""
     limit, classes, found, first = settings['nms_pre'], scores.shape[1], [], 0
     for count in settings['levels']:
         level = scores[first : first + count].ravel()
         pairs = np.flatnonzero(level > settings['score_thr'])
-        # A negative limit leaves out the last ones, as mmdet takes it for the end of a slice.
+        # A negative limit drops the last ones, because mmdet uses it as the end of a slice.
         pairs = pairs[best(level[pairs], limit if limit > 0 else len(pairs) + limit)]
         found.append(pairs + first * classes)
         first += count
@@ -115,7 +116,7 @@ def best_pairs(settings, boxes, scores, factors):
 
 
 def best_class(settings, boxes, scores, factors):
-    """``YOLOXHead``: the best class of each place, times its objectness; all that are left over."""
+    """As in ``YOLOXHead``: the best class of each place, times its objectness, without a maximum number."""
     labels = scores.argmax(1)
     chosen = scores[np.arange(len(scores)), labels] * factors
     found = Found(boxes, np.maximum(chosen, TINY), labels).take(chosen >= settings['score_thr'])
@@ -123,7 +124,7 @@ def best_class(settings, boxes, scores, factors):
 
 
 def best_places(settings, boxes, scores, factors):
-    """``PAAHead``: the best places of each level, whose boxes vote for those that are left over."""
+    """As in ``PAAHead``: the best places on each level; after NMS, their boxes vote on the remaining ones."""
     limit, found, first = settings['nms_pre'], [], 0
     scores = np.sqrt(scores * factors[:, None])
     for count in settings['levels']:
@@ -146,7 +147,7 @@ KINDS = dict(pairs=best_pairs, best_class=best_class, places=best_places)
 
 
 def vote(boxes, others, scores):
-    """``PAAHead.score_voting``: boxes (K, 4) as the mean of others (P, 4) that overlap, by scores (K, P)."""
+    """``PAAHead.score_voting``: averages each box (K, 4) over overlapping ones (P, 4), by scores (K, P)."""
     overlap = np.stack([intersection_over_union(box, others, least=1e-6) for box in boxes])
     weight = np.where(overlap > 0.01, np.exp(-((1 - overlap) ** 2) / 0.025) * scores, 0)
     total = weight.sum(1, keepdims=True)
@@ -154,13 +155,13 @@ def vote(boxes, others, scores):
 
 
 def left_over(found, limit, settings):
-    """What the suppression leaves of candidates (Found), the best first: mmcv's ``batched_nms``.
+    """Candidates that remain after NMS (Found), the best first, as with mmcv's ``batched_nms``.
 
     Args:
         found (Found): Candidates of all classes.
-        limit (int): The most that are left; no limit if not positive.
-        settings (dict, optional): How, see ``mmmobilemamba/deployment/suppress.py``; they are sorted alone if
-            not given.
+        limit (int): Maximum number of objects; no limit if not positive.
+        settings (dict, optional): NMS settings, see ``mmmobilemamba/deployment/suppress.py``. Without them,
+            the candidates are only sorted.
     """
     if not len(found.scores):
         return found
@@ -169,7 +170,7 @@ def left_over(found, limit, settings):
         return found.take(slice(limit if limit > 0 else None))
     limit = min((number for number in (limit, settings['max_num']) if number > 0), default=None)
     boxes = found.boxes
-    if not settings['class_agnostic']:  # those of different classes are moved apart
+    if not settings['class_agnostic']:  # offsets separate the classes
         boxes = boxes + (found.labels * (boxes.max() + 1)).astype(boxes.dtype)[:, None]
     groups = [np.arange(len(boxes))]
     if len(boxes) >= settings['split_thr']:
@@ -183,25 +184,25 @@ def left_over(found, limit, settings):
 
 
 def suppress(boxes, threshold, offset=0, limit=None):
-    """Places (K,) of the boxes (B, 4), the best first, that no better one overlaps by more than a threshold.
+    """Greedy NMS: indices (K,) of the boxes (B, 4) that no better box overlaps by more than a threshold.
 
     Args:
-        boxes (ndarray): Left, top, right and bottom.
-        threshold (float): Of the intersection over union.
-        offset (int): Of 0 or 1 px, which a box is longer than the difference of its sides.
-        limit (int, optional): The most that are wanted.
+        boxes (ndarray): Left, top, right and bottom; the best first.
+        threshold (float): IoU threshold.
+        offset (int): 0 or 1 px, added to the sides of each box.
+        limit (int, optional): Maximum number of boxes.
     """
     left, kept = np.arange(len(boxes)), []
     while len(left) and len(kept) != limit:
         first, left = left[0], left[1:]
         kept.append(first)
-        with np.errstate(divide='ignore', invalid='ignore'):  # of empty boxes
+        with np.errstate(divide='ignore', invalid='ignore'):  # empty boxes
             left = left[~(intersection_over_union(boxes[first], boxes[left], offset) > threshold)]
     return np.array(kept, int)
 
 
 def intersection_over_union(box, others, offset=0, least=None):
-    """Of a box (4,) and others (B, 4), (B,); the union is ``least`` at least, if that is given."""
+    """IoU (B,) of a box (4,) with others (B, 4); ``least`` is a lower bound for the union."""
     corner = np.minimum(box[2:], others[:, 2:]) - np.maximum(box[:2], others[:, :2]) + offset
     common = np.maximum(corner, 0).prod(1)
     areas = ((x[..., 2:] - x[..., :2] + offset).prod(-1) for x in (box, others))
@@ -210,7 +211,7 @@ def intersection_over_union(box, others, offset=0, least=None):
 
 
 def best(scores, limit=None):
-    """Places of the best scores (B,), the best first; of all, or of so many."""
+    """Indices of the best scores (B,), the best first; all of them, or at most ``limit``."""
     if limit is None or limit >= len(scores):
         return np.argsort(-scores, kind='stable')
     if limit <= 0:

@@ -1,6 +1,6 @@
-"""Pictures of what an exported network found, with names of classes in any script.
+"""Draw the results of an exported network, with class names in any script.
 
-Part of ``infer.py``, which runs without the rest of the repository: needs only NumPy and Pillow.
+Part of ``infer.py``, which runs without the rest of the repository. Needs only NumPy and Pillow.
 """
 
 import colorsys
@@ -13,27 +13,27 @@ from pictures import NetworkError
 from PIL import Image, ImageDraw, ImageFont
 
 LUMINANCE = (0.299, 0.587, 0.114)
-BACKGROUND = 'background'  # this class keeps the picture's own colours
-SHOWN_SIDE = 480  # px, to which smaller pictures are enlarged before anything is drawn
-ALWAYS = 'abcdefghijklmnopqrstuvwxyz0123456789.,:()'  # what a font must have besides the names of classes
-NO_CHARACTER = '\uffff'  # never assigned, so a font draws what it draws for all that it lacks
-SHARED = '/usr/local/share:/usr/share'  # where a Linux has its fonts
+BACKGROUND = 'background'  # this class is not tinted
+SHOWN_SIDE = 480  # px; smaller pictures are enlarged to this before drawing
+ALWAYS = 'abcdefghijklmnopqrstuvwxyz0123456789.,:()'  # a font must have these besides the class names
+NO_CHARACTER = '\uffff'  # never assigned, so every font draws its glyph for missing characters
+SHARED = '/usr/local/share:/usr/share'  # font folders on Linux
 STYLES = ('bold', 'black', 'condensed', 'italic', 'light', 'medium', 'mono', 'oblique', 'serif', 'thin')
 
 
 def color_of(label):
-    """The colour of a class, RGB: steps of the golden section round the circle of hues."""
+    """RGB colour of a class: hues in steps of the golden ratio."""
     rgb = colorsys.hsv_to_rgb(label * 0.618 % 1, 0.85, 1 - label % 2 * 0.2)
     return tuple(round(255 * channel) for channel in rgb)
 
 
 def one_line(name):
-    """A name as it is drawn: composed characters (NFC), and no line breaks."""
+    """Normalise a name for drawing: composed characters (NFC), no line breaks."""
     return ' '.join(unicodedata.normalize('NFC', name).split())
 
 
 class NameFont:
-    """Font files (list; None is the font inside Pillow) as one: each character by the first that has it."""
+    """Font files (list; None is Pillow's built-in font) as one; the first with a character draws it."""
 
     def __init__(self, files, size=15):
         self.fonts, self.size = [open_font(file, size) for file in files], size
@@ -51,11 +51,11 @@ class NameFont:
             left += font.getlength(run)
 
     def runs(self, text):
-        """Parts of a text, each with its font (list)."""
+        """Split a text into parts with the same font (list)."""
         runs = []
         for char in text:
             if runs and (is_invisible(char) or unicodedata.category(char).startswith('M')):
-                font = runs[-1][0]  # a mark belongs to the letter before it
+                font = runs[-1][0]  # a combining mark uses the font of its letter
             else:
                 having = (font for font in self.fonts if not missing_characters(font, char))
                 font = next(having, self.fonts[0])
@@ -67,29 +67,29 @@ class NameFont:
 
 
 def font_for(image, files):
-    """A font that can be read on an image of this size."""
+    """A font that is legible on an image of this size."""
     return NameFont(files, max(15, max(image.size) // 50))
 
 
 def open_font(file, size=15):
-    """The font of a file, or the one inside Pillow if that is None, at a size in px."""
+    """The font of a file, or Pillow's built-in one for None, at a size in px."""
     return ImageFont.load_default(size=size) if file is None else ImageFont.truetype(str(file), size)
 
 
 def is_invisible(char):
-    """Whether a character has no glyph of its own: spaces, controls, and what selects variants."""
+    """Whether a character has no glyph: spaces, controls and variation selectors."""
     return char.isspace() or unicodedata.category(char) in ('Cc', 'Cf') or '\ufe00' <= char <= '\ufe0f'
 
 
 def missing_characters(font, text):
-    """The characters of ``text`` that a font draws as it draws any that it lacks, each once."""
+    """The distinct characters of ``text`` that a font lacks."""
     masks = {char: font.getmask(char) for char in NO_CHARACTER + text if not is_invisible(char)}
     glyphs = {char: (mask.size, bytes(mask)) for char, mask in masks.items()}
     return ''.join(char for char in glyphs if char in text and glyphs[char] == glyphs[NO_CHARACTER])
 
 
 def system_fonts():
-    """Font files of the system, the upright sans serif ones first (list[Path])."""
+    """Font files of the system, upright sans-serif ones first (list[Path])."""
     environ, home = os.environ, Path(os.path.expanduser('~'))
     folders = [Path(folder, 'fonts') for folder in (environ.get('XDG_DATA_DIRS') or SHARED).split(':')]
     folders += [Path(environ.get('XDG_DATA_HOME') or home / '.local/share', 'fonts'), home / '.fonts']
@@ -101,12 +101,12 @@ def system_fonts():
 
 
 def find_fonts(text):
-    """The first font that has all characters of ``text``, or else a few that have as many as there are."""
+    """The first font with all characters of ``text``, or a few fonts that cover as many as possible."""
     lacks, chosen, left = {}, [], set(text)
     for file in system_fonts():
         try:
             lacks[file] = set(missing_characters(open_font(file), text))
-        except OSError:  # of bitmaps, as those of emoji
+        except OSError:  # bitmap fonts, such as for emoji
             continue
         if not lacks[file]:
             return [file]
@@ -122,8 +122,8 @@ def find_fonts(text):
 def choose_fonts(names, file=None):
     """Font files for names, see :class:`NameFont`, and a warning if they lack characters, or None.
 
-    A ``file`` that is given is taken and no other looked for. Otherwise fonts of the system go before that of
-    Pillow if names are not of ASCII alone.
+    With ``file``, no other fonts are searched. Otherwise, names that are not pure ASCII use system fonts
+    first, then Pillow's built-in font.
     """
     names = [one_line(name) for name in names]
     text = ALWAYS + ''.join(names)
@@ -135,7 +135,7 @@ def choose_fonts(names, file=None):
     except OSError as error:
         raise NetworkError(f'--font {file} is no TrueType or OpenType font: {error}') from error
     if lacking and file is None:
-        files = [*find_fonts(ALWAYS + lacking[:50]), None]  # a font has a script, or has it not
+        files = [*find_fonts(ALWAYS + lacking[:50]), None]  # a few characters identify the scripts
         for each in files:
             lacking = missing_characters(open_font(each), lacking)
     if not lacking:
@@ -148,19 +148,19 @@ def choose_fonts(names, file=None):
 
 
 def enlarge(picture):
-    """A picture, a whole number of times as large if it is small (PIL.Image), and that number."""
+    """Enlarge a small picture by an integer factor; returns the picture (PIL.Image) and the factor."""
     scale = max(1, round(SHOWN_SIDE / max(picture.size)))
     return picture.resize((picture.width * scale, picture.height * scale), Image.Resampling.BICUBIC), scale
 
 
 def tint(image, mask, color):
-    """Lay ``color`` half transparently over ``mask``, bool (h, w), which is enlarged to the image."""
+    """Blend ``color`` at half opacity over ``mask``, bool (h, w), which is resized to the image."""
     stencil = Image.fromarray(mask.astype(np.uint8) * 128).resize(image.size, Image.Resampling.NEAREST)
     image.paste(color, (0, 0, *image.size), stencil)
 
 
 def with_strip(image, entries, fonts):
-    """An image above a strip of entries, (color or None, text), in as many columns as fit."""
+    """Add a strip of entries, (color or None, text), below an image, in as many columns as fit."""
     entries = [(color, one_line(text)) for color, text in entries]
     font = font_for(image, fonts)
     row = round(1.5 * font.size)
@@ -220,7 +220,7 @@ def place_names(boxes, sizes, frame):
 
 
 def draw_objects(picture, network, found):
-    """A picture with boxes, names, scores and masks, the best on top."""
+    """Draw boxes, names, scores and masks on a picture, the best on top."""
     image, scale = enlarge(picture)
     for mask, label in zip(found.get('masks', ()), found['labels']):
         tint(image, mask, color_of(label))
@@ -241,7 +241,7 @@ def draw_objects(picture, network, found):
 
 
 def draw_classes(picture, network, found):
-    """A picture tinted by the class of each pixel, above a legend of the classes present and their shares."""
+    """Tint a picture by the class of each pixel, and add a legend with the classes and their shares."""
     image, _ = enlarge(picture)
     legend = []
     for entry in network.summary(found)['classes']:
@@ -253,7 +253,7 @@ def draw_classes(picture, network, found):
 
 
 def draw_caption(picture, network, found):
-    """A picture above its best class and score, or above the shapes of a backbone's maps."""
+    """Add a caption with the best class and score, or with the shapes of a backbone's maps."""
     if 'maps' in found:
         shapes = network.summary(found)['maps'].items()
         entries = [(None, f'{name} {" x ".join(map(str, shape))}') for name, shape in shapes]

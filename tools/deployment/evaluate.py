@@ -1,12 +1,12 @@
-"""Score an exported network on the test data of its config, and PyTorch beside it.
+"""Score an exported network on the test set of its config, and compare it with PyTorch.
 
     python tools/deployment/evaluate.py CONFIG MODEL.onnx --checkpoint CHECKPOINT
     mim run mmmobilemamba evaluate CONFIG MODEL.onnx --checkpoint CHECKPOINT
 
-runs the config's test loop, with its data, batches and metrics, twice: with the file's runtime as the engine,
-and with PyTorch from the checkpoint. The file is one for any runtime, of the config's test size or with free
-sizes. Every metric of the codebase will do: a table has what is one number, or the mean of several, and
-WORK_DIR/scores.json all that they give.
+Runs the config's test loop, with its data, batches and metrics: first with the file in its runtime, then,
+with --checkpoint, in PyTorch. The file may be for any runtime, with the config's test size or dynamic sizes.
+All metrics of the codebase are supported: the table shows single numbers and means, and WORK_DIR/scores.json
+has all values.
 """
 
 import argparse
@@ -33,22 +33,22 @@ from mmmobilemamba.utils import codebase_of, config_argument, read_config
 from mmmobilemamba.weights import checkpoint_argument
 
 TASKS = dict(mmpretrain='classification', mmdet='detection', mmseg='segmentation')
-MOST_COLUMNS = 12  # of a table with a line for each engine; with more, there is a line for each score
+MOST_COLUMNS = 12  # of a table with a row per engine; with more scores, the table has a row per score
 LONGEST_TEXT = 40  # characters of a cell
-OUTPUTS = ('out_file_path', 'outfile_prefix', 'output_dir')  # where metrics write files
+OUTPUTS = ('out_file_path', 'outfile_prefix', 'output_dir')  # settings of metrics that name output files
 
 
-@MODELS.register_module(force=True)  # which a config names
+@MODELS.register_module(force=True)
 class FileModel(BaseModel):
-    """A file as a model of OpenMMLab: samples in, samples with predictions out.
+    """An exported file as an OpenMMLab model: adds predictions to data samples.
 
     Args:
-        path (str): The file, of normalised images, for any runtime.
+        path (str): The file, for any runtime; its input is normalised images.
         data_preprocessor (dict): The config's.
-        threads (int, optional): Of the CPU.
+        threads (int, optional): Number of CPU threads.
 
     Raises:
-        ValueError: If the file cannot be opened, has no description, or cannot be evaluated.
+        ValueError: If the file cannot be opened, has no metadata, or cannot be evaluated.
     """
 
     def __init__(self, path, data_preprocessor, threads=None):
@@ -69,7 +69,7 @@ class FileModel(BaseModel):
             )
 
     def forward(self, inputs, data_samples=None, mode='predict'):
-        """(N, 3, H, W) and samples -> the samples, with predictions in the size of their pictures."""
+        """(N, 3, H, W) and samples -> the samples, with predictions at the original size."""
         inputs = self.pad(inputs).numpy()
         if self.about.get('input', {}).get('layout') == 'NHWC':
             inputs = np.ascontiguousarray(inputs.transpose(0, 2, 3, 1))
@@ -82,11 +82,11 @@ class FileModel(BaseModel):
         return data_samples
 
     def pad(self, images):
-        """Images with zeros at the right and below, up to the size of the file, if that is fixed."""
+        """Pad images with zeros at the right and bottom to the size of the file, if that is fixed."""
         if self.about['size'] is None:
             return images
         below, right = (want - have for want, have in zip(self.about['size'], images.shape[2:]))
-        # A classifier pools over the padding, too, so it takes pictures of its own size alone.
+        # A classifier would pool over the padding, so its images must have the exact size.
         if min(below, right) < 0 or (self.about['task'] == 'classification' and max(below, right) > 0):
             raise ValueError(
                 f'The file takes images of {self.about["size"]}, and the test data are '
@@ -96,15 +96,15 @@ class FileModel(BaseModel):
 
 
 def predict_class(sample, found, _):
-    """Of a classifier: scores of all classes, and the best."""
+    """Set the scores of all classes and the best class on a sample."""
     scores = found['logits'].softmax(0)
     sample.set_pred_score(scores).set_pred_label(scores.argmax(0, keepdim=True))
 
 
 def predict_boxes(sample, found, _):
-    """Of a detector: boxes, and masks perhaps, in the picture before it was resized."""
+    """Set boxes, and masks if any, on a sample, in pixels of the original image."""
     kept = found['scores'] > 0
-    height, width = sample.img_shape[:2]  # beyond which there is padding
+    height, width = sample.img_shape[:2]  # without padding
     boxes = torch.minimum(found['boxes'][kept], torch.tensor([width, height, width, height]))
     boxes = boxes / torch.tensor(sample.scale_factor, dtype=torch.float32).repeat(2)
     instances = InstanceData(bboxes=boxes, scores=found['scores'][kept], labels=found['labels'][kept])
@@ -114,7 +114,7 @@ def predict_boxes(sample, found, _):
 
 
 def paste(masks, boxes, shape):
-    """Masks (K, h, w), of 0 to 1, in boxes (K, 4), as bool (K, H, W)."""
+    """Paste masks (K, h, w), 0 to 1, into boxes (K, 4); returns bool (K, H, W)."""
     from mmdet.models.roi_heads.mask_heads.fcn_mask_head import _do_paste_mask  # other tasks need no mmdet
 
     if not len(masks):
@@ -123,7 +123,7 @@ def paste(masks, boxes, shape):
 
 
 def predict_pixels(sample, found, about):
-    """Of a segmentor: classes of the picture before it was resized, from the logits."""
+    """Set logits and classes on a sample, at the size of the original image."""
     height, width = sample.img_shape[:2]
     logits = found['logits'][None, :, :height, :width]
     align_corners = about.get('align_corners', False)
@@ -135,7 +135,7 @@ PREDICT = dict(classification=predict_class, detection=predict_boxes, segmentati
 
 
 class SameClasses(Hook):
-    """Stops a test whose data have another number of classes than the ``labels`` (list[str]) of a file."""
+    """Stops a test if the data and the ``labels`` (list[str]) of a file differ in the number of classes."""
 
     def __init__(self, labels):
         self.labels = labels
@@ -153,16 +153,15 @@ class SameClasses(Hook):
 
 
 def evaluate(config, work_dir, model=None, checkpoint=None, labels=()):
-    """Scores (dict) of a model (dict), or else the config's with a checkpoint, on the config's test data.
+    """Scores (dict) of a model (dict), or of the config's model with a checkpoint, on the config's test set.
 
-    Either gets metrics of its own, which have seen nothing. Files that they write for the config's model get
-    ``_pytorch`` at the end of their names, so that those of the other stay. ``labels`` are the classes that
-    the data should have.
+    Every call builds new metrics. Output files of metrics for the config's model get the suffix ``_pytorch``,
+    so that they do not overwrite those of ``model``. ``labels`` are the expected classes of the data.
     """
     config = copy.deepcopy(config)
     config.model = model or config.model
     config.work_dir, config.load_from, config.resume = str(work_dir), checkpoint and str(checkpoint), False
-    config.custom_hooks = []  # of the training
+    config.custom_hooks = []  # only for training
     if model is None:
         move_outputs(config.test_evaluator)
     runner = Runner.from_cfg(config)
@@ -171,12 +170,12 @@ def evaluate(config, work_dir, model=None, checkpoint=None, labels=()):
 
 
 def move_outputs(evaluator):
-    """Change the names of the files that metrics write, in the settings of one evaluator or several."""
+    """Rename the output files of metrics, in the settings of one evaluator or several."""
     if isinstance(evaluator, (list, tuple)):
         for each in evaluator:
             move_outputs(each)
     elif isinstance(evaluator, dict):
-        move_outputs(evaluator.get('metrics'))  # of an evaluator of several
+        move_outputs(evaluator.get('metrics'))  # of an evaluator with several metrics
         for key in OUTPUTS:
             if evaluator.get(key):
                 path = Path(evaluator[key])
@@ -185,10 +184,10 @@ def move_outputs(evaluator):
 
 
 def check_config(config, about, preprocessor):
-    """Make sure that a file is of the task of a config, and of the same normalisation.
+    """Check that a file and a config have the same task and normalisation.
 
     Raises:
-        ValueError: If not.
+        ValueError: If they do not.
     """
     task = TASKS.get(codebase_of(config))
     if task not in (None, about['task']):
@@ -207,19 +206,21 @@ def main(argv=None):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('config', type=config_argument, help='config file of the network')
-    parser.add_argument('model', type=Path, help='exported file, of any runtime')
+    parser.add_argument('model', type=Path, help='exported file, for any runtime')
     parser.add_argument(
-        '--checkpoint', type=checkpoint_argument, help='weights for PyTorch, to be scored beside it'
+        '--checkpoint', type=checkpoint_argument, help='weights, to score PyTorch for comparison'
     )
-    parser.add_argument('--work-dir', type=Path, default=Path('work_dirs/evaluate'), help='for logs')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config'
+        '--work-dir', type=Path, default=Path('work_dirs/evaluate'), help='folder for logs and scores'
+    )
+    parser.add_argument(
+        '--cfg-options', nargs='+', action=DictAction, default={}, help='changes to the config'
     )
     args = parser.parse_args(argv)
     config = read_config(args.config, args.cfg_options)
     preprocessor = config.model.get('data_preprocessor') or config.get('data_preprocessor') or {}
-    preprocessor = copy.deepcopy(ConfigDict(preprocessor))  # whose classes, in Python's style, stay names
-    preprocessor.setdefault('type', 'ClsDataPreprocessor')  # which mmpretrain takes unless told
+    preprocessor = copy.deepcopy(ConfigDict(preprocessor))  # keeps classes of pure Python configs lazy
+    preprocessor.setdefault('type', 'ClsDataPreprocessor')  # mmpretrain's default
     model = dict(type='FileModel', path=str(args.model), data_preprocessor=preprocessor)
     try:
         file = FileModel(args.model, None)
@@ -245,7 +246,7 @@ def main(argv=None):
 
 
 def check_checkpoint(config, path):
-    """Make sure that PyTorch can load a checkpoint completely, before the file is scored.
+    """Check that PyTorch can load a checkpoint completely, before the file is scored.
 
     Raises:
         CheckpointError, RuntimeError, OSError: If it cannot.
@@ -257,7 +258,7 @@ def check_checkpoint(config, path):
 
 
 def report(scores, work_dir):
-    """Print the table of ``scores`` (dict by the engine), and write all of them into a file."""
+    """Print a table of ``scores`` (dict by engine), and write all of them to a file."""
     path = Path(work_dir) / 'scores.json'
     path.parent.mkdir(parents=True, exist_ok=True)
     values = {
@@ -269,7 +270,7 @@ def report(scores, work_dir):
 
 
 def table(scores):
-    """Scores (dict) by the engine: a line for each, or if there are many a line for each score."""
+    """Table of scores (dict by engine) with a row per engine, or with a row per score if there are many."""
     values = {engine: dict(flatten(each)) for engine, each in scores.items()}
     names = list(dict.fromkeys(name for each in values.values() for name in each))
     if not names:
@@ -283,7 +284,7 @@ def table(scores):
 
 
 def flatten(scores, prefix=''):
-    """Pairs of a name and a value, for values that may be dicts of others: ``a/b``."""
+    """Pairs of name and value from nested dicts; names are joined as ``a/b``."""
     for name, value in scores.items():
         if isinstance(value, dict):
             yield from flatten(value, f'{prefix}{name}/')
@@ -292,7 +293,7 @@ def flatten(scores, prefix=''):
 
 
 def plain(value):
-    """A value as JSON holds it: lists of numbers for arrays and tensors."""
+    """Convert a value for JSON: arrays and tensors become lists of numbers."""
     if isinstance(value, torch.Tensor):
         value = value.detach().cpu().numpy()
     if isinstance(value, (np.ndarray, np.generic)):
@@ -301,12 +302,12 @@ def plain(value):
 
 
 def cell(value):
-    """A value in few characters: a number, the mean of numbers and how many they are, or a shape."""
+    """A value as short text: a number, the mean and count of several numbers, or a shape."""
     value = plain(value)
     if isinstance(value, list):
         try:
             array = np.array(value, float)
-        except (TypeError, ValueError):  # of texts, or of lists that are not alike
+        except (TypeError, ValueError):  # strings or ragged lists
             return f'{len(value)} values'
         if array.ndim > 1 or not array.size:
             return f'{" x ".join(map(str, array.shape))} values'

@@ -1,4 +1,4 @@
-"""The older name of ``evaluate.py``, which takes files for every runtime."""
+"""Former name of ``evaluate.py``, which supports files for every runtime."""
 
 from evaluate import main
 

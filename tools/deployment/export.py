@@ -1,21 +1,21 @@
-"""Export a trained network for the runtimes of servers, browsers and phones; OUT's ending says for which.
+"""Export a trained network for a runtime on servers, browsers or phones, selected by the suffix of OUT.
 
     python tools/deployment/export.py CONFIG CHECKPOINT OUT.onnx
     mim run mmmobilemamba export CONFIG CHECKPOINT OUT.ncnn
 
-takes classifiers, detectors, segmentors and, with ``--backbone``, the backbone alone. OUT ends in
+Exports classifiers, detectors, segmentors and, with ``--backbone``, the backbone alone. OUT ends in
 
     {endings}
 
-or ``--to`` names the kind. A file of ONNX has all choices inside: the best classes, boxes of which the
-overlapping ones are suppressed, the class of each pixel; its batch is free, and with ``--dynamic`` the size,
-too. A program of torch.export is for one size, and needs mmmobilemamba for detectors. All others are for one
-size and end before the choices: in logits, and in boxes with the scores of every class. ``infer.py`` makes
-the same of all of them.
+or ``--to`` sets the suffix. ONNX files contain the post-processing: the best classes, boxes after NMS, or the
+class of each pixel. Their batch size is dynamic; with ``--dynamic``, the image size is, too. Programs of
+torch.export have a fixed image size, and those of detectors need mmmobilemamba. All other files have a fixed
+size and end before the post-processing, with logits, or with boxes and scores of all classes. ``infer.py``
+returns the same results for all of them.
 
-Each file is run in its runtime and compared with PyTorch for several images, and only if they agree to 1e-4
-does it take the place of OUT. ``--fp16`` and ``--int8 FOLDER`` make a smaller file of the proven one in
-float32, with the tools of the runtime, and print what that loses and how fast both are.
+The tool runs each file in its runtime and compares it with PyTorch on several images. It only replaces OUT if
+they agree to 1e-4. ``--fp16`` and ``--int8 FOLDER`` then convert the verified float32 file with the tools of
+the runtime, and print how much the results differ and how fast both files are.
 """
 
 import argparse
@@ -40,14 +40,14 @@ try:
 except DeploymentError as error:
     raise SystemExit(f'export.py: error: {error}') from error
 
-TO_ONNX = {'.onnx': 'ONNX', '.pt2': 'torch.export'}  # the rest is in TARGETS
+TO_ONNX = {'.onnx': 'ONNX', '.pt2': 'torch.export'}  # other suffixes are in TARGETS
 SUFFIXES = {**TO_ONNX, **{suffix: target.name for suffix, target in TARGETS.items()}}
 ENDINGS = ', '.join(f'{suffix} ({name})' for suffix, name in SUFFIXES.items())
-IMAGES = 128  # of a folder, for the calibration
+IMAGES = 128  # for the calibration
 
 
 def parse_args(argv):
-    """Command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__.replace('{endings}', ENDINGS),
         formatter_class=argparse.RawDescriptionHelpFormatter,
@@ -57,11 +57,11 @@ def parse_args(argv):
     parser.add_argument(
         'checkpoint',
         type=checkpoint_argument,
-        help="its checkpoint, in the deployed form or not; mobilemamba://NAME is one of the authors'",
+        help="its checkpoint, deployed or not; mobilemamba://NAME is one of the authors'",
     )
-    parser.add_argument('out', type=Path, help='the file to write, whose ending says the runtime, see above')
+    parser.add_argument('out', type=Path, help='file to write; its suffix selects the runtime, see above')
     parser.add_argument(
-        '--to', choices=[suffix[1:] for suffix in SUFFIXES], help='the ending to use, if OUT has none of them'
+        '--to', choices=[suffix[1:] for suffix in SUFFIXES], help='suffix to add if OUT has none of them'
     )
     parser.add_argument(
         '--size',
@@ -70,30 +70,30 @@ def parse_args(argv):
         metavar='SIDE',
         help="height and width, or one side (default: the config's)",
     )
-    parser.add_argument('--dynamic', action='store_true', help='height and width are free')
-    parser.add_argument('--backbone', action='store_true', help='the maps of the backbone, nothing more')
-    parser.add_argument('--topk', type=int, help='classes that a classifier names (default: 5)')
+    parser.add_argument('--dynamic', action='store_true', help='dynamic height and width')
+    parser.add_argument('--backbone', action='store_true', help='export only the maps of the backbone')
+    parser.add_argument('--topk', type=int, help='classes in the output of a classifier (default: 5)')
     parser.add_argument(
-        '--logits', action='store_true', help='of a segmentor: write the logits besides the classes'
+        '--logits', action='store_true', help='for a segmentor: also output the logits, besides the classes'
     )
     parser.add_argument(
         '--preprocess',
         action='store_true',
-        help='normalise inside: images are uint8, RGB, (N, H, W, 3), of ncnn float32, (1, 3, H, W); of other '
-        'in_channels, as many',
+        help='normalise inside the file: inputs are uint8 RGB images, (N, H, W, 3), for ncnn float32, '
+        '(1, 3, H, W); with other in_channels, that many channels',
     )
-    parser.add_argument('--fp16', action='store_true', help='float16, with float32 at inputs and outputs')
+    parser.add_argument('--fp16', action='store_true', help='float16, with float32 inputs and outputs')
     parser.add_argument(
         '--int8',
         type=Path,
         metavar='FOLDER',
-        help='convolutions in 8 bits, calibrated on images of this folder and of those in it',
+        help='8-bit convolutions, calibrated on the images in this folder and its subfolders',
     )
     parser.add_argument(
-        '--calibration-images', type=int, metavar='N', help=f'how many of them (default: {IMAGES})'
+        '--calibration-images', type=int, metavar='N', help=f'maximum number of them (default: {IMAGES})'
     )
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config'
+        '--cfg-options', nargs='+', action=DictAction, default={}, help='changes to the config'
     )
     args = parser.parse_args(argv)
     check_args(parser, args)
@@ -101,7 +101,7 @@ def parse_args(argv):
 
 
 def check_args(parser, args):
-    """Leave with a message if the arguments cannot be."""
+    """Exit with a message if the arguments are invalid."""
     if args.to:
         args.out = (
             args.out if args.out.suffix == f'.{args.to}' else args.out.with_name(f'{args.out.name}.{args.to}')
@@ -124,7 +124,7 @@ def check_args(parser, args):
         if getattr(args, flag[2:]) and SUFFIXES[suffix] not in able:
             parser.error(f'{flag} is for files of {", ".join(able)}, and not of {SUFFIXES[suffix]}')
     if args.dynamic and suffix != '.onnx':
-        # Such a program of torch.export exists, but guards of PyTorch's make it refuse most sizes.
+        # torch.export can make a dynamic program, but its guards reject most sizes.
         parser.error('--dynamic is for files of ONNX: choose an OUT that ends in .onnx, or one size')
     if args.calibration_images is not None and not args.int8:
         parser.error('--calibration-images goes with --int8 FOLDER')
@@ -133,7 +133,7 @@ def check_args(parser, args):
 
 
 def make_exporter(args):
-    """What writes and compares files of the wanted kind; leaves with a message if packages are missing."""
+    """Create the exporter for the suffix of OUT; exits with a message if packages are missing."""
     target = TARGETS.get(args.out.suffix)
     if target is None:
         from graph_exporter import OnnxExporter, ProgramExporter
@@ -148,10 +148,10 @@ def make_exporter(args):
 
 
 def prepare(args, exporter):
-    """The graph to export, what its users have to know, and an example image.
+    """Build the graph to export, its metadata, and an example image.
 
     Raises:
-        CheckpointError, OSError, RuntimeError: If that cannot be had.
+        CheckpointError, OSError, RuntimeError: If that fails.
     """
     config = read_config(args.config, args.cfg_options)
     model = build.load_model(config, args.checkpoint)
@@ -175,7 +175,7 @@ def prepare(args, exporter):
 
 
 def warn_of_pictures(about):
-    """Say what the programs that read pictures will refuse, if anything."""
+    """Warn if infer.py and the web page cannot prepare pictures for this file."""
     steps = pipeline.unknown_steps(about['resize'])
     if about['load'] is None or about['load']['type'] not in pipeline.LOADERS:
         steps.insert(0, about['load']['type'] if about['load'] else 'no loader of pictures')
@@ -188,7 +188,7 @@ def warn_of_pictures(about):
 
 
 def warn_of_size(about, size):
-    """Say if the test pipeline makes pictures that will be refused, or padded more than PyTorch pads them."""
+    """Warn if pictures from the test pipeline will be refused, or padded more than in PyTorch."""
     shape = ' x '.join(map(str, size))
     if about['task'] == 'classification':
         made = pipeline.largest_sizes(about['resize'])
@@ -208,12 +208,12 @@ def warn_of_size(about, size):
 
 
 def compare(graph, run, about, size):
-    """Print how far PyTorch and ``run`` are apart for several images; the largest error."""
+    """Print the differences between PyTorch and ``run`` for several images; returns the largest error."""
     worst = 0.0
     for name, image in proof.test_images(size, about):
         shape = 'x'.join(map(str, image.shape))
         with refusing(f'run it on {shape}', about['size'] is None), torch.no_grad():
-            graph(image)  # what it cannot take itself is no fault of the file's
+            graph(image)  # if PyTorch fails, too, the file is not at fault
         outputs, probed = run(image)
         if name == proof.BEYOND:
             finite = proof.is_finite(graph, image, outputs)
@@ -227,7 +227,7 @@ def compare(graph, run, about, size):
 
 
 def compare_awakened(exporter, graph, about, image, path):
-    """Compare a file with other weights, at ``path``, if scans hardly show with the network's; the error."""
+    """If the scans hardly affect the outputs, also compare a file with random weights; returns the error."""
     effect = scan_effect.scan_effect(graph, image[:1])
     if effect >= scan_effect.LEAST:
         return 0.0
@@ -241,14 +241,14 @@ def compare_awakened(exporter, graph, about, image, path):
 
 
 def find_images(args):
-    """Images (list[Path]) for the calibration, of which those that cannot be read are named; [] without one.
+    """Calibration images (list[Path]), [] without ``--int8``; unreadable ones are reported and skipped.
 
     Raises:
-        DeploymentError: If there is none.
+        DeploymentError: If there are none.
     """
     if not args.int8:
         return []
-    from pictures import SUFFIXES as KINDS  # which lies beside this file
+    from pictures import SUFFIXES as KINDS  # in the folder of this file
 
     paths, broken = calibration.find_images(args.int8, KINDS, args.calibration_images or IMAGES)
     for path in broken:
@@ -257,10 +257,10 @@ def find_images(args):
 
 
 def prepare_images(about, args, paths):
-    """Images as batches for the network, prepared as infer.py does it (calibration.Images), or None.
+    """Calibration batches, prepared as in infer.py (calibration.Images), or None without ``--int8``.
 
     Raises:
-        DeploymentError: If none is of a size that the file takes.
+        DeploymentError: If no image has a size that the file accepts.
     """
     if not args.int8:
         return None
@@ -283,10 +283,10 @@ def prepare_images(about, args, paths):
 
 
 def write(exporter, args, graph, about, image, images, folder):
-    """Make the file in a folder beside OUT, compare it, and move it to OUT; the largest error.
+    """Write the file to a folder next to OUT, compare it, and move it to OUT; returns the largest error.
 
     Raises:
-        DeploymentError: If it cannot be made, or would not give what PyTorch gives.
+        DeploymentError: If the file cannot be made, or its outputs differ from PyTorch's.
     """
     start = time.perf_counter()
     path = folder / args.out.name
@@ -330,5 +330,5 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit('export.py was stopped.'))  # and leaves nothing
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit('export.py was stopped.'))  # removes temporary files
     main()

@@ -1,4 +1,4 @@
-"""The older name of ``export.py``, which writes files for every runtime."""
+"""Former name of ``export.py``, which writes files for every runtime."""
 
 from export import main
 

@@ -1,4 +1,4 @@
-"""What ``export.py`` writes with all choices inside: files of ONNX, and programs of torch.export."""
+"""Exporters of ``export.py`` for files that contain the post-processing: ONNX and torch.export."""
 
 import json
 
@@ -22,7 +22,7 @@ TOPK = 5
 
 
 class OnnxExporter:
-    """Files of ONNX, with all choices inside, for any number of images and perhaps any size.
+    """Exports ONNX files with post-processing, for any batch size and optionally any image size.
 
     Args:
         args (Namespace): The command line.
@@ -32,7 +32,7 @@ class OnnxExporter:
         self.args = args
 
     def make_graph(self, model, task, about, image):
-        """What is exported, and an image that it takes, of a normalised one (N, C, H, W)."""
+        """Build the graph to export and an input for it, from a normalised image (N, C, H, W)."""
         graph = build.make_graph(model, task, self.args.topk or TOPK, self.args.logits)
         if self.args.dynamic and getattr(graph, 'slides', False):
             raise build.DeploymentError(
@@ -44,7 +44,7 @@ class OnnxExporter:
         return graph.eval(), image
 
     def make(self, graph, about, image, path):
-        """Write a file, print what it holds, and return what runs it with its probes."""
+        """Write a file, print its operators, and return a function that runs it with its probes."""
         probed = onnx_file.to_onnx(probes.Recorded(graph), image, about['size'] is None)
         count = len(graph_of(graph).output_names)
         proto = onnx_file.without_probes(probed, count)
@@ -62,13 +62,13 @@ class OnnxExporter:
         return run
 
     def finish(self, graph, about, image, path):
-        """Nothing: the file that was compared is what is wanted."""
+        """Do nothing: the compared file is already final."""
 
     def lower_precision(self, graph, about, image, path, images):
-        """Put a file of float16 or int8 in place of the one at ``path``, and print what that loses and gains.
+        """Replace the file at ``path`` by one in float16 or int8, and print the loss and the gain.
 
         Raises:
-            DeploymentError: If it loses too much.
+            DeploymentError: If the loss is too large.
         """
         full = onnx.load(str(path))
         proofs = proof.test_images(build.size_of(image), about, extreme=False)
@@ -91,33 +91,33 @@ class OnnxExporter:
         onnx_file.write(reduced, path, dict(about, precision=kind))
 
     def check_place(self, path):
-        """Make sure that no folder is at ``path``.
+        """Check that ``path`` is not a folder.
 
         Raises:
-            DeploymentError: If one is.
+            DeploymentError: If it is.
         """
         if path.is_dir():
             raise build.DeploymentError(f'{path} is a folder: choose another OUT.')
 
     def move(self, path, target):
-        """Put what is at ``path`` in place of what is at ``target``."""
+        """Move the file at ``path`` to ``target``, replacing what is there."""
         onnx_file.move(path, target)
 
     def size(self, path):
-        """Bytes of the file at ``path``."""
+        """Size of the file at ``path`` in bytes."""
         return path.stat().st_size
 
 
 class ProgramExporter(OnnxExporter):
-    """Programs of torch.export, for one size and any number of images."""
+    """Exports programs of torch.export, for one image size and any batch size."""
 
     def make(self, graph, about, image, path):
-        """Write a program, read it again, and return what runs it with its probes."""
+        """Write a program, read it back, and return a function that runs it with its probes."""
         program = onnx_file.to_program(graph, image, dynamic_sizes=False)
         with quietly():
             torch.export.save(program, path, extra_files={'mmmobilemamba.json': json.dumps(about)})
             program = probed = torch.export.load(path).module()
-        if probes.has_probes(graph, image):  # which a second program of the network has, for the proof alone
+        if probes.has_probes(graph, image):  # a second program has them, only for the comparison
             probed = onnx_file.to_program(probes.Recorded(graph), image, dynamic_sizes=False).module()
 
         def run(image):

@@ -1,11 +1,11 @@
-"""Run an exported network on pictures: only its runtime, NumPy, Pillow and tqdm are needed.
+"""Run an exported network on pictures. Needs only the runtime, NumPy, Pillow and tqdm.
 
     python tools/deployment/infer.py MODEL.onnx IMAGE_OR_FOLDER --out DIR
     mim run mmmobilemamba infer MODEL.onnx IMAGE_OR_FOLDER --out DIR
 
-takes a file for any runtime and prepares pictures as the test pipeline of the network's config does.
-DIR gets one drawn picture for each, NAME.png, and ``results.json`` with the numbers. To use it elsewhere,
-copy it with the four modules that it imports from its folder, and all files of the network. In Python:
+Accepts files for any runtime, and prepares pictures like the test pipeline of the network's config. Draws
+each picture to DIR/NAME.png, and writes the numbers to DIR/results.json. To use the script elsewhere, copy it
+with the four modules that it imports from its folder, and all files of the network. In Python:
 
     network = Network('MODEL.onnx')
     batch, placement = network.prepare(PIL.Image.open('a.jpg'))
@@ -41,7 +41,7 @@ MASK_THRESHOLD = 0.5
 
 
 class Network(pictures.Preparation):
-    """A network in the file at ``path``, on so many ``threads`` of the CPU (default: one a core)."""
+    """The network in the file at ``path``, with ``threads`` CPU threads (default: one per core)."""
 
     def __init__(self, path, threads=None):
         try:
@@ -62,7 +62,7 @@ class Network(pictures.Preparation):
             )
         super().__init__(about, self.path.name)
         self.task, self.labels = about['task'], about['labels']
-        self.fonts = [None]  # files for the names in pictures; None is the font inside Pillow, of ASCII alone
+        self.fonts = [None]  # font files for names in pictures; None is Pillow's built-in ASCII font
 
     def name_of(self, label):
         """Name of a class, or its number if the file has no names."""
@@ -76,11 +76,11 @@ class Network(pictures.Preparation):
             raise pictures.NetworkError(str(error)) from error
 
     def found(self, outputs, index, placement, score_threshold=0.3, topk=5):
-        """What was found in image ``index`` of a batch, in px of its picture of height H and width W (dict).
+        """Results for image ``index`` of a batch, in pixels of its picture of height H and width W (dict).
 
-        classification: scores and labels (topk,), the best first. Detection: boxes (M, 4), x1 y1 x2 y2, with
-        their scores and labels (M,), the best first, and with a mask head masks, bool (M, H, W).
-        Segmentation: classes (H, W). Backbone: maps, a dict of (C, h, w).
+        Classification: scores and labels (topk,), the best first. Detection: boxes (M, 4) as x1 y1 x2 y2,
+        scores and labels (M,), the best first, and with a mask head masks, bool (M, H, W). Segmentation:
+        classes (H, W). Backbone: maps, a dict of (C, h, w).
         """
         outputs = {name: values[index] for name, values in outputs.items()}
         if self.task == 'backbone':
@@ -92,7 +92,7 @@ class Network(pictures.Preparation):
         return objects(outputs, placement, score_threshold)
 
     def summary(self, found):
-        """What :meth:`found` gives, for JSON (dict)."""
+        """The result of :meth:`found` in a form for JSON (dict)."""
         if 'maps' in found:
             return dict(maps={name: list(values.shape) for name, values in found['maps'].items()})
         if 'classes' in found:
@@ -111,7 +111,7 @@ class Network(pictures.Preparation):
 
 
 def check_about(session):
-    """Make sure that a file (runtimes.Session) says all that has to be known about it."""
+    """Check that the metadata of a file (runtimes.Session) is complete."""
     about, path = session.about, session.path
     fields = list(FIELDS)
     if path.suffix == '.onnx':
@@ -133,11 +133,11 @@ def check_about(session):
 
 
 def objects(outputs, placement, score_threshold):
-    """What a detector found in an image, see :meth:`Network.found`."""
+    """Objects that a detector found in an image, see :meth:`Network.found`."""
     boxes, scores = outputs['boxes'], outputs['scores']
     boxes = (boxes + np.tile(placement.offset, 2)) / np.tile(placement.scale, 2)
     clipped = np.clip(boxes, 0, np.tile(placement.size, 2))
-    inside = (clipped[:, 2:] > clipped[:, :2]).all(1)  # a box may be in the padding
+    inside = (clipped[:, 2:] > clipped[:, :2]).all(1)  # boxes may lie in the padding
     kept = np.flatnonzero((scores > 0) & (scores >= score_threshold) & inside)
     found = dict(boxes=clipped[kept], scores=scores[kept], labels=outputs['labels'][kept])
     if 'masks' in outputs:
@@ -148,7 +148,7 @@ def objects(outputs, placement, score_threshold):
 
 
 def paste(mask, box, size):
-    """A mask of 0..1, (h, w), in a box, x1 y1 x2 y2 in px -> bool (H, W) of a picture of ``size`` (W, H)."""
+    """Paste a mask (h, w), 0..1, into a box, x1 y1 x2 y2 in px; bool (H, W) for a picture of ``size``."""
     pasted = np.zeros(size[::-1], bool)
     padded, places, slices = np.pad(mask, 1), [], []  # zeros around it, as in mmdet
     for axis, (low, high, side) in enumerate(zip(box[1::-1], box[:1:-1], size[::-1])):
@@ -161,7 +161,7 @@ def paste(mask, box, size):
 
 
 def best_classes(outputs, topk):
-    """The best classes, see :meth:`Network.found`; of the logits if more are wanted than the file names."""
+    """The best classes, see :meth:`Network.found`; from the logits if ``topk`` exceeds the file's."""
     scores, labels = outputs['scores'], outputs['labels']
     if topk > len(scores):
         scores, labels = choose.ranked(outputs['logits'])
@@ -169,17 +169,21 @@ def best_classes(outputs, topk):
 
 
 def parse_args(argv):
-    """Command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('model', type=Path, help='exported file, of any runtime')
-    parser.add_argument('pictures', type=Path, help='a picture, or a folder of them')
-    parser.add_argument('--out', type=Path, required=True, help='folder to write into, made if missing')
-    parser.add_argument('--score-threshold', type=float, default=0.3, help='least score of objects (0.3)')
-    parser.add_argument('--topk', type=int, default=5, help='classes that a classifier names (5)')
-    parser.add_argument('--font', type=Path, help='font file (TrueType, OpenType) for names of classes')
-    parser.add_argument('--threads', type=int, help='threads of the CPU (one a core)')
+    parser.add_argument('model', type=Path, help='exported file, for any runtime')
+    parser.add_argument('pictures', type=Path, help='a picture, or a folder with pictures')
+    parser.add_argument('--out', type=Path, required=True, help='output folder, created if missing')
+    parser.add_argument(
+        '--score-threshold', type=float, default=0.3, help='minimum score of objects (default: 0.3)'
+    )
+    parser.add_argument(
+        '--topk', type=int, default=5, help='number of classes listed by a classifier (default: 5)'
+    )
+    parser.add_argument('--font', type=Path, help='font file (TrueType or OpenType) for class names')
+    parser.add_argument('--threads', type=int, help='CPU threads (default: one per core)')
     args = parser.parse_args(argv)
     if not 0 <= args.score_threshold <= 1:
         parser.error(f'--score-threshold must be from 0 to 1, not {args.score_threshold}')
@@ -192,7 +196,7 @@ def parse_args(argv):
 
 
 def list_pictures(path, out):
-    """Pictures (list[Path]) at ``path``, a file or a folder, which must not be where the results go."""
+    """Pictures (list[Path]) at ``path``, a file or a folder; ``out`` must be another folder."""
     if not path.exists():
         raise pictures.NetworkError(f'There is no picture or folder {path}.')
     paths = [path]
@@ -217,14 +221,14 @@ def list_pictures(path, out):
 
 
 def infer(network, path, target, args):
-    """Draw what is found in the picture at ``path`` into ``target``; the numbers, for JSON."""
+    """Run the network on the picture at ``path``, draw the result to ``target``, and return it for JSON."""
     try:
         with Image.open(path) as file:
             picture = network.read(file)
             picture.load()
     except pictures.NetworkError:
         raise
-    except Exception as error:  # of many kinds, by the format
+    except Exception as error:  # Pillow raises many types, depending on the format
         raise pictures.NetworkError(f'It cannot be read: {error}') from error
     batch, placement = network.prepare(picture)
     found = network.found(network.run(batch), 0, placement, args.score_threshold, args.topk)

@@ -1,4 +1,4 @@
-"""The older name of ``infer.py``, which takes files for every runtime."""
+"""Former name of ``infer.py``, which supports files for every runtime."""
 
 from infer import Network, main  # noqa: F401
 from pictures import NetworkError, Placement, Preparation  # noqa: F401

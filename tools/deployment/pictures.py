@@ -1,6 +1,6 @@
-"""From pictures to the input of an exported network, as the test pipeline of its config does it.
+"""Prepare pictures as input of an exported network, like the test pipeline of its config.
 
-Part of ``infer.py``, which runs without the rest of the repository: needs only NumPy and Pillow.
+Part of ``infer.py``, which runs without the rest of the repository. Needs only NumPy and Pillow.
 """
 
 from typing import NamedTuple
@@ -10,9 +10,9 @@ from PIL import Image, ImageOps
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 LOADERS = ('LoadImageFromFile', 'PillowLoadImageFromFile')
-XMP = ('xmp', 'XML:com.adobe.xmp')  # keys of Pillow's
+XMP = ('xmp', 'XML:com.adobe.xmp')  # keys in Pillow's info
 COLOR_TYPES = ('color', 'grayscale', 'unchanged', 'color_ignore_orientation', 'grayscale_ignore_orientation')
-TRANSPARENT = (124, 117, 104)  # what mmcv's backend pillow puts behind gray pictures with transparency
+TRANSPARENT = (124, 117, 104)  # background that mmcv's pillow backend uses for gray pictures with alpha
 
 
 class NetworkError(RuntimeError):
@@ -20,15 +20,15 @@ class NetworkError(RuntimeError):
 
 
 class Placement(NamedTuple):
-    """Where a picture is in the network's input: ``x * scale - offset``, and how much of it is shown."""
+    """Position of a picture in the network's input, ``x * scale - offset``, and its visible size."""
 
     size: tuple  # width and height of the picture, px
     scale: tuple = (1.0, 1.0)
-    offset: tuple = (0.0, 0.0)  # px of the input that are cropped at the left and the top
-    shown: tuple = (0, 0)  # width and height in the input; the rest, right and below, is padding
+    offset: tuple = (0.0, 0.0)  # px of the input cropped at the left and top
+    shown: tuple = (0, 0)  # width and height in the input; the rest, at the right and bottom, is padding
 
     def map_back(self, classes):
-        """Classes (H, W) of the input's pixels -> of the picture's, (height, width), by the nearest."""
+        """Resample classes (H, W) of the input to the picture, (height, width), by nearest neighbour."""
         columns, rows = (
             np.clip(((np.arange(n) + 0.5) * scale - offset).astype(int), 0, shown - 1)
             for n, scale, offset, shown in zip(self.size, self.scale, self.offset, self.shown)
@@ -37,28 +37,28 @@ class Placement(NamedTuple):
 
 
 class Preparation:
-    """From pictures to a network's input.
+    """Converts pictures to a network's input.
 
     Args:
-        about (dict): What the network's file says of itself, or will.
-        name (str): Of the file, for messages.
+        about (dict): Metadata of the network's file.
+        name (str): Name of the file, for messages.
     """
 
     def __init__(self, about, name):
         self.about, self.name = about, name
 
     def read(self, picture):
-        """A picture (PIL.Image) as the config's loader reads it, in the geometry that the network sees.
+        """Convert a picture (PIL.Image) as the config's loader reads it, with the same orientation.
 
-        The mode is RGB, L (gray) or RGBA; what is read already stays as it is.
+        The mode is RGB, L (gray) or RGBA. A picture that was converted before stays unchanged.
         """
         return read_picture(picture, self.about.get('load', {'type': 'LoadImageFromFile'}))
 
     def prepare(self, picture):
-        """A picture (PIL.Image) as a batch of one, and its :class:`Placement` in it.
+        """Convert a picture (PIL.Image) to a batch of one; also returns its :class:`Placement`.
 
-        The batch is float32 (1, C, H, W), or if normalisation is inside the network uint8 (1, H, W, C),
-        unless the ``input`` that the file names is another.
+        The batch is float32 (1, C, H, W), or uint8 (1, H, W, C) if the network normalises, unless ``input``
+        in the metadata says otherwise.
         """
         picture = self.read(picture)
         placement = Placement(picture.size, shown=picture.size)
@@ -77,7 +77,7 @@ class Preparation:
         step = -1 if self.about['channels'] == 'BGR' else 1
         layout, dtype = self.input
         if self.about['preprocessed']:
-            padding = (mean + padding * std)[::step]  # which is the padding after normalisation
+            padding = (mean + padding * std)[::step]  # equals the padding after normalisation
             if dtype == 'uint8':
                 padding = np.clip(np.rint(padding), 0, 255)
         else:
@@ -96,7 +96,7 @@ class Preparation:
         return kind['layout'], kind['dtype']
 
     def in_order(self, pixels):
-        """Pixels (H, W) or (H, W, 3 or 4), as Pillow orders them, as (H, W, C) for the network."""
+        """Reorder pixels (H, W) or (H, W, 3 or 4) from Pillow's channel order to the network's, (H, W, C)."""
         pixels = pixels[..., None] if pixels.ndim == 2 else pixels
         if pixels.shape[2] != len(self.about['mean']):
             raise NetworkError(
@@ -113,7 +113,7 @@ class Preparation:
             sides = (max(side, low) for side, low in zip((height, width), least))
             return tuple(-(-side // divisor) * divisor for side in sides)
         size = tuple(self.about['size'])
-        # A classifier pools over the padding, too, so it takes pictures of its own size alone.
+        # A classifier would pool over the padding, so its images must have the exact size.
         exact = self.about['task'] == 'classification'
         if height > size[0] or width > size[1] or (exact and (height, width) != size):
             raise NetworkError(
@@ -126,18 +126,18 @@ class Preparation:
 
 
 def upright(picture):
-    """A picture as mmcv's loader reads it unless told otherwise: turned by its EXIF data, 8 bits, RGB."""
+    """Convert a picture as mmcv's loader does by default: rotated by its EXIF data, 8 bits, RGB."""
     return read_picture(picture, {'type': 'LoadImageFromFile'})
 
 
 def read_picture(picture, load):
-    """A picture (PIL.Image) as a loader of mmcv reads it, of mode RGB, L or RGBA.
+    """Convert a picture (PIL.Image) as a loader of mmcv reads it, to mode RGB, L or RGBA.
 
-    What OpenCV makes of gray and CMYK pictures differs by up to 2 of 255.
+    OpenCV's results for gray and CMYK pictures differ by up to 2 of 255.
 
     Args:
-        picture (PIL.Image): As opened; what this function has made of one stays as it is.
-        load (dict): The step of the config's test pipeline.
+        picture (PIL.Image): As opened; a result of this function stays unchanged.
+        load (dict): The loading step of the config's test pipeline.
     """
     if load is None or load.get('type') not in LOADERS:
         raise NetworkError(
@@ -161,14 +161,14 @@ def read_picture(picture, load):
         raise NetworkError(f"The config's loader, turbojpeg, reads JPEG alone, and this is {picture.format}.")
     check_mode(picture, backend, color, own)
     if color in ('color', 'grayscale') and backend != 'turbojpeg':
-        if backend == 'cv2':  # which reads the orientation in EXIF data alone, and Pillow that in XMP as well
+        if backend == 'cv2':  # reads the orientation from EXIF only; Pillow also reads XMP
             picture.info = {key: value for key, value in picture.info.items() if key not in XMP}
         picture = ImageOps.exif_transpose(picture)
     if color == 'unchanged':
         return picture
-    if picture.mode.startswith('I'):  # 16 bits, of which the higher 8 are taken
+    if picture.mode.startswith('I'):  # 16 bits: keep the upper 8
         picture = Image.fromarray((np.asarray(picture) >> 8).astype(np.uint8))
-    if picture.mode == 'LA' and backend == 'pillow':  # as mmcv lays it on a ground
+    if picture.mode == 'LA' and backend == 'pillow':  # mmcv blends it with a background
         transparent, picture = picture.convert('RGBA'), Image.new('RGB', picture.size, TRANSPARENT)
         picture.paste(transparent, mask=transparent.getchannel('A'))
     picture = picture if picture.mode == 'L' and color.startswith('gray') else picture.convert('RGB')
@@ -176,7 +176,7 @@ def read_picture(picture, load):
 
 
 def check_mode(picture, backend, color, own):
-    """Refuse a picture of a mode of Pillow's that a loader reads otherwise, or not at all."""
+    """Refuse a picture whose Pillow mode a loader reads differently, or not at all."""
     name, mode = picture.format or 'picture', picture.mode
     deep = mode.startswith('I;16') or (mode == 'I' and name in ('PNG', 'PPM'))  # of 16 bits
     if deep and backend == 'pillow' and not own:
@@ -195,7 +195,7 @@ def check_mode(picture, backend, color, own):
 
 
 def apply_step(pixels, placement, step):
-    """One step of a test pipeline, for uint8 (H, W, ...) -> uint8 (H', W', ...), and its placement."""
+    """Apply a step of a test pipeline, uint8 (H, W, ...) -> uint8 (H', W', ...), and update the placement."""
     height, width = pixels.shape[:2]
     if step['type'] == 'CenterCrop' and not step.get('auto_pad'):
         sides = np.broadcast_to(step['crop_size'], 2).tolist()  # width, height
@@ -213,7 +213,7 @@ def apply_step(pixels, placement, step):
 
 
 def pad(pixels, step):
-    """The step Pad: a constant at the right and below, uint8 (H, W, ...) -> uint8 (H', W', ...)."""
+    """Apply the step Pad: a constant at the right and bottom, uint8 (H, W, ...) -> uint8 (H', W', ...)."""
     height, width = pixels.shape[:2]
     size, divisor = step.get('size'), step.get('size_divisor')
     pair = isinstance(size, (list, tuple)) and len(size) == 2
@@ -229,14 +229,14 @@ def pad(pixels, step):
         height, width = max(height, size[1]), max(width, size[0])
     value = step.get('pad_val', 0)
     value = np.array(value.get('img', 0) if isinstance(value, dict) else value)
-    value = value[::-1] if value.ndim else value  # of BGR in the config
+    value = value[::-1] if value.ndim else value  # the config has BGR
     padded = np.zeros((height, width, *pixels.shape[2:]), np.uint8) + np.rint(value).astype(np.uint8)
     padded[: pixels.shape[0], : pixels.shape[1]] = pixels
     return padded
 
 
 def unknown(step):
-    """What says that a step is not known (NetworkError)."""
+    """The error for an unsupported step (NetworkError)."""
     return NetworkError(
         f'The step {step} is not supported; it must be Resize or ResizeEdge with scale, Pad of a constant, '
         f'or CenterCrop without auto_pad. Export the network with such a test pipeline.'
@@ -260,7 +260,7 @@ def resized_size(width, height, step):
 
 
 def resize(pixels, width, height, backend='cv2', interpolation='bilinear'):
-    """uint8 (H, W, 3) -> uint8 (height, width, 3), as OpenCV or Pillow does it (they differ in shrinking)."""
+    """uint8 (H, W, 3) -> uint8 (height, width, 3), like OpenCV or Pillow (they differ when downsampling)."""
     if backend == 'pillow' and interpolation.upper() in Image.Resampling.__members__:
         method = Image.Resampling[interpolation.upper()]
         return np.asarray(Image.fromarray(pixels).resize((width, height), method))
@@ -276,9 +276,9 @@ def resize(pixels, width, height, backend='cv2', interpolation='bilinear'):
 
 
 def sample(values, rows, columns):
-    """Bilinear values, float32 (R, C, ...), of ``values`` (H, W, ...) at places (R,) and (C,) between pixels.
+    """Sample ``values`` (H, W, ...) bilinearly at positions (R,) and (C,); returns float32 (R, C, ...).
 
-    Pixel 0 is at 0; beyond the outermost pixels, these go on.
+    The centre of pixel 0 is at 0. Positions outside are clamped to the border.
     """
     for axis, places in enumerate((rows, columns)):
         places = np.clip(places, 0, values.shape[axis] - 1)

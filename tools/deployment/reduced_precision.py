@@ -1,18 +1,18 @@
-"""What is said of files of float16 and of 8 bits, and what is refused."""
+"""Messages about float16 and 8-bit files, and the limits beyond which they are refused."""
 
 import sys
 
 from mmmobilemamba.deployment.errors import DeploymentError
 
 FLOAT16_TOLERANCE = 1e-2  # see report.Difference
-LEAST_AGREEMENT = 0.95  # of 8 bits with float32 on the images of the calibration, before there is a warning
+LEAST_AGREEMENT = 0.95  # of int8 with float32 on the calibration images; below this, there is a warning
 
 
 def print_gain(sizes, before, after):
-    """Print sizes in bytes and times in ms, of float32 and of another precision.
+    """Print sizes and times in float32 and in another precision, from sizes in bytes and times in ms.
 
     Raises:
-        DeploymentError: If the file is not smaller, so that its weights are in float32 still.
+        DeploymentError: If the file is not smaller, so its weights are still in float32.
     """
     full, reduced = sizes
     if reduced >= full:
@@ -25,10 +25,10 @@ def print_gain(sizes, before, after):
 
 
 def check_difference(difference, kind):
-    """Refuse a file that gives no numbers, or one of float16 that is too far from float32.
+    """Refuse a file with outputs that are not finite, or a float16 file that differs too much from float32.
 
     Raises:
-        DeploymentError: If it is so.
+        DeploymentError: In both cases.
     """
     if difference.error == float('inf'):
         raise DeploymentError(f'What it gives in {kind} is not finite, or of another shape.')
@@ -40,7 +40,7 @@ def check_difference(difference, kind):
 
 
 def warn_of_difference(difference, kind):
-    """Say if 8 bits choose otherwise than float32."""
+    """Warn if int8 and float32 predictions differ too often."""
     if kind == 'int8' and difference.agreement < LEAST_AGREEMENT:
         print(
             f'warning: in 8 bits {1 - difference.agreement:.1%} of the {difference.choices} are other ones. '

@@ -1,4 +1,4 @@
-"""What ``export.py`` writes for the runtimes of phones and servers, and how it is compared with PyTorch."""
+"""Exporter of ``export.py`` for all runtimes except ONNX Runtime and torch.export."""
 
 from functools import partial
 
@@ -12,7 +12,7 @@ from mmmobilemamba.deployment.raw_graphs import make_raw_graph
 
 
 class RuntimeExporter:
-    """Files for a runtime, of one size, that end where choices begin.
+    """Exports files for a runtime, of one image size, that end before the post-processing.
 
     Args:
         args (Namespace): The command line.
@@ -23,9 +23,9 @@ class RuntimeExporter:
         self.args, self.target = args, target
 
     def make_graph(self, model, task, about, image):
-        """What is exported, and an image that it takes, of a normalised one (N, C, H, W).
+        """Build the graph to export and an input for it, from a normalised image (N, C, H, W).
 
-        That of a segmentor has logits as well, which the comparison is of; :meth:`finish` leaves them out.
+        The graph of a segmentor also outputs logits, for the comparison; :meth:`finish` removes them.
         """
         build.check_supported(model, task)
         outputs = self.outputs_of_segmentor(with_logits=True)
@@ -47,7 +47,7 @@ class RuntimeExporter:
         return self.target.segmentation
 
     def make(self, graph, about, image, path):
-        """Write the files and return what runs them, with probes."""
+        """Write the files, and return a function that runs them with probes."""
         self.target.write(graph, image, path, about)
         session = self.open(path)
 
@@ -58,7 +58,7 @@ class RuntimeExporter:
         return run
 
     def open(self, path):
-        """Files in their runtime (Session).
+        """Open files in their runtime (Session).
 
         Raises:
             DeploymentError: If they cannot be opened.
@@ -69,10 +69,10 @@ class RuntimeExporter:
             raise build.DeploymentError(str(error)) from error
 
     def finish(self, graph, about, image, path):
-        """Write a segmentor's files anew without the logits, unless those are wanted; compare the classes.
+        """Rewrite a segmentor's files without logits, unless ``--logits`` is set, and compare the classes.
 
         Raises:
-            DeploymentError: If a class is none of the best.
+            DeploymentError: If a class is not among the best in PyTorch.
         """
         raw = graph_of(graph)
         wanted = list(self.outputs_of_segmentor(with_logits=False))
@@ -92,10 +92,10 @@ class RuntimeExporter:
         raw.output_names = wanted
 
     def lower_precision(self, graph, about, image, path, images):
-        """Put files of float16 or int8 in place of those at ``path``, and print what that loses and gains.
+        """Replace the files at ``path`` by ones in float16 or int8, and print the loss and the gain.
 
         Raises:
-            DeploymentError: If it loses too much, or the runtime's tools cannot make them.
+            DeploymentError: If the loss is too large, or the runtime's tools fail.
         """
         kind = 'float16' if self.args.fp16 else 'int8'
         full, reduced = path, path.with_name(f'{kind}{path.suffix}')
@@ -116,7 +116,7 @@ class RuntimeExporter:
         self.target.move(reduced, full)
 
     def proof_batches(self, about, image):
-        """Images of the proof (list[ndarray])."""
+        """Test images of the comparison (list[ndarray])."""
         return [x.numpy() for _, x in proof.test_images(build.size_of(image), about, extreme=False)]
 
     def difference(self, task, sessions, batches):
@@ -128,19 +128,19 @@ class RuntimeExporter:
         return total
 
     def check_place(self, path):
-        """Make sure that nothing else than files of a network is at ``path``.
+        """Check that ``path`` is free or has files of a network.
 
         Raises:
-            DeploymentError: If something is.
+            DeploymentError: If something else is there.
         """
         self.target.check_place(path)
 
     def move(self, path, target):
-        """Put the files at ``path`` in place of those at ``target``."""
+        """Move the files at ``path`` to ``target``, replacing those there."""
         self.target.move(path, target)
 
     def size(self, path):
-        """Bytes of the files at ``path``."""
+        """Size of the files at ``path`` in bytes."""
         return self.target.size(path)
 
 
@@ -157,7 +157,7 @@ def outputs_of(session, batch):
 
 
 def probes_of(task, found):
-    """What a graph of :mod:`.raw_graphs` hands to a probe, of outputs by name; see proof.Replay."""
+    """Values that a graph of :mod:`.raw_graphs` passes to probes, from outputs by name; see proof.Replay."""
     if task != 'segmentation':
         return []
     classes = found.get('classes')

@@ -1,4 +1,4 @@
-"""Files of ``export.py``, opened in the runtime that they are for: needs NumPy and that runtime alone.
+"""Open files of ``export.py`` in their runtimes. Needs only NumPy and the runtime.
 
     session = open_file('network.mnn', threads=1)
     outputs = session.run(batch)
@@ -14,8 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-KEY = 'mmmobilemamba'  # of the metadata in a file of ONNX
-SHARED_BATCH = ('.onnx', '.xml')  # whose files take any number of images at once
+KEY = 'mmmobilemamba'  # of the metadata in an ONNX file
+SHARED_BATCH = ('.onnx', '.xml')  # files with any batch size
 
 
 class RuntimeFileError(RuntimeError):
@@ -27,12 +27,12 @@ class Session:
 
     Args:
         path (Path): The file.
-        threads (int, optional): Of the CPU; what the runtime takes unless told.
+        threads (int, optional): Number of CPU threads; the runtime's default if not given.
 
     Attributes:
         runtime (str): Name of the runtime.
-        packages (str): What has to be installed for it.
-        about (dict): What the file says of itself.
+        packages (str): Packages to install for it.
+        about (dict): Metadata of the file.
     """
 
     runtime: str
@@ -46,7 +46,7 @@ class Session:
             raise RuntimeFileError(
                 f'{path.name} is for {self.runtime}: {error}. It needs: python -m pip install {self.packages}'
             ) from error
-        except Exception as error:  # those of runtimes have no class of their own in common
+        except Exception as error:  # errors of the runtimes have no common class
             raise RuntimeFileError(
                 f'{self.runtime} cannot open {path}, which is damaged, incomplete or of another kind: {error}'
             ) from error
@@ -58,11 +58,11 @@ class Session:
         raise NotImplementedError
 
     def compute(self, batch):
-        """The outputs (list[ndarray]), in order, of a batch; one image, unless the file takes more."""
+        """The outputs (list[ndarray]), in order, for a batch; one image, unless the file accepts more."""
         raise NotImplementedError
 
     def read_about(self):
-        """What is known about the network (dict); of a file of ONNX without it, empty."""
+        """Metadata of the network (dict); empty for an ONNX file without metadata."""
         path = self.path.with_name(f'{self.path.name}.json')
         try:
             about = json.loads(path.read_text(encoding='utf-8'))
@@ -79,10 +79,10 @@ class Session:
         return [self.path]
 
     def check_parts(self):
-        """Refuse files that have changed since the export, or belong to another network.
+        """Check that no file has changed since the export, or belongs to another network.
 
         Raises:
-            RuntimeFileError: If there is one.
+            RuntimeFileError: If one does.
         """
         for part, expected in zip(self.parts(), self.about.get('sha256', ())):
             if part.is_file() and hashlib.sha256(part.read_bytes()).hexdigest() != expected:
@@ -92,10 +92,10 @@ class Session:
                 )
 
     def check_batch(self, batch):
-        """Refuse a batch of another shape or dtype than the file's, which not every runtime does by itself.
+        """Check shape and dtype of a batch; not every runtime does.
 
         Raises:
-            RuntimeFileError: If it is.
+            RuntimeFileError: If they do not match the file's.
         """
         kind, size = self.about.get('input'), self.about.get('size')
         if kind is None or size is None:
@@ -109,12 +109,12 @@ class Session:
             )
 
     def run(self, batch):
-        """Outputs by name (dict[str, ndarray]) of a batch, whose images are the first axis of both."""
+        """Outputs by name (dict[str, ndarray]) for a batch; the first axis of both is the image."""
         self.check_batch(batch)
         whole = self.path.suffix in SHARED_BATCH
         try:
             parts = [self.compute(part) for part in ([batch] if whole else np.split(batch, len(batch)))]
-        except Exception as error:  # see above
+        except Exception as error:  # see __init__
             raise RuntimeFileError(
                 f'{self.runtime} cannot run {self.path.name} on {batch.shape}: {error}'
             ) from error
@@ -155,7 +155,7 @@ class NcnnSession(Session):
         self.network = self.ncnn.Net()
         if threads is not None:
             self.network.opt.num_threads = threads
-        # Weights may be of float16, but what is computed stays in float32.
+        # Weights may be float16; computation stays in float32.
         self.network.opt.use_fp16_packed = self.network.opt.use_fp16_storage = False
         self.network.opt.use_fp16_arithmetic = False
         for load, part in zip((self.network.load_param, self.network.load_model), self.parts()):
@@ -241,7 +241,7 @@ class ExecuTorchSession(Session):
     runtime, packages = 'ExecuTorch', 'executorch'
 
     def open(self, threads):
-        self.torch = import_module('torch')  # whose tensors it takes
+        self.torch = import_module('torch')  # inputs are tensors
         if threads is not None:
             import_module('executorch.extension.pybindings.portable_lib')._unsafe_reset_threadpool(threads)
         self.program = import_module('executorch.runtime').Runtime.get().load_program(self.path)
@@ -277,11 +277,11 @@ SESSIONS = {
 
 
 def open_file(path, threads=None):
-    """A file of ``export.py`` in its runtime (Session), which its ending names.
+    """Open a file of ``export.py`` in the runtime of its suffix (Session).
 
     Args:
-        path (str | Path): The file; of ncnn NAME.ncnn, or one of the two files of that name.
-        threads (int, optional): Of the CPU; what the runtime takes unless told.
+        path (str | Path): The file; for ncnn NAME.ncnn, or one of the two files with that name.
+        threads (int, optional): Number of CPU threads; the runtime's default if not given.
 
     Raises:
         RuntimeFileError: If it cannot be opened.

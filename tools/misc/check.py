@@ -1,12 +1,12 @@
-"""Check a config with MobileMamba before anything is trained: what is wrong, and the lines that mend it.
+"""Check a config with MobileMamba before training: prints problems and the config lines that fix them.
 
     mim run mmmobilemamba check CONFIG [CHECKPOINT]
     mim run mmmobilemamba check retinanet_mobilemamba-b1_fpn_1x_coco --gpus 4 --json
 
-CONFIG is a file of any OpenMMLab project, or the name of a recipe. Its model is built, the shapes of its maps
-are compared with what its neck and heads expect, its files, data, checkpoints and schedule are looked at, and
-the loss of two images is computed. CHECKPOINT is one to test, which must fit completely. The status is 1 if
-something is wrong.
+CONFIG is a config of any OpenMMLab project, or the name of a recipe. The tool builds the model, compares the
+shapes of its feature maps with what neck and heads expect, checks files, data, checkpoints and schedule, and
+computes the loss of two images. CHECKPOINT is one to test; it must match completely. The exit status is 1 if
+there are errors.
 """
 
 import argparse
@@ -29,9 +29,9 @@ def main(argv=None):
     )
     parser.add_argument('config', type=config_argument, help='config file, or the name of a recipe')
     parser.add_argument(
-        'checkpoint', nargs='?', type=checkpoint_argument, help='to test with it: file or name'
+        'checkpoint', nargs='?', type=checkpoint_argument, help='checkpoint to test: file or name'
     )
-    parser.add_argument('--gpus', type=int, default=1, help='processes of the training (default: 1)')
+    parser.add_argument('--gpus', type=int, default=1, help='number of training processes (default: 1)')
     parser.add_argument('--json', action='store_true', help='print JSON instead of a table')
     parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     args = parser.parse_args(argv)

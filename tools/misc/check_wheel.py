@@ -1,9 +1,10 @@
-"""Check wheels of this package: what is inside, and that the name says for which platforms.
+"""Check the contents and platform tags of wheels of this package.
 
     python tools/misc/check_wheel.py --kernels dist/*.whl
 
-needs nothing but Python. A wheel with compiled kernels has to be tagged for one platform and every Python,
-and the kernels have to be built from the sources beside them; a wheel without, for all platforms.
+Needs only Python. A wheel with compiled kernels must be tagged for one platform and every Python version, and
+its kernels must be built from the sources in the wheel. A wheel without kernels must be tagged for all
+platforms.
 """
 
 import argparse
@@ -27,17 +28,18 @@ SHIPPED = (
 
 
 def tags_of(wheel):
-    """Python, ABI and platform of a wheel's name (tuple[str, str, str]), and its version (str)."""
+    """Python, ABI and platform in a wheel's name (tuple[str, str, str]), and its version (str)."""
     _, version, *_, python, abi, platform = wheel.stem.split('-')
     return (python, abi, platform), version
 
 
 def problems(wheel, kernels=None):
-    """What is wrong with a wheel (list[str]).
+    """Problems of a wheel (list[str]).
 
     Args:
         wheel (Path): The file.
-        kernels (bool, optional): Whether it must, or must not, hold compiled kernels. Defaults to either.
+        kernels (bool, optional): Whether it must or must not contain compiled kernels; by default, either is
+            accepted.
     """
     archive = zipfile.ZipFile(wheel)
     names = set(archive.namelist())
@@ -62,7 +64,7 @@ def problems(wheel, kernels=None):
 
 
 def problems_of_library(archive):
-    """What is wrong with the compiled kernels in a wheel (list[str])."""
+    """Problems of the compiled kernels in a wheel (list[str])."""
     content = archive.read(LIBRARY)
     with tempfile.TemporaryDirectory() as folder:
         for name in archive.namelist():
@@ -83,7 +85,7 @@ def problems_of_library(archive):
 
 
 def is_for_here(path):
-    """Whether a wheel is for the system and processor of this machine, so that its library can be loaded."""
+    """Whether a wheel is for the system and processor of this machine, so its library can be loaded."""
     (_, _, platform), _ = tags_of(Path(path))
     system, _, machine = sysconfig.get_platform().partition('-')
     names = dict(linux=('linux', 'manylinux'), macosx=('macosx',)).get(system, ())
@@ -94,12 +96,10 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('wheels', type=Path, nargs='+', help='files')
+    parser.add_argument('wheels', type=Path, nargs='+', help='wheels to check')
     choice = parser.add_mutually_exclusive_group()
-    choice.add_argument(
-        '--kernels', action='store_true', default=None, help='they must hold compiled kernels'
-    )
-    choice.add_argument('--no-kernels', action='store_false', dest='kernels', help='they must hold none')
+    choice.add_argument('--kernels', action='store_true', default=None, help='require compiled kernels')
+    choice.add_argument('--no-kernels', action='store_false', dest='kernels', help='forbid compiled kernels')
     args = parser.parse_args(argv)
     wrong = {wheel: problems(wheel, args.kernels) for wheel in args.wheels}
     for wheel, reasons in wrong.items():

@@ -1,11 +1,10 @@
-"""Fetch published weights and their configs into a folder.
+"""Download published weights and their configs to a folder.
 
     mim run mmmobilemamba download b1 retinanet-b1 --dest checkpoints
     mim run mmmobilemamba download mobilemamba-b1_8xb128_in1k --dest checkpoints
 
-takes names of weights or of configs and writes what ``mim download`` does: the file of the weights, and the
-config in one file. Unlike that, it takes the folders and the mirror of this machine into account, and checks
-what it gets.
+Accepts names of weights or of configs. Like ``mim download``, it writes the weights, and the config in one
+file. Unlike that, it uses the local folders and the mirror of this machine, and verifies every file.
 """
 
 import argparse
@@ -21,19 +20,19 @@ from mmmobilemamba.weights import fetch, weights_of
 
 
 def download(name, folder):
-    """Fetch one file of weights and its config.
+    """Download one file of weights and its config.
 
     Args:
-        name (str): Of weights, or of the config that they are for.
-        folder (Path): Where both are written; it is made if need be.
+        name (str): Name of the weights or of their config.
+        folder (Path): Target folder, created if missing.
 
     Returns:
         tuple[Path, Path]: The weights and the config.
 
     Raises:
-        CheckpointError: If the weights cannot be had.
-        FileExistsError: If there is another file under one of their names.
-        ValueError: If there are no weights of that name.
+        CheckpointError: If the weights cannot be downloaded or are invalid.
+        FileExistsError: If another file with one of the names exists.
+        ValueError: If there are no weights with that name.
     """
     weights = weights_of(name)
     config, text = folder / f'{weights.config}.py', text_of(weights.config)
@@ -56,7 +55,7 @@ def download(name, folder):
 
 
 def text_of(name):
-    """A config without its bases, as text (str)."""
+    """A config with its bases merged, as text (str)."""
     return read_config(config_path(name), import_custom_modules=False).pretty_text
 
 
@@ -64,8 +63,8 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('names', nargs='+', metavar='NAME', help='of weights, or of a config')
-    parser.add_argument('--dest', type=Path, default=Path(), help='a folder (default: the current one)')
+    parser.add_argument('names', nargs='+', metavar='NAME', help='name of weights or of a config')
+    parser.add_argument('--dest', type=Path, default=Path(), help='target folder (default: current folder)')
     args = parser.parse_args(argv)
     for name in args.names:
         try:

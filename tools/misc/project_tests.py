@@ -1,9 +1,9 @@
-"""Test the recipes of ``configs/projects`` in environments of their own: ``make test-projects``.
+"""Test the recipes of ``configs/projects`` in separate environments: ``make test-projects``.
 
-Each project gets a virtual environment that sees the packages of ``make env``; its own pins, in
-``requirements/project-NAME.txt``, come first. Some releases refuse to be imported beside the known-good set:
-``PROJECTS`` says which lines of the installed copies are mended, and why. A project that cannot be installed
-is named and skipped.
+Each project gets a virtual environment on top of the packages of ``make env``; the pins in
+``requirements/project-NAME.txt`` take precedence. Some releases cannot be imported with the known-good
+versions. ``PROJECTS`` lists the lines that are patched in the installed copies, with the reason. A project
+that cannot be installed is reported and skipped.
 """
 
 import argparse
@@ -19,7 +19,7 @@ from setup_env import REQUIREMENTS, ROOT, Environment, StepError, say
 
 
 class Mend(NamedTuple):
-    """A line of an installed package, what stands there instead, and why."""
+    """A line of an installed package, its replacement, and the reason."""
 
     file: str
     old: str
@@ -28,7 +28,7 @@ class Mend(NamedTuple):
 
 
 class Project(NamedTuple):
-    """What a project is imported as, and what is mended in it."""
+    """Import name of a project, and patches of its installed copy."""
 
     package: str
     mends: tuple = ()
@@ -86,12 +86,12 @@ def packages_of(python):
 
 
 def install(name, base, folder):
-    """Make the environment of a project, unless it is there, and return it.
+    """Create the environment of a project, unless it is up to date, and return it.
 
     Args:
         name (str): One of ``PROJECTS``.
-        base (Environment): That of ``make env``.
-        folder (Path): Where those of the projects are.
+        base (Environment): The environment of ``make env``.
+        folder (Path): Folder for the environments of all projects.
 
     Raises:
         StepError: If the project cannot be installed or imported.
@@ -105,7 +105,7 @@ def install(name, base, folder):
     again = 'see that there is a network and room on the disk, and run the command again.'
     env.run([base.python, '-m', 'venv', env.path], 'python -m venv failed.', again)
     packages = packages_of(env.python)
-    # What is seen through this file pip neither installs again nor removes: it is outside of the environment.
+    # Adds the packages of the base environment. pip neither reinstalls nor removes these.
     line = f'import site; site.addsitedir({str(packages_of(base.python))!r})\n'
     (packages / 'base.pth').write_text(line, encoding='utf-8')
     command = [env.python, '-m', 'pip', 'install', '--no-cache-dir', '--no-deps']
@@ -121,10 +121,10 @@ def install(name, base, folder):
 
 
 def apply(mend, packages):
-    """Replace the one place in a file of ``packages`` that reads as expected.
+    """Apply a patch to a file in ``packages``.
 
     Raises:
-        StepError: If there is none, or more than one: it is another version.
+        StepError: If the old text does not occur exactly once, as in another version.
     """
     path = packages / mend.file
     text = path.read_text(encoding='utf-8')
@@ -136,7 +136,7 @@ def apply(mend, packages):
 
 
 def fingerprint(name, base):
-    """A hash over what an environment is made of."""
+    """A hash of all inputs of an environment."""
     files = (REQUIREMENTS / f'project-{name}.txt', REQUIREMENTS / 'pinned.txt')
     text = ''.join(path.read_text() for path in files) + repr(PROJECTS[name])
     return hashlib.sha256(f'{text}{base.path}{sys.version}'.encode()).hexdigest()[:16]
@@ -152,9 +152,9 @@ def run_tests(name, env):
 
 def main(arguments=None):
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False)
-    parser.add_argument('base', type=Path, help='the environment of `make env`')
-    parser.add_argument('folder', type=Path, help='where those of the projects are made')
-    parser.add_argument('names', nargs='*', metavar='NAME', help=f'default: {" ".join(PROJECTS)}')
+    parser.add_argument('base', type=Path, help='environment of `make env`')
+    parser.add_argument('folder', type=Path, help='folder for the environments of the projects')
+    parser.add_argument('names', nargs='*', metavar='NAME', help=f'projects (default: {" ".join(PROJECTS)})')
     args = parser.parse_args(arguments)
     unknown = sorted(set(args.names) - set(PROJECTS))
     if unknown:

@@ -1,11 +1,11 @@
 """Build the project's virtual environment: ``python3 tools/misc/setup_env.py .venv``.
 
-Needs nothing but Python 3.11, for which the pins are made, with ``venv``. Every finished step leaves a stamp
-inside the environment, so that a second call is a no-op and a broken one resumes; the
-compiled objects of mmcv survive a break as well. The system's Python is never changed.
+Needs only Python 3.11, the version of the pins, with ``venv``. Each finished step leaves a stamp in the
+environment, so that a second call does nothing and an interrupted one resumes; compiled objects of mmcv are
+kept, too. The system's Python is never changed.
 
-``--versions NAME`` takes the versions of ``requirements/versions/NAME.txt`` in place of those that are
-pinned: another torch, or the forks of OpenMMLab.
+``--versions NAME`` uses the versions in ``requirements/versions/NAME.txt`` instead of the pinned ones:
+another torch, or the forks of OpenMMLab.
 """
 
 import argparse
@@ -26,12 +26,12 @@ REQUIREMENTS = ROOT / 'requirements'
 VERSIONS = REQUIREMENTS / 'versions'
 NAME_FORKS = ROOT / 'mmmobilemamba/utils/forks.py'
 FORKS = runpy.run_path(str(NAME_FORKS))['FORKS']
-MMCV_SECONDS_PER_OBJECT = 19  # one core
-# The interpreter's own flags ask for debug symbols, which cost three times the build time. Newer setuptools
-# take these in place of the interpreter's, so that what else matters has to be named, too: without
-# optimisation RoIAlign and NMS take two to three times as long, and asserts abort PANet.
+MMCV_SECONDS_PER_OBJECT = 19  # on one core
+# The interpreter's flags include debug symbols, which triple the build time. Newer setuptools use CFLAGS
+# instead of the interpreter's flags, so optimisation and NDEBUG must be repeated: without optimisation,
+# RoIAlign and NMS take two to three times as long, and asserts abort PANet.
 MMCV_CFLAGS = '-g0 -O3 -DNDEBUG'
-CXX20_SINCE = (2, 14)  # the torch whose headers ask for C++20, where mmcv asks for C++17
+CXX20_SINCE = (2, 14)  # since this torch, its headers need C++20; mmcv sets C++17
 IMPORTS = 'torch, torchvision, mmengine, mmcv.ops, mmdet, mmseg, mmpretrain, mmmobilemamba'
 
 
@@ -43,8 +43,8 @@ class Environment:
     """A virtual environment that is built in stamped steps.
 
     Args:
-        path (Path): Where the environment is, or is to be.
-        versions (str): A file of ``requirements/versions``, whose versions come before those that are pinned.
+        path (Path): Folder of the environment.
+        versions (str): Name of a file in ``requirements/versions`` that overrides the pins.
     """
 
     def __init__(self, path, versions=None):
@@ -55,10 +55,10 @@ class Environment:
         self.stamps = path / '.steps'
 
     def run(self, command, why, remedy, cwd=ROOT, env=None, on_wait=None):
-        """Run ``command`` into the log; call ``on_wait`` every 15 s until it ends.
+        """Run ``command`` with its output in the log; call ``on_wait`` every 15 s until it ends.
 
         Raises:
-            StepError: If the command fails, with the end of its output.
+            StepError: If the command fails; contains the end of its output.
         """
         with open(self.log, 'a+', encoding='utf-8', errors='replace') as log:
             start = log.seek(0, os.SEEK_END)
@@ -99,20 +99,20 @@ class Environment:
         )
 
     def distribution(self, name):
-        """What is installed for ``name``: itself, or its fork."""
+        """The distribution to install for ``name``: itself, or its fork."""
         fork = FORKS.get(name)
         return fork if fork in self.versions else name
 
     def ask(self, code):
-        """Print something with the environment's own Python and return it."""
+        """Run code with the environment's Python and return what it prints."""
         return subprocess.check_output([self.python, '-c', code], text=True).strip()
 
 
 def create(env):
-    """The empty environment."""
+    """Create the environment."""
     config = env.path / 'pyvenv.cfg'
     if config.is_file() and f'version = {platform.python_version()}' not in config.read_text():
-        for name in ('bin', 'lib', 'include'):  # of another Python, which venv would leave in place
+        for name in ('bin', 'lib', 'include'):  # of another Python; venv would keep them
             shutil.rmtree(env.path / name, ignore_errors=True)
     env.run(
         [sys.executable, '-m', 'venv', env.path],
@@ -123,19 +123,19 @@ def create(env):
 
 
 def install_torch(env):
-    """PyTorch and torchvision of one origin."""
+    """Install PyTorch and torchvision from the same index."""
     env.pip('torch', 'torchvision', why='PyTorch did not install.')
 
 
 def install_mmcv(env):
-    """mmcv with its operators, from a wheel built earlier or from source."""
+    """Install mmcv with its operators, from a cached wheel or from source."""
     name = env.distribution('mmcv')
     version = env.versions[name]
     torch = env.ask('import torch; print(torch.__version__)')
     python = env.ask('import sys; print("cp%d%d" % sys.version_info[:2])')
-    # Without a GPU in sight mmcv builds its CPU operators only.
+    # Without a visible GPU, mmcv builds only its CPU operators.
     device = env.ask('import torch; print("cuda" if torch.cuda.is_available() else "cpu")')
-    flags = MMCV_CFLAGS.replace(' ', '')  # wheels of other flags stay where they are, and are not used
+    flags = MMCV_CFLAGS.replace(' ', '')  # wheels built with other flags are kept, but not used
     shelf = cache_dir(env) / f'torch{torch}-{python}-{device}-{platform.machine()}{flags}'
     wheel = next(shelf.glob(f'{name.replace("-", "_")}-{version}-*.whl'), None)
     if wheel is None:
@@ -146,7 +146,7 @@ def install_mmcv(env):
 
 
 def install_packages(env):
-    """The OpenMMLab codebases, mim, and what the tests and the demo need."""
+    """Install the OpenMMLab codebases, mim, and the packages for tests and demo."""
     names = ('runtime', 'optional', 'demo', 'deploy', 'tests', 'weights')
     lines = [line for name in names for line in read_lines(REQUIREMENTS / f'{name}.txt')]
     env.pip(*requirements(env, [*lines, 'mmengine']), why='The packages did not install.')
@@ -160,12 +160,12 @@ def install_packages(env):
 
 
 def install_project(env):
-    """This project, editable."""
+    """Install this project in editable mode."""
     env.pip('--no-deps', '--no-build-isolation', '-e', ROOT, why='The project did not install.')
 
 
 def check(env):
-    """Everything imports."""
+    """Check that everything imports."""
     env.run(
         [env.python, '-c', f'import {IMPORTS}'],
         'The finished environment cannot import its packages.',
@@ -177,7 +177,7 @@ def check(env):
 STEPS = (
     ('environment', create, '10 s', ()),
     ('torch', install_torch, '1 to 3 minutes: a download of about 2 GB', ()),
-    ('mmcv', install_mmcv, 'seconds from a kept wheel, else about 10 minutes on 2 cores', ()),
+    ('mmcv', install_mmcv, 'seconds from a cached wheel, else about 10 minutes on 2 cores', ()),
     (
         'packages',
         install_packages,
@@ -190,17 +190,17 @@ STEPS = (
 
 
 def requirements(env, lines):
-    """Lines of requirements files; forks, whose version is pinned, take the place of what they fork."""
+    """Lines of requirements files, with pinned forks in place of the original packages."""
     names = [re.match(r'[\w.-]+', line).group() for line in lines]
     forks = [env.distribution(name) for name in names]
     return [line if fork == name else fork for line, name, fork in zip(lines, names, forks)]
 
 
 def build_mmcv(env, name, version, shelf):
-    """Build mmcv's wheel in the environment's own folder and keep a copy on ``shelf``.
+    """Build mmcv's wheel in the folder of the environment and store a copy on ``shelf``.
 
-    Ninja keeps the objects that are done, so that a build that was broken off resumes. Where
-    nothing can be kept, the copy is in the environment.
+    Ninja keeps finished objects, so an interrupted build resumes. If ``shelf`` is not writable, the copy is
+    stored in the environment.
     """
     work = env.path / 'build'
     source = work / f'{name.replace("-", "_")}-{version}'
@@ -252,7 +252,7 @@ def build_mmcv(env, name, version, shelf):
 
 
 def keep(built, shelf):
-    """Copy a wheel to ``shelf``, where it appears when it is complete, and return its path there."""
+    """Copy a wheel to ``shelf`` atomically, and return its path there."""
     shelf.mkdir(parents=True, exist_ok=True)
     partial = shelf / f'{built.name}.{os.getpid()}.part'
     shutil.copyfile(built, partial)
@@ -260,14 +260,14 @@ def keep(built, shelf):
 
 
 def count_objects(source):
-    """Source files that the build compiles, and objects that are there."""
+    """Number of source files to compile, and of finished objects."""
     recipe = next(source.glob('build/temp*/build.ninja'), None)
     total = recipe.read_text().count(': compile ') if recipe else 0
     return total, sum(1 for _ in source.glob('build/temp*/**/*.o'))
 
 
 def unpack(archive, folder):
-    """Unpack a source archive; the ``data`` filter is used where this Python has it."""
+    """Unpack a source archive, with the ``data`` filter if this Python has it."""
     with tarfile.open(archive) as tar:
         if hasattr(tarfile, 'data_filter'):
             tar.extractall(folder, filter='data')
@@ -276,9 +276,9 @@ def unpack(archive, folder):
 
 
 def cache_dir(env):
-    """The user's cache folder for wheels, one subfolder a torch, Python and choice of flags.
+    """The user's cache folder for wheels, with a subfolder per torch, Python and flags.
 
-    The environment's own for a user without a home.
+    For a user without a home directory, it is in the environment.
     """
     named = os.environ.get('XDG_CACHE_HOME')
     try:
@@ -295,20 +295,20 @@ def read_lines(path):
 
 
 def pinned_versions(name):
-    """All pins (dict of name: version); those of ``requirements/versions/NAME.txt``, if any, come first."""
+    """All pins (dict of name: version); ``requirements/versions/NAME.txt``, if given, overrides them."""
     files = [REQUIREMENTS / 'pinned.txt', *([VERSIONS / f'{name}.txt'] if name else [])]
     return dict(line.split('==') for file in files for line in read_lines(file))
 
 
 def fingerprint(env, step, files):
-    """A hash over what a step depends on: its requirement files, the pins, and mmcv's flags."""
+    """A hash of the inputs of a step: its requirements files, the pins, and mmcv's flags."""
     text = ''.join((REQUIREMENTS / f'{name}.txt').read_text() for name in files)
     text += repr(env.versions) + sys.version + str(ROOT) + (MMCV_CFLAGS if step is install_mmcv else '')
     return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def say(text):
-    """Tell the user, at once even through a pipe."""
+    """Print a message without buffering."""
     print(text, flush=True)
 
 
@@ -318,7 +318,7 @@ def main():
     parser.add_argument(
         '--versions',
         choices=sorted(path.stem for path in VERSIONS.glob('*.txt')),
-        help='in place of those that are known to work best',
+        help='use these versions instead of the known-good ones',
     )
     args = parser.parse_args()
     env = Environment(args.path.resolve(), args.versions)

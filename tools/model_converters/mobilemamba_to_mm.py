@@ -2,9 +2,9 @@
 
     python tools/model_converters/mobilemamba_to_mm.py mobilemamba_b1.pth mobilemamba-b1_in1k.pth
 
-writes ``mobilemamba-b1_in1k-<sha256[:8]>.pth`` with the keys ``backbone.*`` and ``head.*`` of an
+Writes ``mobilemamba-b1_in1k-<sha256[:8]>.pth`` with the keys ``backbone.*`` and ``head.*`` of an
 mmpretrain ImageClassifier (MobileMamba, GlobalAveragePooling, MobileMambaClsHead).
-The file holds tensors and plain values only. Nothing is written unless all of it fits.
+The file contains only tensors and plain values. It is only written if the checkpoint matches completely.
 """
 
 import argparse
@@ -46,17 +46,17 @@ HEAD_KEYS = {
 
 
 def convert(checkpoint, raw=False):
-    """From the authors' checkpoint to ``dict(state_dict=..., meta=...)``.
+    """Convert an authors' checkpoint to ``dict(state_dict=..., meta=...)``.
 
     Args:
-        checkpoint (dict): What :func:`fetch_checkpoint` returns.
-        raw (bool): Prefer the raw weights (``net``) to their moving average (``net_E``).
+        checkpoint (dict): From :func:`fetch_checkpoint`.
+        raw (bool): Prefer the raw weights (``net``) to their EMA (``net_E``).
 
     Returns:
         dict: An OpenMMLab checkpoint.
 
     Raises:
-        CheckpointError: If it is not an authors' classifier, or a key is left over, missing or of
+        CheckpointError: If it is not a classifier of the authors, or a key is unexpected, missing or has
             another shape.
     """
     wrappers = (*(name for name in WRAPPERS if name != 'net_E'), 'net_E') if raw else WRAPPERS
@@ -79,7 +79,7 @@ def convert(checkpoint, raw=False):
 
 
 def check_head(head, channels):
-    """The head must be a BatchNorm1d and a Linear on ``channels`` inputs, and nothing else."""
+    """Check that the head is a BatchNorm1d and a Linear with ``channels`` inputs, and nothing else."""
     missing, left_over = sorted(HEAD_KEYS - set(head)), sorted(set(head) - HEAD_KEYS)
     if missing or left_over:
         raise CheckpointError(
@@ -95,7 +95,7 @@ def check_head(head, channels):
 
 
 def save(checkpoint, destination):
-    """Write a checkpoint with its hash in the name, once it has been read back and compared.
+    """Read a checkpoint back and compare it, then write it with its hash in the file name.
 
     Args:
         checkpoint (dict): Tensors and plain values.
@@ -104,7 +104,7 @@ def save(checkpoint, destination):
     Returns:
         Path: The file.
     """
-    buffer = io.BytesIO()  # torch.save would put the name of a file into it, and so into its hash
+    buffer = io.BytesIO()  # torch.save would store the file name, which would change the hash
     torch.save(checkpoint, buffer)
     content = buffer.getvalue()
     back = torch.load(io.BytesIO(content), map_location='cpu', weights_only=True)['state_dict']
@@ -129,9 +129,9 @@ def main(argv=None):
     parser.add_argument(
         'src', type=checkpoint_argument, help="the authors' checkpoint, a file or mobilemamba://NAME"
     )
-    parser.add_argument('dst', type=Path, help='where to write, a name that ends in .pth')
+    parser.add_argument('dst', type=Path, help='file to write, ending in .pth')
     parser.add_argument(
-        '--raw', action='store_true', help='take the raw weights even where their moving average is there'
+        '--raw', action='store_true', help='use the raw weights even if there is a moving average'
     )
     args = parser.parse_args(argv)
     if args.dst.suffix != '.pth':

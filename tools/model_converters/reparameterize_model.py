@@ -1,12 +1,12 @@
-"""Switch a trained checkpoint to the deployed form: of a classifier, a detector or a segmentor.
+"""Convert a trained checkpoint of a classifier, detector or segmentor to the deployed form.
 
     python tools/model_converters/reparameterize_model.py CONFIG CHECKPOINT OUT
     mim run mmmobilemamba reparameterize_model CONFIG CHECKPOINT OUT
 
-deploys all that has a ``switch_to_deploy``: MobileMamba, its head in mmpretrain, DeconvFPN. OUT is a
-checkpoint for the same config with the options that the tool prints, such as
-``--cfg-options model.backbone.deploy=True``; they are in the config that OUT holds, too. Before anything
-is written it is loaded into that form, and the outputs of both on one random image are compared.
+Folds all modules with a ``switch_to_deploy``: MobileMamba, its head in mmpretrain, DeconvFPN. To use OUT, add
+the options that the tool prints to the config, such as ``--cfg-options model.backbone.deploy=True``; the
+config stored in OUT contains them, too. Before writing OUT, the tool loads it into the deployed model and
+compares the outputs of both models on one random image.
 """
 
 import argparse
@@ -25,20 +25,20 @@ from mmmobilemamba.models.checkpoint import CheckpointError, fetch_checkpoint, l
 from mmmobilemamba.utils import codebase_of, config_argument, read_config
 from mmmobilemamba.weights import checkpoint_argument
 
-TOLERANCE = 1e-3  # relative; folding moves float32 by some 1e-6
+TOLERANCE = 1e-3  # relative; folding changes float32 outputs by about 1e-6
 
 
 def build(config):
-    """The model of a config, in evaluation, with weights yet to be loaded."""
+    """Build the model of a config in eval mode, without loading weights."""
     init_default_scope(codebase_of(config) or 'mmengine')
     return MODELS.build(config.model).eval()
 
 
 @torch.no_grad()
 def difference(model, folded):
-    """Largest difference of what two models make of an image, relative to the largest value.
+    """Largest difference between the outputs of two models for an image, relative to the largest value.
 
-    That is the features of the neck or backbone, and the logits of a classifier.
+    Compares the features of the neck or backbone, and the logits of a classifier.
     """
     image = torch.rand(1, getattr(model.backbone, 'in_channels', 3), 128, 192) * 2 - 1
     outputs = [list(part.extract_feat(image)) for part in (model, folded)]
@@ -51,12 +51,12 @@ def fold(config, path):
     """Fold the checkpoint of a config.
 
     Returns:
-        tuple[dict, dict, float]: A checkpoint, the options of the config that go with it, and the difference
-        that folding makes.
+        tuple[dict, dict, float]: The folded checkpoint, the config options for it, and the difference between
+        the outputs.
 
     Raises:
-        CheckpointError, FileNotFoundError, RuntimeError: If the checkpoint cannot be read or does not fit, or
-            the config cannot be built in the deployed form.
+        CheckpointError, FileNotFoundError, RuntimeError: If the checkpoint cannot be read or does not match,
+            or the config cannot be built in the deployed form.
     """
     content = fetch_checkpoint(path)
     model = build(config)
@@ -73,13 +73,13 @@ def fold(config, path):
     except (RuntimeError, TypeError) as error:
         raise RuntimeError(f'The config cannot be built with {", ".join(options)}: {error}') from error
     meta = {**content.get('meta', {}), 'cfg': config.pretty_text}
-    # In PyTorch's own layout, whatever this machine is fastest with.
+    # In PyTorch's default memory layout, independent of this machine.
     state_dict = {key: value.contiguous() for key, value in folded.state_dict().items()}
     return dict(meta=meta, state_dict=state_dict), options, difference(model, again)
 
 
 def save(checkpoint, path):
-    """Write a checkpoint in one go."""
+    """Write a checkpoint atomically."""
     partial = path.with_name(f'.{path.name}.part')
     try:
         torch.save(checkpoint, partial)
@@ -98,9 +98,9 @@ def main(argv=None):
         type=checkpoint_argument,
         help="its checkpoint, as trained; mobilemamba://NAME is one of the authors'",
     )
-    parser.add_argument('out', type=Path, help='where to write, a name that ends in .pth')
+    parser.add_argument('out', type=Path, help='file to write, ending in .pth')
     parser.add_argument(
-        '--cfg-options', nargs='+', action=DictAction, default={}, help='changes of the config'
+        '--cfg-options', nargs='+', action=DictAction, default={}, help='changes to the config'
     )
     args = parser.parse_args(argv)
     if args.out.suffix != '.pth':

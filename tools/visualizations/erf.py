@@ -1,16 +1,16 @@
-"""Draw effective receptive fields of networks beside each other, and say how far they reach.
+"""Draw effective receptive fields of networks side by side, and print their sizes.
 
     python tools/visualizations/erf.py NETWORK [NETWORK ...] [OPTIONS]
     python tools/visualizations/erf.py b1=mobilemamba://b1 timm/resnet50=pretrained --images IMAGES
     mim run mmmobilemamba erf b1 --stages 0 1 2 --without scan wavelet,local
 
 NETWORK is NAME, with random weights, or NAME=CHECKPOINT. NAME is an arch, the name of a recipe, the path of a
-config of mmpretrain, mmdet or mmseg (PACKAGE::PATH for one that a package brings along), or timm/NAME.
-CHECKPOINT is a file or mobilemamba://NAME; of timm's networks, pretrained stands for timm's own weights.
+config of mmpretrain, mmdet or mmseg (PACKAGE::PATH for one shipped with a package), or timm/NAME. CHECKPOINT
+is a file or mobilemamba://NAME; for timm models, pretrained selects timm's own weights.
 
-The field is the gradient of the centre of a stage's map, the sum of its positive values, with respect to the
-image: absolute, summed over channels, averaged over images. The table has the sides of the centred squares
-that hold 20, 30, 50 and 99 % of it. Without --images it is that of white noise. Sources:
+The field is the gradient with respect to the image of the sum of positive values at the centre of a stage's
+map: absolute values, summed over channels, averaged over images. The table lists the side lengths of centred
+squares that contain 20, 30, 50 and 99 % of it. Without --images, the images are white noise. Sources:
 https://arxiv.org/abs/1701.04128, https://arxiv.org/abs/2203.06717.
 """
 
@@ -41,12 +41,12 @@ FIGURES = ('.png', '.jpg', '.pdf', '.svg')
 
 
 class Panel:
-    """One field of the figure: a stage of a network, perhaps without some branches.
+    """One field of the figure: a stage of a network, optionally without some branches.
 
     Args:
         network (Network): On its device.
         stage (int): See ``Network.forward``.
-        branches (tuple[str]): Those that are left out.
+        branches (tuple[str]): Branches to remove.
     """
 
     def __init__(self, network, stage, branches=()):
@@ -63,7 +63,7 @@ class Panel:
 
 
 def branches_argument(text):
-    """The ``type`` of an argument that is names of branches with commas between: tuple[str]."""
+    """Argument ``type`` for a comma-separated list of branches: tuple[str]."""
     names = tuple(text.split(','))
     for name in names:
         if name not in BRANCHES:
@@ -72,10 +72,10 @@ def branches_argument(text):
 
 
 def make_panels(args):
-    """All panels by row (dict[str, list[Panel]]).
+    """Create all panels, by row (dict[str, list[Panel]]).
 
     Raises:
-        AnalysisError, CheckpointError, OSError: If a network cannot be built or has no such branch.
+        AnalysisError, CheckpointError, OSError: If a network cannot be built or lacks a branch.
     """
     rows = defaultdict(list)
     for source in args.networks:
@@ -96,22 +96,22 @@ def make_panels(args):
 
 
 def track(images):
-    """The images of a list, one by one, with a progress bar in standard error from the second on."""
+    """Yield the images of a list, with a progress bar on stderr from the second image on."""
     bar = ProgressBar(len(images), start=False, file=sys.stderr)
     for index, image in enumerate(images):
         yield image()
-        if index == 0:  # after what a network cannot do, which its error alone should say
+        if index == 0:  # an unsupported network fails first, without a progress bar
             bar.start()
         bar.update()
     print(file=sys.stderr)
 
 
 def titled(rows, fields, size):
-    """Fields by row and by a title that has the stride (dict[str, dict[str, ndarray]]).
+    """Fields by row and by a title with the stride (dict[str, dict[str, ndarray]]).
 
     Args:
         rows (dict[str, list[Panel]]): From :func:`make_panels`.
-        fields (dict[str, ndarray]): (H, W), by the names of row and panel.
+        fields (dict[str, ndarray]): (H, W), by row and panel title.
         size (tuple[int, int]): Height and width of the images.
     """
     return {
@@ -124,7 +124,7 @@ def titled(rows, fields, size):
 
 
 def table(named):
-    """Lines of text: the sides of the squares that hold shares of each field."""
+    """Lines of text with the side lengths of the squares of each field."""
     heads = [f'{100 * share:g} %' for share in SHARES]
     rows = [('network', 'map', *heads)]
     for name, by_title in named.items():
@@ -138,7 +138,7 @@ def table(named):
 
 
 def save(path, named):
-    """Write the fields and the sides of their squares, as arrays without pickle."""
+    """Write the fields and the side lengths of their squares, as arrays without pickle."""
     names = [f'{name}, {title}' for name, row in named.items() for title in row]
     fields = [field for row in named.values() for field in row.values()]
     sides = [square_sides(field) for field in fields]
@@ -146,10 +146,10 @@ def save(path, named):
 
 
 def run(args):
-    """Compute, draw and print what the command line asks for.
+    """Compute, draw and print the fields.
 
     Raises:
-        AnalysisError, CheckpointError, OSError: If something that it names cannot be used.
+        AnalysisError, CheckpointError, OSError: If a network or image cannot be used.
     """
     rows = make_panels(args)
     panels = {f'{name}, {panel.title}': panel for name, row in rows.items() for panel in row}
@@ -174,13 +174,13 @@ def main(argv=None):
     )
     add_arguments(parser, number=20, size=512)
     add = parser.add_argument
-    add('--stages', type=int, nargs='+', default=[-1], help='from 0 up, or -1 down from the last (default)')
-    text = 'draw each MobileMamba once more without these, as scan wavelet,local'
+    add('--stages', type=int, nargs='+', default=[-1], help='from 0, or from -1 backwards (default: -1)')
+    text = 'draw each MobileMamba again without these branches, such as: scan wavelet,local'
     add('--without', nargs='+', type=branches_argument, default=[], metavar='BRANCHES', help=text)
-    text = 'in networks with random weights, count residual branches whose last norm starts at zero'
+    text = 'in networks with random weights, set zero-initialised norms of residual branches to one'
     add('--open-residuals', action='store_true', help=text)
-    add('--out', type=Path, default=Path('erf.png'), help='the figure (default: %(default)s)')
-    add('--save', type=Path, help='file .npz for the arrays')
+    add('--out', type=Path, default=Path('erf.png'), help='figure to write (default: %(default)s)')
+    add('--save', type=Path, help='.npz file for the arrays')
     args = parser.parse_args(argv)
     check_arguments(parser, args)
     check_out(parser, args.out, *FIGURES)

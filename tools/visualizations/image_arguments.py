@@ -1,4 +1,4 @@
-"""What ``erf.py`` and ``look.py`` have in common: arguments for images, devices and figures."""
+"""Arguments for images, devices and figures, shared by ``erf.py`` and ``look.py``."""
 
 from functools import partial
 
@@ -9,26 +9,26 @@ from mmmobilemamba.analysis.images import find_pictures, random_image, read_pict
 
 
 def add_arguments(parser, number, size):
-    """Add them to a parser of argparse.
+    """Add the arguments to a parser.
 
     Args:
-        parser (ArgumentParser): Gets more arguments.
+        parser (ArgumentParser): Gets the arguments.
         number (int): Default number of images.
         size (int): Default side of the images, px.
     """
     add = parser.add_argument
-    add('--images', nargs='+', metavar='PATH', help='pictures, and folders of such; default: white noise')
-    add('--number', type=int, default=number, help='of images at most (default: %(default)s)')
-    text = 'of the images, px, to which pictures are cut and resized; one for both (default: %(default)s)'
+    add('--images', nargs='+', metavar='PATH', help='pictures and folders of pictures (default: white noise)')
+    add('--number', type=int, default=number, help='maximum number of images (default: %(default)s)')
+    text = 'in px, to which pictures are cropped and resized, or one side for both (default: %(default)s)'
     add('--size', type=int, nargs='+', default=[size], metavar='SIDE', help=f'height and width {text}')
-    add('--seed', type=int, default=0, help='of random weights and images (default: %(default)s)')
+    add('--seed', type=int, default=0, help='for random weights and images (default: %(default)s)')
     add('--device', default=get_device(), help='default: %(default)s')
-    add('--dpi', type=int, default=110, help='of the figures (default: %(default)s)')
-    add('--cfg-options', nargs='+', action=DictAction, default={}, help='changes of every config')
+    add('--dpi', type=int, default=110, help='resolution of the figures (default: %(default)s)')
+    add('--cfg-options', nargs='+', action=DictAction, default={}, help='changes to all configs')
 
 
 def check_arguments(parser, args):
-    """End with an error where numbers make no sense."""
+    """Exit with an error if numbers are out of range."""
     if len(args.size) > 2 or min(args.size) < 1:
         parser.error('--size takes one side or HEIGHT WIDTH, of 1 px or more')
     if args.number < 1:
@@ -36,7 +36,7 @@ def check_arguments(parser, args):
 
 
 def check_out(parser, path, *suffixes):
-    """End with an error, before any work, where a file cannot be written."""
+    """Exit with an error, before any work, if a file cannot be written."""
     if path.suffix not in suffixes:
         parser.error(f'{path.name} must end in {", ".join(suffixes)}')
     if not path.parent.is_dir():
@@ -49,10 +49,10 @@ def size_of(args):
 
 
 def load_images(args, channels):
-    """Functions that give an image each, (1, channels, H, W) from 0 to 1, so that few are in memory at once.
+    """Functions that each return an image, (1, channels, H, W) in 0..1, so that few are in memory at once.
 
     Raises:
-        AnalysisError: If there are no pictures, or a network takes images of another kind.
+        AnalysisError: If there are no pictures, or a network needs another kind of images.
     """
     size = size_of(args)
     if not args.images:

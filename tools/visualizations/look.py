@@ -1,15 +1,15 @@
-"""Draw what a MobileMamba computes for pictures: the maps of its stages, wavelet sub-bands, and the scan.
+"""Draw the feature maps, wavelet sub-bands and scan of a MobileMamba for some pictures.
 
     python tools/visualizations/look.py NETWORK --images PATH [PATH ...] [OPTIONS]
     mim run mmmobilemamba look b1=mobilemamba://b1 --images a.jpg b.jpg --size 512 --out pictures
 
 NETWORK is NAME, with random weights, or NAME=CHECKPOINT. NAME is an arch, the name of a recipe, or the path
-of a config of mmpretrain, mmdet or mmseg; CHECKPOINT is a file or mobilemamba://NAME. Three figures go into
-the folder, with a row for each picture:
+of a config of mmpretrain, mmdet or mmseg; CHECKPOINT is a file or mobilemamba://NAME. Writes three figures to
+the output folder, with one row per picture:
 
-    stages.png   the maps of all stages, in colours by their first three principal components
-    bands.png    the four wavelet sub-bands of one block, and what the block makes of them
-    scan.png     the step sizes and the states of both directions of the scan in that block
+    stages.png   feature maps of all stages; colours are their first three principal components
+    bands.png    the four wavelet sub-bands of one block, before and after its convolution
+    scan.png     step sizes and states of both directions of the scan in that block
 """
 
 import argparse
@@ -33,7 +33,7 @@ from mmmobilemamba.models.checkpoint import CheckpointError
 
 
 def stage_maps(network, images):
-    """The maps of all stages of a Network, (N, C, H, W) each, by title (dict[str, Tensor])."""
+    """Feature maps of all stages of a Network, (N, C, H, W) each, by title (dict[str, Tensor])."""
     stages = range(len(network.backbone.stages))
     with torch.no_grad():
         maps = network.backbone.extract(network.normalise(images), stages)
@@ -42,10 +42,10 @@ def stage_maps(network, images):
 
 
 def run(args):
-    """Compute and draw what the command line asks for.
+    """Compute and draw the figures.
 
     Raises:
-        AnalysisError, CheckpointError, OSError: If something that it names cannot be used.
+        AnalysisError, CheckpointError, OSError: If the network or an image cannot be used.
     """
     network = build_network(args.network, args.cfg_options, args.seed).to(args.device)
     backbone = network.backbone
@@ -74,7 +74,7 @@ def main(argv=None):
     parser.add_argument('network', type=source_argument, metavar='NETWORK', help='NAME or NAME=CHECKPOINT')
     add_arguments(parser, number=4, size=256)
     add = parser.add_argument
-    text = 'whose sub-bands and scan are drawn, both from 0 up (default: 0 0)'
+    text = 'block whose sub-bands and scan are drawn, both numbers from 0 (default: 0 0)'
     add('--block', type=int, nargs=2, default=[0, 0], metavar=('STAGE', 'BLOCK'), help=text)
     add('--out', type=Path, default=Path('pictures'), help='folder for the figures (default: %(default)s)')
     args = parser.parse_args(argv)

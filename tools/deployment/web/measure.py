@@ -1,9 +1,9 @@
-"""Time exported networks in headless Chromium, as the page runs them.
+"""Time exported networks in headless Chromium, with the code of the web page.
 
     python tools/deployment/web/measure.py MODEL.onnx [--provider webgpu] [--switch=--enable-unsafe-webgpu]
 
-prints the median time of the network itself on a picture of random pixels, in ms, and where it ran. Needs
-selenium, chromium, chromedriver and onnxruntime-web (``serve.py --fetch``).
+Prints the median time of the network alone on a random picture, in ms, and where it ran. Needs selenium,
+chromium, chromedriver and onnxruntime-web (``serve.py --fetch``).
 """
 
 import argparse
@@ -33,10 +33,10 @@ const [name, provider, side, runs, done] = arguments;
 
 
 def measure(path, provider, side=256, runs=21, switches=()):
-    """Times of a network in ms, its first run apart, the size of its input, and where it ran (dict).
+    """Time a network; returns times in ms, separately for the first run, input size and provider (dict).
 
     Raises:
-        RuntimeError: With the message of the page, if it cannot run the network there.
+        RuntimeError: With the message of the page, if it cannot run the network.
     """
     from selenium import webdriver
     from selenium.webdriver.chrome.service import Service
@@ -62,20 +62,22 @@ def measure(path, provider, side=256, runs=21, switches=()):
 
 
 def parse_args(argv):
-    """Command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('models', type=Path, nargs='+', help='files of export.py')
     parser.add_argument(
-        '--provider', choices=('auto', 'webgpu', 'wasm'), default='auto', help='what it runs on'
-    )
-    parser.add_argument('--side', type=int, default=256, help='of the picture in px, if the file is for any')
-    parser.add_argument(
-        '--runs', type=int, default=21, help='how often it runs; the first is not counted (21)'
+        '--provider', choices=('auto', 'webgpu', 'wasm'), default='auto', help='execution provider'
     )
     parser.add_argument(
-        '--switch', action='append', default=[], help='of Chromium, such as --enable-unsafe-webgpu'
+        '--side', type=int, default=256, help='side of the picture in px, for files with dynamic sizes'
+    )
+    parser.add_argument(
+        '--runs', type=int, default=21, help='number of runs, of which the first is not counted (default: 21)'
+    )
+    parser.add_argument(
+        '--switch', action='append', default=[], help='switch of Chromium, such as --enable-unsafe-webgpu'
     )
     args = parser.parse_args(argv)
     if args.runs < 2:

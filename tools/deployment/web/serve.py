@@ -1,10 +1,10 @@
-"""Serve the browser demo on this machine: exported networks on pictures or the camera, inside the browser.
+"""Serve the browser demo locally: it runs exported networks on pictures or the camera, inside the browser.
 
     python tools/deployment/web/serve.py [MODEL.onnx ...]
 
-prints an address to open; a model given here can be opened by its own address. onnxruntime-web (41 MB) is
-fetched with npm at the first start, and then nothing comes from or goes to anywhere else. Only programs
-on this machine reach the server.
+Prints an address to open, and one for each given model. The first start downloads onnxruntime-web (41 MB)
+with npm; apart from that, nothing is loaded from or sent to other machines. Only programs on this machine can
+reach the server.
 """
 
 import argparse
@@ -25,7 +25,7 @@ PACKAGE, VERSION = 'onnxruntime-web', '1.30.0'
 SHA512 = 'q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=='
 ARCHIVE = f'{PACKAGE}-{VERSION}.tgz'
 ADDRESS = f'https://registry.npmjs.org/{PACKAGE}/-/{ARCHIVE}'
-# For WebAssembly, and for WebGPU.
+# For WebAssembly and for WebGPU.
 FILES = (
     'ort.wasm.min.mjs',
     'ort-wasm-simd-threaded.mjs',
@@ -35,12 +35,12 @@ FILES = (
     'ort-wasm-simd-threaded.asyncify.wasm',
 )
 TYPES = {'.js': 'text/javascript', '.mjs': 'text/javascript', '.wasm': 'application/wasm'}
-# Of the page and its workers: nothing is loaded from elsewhere, and nothing can be sent there.
+# For the page and its workers: nothing is loaded from or sent to other servers.
 POLICY = (
     "default-src 'none'; script-src 'self' 'wasm-unsafe-eval'; worker-src 'self'; style-src 'self'; "
     "connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 )
-# Threads of WebAssembly share memory, which browsers allow to pages that nothing of others is in.
+# WebAssembly threads share memory, which browsers only allow for cross-origin isolated pages.
 HEADERS = {
     'Content-Security-Policy': POLICY,
     'Cross-Origin-Opener-Policy': 'same-origin',
@@ -54,16 +54,16 @@ class ServeError(RuntimeError):
 
 
 def is_fetched(folder):
-    """Whether ``folder`` has the runtime, in the version that the page was tested with."""
+    """Whether ``folder`` has the runtime in the tested version."""
     version = folder / 'version'
     return version.is_file() and version.read_text() == VERSION and all((folder / f).is_file() for f in FILES)
 
 
 def download(folder):
-    """Let npm put the archive into ``folder``; its path.
+    """Download the archive to ``folder`` with npm; returns its path.
 
     Raises:
-        ServeError: If there is no npm, or it fails.
+        ServeError: If npm is missing or fails.
     """
     npm = shutil.which('npm')
     by_hand = f'Download {ADDRESS}, put it into {WEB / "ort"}, and start again.'
@@ -77,10 +77,10 @@ def download(folder):
 
 
 def unpack(archive, folder):
-    """Put the files of the runtime that the page loads into ``folder``.
+    """Extract the files of the runtime that the page loads to ``folder``.
 
     Raises:
-        ServeError: If ``archive`` is not the one that was published.
+        ServeError: If ``archive`` is not the published one.
     """
     digest = base64.b64encode(hashlib.sha512(archive.read_bytes()).digest()).decode()
     if digest != SHA512:
@@ -92,7 +92,7 @@ def unpack(archive, folder):
 
 
 def fetch(folder):
-    """Have the runtime in ``folder``: from an archive that lies there, or by npm."""
+    """Install the runtime in ``folder``, from an archive there or with npm, unless it is installed."""
     if is_fetched(folder):
         return
     folder.mkdir(exist_ok=True)
@@ -105,7 +105,7 @@ def fetch(folder):
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """The page, and below ``models/`` the files in ``models`` (dict[str, Path]) by their names."""
+    """Serves the page, and the files in ``models`` (dict[str, Path]) by name below ``models/``."""
 
     def __init__(self, *args, models=None, **kwargs):
         self.models = models or {}
@@ -125,23 +125,23 @@ class Handler(SimpleHTTPRequestHandler):
         super().end_headers()
 
     def log_request(self, code='-', size='-'):
-        """Say nothing about what works."""
+        """Do not log successful requests."""
 
 
 def make_server(models=(), port=0):
-    """A server of the page on this machine, at ``port`` or any that is free, for files of models."""
+    """A local server of the page with some models; port 0 selects a free port."""
     handler = functools.partial(Handler, models={path.name: path for path in models})
     return ThreadingHTTPServer(('127.0.0.1', port), handler)
 
 
 def parse_args(argv):
-    """Command line."""
+    """Parse the command line."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('models', type=Path, nargs='*', help='files of export.py, to open by address')
-    parser.add_argument('--port', type=int, default=8000, help='of the server (8000)')
-    parser.add_argument('--fetch', action='store_true', help=f'fetch {PACKAGE} and serve nothing')
+    parser.add_argument('models', type=Path, nargs='*', help='files of export.py, each with an address')
+    parser.add_argument('--port', type=int, default=8000, help='port of the server (default: 8000)')
+    parser.add_argument('--fetch', action='store_true', help=f'only download {PACKAGE}, then exit')
     args = parser.parse_args(argv)
     if not 0 <= args.port < 2**16:
         parser.error('--port must be 0 to 65535; 0 takes one that is free')
