@@ -113,7 +113,13 @@ def compare(model: nn.Module, weights: Mapping[str, Any], source: str) -> Findin
 
 
 def pretrained(part: Part, source: str, config: Config) -> dict[str, Any]:
-    """Return the config changes that load a checkpoint into a backbone (dict, nested keys)."""
+    """Return the config changes that load a checkpoint into a backbone (dict, nested keys).
+
+    Args:
+        part (Part): The part that has the backbone.
+        source (str): Path or address of the checkpoint.
+        config (Config): The whole config.
+    """
     settings: Any = dict(type='Pretrained', checkpoint=str(source))
     backbone = (config.get('model') or {}).get(part.name) or {}
     if not part.path and 'init_cfg' in backbone:  # also if it is None: mmengine cannot merge into it

@@ -140,7 +140,17 @@ def maps_for(reader: Reader, maps: list[Tensor]) -> list[Tensor]:
 
 
 def follow_maps(part: Part, config: Config, reader: Reader, measured: list[int]) -> dict[str, Any]:
-    """Return the config changes that set a head's strides to those of its maps, or {} if they are unknown."""
+    """Return the config changes that set a head's strides to those of its maps.
+
+    Args:
+        part (Part): The model, or the part that has the backbone.
+        config (Config): The whole config.
+        reader (Reader): The head or RoI extractor.
+        measured (list[int]): Strides of its maps.
+
+    Returns:
+        dict: The changes, by nested keys; {} if they cannot be determined.
+    """
     if hasattr(reader.module, 'resize_feats') or not measured:
         return {}
     path = [name for name in part.key(reader.name).split('.') if not name.isdigit()]

@@ -123,9 +123,9 @@ def gfl_head(
 def rpn_head(
     head: nn.Module, maps: Sequence[Sequence[Tensor]], size: Sequence[int], probe: Probe
 ) -> Candidates:
-    """``RPNHead``: class-agnostic proposals; labels are level indices, because levels are suppressed
-    separately.
+    """``RPNHead``: class-agnostic proposals.
 
+    Labels are level indices, because NMS runs separately for each level.
     Arguments and result as in :func:`base_dense_head`.
     """
     config, found, most = head.test_cfg, [], 0.0
@@ -315,7 +315,16 @@ def has_sigmoid(head: nn.Module) -> bool:
 
 
 def best(scores: Tensor, limit: int | None, probe: Probe) -> tuple[Tensor, Tensor]:
-    """Return the ``limit`` best scores of each image, (N, B) -> (N, K), and their indices (N, K)."""
+    """Return the ``limit`` best scores of each image and their indices.
+
+    Args:
+        scores (Tensor): (N, B).
+        limit (int, optional): Number of scores to return; None sorts all of them.
+        probe (Probe): See :mod:`.probes`.
+
+    Returns:
+        tuple[Tensor, Tensor]: Scores in descending order and their indices, (N, K).
+    """
     count = scores.shape[1]
     values, index = scores.topk(count if limit is None else torch.sym_min(limit, count), dim=1)
     chosen = probe.best(scores, index)

@@ -132,10 +132,9 @@ class SegmentorGraph(nn.Module):
         return F.interpolate(logits, image.shape[2:], mode='bilinear', align_corners=align_corners)
 
     def slide(self, image: Tensor) -> Tensor:
-        """Average the logits of sliding windows, see mmseg's ``slide_inference``; the image size must be
-        fixed.
+        """Average the logits of sliding windows, (N, C, H, W) -> (N, outputs, H, W).
 
-        All windows are computed in one batch. (N, C, H, W) -> logits (N, outputs, H, W).
+        See mmseg's ``slide_inference``. All windows are computed in one batch; the image size must be static.
         """
         config, (height, width) = self.model.test_cfg, image.shape[2:]
         rows, columns = (

@@ -68,8 +68,7 @@ def to_program(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> torch.ex
 
 
 def fixed_form(graph: nn.Module, image: Tensor) -> nn.Module:
-    """Return the portable form of a graph for one image size, or the rewritten one if it has no portable
-    form.
+    """Return the portable form of a graph for one image size, or else its rewritten form.
 
     Both are about as fast in ONNX Runtime; other runtimes do not support ``Scan``.
     """

@@ -71,8 +71,7 @@ def last_layers(graph: onnx.GraphProto) -> list[str]:
 
 
 def faster_in_float32(graph: onnx.GraphProto) -> list[str]:
-    """Return the names of the convolutions that are slower in int8 than in float32 in ONNX Runtime
-    (list[str]).
+    """Return the names of the convolutions that ONNX Runtime runs faster in float32 (list[str]).
 
     These are the first convolution, which has few channels, and the wavelet branch: grouped convolutions
     followed by a transposed convolution, which ONNX Runtime only has in float32, or by a pixel shuffle.

@@ -96,7 +96,13 @@ def largest_error(
 
 
 def is_finite(graph: nn.Module, image: Tensor, outputs: Sequence[Tensor]) -> bool:
-    """Whether the outputs of a file have the right shapes and are finite where PyTorch's are (bool)."""
+    """Whether the outputs of a file have the right shapes and are finite where PyTorch's are (bool).
+
+    Args:
+        graph (nn.Module): The graph in PyTorch, see :mod:`.graphs`.
+        image (Tensor): The input of both.
+        outputs (Sequence[Tensor]): The outputs of the file.
+    """
     with torch.no_grad():
         expected = graph(image)
     if [x.shape for x in expected] != [x.shape for x in outputs]:

@@ -68,8 +68,7 @@ class RawSegmentor(SegmentorGraph):
 
 
 class RawDetector(nn.Module):
-    """A single-stage detector for one image size; returns the boxes of all priors with the scores of all
-    classes.
+    """A single-stage detector for one image size; returns the boxes of all priors with all class scores.
 
     Args:
         model (nn.Module): mmdet's SingleStageDetector.

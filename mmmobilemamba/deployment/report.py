@@ -162,9 +162,11 @@ def raw_objects(expected: Tensor, found: Tensor) -> Difference:
 
 
 def relative(expected: Tensor, found: Tensor, scale: float | None = None) -> float:
-    """Return the largest difference, relative to the largest value or to ``scale`` (float).
+    """Return the largest difference relative to the largest expected value (float), or inf if shapes differ.
 
-    It is infinite if the shapes differ.
+    Args:
+        expected, found (Tensor): The values in float32, and the others, of any shape.
+        scale (float, optional): Divisor to use instead of the largest value. Defaults to None.
     """
     if expected.shape != found.shape:
         return float('inf')

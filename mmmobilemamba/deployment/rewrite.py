@@ -85,7 +85,14 @@ def widen_local_part(mixer: Mixer) -> None:
 
 
 def set_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor, groups: int = 1) -> None:
-    """Replace the weights of a convolution and update its numbers of channels, in place."""
+    """Replace the weights of a convolution and update its numbers of channels, in place.
+
+    Args:
+        conv (nn.Conv2d): The convolution.
+        weight (Tensor): (outputs, inputs / groups, height, width).
+        bias (Tensor): (outputs,).
+        groups (int): Number of groups. Defaults to 1.
+    """
     conv.weight, conv.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
     conv.out_channels, conv.in_channels, conv.groups = len(weight), weight.shape[1] * groups, groups
 

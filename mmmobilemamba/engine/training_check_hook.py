@@ -191,8 +191,7 @@ def check_validation(loader: DataLoader) -> None:
 
 
 def check_classes(model: nn.Module, dataset: Any) -> None:
-    """Check that the heads of a classifier or segmentor have at least as many outputs as the data have
-    classes.
+    """Check that the heads of a classifier or segmentor have an output for each class of the data.
 
     Detectors are checked by mmdet's NumClassCheckHook, because panoptic heads predict a subset of the
     classes.

@@ -14,8 +14,7 @@ from .forks import FORKS, is_hidden
 
 
 def find_root() -> Path:
-    """Return the folder that contains ``configs``: ``.mim`` of the installed package, or the root of a
-    checkout.
+    """Return the folder that contains ``configs``: ``.mim`` of the package, or the root of a checkout (Path).
 
     Raises:
         FileNotFoundError: If neither contains it.
@@ -31,8 +30,8 @@ def find_root() -> Path:
 
 
 def config_path(name: str) -> str:
-    """Return the path of a recipe, for APIs that only accept paths, such as mmdet's and mmseg's inferencers
-    (str).
+    """Return the path of a recipe (str), for APIs that require a path, such as mmdet's and mmseg's
+    inferencers.
 
     Args:
         name (str): Name of the recipe as listed by ``mim search mmmobilemamba``, with or without ``.py``.

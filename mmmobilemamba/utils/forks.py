@@ -64,6 +64,7 @@ def write_name(name: str) -> Path:
 
 
 def main() -> None:
+    """Write the original names of all installed forks."""
     for name in filter(is_hidden, FORKS):
         sys.stdout.write(f'{FORKS[name]} is now found as {name}, too: {write_name(name)}\n')
 

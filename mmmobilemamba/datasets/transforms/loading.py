@@ -46,6 +46,9 @@ class PillowLoadImageFromFile(LoadImageFromFile):
 
         Results that have ``img`` but no ``img_path`` are returned unchanged: mmpretrain's inferencers load
         images themselves, but remove only mmcv's loader from the pipeline.
+
+        Raises:
+            ValueError: If the image has 32-bit values.
         """
         if 'img' in results and 'img_path' not in results:
             return results

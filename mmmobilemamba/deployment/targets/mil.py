@@ -157,7 +157,12 @@ def conv_transpose(given: Given) -> Tensor:
 
 
 def pool(function: Callable[..., Tensor], fill: float) -> Callable[[Given], Tensor]:
-    """Make a 2D pooling operator; ``fill`` is the value of the padding."""
+    """Make a 2D pooling operator, which raises a DeploymentError for partial windows.
+
+    Args:
+        function (Callable): PyTorch's pooling.
+        fill (float): Value of the padding.
+    """
 
     def compute(given: Given) -> Tensor:
         if given.get('ceil_mode') or (fill == 0 and given.get('exclude_padding_from_average')):
@@ -169,7 +174,11 @@ def pool(function: Callable[..., Tensor], fill: float) -> Callable[[Given], Tens
 
 
 def pad(given: Given) -> Tensor:
-    """Pad the last axes with a constant; ``pad`` has (before, after) of each axis, first axis first."""
+    """Pad the last axes with a constant; ``pad`` has (before, after) of each axis, first axis first.
+
+    Raises:
+        DeploymentError: If the mode is not constant padding.
+    """
     if given['mode'] != 'constant':
         raise DeploymentError(f'The padding {given["mode"]!r} of Core ML cannot be computed here.')
     pairs = np.asarray(given['pad']).reshape(-1, 2)[::-1]
@@ -185,7 +194,11 @@ def split(given: Given) -> list[Tensor]:
 
 
 def concat(given: Given) -> Tensor:
-    """Concatenate along an axis."""
+    """Concatenate along an axis.
+
+    Raises:
+        DeploymentError: If ``interleave`` is set.
+    """
     if given.get('interleave'):
         raise DeploymentError('Interleaved pieces of Core ML cannot be computed here.')
     return torch.cat([tensor(part) for part in given['values']], numbers(given['axis'])[0])

@@ -48,8 +48,7 @@ class OpenVino(Target):
 
 
 def to_int8(model: Any, batches: Iterable[np.ndarray]) -> Any:
-    """Quantise the ungrouped convolutions of a model to int8; everything else, such as the scan, is
-    unchanged.
+    """Quantise only the ungrouped convolutions of a model to int8 (openvino.Model).
 
     Args:
         model (openvino.Model): The float32 model.
