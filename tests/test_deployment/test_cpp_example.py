@@ -360,7 +360,7 @@ def test_settings_of_test_cfg(program, tmp_path, settings, name):
 
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
-    """A function that exports a small network to ncnn; returns the files, PyTorch's graph and the metadata."""
+    """A function that exports a small network to ncnn; returns its files, PyTorch's graph and metadata."""
     target = TARGETS['.ncnn']
     reason = target.why_not()
     if reason:

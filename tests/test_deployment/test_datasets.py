@@ -137,7 +137,7 @@ def test_as_many_names_as_the_head_has_classes(data):
 
 
 def test_loaders():
-    """Metadata of loaders: their configs without arguments that do not affect pixels; unknown ones by name."""
+    """Metadata of loaders: arguments that do not affect pixels are dropped; unknown loaders are named."""
     assert pipeline.loader_of([]) == dict(type='LoadImageFromFile')
     step = dict(type='mmcv.LoadImageFromFile', color_type='grayscale', backend_args=None)
     assert pipeline.loader_of([step]) == dict(type='LoadImageFromFile', color_type='grayscale')

@@ -291,7 +291,7 @@ def test_errors(tmp_path):
 
 @needs_export
 def test_another_config(classifier, tmp_path, monkeypatch):
-    """A config whose task, normalisation or number of classes differs from the file is refused at the start."""
+    """A config whose task, normalisation or classes differ from the file's is refused at the start."""
     config, _ = classifier
     monkeypatch.chdir(tmp_path)
     path, _ = export('classifier', tmp_path, (64, 64))
