@@ -196,8 +196,7 @@ def image_grid(images: Tensor, columns: int) -> tuple[Figure, np.ndarray, np.nda
 
     Returns:
         tuple[Figure, ndarray, ndarray]: The figure, its axes (N, 1 + columns), and the axes of the colour
-            bars
-        below the columns (1 + columns,).
+        bars below the columns (1 + columns,).
     """
     pictures = images.detach().cpu().permute(0, 2, 3, 1).numpy()
     side = min(SIDE, WIDTH / (columns + 1))

@@ -26,8 +26,7 @@ def pca_colors(maps: Tensor) -> tuple[Tensor, Tensor]:
 
     Returns:
         tuple[Tensor, Tensor]: RGB (N, H, W, 3) from 0 to 1, and the fraction of the variance of each
-            component
-        (3,), both on the CPU.
+        component (3,), both on the CPU.
 
     Raises:
         AnalysisError: If all pixels are equal, or a value is not finite.
@@ -108,9 +107,8 @@ def sub_bands(branch: WTEMamba | FoldedWTEMamba, x: Tensor) -> tuple[Tensor, Ten
 
     Returns:
         tuple[Tensor, Tensor]: Sub-bands before and after, (N, 4, C, ceil(H / 2), ceil(W / 2)), in the order
-            of
-        ``BANDS`` and the scale of the orthonormal Haar transform. WTE-Mamba adds the inverse transform of the
-        filtered sub-bands to the output of the scan.
+        of ``BANDS`` and the scale of the orthonormal Haar transform. WTE-Mamba adds the inverse transform of
+        the filtered sub-bands to the output of the scan.
     """
     # haar_dwt returns twice the orthonormal transform, and haar_idwt twice its inverse.
     return _by_band(haar_dwt(x) / 2), _by_band(2 * branch.filter_bands(x))

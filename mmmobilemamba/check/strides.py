@@ -76,8 +76,7 @@ def check_strides(part: Part, config: Config) -> list[Finding]:
 
     Returns:
         list[Finding]: One finding for each head and RoI extractor, an error if its strides or its number of
-            maps
-        are wrong.
+        maps are wrong.
 
     Raises:
         MapsError: If the model cannot process a blank image.

@@ -26,8 +26,7 @@ def check_masks(model: nn.Module, dataset: Any, training: bool = True) -> str | 
 
     Returns:
         str, optional: A warning about invalid labels (if not ``training``), about masks and images of
-            different
-        sizes (if not ``training``), or about masks with a single class and ignored pixels.
+        different sizes (if not ``training``), or about masks with a single class and ignored pixels.
 
     Raises:
         ValueError: If a mask has several channels or, in training, invalid labels.

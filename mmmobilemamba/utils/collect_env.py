@@ -40,8 +40,7 @@ def collect_env() -> dict[str, str]:
 
     Returns:
         dict[str, str]: Values by name. Missing components do not raise an error; their value says why they
-            are
-        missing.
+        are missing.
     """
     env = {name: str(value) for name, value in collect_base_env().items()}
     env['mmmobilemamba'] = __version__

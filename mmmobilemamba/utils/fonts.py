@@ -124,8 +124,7 @@ def choose_fonts(
 
     Returns:
         tuple[list[str | None], str | None]: The font files (None for Pillow's font), and a warning if
-            characters
-        are missing or would be drawn in the wrong order.
+        characters are missing or would be drawn in the wrong order.
 
     Raises:
         FontError: If ``path`` is not a font.

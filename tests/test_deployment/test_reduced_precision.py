@@ -204,7 +204,7 @@ def test_calibrated_on_the_images(backbone, images):
 
 
 def test_float16_that_overflows_is_not_written(classifier, tmp_path):
-    """And what was there stays."""
+    """It is refused, and an existing file is kept."""
     content = torch.load(classifier[1], weights_only=True)
     content['state_dict']['backbone.stem.0.bn.weight'] *= 1e5  # exceeds 65504
     torch.save(content, tmp_path / 'large.pth')

@@ -65,9 +65,7 @@ def test_a_trace_learns():
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.filterwarnings(
-    'ignore::torch.jit.TracerWarning'
-)  # because batch norm reads the batch size
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')  # because batch norm reads the batch size
 @pytest.mark.parametrize('gradients', [False, True])
 def test_a_trace_of_training(gradients):
     backbone = network().train()

@@ -17,8 +17,7 @@ class TrainEMAHook(EMAHook):
 
     - With ``--tta``, the checkpoint has no key of the copy, and random weights are tested silently.
     - With ``evaluate_on_origin``, a second test overwrites the predictions of ``--out`` with those of the
-    weights
-      that are not averaged, and ``confusion_matrix.py`` fails.
+      weights that are not averaged, and ``confusion_matrix.py`` fails.
     - Other checkpoint layouts cannot be loaded.
 
     Args:

@@ -24,8 +24,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
     supported. Source: https://arxiv.org/abs/1801.06146 (discriminative fine-tuning) and
     https://arxiv.org/abs/2106.08254 (fine-tuning of vision networks).
 
-    All other keys of ``paramwise_cfg`` work as in mmengine; multipliers such as ``lr_mult`` are applied as
-    well.
+    All other keys of ``paramwise_cfg`` work as in mmengine; ``lr_mult``, for example, is applied on top.
 
     Args:
         optim_wrapper_cfg (dict): Config of the optimizer wrapper; its ``optimizer`` needs an ``lr``.

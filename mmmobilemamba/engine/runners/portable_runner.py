@@ -22,12 +22,10 @@ class PortableRunner(Runner):
     """mmengine's Runner with CPU support for features that require a GPU in mmengine (0.10.7).
 
     - Distributed training: with ``--launcher pytorch``, mmengine selects a CUDA device regardless of the
-    backend.
-      This Runner starts a gloo process group and wraps the model for the CPU if there is no accelerator.
-      Start the processes with torchrun or ``mim ... --gpus N``.
+      backend. This Runner starts a gloo process group and wraps the model for the CPU if there is no
+      accelerator. Start the processes with torchrun or ``mim ... --gpus N``.
     - Mixed precision: AmpOptimWrapper, selected by ``--amp``, does not support CPUs. This Runner replaces it
-    by
-      :class:`CPUAmpOptimWrapper` (bfloat16) and logs the replacement.
+      by :class:`CPUAmpOptimWrapper` (bfloat16) and logs the replacement.
 
     With or without a GPU, an empty dataset or an epoch without iterations raises an error that says what to
     change, before schedulers divide by its length.
