@@ -125,7 +125,8 @@ def rpn_head(
 ) -> Candidates:
     """``RPNHead``: class-agnostic proposals.
 
-    Labels are level indices, because NMS runs separately for each level. Arguments and result as in :func:`base_dense_head`.
+    Labels are level indices, because NMS runs separately for each level. Arguments and result as in
+    :func:`base_dense_head`.
     """
     config, found, most = head.test_cfg, [], 0.0
     limit = config.get('nms_pre', -1)
