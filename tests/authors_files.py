@@ -1,8 +1,8 @@
-"""Whole detectors and segmentors as the authors publish them: names, shapes, and what is saved beside.
+"""The authors' published detectors and segmentors: names and shapes of their entries, and their metadata.
 
-Names and shapes of necks and heads are written down here, not taken from our models: a wrong name in both
-would not show. They are those of the authors' logs (EfficientViTFPN) and of mmdet's and mmseg's own classes,
-and each part has as many numbers as the logs count.
+Names and shapes of necks and heads are written down here, not taken from our models: an error in both
+would go unnoticed. They come from the authors' logs (EfficientViTFPN) and from mmdet's and mmseg's classes,
+and each part has the number of parameters that the logs report.
 Source: https://github.com/lewandofskee/MobileMamba at commit 0980f48, the seven logs in weights/downstream.
 """
 
@@ -17,7 +17,7 @@ from mmmobilemamba.models.checkpoint import convert_backbone
 
 from .conftest import GOLDEN, detweights
 
-FILTERS = ('wt_filter', 'iwt_filter')  # which the authors store as parameters, and count
+FILTERS = ('wt_filter', 'iwt_filter')  # stored and counted as parameters by the authors
 
 
 def conv(name, out, into, size=1, bias=True):
@@ -137,7 +137,7 @@ def pspnet():
     )
 
 
-# By the names of the weights: what is beside the backbone, and how many numbers of each part the logs count.
+# By name of the weights: everything but the backbone, and the number of parameters of each part in the logs.
 WHOLE = {
     'retinanet-b1': (retinanet, dict(neck=3_918_080, bbox_head=6_463_220)),
     'mask-rcnn-b1': (mask_rcnn, dict(neck=3_738_112, rpn_head=593_935, roi_head=16_949_985)),
@@ -151,21 +151,21 @@ COUNTS = {name: dict(backbone=16_672_953, **parts) for name, (_, parts) in WHOLE
 
 
 def shapes_of(name):
-    """Names and shapes of a whole checkpoint: the backbone's as in the classifiers, without their head."""
+    """Names and shapes of a whole checkpoint; those of the backbone are the classifiers' without the head."""
     backbone = json.loads((GOLDEN / 'keys_b1.json').read_text())
     backbone = {f'backbone.{key}': shape for key, shape in backbone.items() if not key.startswith('head.')}
     return {**backbone, **WHOLE[name][0]()}
 
 
 def count_of(shapes, part):
-    """Numbers of a part, without the statistics of its norms."""
+    """Number of parameters of a part, without the statistics of its norms."""
     statistics = ('running_mean', 'running_var', 'num_batches_tracked')
     found = {k: v for k, v in shapes.items() if k.startswith(f'{part}.') and not k.endswith(statistics)}
     return sum(math.prod(shape) for shape in found.values())
 
 
 def state_dict_of(name):
-    """Random values, each tensor's its own, under the authors' names."""
+    """A state dict with the authors' names and different random values in each tensor."""
     shapes = shapes_of(name)
     return {
         key: torch.from_numpy(detweights.tensor_for(key.removeprefix('backbone.'), shape))
@@ -174,7 +174,7 @@ def state_dict_of(name):
 
 
 def runner_file(state_dict, **meta):
-    """What mmengine's Runner saves with a state dict, cut to one entry of a kind (dict)."""
+    """A checkpoint as saved by mmengine's Runner, reduced to one entry of each kind (dict)."""
     return dict(
         meta=dict(epoch=12, iter=87960, mmengine_version='0.10.5', experiment_name='authors', **meta),
         state_dict=state_dict,
@@ -189,9 +189,9 @@ def runner_file(state_dict, **meta):
 
 
 def expected_of(state_dict, model):
-    """What a model is to hold: the backbone under our names, all else as it is.
+    """Expected state dict of a model: the backbone under our names, everything else unchanged.
 
-    SSDLite does without the last stage, which the authors build and do not use.
+    SSDLite does not have the last stage, which the authors build but do not use.
     """
     backbone = {k.removeprefix('backbone.'): v for k, v in state_dict.items() if k.startswith('backbone.')}
     converted = {f'backbone.{key}': value for key, value in convert_backbone(backbone).items()}
@@ -202,7 +202,7 @@ def expected_of(state_dict, model):
 
 
 def assert_holds(model, state_dict):
-    """Every tensor of a model is that of the file, and there is no other."""
+    """Check that the state dict of a model equals that of the file."""
     found, expected = model.state_dict(), expected_of(state_dict, model)
     assert found.keys() == expected.keys()
     assert [key for key in found if not torch.equal(found[key], expected[key])] == []

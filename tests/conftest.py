@@ -14,9 +14,10 @@ GOLDEN = ROOT / 'tests' / 'data' / 'golden'
 
 
 def load_script(path):
-    """Import a script of the repository by its path; as where it is run, it finds those beside it.
+    """Import a script of the repository by its path; it can import the scripts in its folder, as when it is
+    run.
 
-    Where the script needs a newer torch and says so, the tests of the module that loads it are skipped.
+    If the script exits because it needs a newer torch, the tests of the calling module are skipped.
     """
     path = ROOT / path
     if str(path.parent) not in sys.path:
@@ -36,7 +37,7 @@ detweights = load_script('tests/data/golden/detweights.py')
 
 
 def authors_checkpoint(arch):
-    """A fixed checkpoint of an arch under the authors' names; B1, B2 and B4 share theirs."""
+    """A fixed checkpoint of an arch with the authors' names; B1, B2 and B4 share one."""
     name = 'b1' if arch in ('b2', 'b4') else arch
     shapes = json.loads((GOLDEN / f'keys_{name}.json').read_text())
     return {key: torch.from_numpy(detweights.tensor_for(key, shape)) for key, shape in shapes.items()}
@@ -53,7 +54,7 @@ def noise_for(shape, salt):
 
 
 def golden(name):
-    """What the authors' network answers: a dict of arrays."""
+    """Outputs of the authors' network (dict of arrays)."""
     return np.load(GOLDEN / f'golden_{name}.npz')
 
 
@@ -71,7 +72,7 @@ def _seed():
 
 @pytest.fixture(scope='session')
 def weights_folder(tmp_path_factory):
-    """A folder with checkpoints of T2 and B1 in the authors' layout, under the names of theirs."""
+    """A folder with checkpoints of T2 and B1 in the authors' layout and under the authors' file names."""
     folder = tmp_path_factory.mktemp('weights')
     for arch in ('t2', 'b1'):
         torch.save(authors_checkpoint(arch), folder / f'mobilemamba_{arch}.pth')
@@ -80,6 +81,6 @@ def weights_folder(tmp_path_factory):
 
 @pytest.fixture
 def authors_weights(weights_folder, monkeypatch):
-    """The same, as the folder in which names such as ``mobilemamba://t2`` are looked up."""
+    """The same folder, set as the one in which names such as ``mobilemamba://t2`` are looked up."""
     monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(weights_folder))
     return weights_folder

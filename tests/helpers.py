@@ -16,14 +16,14 @@ SMALL = dict(
     kernel_sizes=(7, 5, 3),
     drop_path_rate=0.0,
 )
-# With numbers of channels that are no multiples of 4: a stem of 6, a local part of 9.
+# Its numbers of channels are not multiples of 4: 6 in the stem, 9 in the local part.
 ODD = dict(SMALL, embed_dims=(48, 64, 80), global_ratios=(0.8, 0.7, 0.6), local_ratios=(0.2, 0.2, 0.3))
 # Arguments of the scan.
 NAMES = ('u', 'x_dbl', 'dt_weight', 'A', 'D', 'dt_bias')
 
 
 def needs_torch(version):
-    """A mark that skips what older versions of torch cannot do."""
+    """A mark that skips a test with older versions of torch."""
     older = digit_version(torch.__version__) < digit_version(version)
     return pytest.mark.skipif(older, reason=f'needs torch {version}')
 
@@ -32,7 +32,7 @@ needs_export = needs_torch(EXPORT_SINCE)
 
 
 def small(**kwargs):
-    """A small network whose norms and scales are random, so that no branch is silent."""
+    """A small network whose norms and scales are random, so that every branch affects the output."""
     backbone = MobileMamba(SMALL, **kwargs)
     generator = torch.Generator().manual_seed(1)
     for module in backbone.modules():
@@ -45,7 +45,7 @@ def small(**kwargs):
 
 
 def randomise(module):
-    """All parameters and statistics, as after a training."""
+    """Set all parameters and statistics to random values, as after a training."""
     generator = torch.Generator().manual_seed(1)
     for norm in module.modules():
         if isinstance(norm, _BatchNorm):

@@ -1,4 +1,4 @@
-"""The pages of the repository, and what is in them."""
+"""The Markdown pages of the repository, their code blocks and commands."""
 
 import re
 import shlex
@@ -23,7 +23,7 @@ def blocks(page, language):
 
 
 def commands(page):
-    """Commands of a page's ``bash`` blocks, each a list of words, without comments and without pipes."""
+    """Commands in the ``bash`` blocks of a page, each a list of words, without comments and pipes."""
     text = '\n'.join(blocks(page, 'bash')).replace('\\\n', ' ')
     lines = [line.split(' | ')[0] for line in text.splitlines()]
     return [words for words in (shlex.split(line, comments=True) for line in lines) if words]

@@ -1,4 +1,4 @@
-"""Runner checkpoints with torch's allow-list: what loads and what comes back."""
+"""Loading and resuming Runner checkpoints with torch's allow-list."""
 
 import copy
 import os
@@ -30,7 +30,7 @@ def allowed():
     compat.allow_runner_checkpoints()
 
 
-# A real training run, as small as they get.
+# A minimal training run.
 
 
 class Line(BaseModel):
@@ -46,7 +46,7 @@ class Line(BaseModel):
 
 
 class SquaredError(BaseMetric):
-    """Returns a numpy scalar, as mmseg's IoUMetric does; it ends up in the file as best score."""
+    """Returns a NumPy scalar, as mmseg's IoUMetric does; it is saved as the best score."""
 
     def process(self, data_batch, data_samples):
         self.results += [sample.numpy() ** 2 for sample in data_samples]
@@ -56,7 +56,7 @@ class SquaredError(BaseMetric):
 
 
 class Recorder(Hook):
-    """Notes the state in which training starts, after any resuming, and every loss."""
+    """Records the state at the start of training, after resuming, and every loss."""
 
     priority = 'LOWEST'
 
@@ -71,7 +71,7 @@ class Recorder(Hook):
 
 
 def state_of(runner):
-    """Copies everything a resumed run has to get back."""
+    """Copy everything that resuming has to restore."""
     return {
         'epoch': runner.epoch,
         'iter': runner.iter,
@@ -90,7 +90,7 @@ def ema_of(runner):
 
 
 def train(work_dir, epochs, **kwargs):
-    """Trains on CPU; returns the runner and its recorder."""
+    """Train on the CPU; returns the Runner and its recorder."""
     torch.manual_seed(0)
     data = [{'x': torch.tensor([i / 8]), 'y': torch.tensor([2 * i / 8 + 1])} for i in range(8)]
     loader = dict(
@@ -119,7 +119,7 @@ def train(work_dir, epochs, **kwargs):
         default_scope='mmengine',
         randomness=dict(seed=0),
         log_level='ERROR',
-        # The message hub and the logger live as long as the process, by the name of the experiment.
+        # Message hub and logger exist per experiment name until the process ends.
         experiment_name=f'test_compat_{work_dir.name}_{os.urandom(4).hex()}',
         **kwargs,
     )
@@ -129,20 +129,20 @@ def train(work_dir, epochs, **kwargs):
 
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """Two epochs: the state at their end, the losses, and the checkpoint."""
+    """A training of two epochs: its final state, losses and checkpoint."""
     work_dir = tmp_path_factory.mktemp('two_epochs')
     runner, recorder = train(work_dir, 2)
     return {'end': state_of(runner), 'losses': recorder.losses, 'file': work_dir / 'epoch_2.pth'}
 
 
 def in_new_process(code, *args):
-    """Runs Python code in a process that has not imported this package."""
+    """Run Python code in a process that has not imported this package."""
     command = [sys.executable, '-c', code, *map(str, args)]
     return subprocess.run(command, capture_output=True, text=True, timeout=300)
 
 
 def assert_same(actual, expected):
-    """Compares nested states, tensors and arrays by every bit."""
+    """Compare nested states, tensors and arrays bit by bit."""
     assert type(actual) is type(expected)
     if isinstance(expected, dict):
         assert list(actual) == list(expected)
@@ -239,9 +239,9 @@ def test_the_runner_resumes(trained, tmp_path):
     _, recorder = train(tmp_path, 2, resume=True, load_from=str(trained['file']))
     start, end = recorder.start, trained['end']
 
-    assert recorder.losses == []  # both epochs were done already
+    assert recorder.losses == []  # both epochs were already completed
     assert (start['epoch'], start['iter']) == (2, 4)
-    # From half to the whole rate in four steps, of which two were done.
+    # From half to the full rate in four steps, two of which were completed.
     assert start['lr'] == pytest.approx([BASE_LR * 0.75], rel=1e-6)
     assert start['lr'] == end['lr']
     assert start['info']['best_score'] == end['info']['best_score']

@@ -1,4 +1,4 @@
-"""Runner checkpoints with torch's allow-list: what it holds, and what stays refused."""
+"""Runner checkpoints with torch's allow-list: its entries, and what is still refused."""
 
 import builtins
 import functools
@@ -21,11 +21,11 @@ from mmmobilemamba import compat
 
 from .test_compat import STATISTICS, allowed, assert_same, in_new_process, needs_list  # noqa: F401
 
-# What a log may hold.
+# Values that can occur in a log.
 
 
 def saved(content, rename=None):
-    """Saves as ``torch.save`` does; ``rename`` replaces a module name in the pickle."""
+    """Save like ``torch.save``; ``rename`` replaces a module name in the pickle."""
     file = io.BytesIO()
     torch.save(content, file)
     if rename is None:
@@ -56,7 +56,7 @@ def test_arrays_and_scalars_come_back(dtype):
     loaded = torch.load(saved({'buffer': buffer, 'scalar': values[2]}), weights_only=True)
 
     assert type(loaded['buffer']) is HistoryBuffer
-    # numpy itself turns the bytes round where the file comes from a machine of the other order.
+    # NumPy swaps the bytes of files from machines with the other byte order.
     native = values.astype(values.dtype.newbyteorder('='))
     assert_same(loaded['buffer'].data, (native, np.ones(3, dtype='int64')))
     assert type(loaded['scalar']) is type(values[2])
@@ -92,7 +92,7 @@ def test_files_of_either_numpy_load(written_by):
     assert loaded['best'] == 0.125
 
 
-# What stays refused.
+# Content that is still refused.
 
 
 class Call:
@@ -173,14 +173,14 @@ def test_a_file_cannot_register_the_name_it_asks_for(monkeypatch):
     monkeypatch.setattr(HistoryBuffer, '_statistics_methods', dict(HistoryBuffer._statistics_methods))
     register = Call(HistoryBuffer, state={'statistics_methods': {'__init__': OrderedDict}})
     message = refusal([register, Call(getattr, HistoryBuffer, '__init__')])
-    # The first half did what it could, so the refusal is owed to the second.
+    # The first half loads, so the second half causes the error.
     assert HistoryBuffer._statistics_methods['__init__'] is OrderedDict
     assert "getattr(mmengine.logging.history_buffer.HistoryBuffer, '__init__')" in message
 
 
 @needs_list
 def test_a_method_of_the_buffer_leads_nowhere():
-    # It may be named, but neither called nor asked for the globals of its module.
+    # It may be referenced, but neither called nor used to access the globals of its module.
     assert 'unrecognized function' in refusal(Call(HistoryBuffer.mean, HistoryBuffer([1.0], [1])))
     method = Call(getattr, HistoryBuffer, 'mean')
     assert "getattr(<builtins.function object>, '__globals__')" in refusal(
@@ -208,7 +208,7 @@ def test_code_is_never_run(name, tmp_path):
     attack = ATTACKS[name](str(path))
     refusal(attack)
     assert not path.exists()
-    # Without the check the same file does its work, so there was something to refuse.
+    # Without the check, loading the same file executes the code.
     torch.load(saved(attack), weights_only=False)
     assert path.exists()
 
@@ -269,7 +269,7 @@ def test_a_getattr_that_somebody_listed_before_is_left_alone(theirs):
 @pytest.mark.parametrize('version', ['2.0.1', '2.1.2', '2.4.1+cu121', '2.5.1', '2.6.0a0+git1234567'])
 def test_older_torch_is_left_alone(version, monkeypatch):
     monkeypatch.setattr(torch, '__version__', TorchVersion(version))
-    # Before 2.4 there is no such list.
+    # torch has no such list before 2.4.
     monkeypatch.delattr(torch.serialization, 'add_safe_globals', raising=False)
     monkeypatch.delattr(torch.serialization, 'get_safe_globals', raising=False)
     compat.allow_runner_checkpoints()

@@ -1,4 +1,4 @@
-"""What stock schedulers, optimizers and averages leave in a checkpoint is read back and goes on."""
+"""States of stock schedulers, optimizers and averages can be loaded from a checkpoint and resumed."""
 
 from importlib import import_module
 
@@ -26,7 +26,7 @@ ROOT = {
     'ReduceOnPlateau': dict(monitor='loss', patience=0),
     'Step': dict(step_size=2, gamma=0.5),
 }
-# By the registry that has them; each name once for every parameter that it can schedule.
+# By registry; each name occurs once for every parameter that it can schedule.
 SCHEDULERS = {
     'mmengine': {
         **{name + kind: cfg for name, cfg in ROOT.items() for kind in ('LR', 'Momentum')},
@@ -46,7 +46,7 @@ SCHEDULERS = {
 
 
 def registry_of(codebase, name):
-    """A registry of a codebase, filled."""
+    """A registry of a codebase, with all modules registered."""
     if codebase == 'mmengine':
         return getattr(mmengine.registry, name)
     pytest.importorskip(codebase)
@@ -56,7 +56,7 @@ def registry_of(codebase, name):
 
 
 def read_back(state):
-    """As torch.load does by default since 2.6; before, there was no list, and mmengine read all."""
+    """Load as torch.load does by default since 2.6; before, mmengine loaded everything."""
     return torch.load(saved(state), weights_only=hasattr(torch.serialization, 'add_safe_globals'))
 
 
@@ -67,7 +67,7 @@ def wrapper():
 
 
 def steps(optim_wrapper, scheduler, count):
-    """What the scheduler sets in the next steps, under a metric that gets worse."""
+    """Values set by a scheduler in the next steps, with a metric that gets worse."""
     found = []
     for step in range(count):
         optim_wrapper.step()
@@ -104,13 +104,13 @@ def test_every_scheduler_is_tested(codebase):
     assert set(registry.module_dict) - {'_ParamScheduler'} == set(SCHEDULERS[codebase])
 
 
-# For one kind of gradients, or with arguments of their own; `Optimizer` is the base of all.
+# Only for certain gradients, or with special arguments; `Optimizer` is the base class.
 SPECIAL = {'LBFGS', 'Muon', 'Optimizer', 'SparseAdam', 'ZeroRedundancyOptimizer'}
 
 
 @pytest.mark.parametrize('codebase', ['mmengine', 'mmpretrain'])
 def test_optimizers_resume(codebase):
-    """Every optimizer, in a wrapper as a Runner has it: the next step is the same."""
+    """For every optimizer, in an optimizer wrapper, the next step after resuming is the same."""
     optimizers = registry_of(codebase, 'OPTIMIZERS').module_dict
     assert {'AdamW', 'SGD', 'RAdam'} <= set(optimizers) or {'Lamb', 'LARS', 'Adan'} <= set(optimizers)
     for name in sorted(set(optimizers) - SPECIAL):
@@ -132,7 +132,7 @@ def test_optimizers_resume(codebase):
 
 
 def test_several_optimizers_resume():
-    """Two wrappers, one of which accumulates gradients."""
+    """With two wrappers, one of which accumulates gradients."""
 
     def build():
         pair = [torch.optim.AdamW([nn.Parameter(torch.ones(2))], lr=lr) for lr in (0.1, 0.2)]
@@ -181,7 +181,7 @@ def test_the_annealing_is_that_of_the_class(strategy):
 
 @needs_list
 def test_nested_metainfo_comes_back_as_plain_dicts():
-    """``metainfo`` of a config whose entries are dicts."""
+    """For the ``metainfo`` of a config whose entries are dicts."""
     metainfo = Config(dict(metainfo=dict(classes=('a', 'b'), shapes=[dict(round=True)]))).metainfo
     loaded = read_back(dict(dataset_meta=metainfo))['dataset_meta']
     assert loaded == dict(classes=('a', 'b'), shapes=[dict(round=True)])
@@ -215,7 +215,7 @@ def test_annealing_is_named_and_not_called():
 
 
 def run(work_dir, epochs, **kwargs):
-    """A Runner under OneCycleLR and ReduceOnPlateauLR, of two iterations an epoch; the rates it set."""
+    """Train with OneCycleLR and ReduceOnPlateauLR, two iterations per epoch; returns the learning rates."""
     data = [dict(x=torch.tensor([i / 4]), y=torch.tensor([1.0])) for i in range(4)]
     runner = Runner(
         model=Line(),
@@ -242,4 +242,4 @@ def test_a_runner_resumes_under_one_cycle(tmp_path):
     whole = run(tmp_path / 'whole', 4)
     first = run(tmp_path / 'parts', 2)
     assert first == whole[:4]
-    assert run(tmp_path / 'parts', 4, resume=True) == whole  # the log goes on, too
+    assert run(tmp_path / 'parts', 4, resume=True) == whole  # the log continues as well

@@ -1,4 +1,4 @@
-"""Every config: parsed anywhere, named by its codebase's convention, inherited, built, and listed once."""
+"""Every config: parsing, its codebase's naming convention, inheritance, building, and metafiles."""
 
 import json
 import re
@@ -56,7 +56,7 @@ NAMES = dict(
         for folder, method in SEGMENTORS.items()
     },
 )
-# What registers what; each is imported by the module of its codebase.
+# Modules and what they register; each is imported by the module of its codebase.
 MODULES = dict(
     RandomResizedCropAndInterpolation='mmmobilemamba.datasets',
     TrainEMAHook='mmmobilemamba.engine.hooks',
@@ -89,7 +89,7 @@ def resolve(path):
 
 
 def load(path):
-    """A config, one's own, with its codebase as the default scope."""
+    """A copy of a config, with its codebase as the default scope."""
     codebase = CODEBASES[path.parent.name]
     pytest.importorskip(codebase)
     config = resolve(path).copy()
@@ -127,7 +127,7 @@ def imported_by(codebase):
 
 @each()
 def test_one_import_is_enough(path):
-    """A config that needs another module works only after another config that imports it."""
+    """Otherwise, a config would only work after another one that imports the missing module."""
     config = load(path)
     assert config.custom_imports.imports == [f'mmmobilemamba.{CODEBASES[path.parent.name]}']
     needed = {module for name, module in MODULES.items() if f"'{name}'" in config.pretty_text}
@@ -136,7 +136,7 @@ def test_one_import_is_enough(path):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_inference_reads_as_the_test_does(path):
-    """mmseg's ``inference_model`` takes ``test_pipeline``, and others that of ``test_dataloader``."""
+    """mmseg's ``inference_model`` reads ``test_pipeline``, others the pipeline of ``test_dataloader``."""
     config = Config.fromfile(path)
     read, tested = (
         [{key: value for key, value in step.items() if key != '_scope_'} for step in steps]
@@ -147,7 +147,7 @@ def test_inference_reads_as_the_test_does(path):
 
 @pytest.mark.parametrize('module', ['mmmobilemamba', *MODULES.values()])
 def test_the_parts_may_be_listed(module):
-    """As configs of before ``mmmobilemamba.<codebase>`` do."""
+    """Configs from before ``mmmobilemamba.<codebase>`` list individual modules."""
     for codebase in set(CODEBASES.values()):
         pytest.importorskip(codebase)
     imports = dict(imports=['mmmobilemamba', module], allow_failed_imports=False)
@@ -155,27 +155,27 @@ def test_the_parts_may_be_listed(module):
 
 
 def inherited(path):
-    """The config of the same folder that a config builds on, or None."""
+    """The config in the same folder that a config inherits, or None."""
     match = re.search(r"'\./([^']+\.py)'", path.read_text())
     return path.parent / match[1] if match else None
 
 
 @each()
 def test_no_leftovers(path):
-    """Nothing of the backbones of the configs from which parts are inherited; TResNet is the teacher."""
+    """No settings of the inherited configs' backbones are left; TResNet is the teacher."""
     config = load(path)
     assert not re.search(r'(?<!t)resnet|mobilenet', config.pretty_text, re.IGNORECASE)
     assert config.default_scope == CODEBASES[path.parent.name]
     backbone = config.model.backbone
     pretrained = path.parent.name != 'mobilemamba' and path not in TWINS
-    checkpoint = f'mobilemamba://{backbone.arch}'  # of the plain training, which the authors used
+    checkpoint = f'mobilemamba://{backbone.arch}'  # from plain training, as used by the authors
     expected = dict(type='Pretrained', checkpoint=checkpoint) if pretrained else None
     assert backbone.get('init_cfg') == expected
     assert not pretrained or weights_of(checkpoint).task == 'classification'
 
 
 def sizes(config):
-    """Height and width of the training images, from wherever a config has them."""
+    """Height and width of a config's training images, wherever they are defined."""
     dataset = config.train_dataloader.dataset
     pipeline = dataset.get('dataset', dataset).pipeline
     if 'size' in config.model.get('data_preprocessor', {}):
@@ -208,7 +208,7 @@ def test_name_says_what_it_is(path):
 
 @each()
 def test_build_and_initialise(path):
-    """The plain model of its codebase, all of whose values are numbers; a teacher waits for its weights."""
+    """A plain model of its codebase with finite values; a teacher has no weights yet."""
     config = load(path)
     config.model.backbone.init_cfg = None
     model = MODELS.build(config.model)
@@ -223,7 +223,7 @@ def test_build_and_initialise(path):
 
 
 def types(config, path=''):
-    """The ``type`` of each part of a model by its path; weights, norms, necks and losses may change."""
+    """The ``type`` of each part of a model by its path, without weights, norms, necks and losses."""
     found = {}
     for key, value in config.items():
         if isinstance(value, dict) and key not in ('init_cfg', 'norm_cfg', 'neck', 'teacher', 'loss_decode'):
@@ -234,7 +234,7 @@ def types(config, path=''):
 
 
 def decay(config):
-    """What a recipe does not decay; rates are a matter of size."""
+    """The parameters that a recipe does not decay; learning rates depend on the size."""
     rules = dict(config.optim_wrapper.paramwise_cfg)
     keys = rules.pop('custom_keys', {})
     return rules, {key: rule['decay_mult'] for key, rule in keys.items() if 'decay_mult' in rule}
@@ -255,14 +255,14 @@ def test_twin_inherits_the_recipe(path):
     assert twin.train_cfg.get('type') == parent.train_cfg.get('type')
     assert twin.test_evaluator.type == parent.test_evaluator.type
     found, expected = types(twin.model), types(parent.model)
-    if 'teacher' in twin.model:  # the twin of distillation builds on that of plain training
+    if 'teacher' in twin.model:  # the distillation twin inherits the plain one
         assert (found.pop('.type'), expected.pop('.type')) == ('DistilledClassifier', 'ImageClassifier')
     assert found == expected
 
 
 @each(TWINS)
 def test_twin_scales_its_rate_by_its_own_batch(path):
-    """With ``--auto-scale-lr``, which mmseg does not have."""
+    """With ``--auto-scale-lr``, which mmseg does not support."""
     config = load(path)
     assert ('auto_scale_lr' in config) == (config.default_scope != 'mmseg')
     if 'auto_scale_lr' in config:
@@ -278,7 +278,7 @@ def test_twin_of_distillation_has_the_recipe_of_the_loss():
 
 @each(TWINS)
 def test_twin_reads_the_digits(path):
-    """From the same folder in training and tests, ten classes, and never mirrored."""
+    """Training and test data are in the same folder, have ten classes, and are never flipped."""
     config = load(path)
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         dataset = loader.dataset.get('dataset', loader.dataset)

@@ -1,4 +1,4 @@
-"""Importing the package: quiet, quick, and with nothing but torch, mmengine and mmcv."""
+"""The import is silent, fast, and only needs torch, mmengine and mmcv; conventions of the sources."""
 
 import ast
 import re
@@ -79,7 +79,7 @@ def test_sources(path):
 def public_functions(body, methods=False):
     """Functions of a module, and methods of its public classes, whose names have no leading underscore.
 
-    Not kernels in Triton, whose arguments have the types that Triton infers.
+    Triton kernels are excluded, because Triton infers the types of their arguments.
     """
     for node in body:
         if isinstance(node, ast.ClassDef) and not node.name.startswith('_'):
@@ -106,7 +106,7 @@ def test_the_package_is_typed():
 
 
 def test_the_linter_needs_no_set_up():
-    """``make lint`` makes an environment of two pinned packages."""
+    """``make lint`` creates an environment with two pinned packages."""
     rules = re.findall(r'^(\S+): (.*)$', (ROOT / 'Makefile').read_text(), re.MULTILINE)
     assert dict(rules)['lint'] == 'lint-env'
     pins = (ROOT / 'requirements' / 'lint.txt').read_text()

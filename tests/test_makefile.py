@@ -1,4 +1,4 @@
-"""The Makefile in a folder, and with an environment, whose names have spaces and other signs."""
+"""The Makefile in folders and with environments whose names have spaces and special characters."""
 
 import os
 import shutil
@@ -10,7 +10,7 @@ from .conftest import ROOT
 
 pytestmark = pytest.mark.skipif(shutil.which('make') is None, reason='needs make')
 FOLDERS = ['my clone', "Jörg's (clone) & more"]
-# What each target runs, by the names of the programs and the first of their arguments.
+# Commands of each target: names of the programs and their first arguments.
 RUNS = {
     'test-demo': [('mim', 'test', 'mmdet')],
     'test': [('python', '-m', 'pytest')],
@@ -37,7 +37,7 @@ RUNS = {
 
 @pytest.fixture(params=FOLDERS)
 def clone(request, tmp_path):
-    """A folder with the Makefile, and environments whose programs write down how they are called."""
+    """A folder with the Makefile, and environments whose programs record their arguments."""
     folder = tmp_path / request.param
     (folder / 'requirements').mkdir(parents=True)
     for name in ('lint', 'docs', 'dist'):
@@ -58,7 +58,7 @@ def fill(environment, log):
 
 
 def make(folder, *arguments):
-    """What the programs were called with: a list of tuples."""
+    """Run make; returns the recorded calls (list of tuples)."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith('MAKE')}
     command = ['make', '-o', 'env', *arguments]
     result = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -70,7 +70,7 @@ def make(folder, *arguments):
 
 @pytest.mark.parametrize('named', [False, True])
 def test_every_target(clone, named):
-    """With the environments where they are by default, and elsewhere, with a space in their names, too."""
+    """With environments at their default paths and elsewhere, also with spaces in their names."""
     variables, places = [], [clone / name for name in ('.venv', '.venv-lint', '.venv-docs', '.venv-dist')]
     if named:
         places = [clone.parent / f'my {name}' for name in ('env', 'lint', 'docs', 'dist')]
@@ -92,11 +92,11 @@ def test_every_target(clone, named):
             assert calls[2][-1] == f'model.backbone.init_cfg.checkpoint={start}/epoch_1.pth'
         if target == 'test-demo':
             assert calls[0][calls[0].index('--checkpoint') + 1] == checkpoint
-    assert not (clone / checkpoint).exists()  # as training removes older ones
+    assert not (clone / checkpoint).exists()  # training removes older ones
 
 
 def test_the_environment_of_the_linters(clone):
-    """It is made when there is none or its pins are newer, and then not again."""
+    """It is created if it is missing or older than its pins, and only once."""
     log = clone / 'calls'
     python = clone.parent / 'python'
     python.write_text(

@@ -1,4 +1,4 @@
-"""What metafiles, the table of weights and the pages say of the published weights is the same."""
+"""Metafiles, the table of weights and the pages agree about the published weights."""
 
 import re
 
@@ -18,7 +18,7 @@ TASKS = dict(classification='Image Classification', detection='Object Detection'
 
 
 def is_trained(model):
-    """Starting points have no results."""
+    """Whether a model has results; starting points have none."""
     return 'Results' in model
 
 
@@ -33,7 +33,7 @@ def test_every_file_belongs_to_a_recipe():
 
 @pytest.mark.parametrize('item', MODELS, ids=lambda item: item[1]['Name'])
 def test_metafile_agrees_with_the_table(item):
-    """Address and score; the small twins have no weights anywhere, and say so."""
+    """URL and score agree; the entries of small twins say that there are no weights."""
     _, model = item
     weights = BY_CONFIG.get(stem_of(model))
     if weights is None:
@@ -47,7 +47,7 @@ def test_metafile_agrees_with_the_table(item):
 
 
 def test_starting_points_say_so():
-    """In the metafile, the README and the config; and no figure stands beside."""
+    """Metafile, README and config mark them as untrained, without any score."""
     found = [(path, model) for path, model in MODELS if not is_trained(model)]
     assert {path.parent.name for path, _ in found} == UNTRAINED
     for path, model in found:
@@ -62,7 +62,7 @@ def test_starting_points_say_so():
 
 @pytest.mark.parametrize('metafile', METAFILES, ids=lambda path: path.parent.name)
 def test_readme_names_the_weights(metafile):
-    """In the row of the config, with the score; rows of others have no name."""
+    """Names are in the row of their config, with the score, and in no other row."""
     for name, cells in rows_of(metafile.with_name('README.md')).items():
         weights = BY_CONFIG.get(name.removesuffix('.py'))
         named = [cell for cell in cells if SCHEME in cell]
@@ -72,9 +72,9 @@ def test_readme_names_the_weights(metafile):
 
 @pytest.mark.parametrize('weights', WEIGHTS, ids=lambda weights: weights.name)
 def test_form_of_the_address(weights):
-    """What mim takes for the name of the file is the table's; servers see what is before it.
+    """mim uses the part after ``#`` as the file name; it equals that of the table and is not sent to servers.
 
-    Whether Google answers is not tested: no machine of ours reaches it.
+    Google's response is not tested, because tests have no internet access.
     """
     assert re.fullmatch(r'[\w-]{33}', weights.drive_id)
     seen, _, _ = weights.url.partition('#')

@@ -30,7 +30,7 @@ def environment():
 
 
 def run(*command, cwd):
-    """Output of a command that has to succeed, from a folder outside the repository."""
+    """Run a command outside the repository that must succeed; returns its output."""
     result = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -45,7 +45,7 @@ def run(*command, cwd):
 
 
 def scalars(work_dir):
-    """Everything that was logged, oldest run first."""
+    """All logged scalars, oldest run first."""
     files = sorted(work_dir.glob('*/vis_data/scalars.json'))
     return [json.loads(line) for file in files for line in file.read_text().splitlines()]
 
@@ -62,14 +62,14 @@ def scenes(tmp_path_factory):
 
 def train_command(work_dir):
     options = ('train_cfg.max_epochs=3', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1')
-    options += ('model.test_cfg.score_thr=0.0',)  # so little training finds nothing that is sure
+    options += ('model.test_cfg.score_thr=0.0',)  # scores are low after such a short training
     command = (MIM, 'train', 'mmdet', CONFIG, '--gpus', '0', '--work-dir', work_dir)
     return (*command, '--cfg-options', *options)
 
 
 @pytest.fixture(scope='module')
 def resumed(scenes):
-    """A training of 3 epochs of 3 iterations, killed after the first, and resumed."""
+    """A training of 3 epochs of 3 iterations, killed after the first epoch and resumed."""
     work_dir = scenes / 'work'
     with open(scenes / 'train.log', 'w') as log:
         process = subprocess.Popen(
@@ -81,14 +81,14 @@ def resumed(scenes):
             start_new_session=True,
         )
         deadline = time.time() + 240
-        while '[2][1/3]' not in (scenes / 'train.log').read_text():  # the first epoch is saved and tested
+        while '[2][1/3]' not in (scenes / 'train.log').read_text():  # epoch 1 has been saved and validated
             running = process.poll() is None and time.time() < deadline
             assert running, (scenes / 'train.log').read_text()[-3000:]
             time.sleep(0.2)
         os.killpg(process.pid, signal.SIGKILL)
         process.wait()
     before = read_checkpoint((work_dir / 'last_checkpoint').read_text())
-    # Nothing can beat this, so if it is still there at the end, it was restored.
+    # No score can exceed this one, so it is still there at the end only if it was restored.
     before['message_hub']['runtime_info']['best_score'] = 0.99
     torch.save(before, (work_dir / 'last_checkpoint').read_text())
     command = list(train_command(work_dir))
@@ -106,15 +106,15 @@ def test_resume_goes_on_where_it_stopped(resumed):
     after = read_checkpoint(work_dir / 'epoch_3.pth')
     assert (after['meta']['epoch'], after['meta']['iter']) == (3, 9)
     steps = {float(state['step']) for state in after['optimizer']['state'].values()}
-    assert steps == {9.0}  # AdamW counted on, so its moments were restored
+    assert steps == {9.0}  # AdamW's step count continues, so its state was restored
     assert {float(state['step']) for state in before['optimizer']['state'].values()} == {float(iteration)}
-    assert after['param_schedulers'][1]['last_step'] == 8  # its ninth and last step
+    assert after['param_schedulers'][1]['last_step'] == 8  # the ninth and last step
 
     assert after['message_hub']['runtime_info']['best_score'] == 0.99
 
 
 def test_resumed_learning_rate(resumed):
-    """The curve of one uninterrupted run: warm-up over 100 iterations times cosine over 9."""
+    """Equal to an uninterrupted run: warm-up over 100 iterations times cosine over 9."""
     work_dir, before, _ = resumed
     rates = {row['step']: row['base_lr'] for row in scalars(work_dir) if 'base_lr' in row}
     assert set(rates) == set(range(1, 10))
@@ -126,7 +126,7 @@ def test_resumed_learning_rate(resumed):
 
 
 def test_test_and_pictures(resumed, scenes):
-    """`mim test` reads what the Runner wrote, and the pictures show every scene."""
+    """`mim test` reads the Runner's checkpoint, and pictures are drawn for every scene."""
     work_dir, _, _ = resumed
     predictions = scenes / 'predictions.pkl'
     output = run(
@@ -149,7 +149,7 @@ def test_test_and_pictures(resumed, scenes):
 
 
 def train_segmentor(scenes, iterations, *options):
-    """Train up to that many iterations; returns what mim prints, and the checkpoint."""
+    """Train up to a number of iterations; returns mim's output and the checkpoint."""
     work_dir = scenes / 'segmentor'
     changes = (f'train_cfg.max_iters={iterations}', 'default_hooks.logger.interval=1')
     command = (MIM, 'train', 'mmseg', SEGMENTOR, '--gpus', '0', '--work-dir', work_dir, *options)
@@ -158,14 +158,14 @@ def train_segmentor(scenes, iterations, *options):
 
 
 def mean_iou(matrix):
-    """In per cent, of a confusion matrix (true classes by predicted ones)."""
+    """mIoU in % of a confusion matrix (true classes by predicted classes)."""
     found = np.diag(matrix)
-    with np.errstate(invalid='ignore'):  # of classes that are neither there nor predicted
+    with np.errstate(invalid='ignore'):  # classes that neither occur nor are predicted
         return 100 * np.nanmean(found / (matrix.sum(axis=0) + matrix.sum(axis=1) - found))
 
 
 def test_segmentor(scenes, monkeypatch):
-    """Two iterations, a third after `--resume`, and a test, whose score the confusion matrix has, too."""
+    """Two iterations, a third one after `--resume`, and a test with the score of the confusion matrix."""
     pytest.importorskip('mmseg')
     allow_runner_checkpoints()
     _, before = train_segmentor(scenes, 2)

@@ -1,4 +1,4 @@
-"""The network on a GPU, with the scan in Triton; nothing of it runs where there is none."""
+"""The network on a GPU, with the scan in Triton; all tests are skipped without a GPU."""
 
 import copy
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a G
 
 @pytest.fixture
 def full_float32():
-    """No TF32; by hand: monkeypatch would delete afterwards what these modules compute when asked."""
+    """Disable TF32; not with monkeypatch, which would delete these computed attributes afterwards."""
     switches = torch.backends.cudnn, torch.backends.cuda.matmul
     before = [switch.allow_tf32 for switch in switches]
     for switch in switches:
@@ -29,7 +29,7 @@ def full_float32():
 
 @pytest.fixture
 def network(full_float32):
-    """T2 with the golden weights, in evaluation."""
+    """T2 with the golden weights, in evaluation mode."""
     backbone = MobileMamba('t2', out_indices=(0, 1, 2)).eval()
     backbone.load_state_dict(authors_checkpoint('t2'))
     return backbone.cuda()
@@ -37,7 +37,7 @@ def network(full_float32):
 
 @pytest.fixture
 def first_stage(full_float32):
-    """A network of one stage, in evaluation: every operation, with a third of the kernels to compile."""
+    """A network of one stage in evaluation mode: all operations, but a third of the kernels to compile."""
     return small(out_indices=0).cuda().eval()
 
 
@@ -74,7 +74,7 @@ def test_opcheck():
 
 
 def test_gradients_repeat(network, image, monkeypatch):
-    """Twice the same, they are equal to the bit, and near those of a CPU, parameter by parameter."""
+    """Repeated gradients are bit-identical, and close to those of a CPU for each parameter."""
     monkeypatch.setattr(torch.backends.cudnn, 'deterministic', True)
     monkeypatch.setattr(torch.backends.cudnn, 'benchmark', False)
     grads = []
@@ -88,7 +88,7 @@ def test_gradients_repeat(network, image, monkeypatch):
     largest = max(x.abs().max() for x in cpu)
     for x, exact in zip(
         second, cpu
-    ):  # the rounding of a ReLU's input may flip it, and so a gradient a little
+    ):  # rounding may flip the sign of a ReLU's input, which slightly changes gradients
         assert (x - exact).abs().max() < 0.02 * exact.abs().max() + 1e-5 * largest
 
 
@@ -101,7 +101,7 @@ def test_compiled_as_one_graph(first_stage, image):
 
 @torch.no_grad()
 def test_cuda_graph(first_stage, image):
-    """A step that was captured answers for other images, too."""
+    """A captured step is correct for other images as well."""
     other = image.flip(3)
     expected = first_stage(other)
     stream = torch.cuda.Stream()
@@ -119,7 +119,7 @@ def test_cuda_graph(first_stage, image):
 
 
 def train(model, images, steps=2):
-    """Updates by SGD, each with gradients of several images, under autocast."""
+    """SGD updates with accumulated gradients, under autocast."""
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
     for update in range(steps):
         for x in images:
@@ -137,9 +137,9 @@ def train(model, images, steps=2):
 
 @pytest.mark.parametrize('compiles', [False, True])
 def test_training_graph(compiles):
-    """Weights and statistics after updates with accumulation and evaluation in between."""
+    """Weights and statistics after updates with gradient accumulation and evaluation in between."""
     torch.manual_seed(0)
-    # Compilation takes what it does for each stage: one has it all.
+    # Compilation time is proportional to the stages, and one stage covers everything.
     network = small(out_indices=0 if compiles else (0, 2)).cuda().train()
     images = [torch.rand(8, 3, 64, 96, device='cuda') + number for number in range(2)]
     graphed = graph_training(copy.deepcopy(network))
@@ -155,7 +155,7 @@ def test_training_graph(compiles):
 
 
 def test_training_graph_repeats_what_it_captured():
-    """Without autocast, gradients of a replay are those of the network, image by image."""
+    """Without autocast, the gradients of a replay equal those of the network for each image."""
     torch.manual_seed(0)
     network = small(out_indices=0).cuda().train()
     graphed = graph_training(copy.deepcopy(network))
@@ -176,7 +176,7 @@ def test_prepared(first_stage, image, dtype, bound):
     prepared = prepare_for_inference(first_stage, image, dtype=dtype, compile=False, max_graphs=2)
     others = (image.flip(3), image[:1, :, :64], image.flip(2)[:, :, :70], image)
     with torch.no_grad():
-        for x in others:  # the third size is one too many for a graph
+        for x in others:  # the third size exceeds the number of graphs
             for found, exact in zip(prepared(x), first_stage(x)):
                 assert found.dtype == torch.float32
                 assert relative_error(found.cpu(), exact.cpu()) < bound
@@ -212,7 +212,7 @@ def test_prepared_needs_one_place(first_stage, image):
 
 
 def test_plain_classifier(full_float32):
-    """The classifier of ``create_model`` prepared as one graph, head included."""
+    """The classifier of ``create_model`` is prepared as one graph, including the head."""
     classifier = create_model('t2').eval()
     classifier.load_state_dict(authors_checkpoint('t2'))
     image = image_for((2, 3, 192, 192)).cuda()

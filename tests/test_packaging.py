@@ -1,4 +1,4 @@
-"""What a user gets: the wheel, the metadata, and the README's own snippets."""
+"""What users install: the wheel, the metadata, and the snippets in the README."""
 
 import json
 import os
@@ -29,7 +29,7 @@ SNIPPETS = re.findall(r'\*\*(\w[\w ]*)\*\*.*?\n\n```python\n(.*?)```', README, f
 
 
 def run(*command, cwd=None):
-    """Output of a command that has to succeed."""
+    """Run a command that must succeed; returns its output."""
     result = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -44,7 +44,7 @@ def run(*command, cwd=None):
 
 
 def build_wheel(folder, **environment):
-    """A wheel, built from a copy so that the tree stays as it is."""
+    """Build a wheel from a copy of the repository, which is not modified."""
     ignored = shutil.ignore_patterns(
         *('.git', '.venv*', 'data', 'work_dirs', '.mim', '*.egg-info', '*.so', 'build', 'ort'),
         *('__pycache__', '.mypy_cache'),
@@ -68,7 +68,7 @@ def compiled_in(wheel):
 
 
 def test_wheel_ships_the_kernels(wheel):
-    """For this platform and every Python, as they depend on neither Python nor torch."""
+    """For this platform and every Python, because they depend on neither Python nor torch."""
     platform = sysconfig.get_platform().replace('-', '_').replace('.', '_')
     assert wheel.name == f'mmmobilemamba-{__version__}-py3-none-{platform}.whl'
     assert compiled_in(wheel) == ['mmmobilemamba/ops/cpu/_kernels.so']
@@ -80,7 +80,7 @@ def test_wheel_ships_the_kernels(wheel):
 
 @pytest.mark.slow
 def test_wheel_without_a_compiler(tmp_path):
-    """For every platform; the sources are inside."""
+    """It is for every platform and contains the sources."""
     wheel = build_wheel(tmp_path, CC='false', CXX='false')
     assert wheel.name == f'mmmobilemamba-{__version__}-py3-none-any.whl'
     assert compiled_in(wheel) == []
@@ -88,7 +88,7 @@ def test_wheel_without_a_compiler(tmp_path):
 
 
 def test_the_source_archive_is_complete(wheel, tmp_path):
-    """A wheel built from it has the same files, and the tests and pages are there, too."""
+    """A wheel built from it has the same files; it also contains tests and pages."""
     code = f'import setuptools.build_meta as backend; backend.build_sdist({str(tmp_path)!r})'
     subprocess.run([sys.executable, '-c', code], cwd=wheel.parent / 'source', check=True, capture_output=True)
     with tarfile.open(tmp_path / f'mmmobilemamba-{__version__}.tar.gz') as archive:
@@ -112,7 +112,7 @@ def test_wheel_ships_mim(wheel):
 
 
 def test_wheel_works_without_the_repository_and_a_compiler(wheel, tmp_path):
-    """Its kernels run; nothing is built, as there is nothing to build with."""
+    """Its kernels run without being built."""
     site = tmp_path / 'site'
     command = [sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', site, wheel]
     subprocess.run([str(part) for part in command], check=True, capture_output=True)
@@ -145,13 +145,13 @@ def test_wheel_works_without_the_repository_and_a_compiler(wheel, tmp_path):
 
 @pytest.mark.slow
 def test_mim_after_a_plain_install(wheel, tmp_path):
-    """`pip install .` in an environment of its own, on top of this one's packages."""
+    """`pip install .` in a new environment that inherits the packages of this one."""
     pytest.importorskip('mmpretrain')
     python = tmp_path / 'env' / 'bin' / 'python'
     run(sys.executable, '-m', 'venv', '--without-pip', tmp_path / 'env')
     site = next((tmp_path / 'env' / 'lib').glob('python*')) / 'site-packages'
     run(sys.executable, '-m', 'pip', 'install', '--no-deps', '--target', site, wheel)
-    # Behind the new environment's own packages, so that the editable install here is not seen.
+    # After the packages of the new environment, so that the editable installation here is hidden.
     (site / 'below.pth').write_text(sysconfig.get_path('purelib'))
     mim = (python, '-W', 'ignore', '-m', 'mim')
     installed = 'import mmmobilemamba; print(mmmobilemamba.__path__[0])'

@@ -1,4 +1,4 @@
-"""What contributors and releases rely on: workflows, hooks, templates, the citation."""
+"""Files for contributors and releases: workflows, hooks, templates, the citation."""
 
 import re
 
@@ -20,7 +20,7 @@ def jobs_of(path):
 
 
 def commands_of(job):
-    """Lines of all ``run`` steps of a job of a workflow."""
+    """Lines of all ``run`` steps of a workflow's job."""
     steps = job.get('steps', [])
     return [line for step in steps for line in step.get('run', '').splitlines()]
 
@@ -31,9 +31,9 @@ def test_the_workflows():
 
 @pytest.mark.parametrize('path', WORKFLOWS, ids=lambda path: path.stem)
 def test_workflow(path):
-    """What it runs and waits for exists; it ends; it may only read, unless a job says more."""
+    """Its commands and dependencies exist, it has a timeout, and it only has read permissions by default."""
     workflow, jobs = yaml.safe_load(path.read_text()), jobs_of(path)
-    assert workflow[True]  # `on`, as YAML 1.1 reads it
+    assert workflow[True]  # `on` in YAML 1.1
     assert workflow['permissions'] == {'contents': 'read'}
     for name, job in jobs.items():
         if 'uses' in job:  # another workflow
@@ -59,7 +59,7 @@ def test_linux_is_tested_with_every_set_of_versions():
 
 
 def test_hooks_are_those_of_make_lint():
-    """The same programs, in the same versions."""
+    """The same programs in the same versions."""
     (repository,) = yaml.safe_load((ROOT / '.pre-commit-config.yaml').read_text())['repos']
     pins = (ROOT / 'requirements/lint.txt').read_text().splitlines()[1:]
     assert {pin for hook in repository['hooks'] for pin in hook['additional_dependencies']} == set(pins)
@@ -81,7 +81,7 @@ def test_templates_ask_for_the_environment():
 
 
 def test_citation():
-    """The version of the package, and the authors whom the README names."""
+    """It has the version of the package and the authors named in the README."""
     citation = yaml.safe_load((ROOT / 'CITATION.cff').read_text())
     assert citation['version'] == __version__
     names = [
@@ -102,7 +102,7 @@ def test_the_version_is_written_once():
 
 
 def test_quick_runs_what_there_is():
-    """Each file, or folder, once; contributors are told of it."""
+    """It runs each existing file or folder once, and CONTRIBUTING mentions it."""
     recipe = re.search(r'^QUICK := \$\(addprefix tests/,(.*?)\)$', MAKEFILE, re.MULTILINE | re.DOTALL)[1]
     names = recipe.replace('\\\n', ' ').split()
     assert len(names) == len(set(names)) > 10
@@ -112,7 +112,7 @@ def test_quick_runs_what_there_is():
 
 
 def toctrees(page):
-    """Entries of the toctrees of a page, as paths from ``docs`` without an ending."""
+    """Entries of a page's toctrees, as paths relative to ``docs`` without extension."""
     found = []
     for text in re.findall(r'^```{toctree}\n(.*?)^```', page.read_text(), re.DOTALL | re.MULTILINE):
         entries = [line for line in text.splitlines() if line and not line.startswith(':')]
@@ -122,7 +122,7 @@ def toctrees(page):
 
 
 def test_every_page_is_in_the_site():
-    """Once, in a toctree; and a toctree names no page that is not there."""
+    """Every page is in a toctree once, and toctrees have no missing pages."""
     docs = ROOT / 'docs'
     pages = [page for page in docs.rglob('*.md') if docs / 'repository' not in page.parents]
     entries = [entry for page in pages for entry in toctrees(page)]

@@ -1,4 +1,4 @@
-"""The recipes in mmengine's pure Python style (``type=Class``): they are those in text."""
+"""Recipes in mmengine's pure Python style (``type=Class``) equal those in text style."""
 
 import copy
 import inspect
@@ -28,7 +28,7 @@ TEXT = {
     for path in (ROOT / 'configs').rglob('*.py')
     if '_base_' not in path.parts
 }
-# What a text has for itself: variables that stand in the rest of it.
+# Keys that only text configs have: variables used in the rest of the file.
 VARIABLES = {
     *('bgr_mean', 'bgr_std', 'epochs', 'backend_args', 'dataset_type', 'crop_size', 'img_ratios', 'norm_cfg'),
     *('vis_backends', 'data_preprocessor', 'rand_augment'),
@@ -36,7 +36,7 @@ VARIABLES = {
 
 
 def plain(value):
-    """Values with names for classes, and without scopes."""
+    """Replace classes by their names, and remove scopes."""
     if isinstance(value, dict):
         return {key: plain(each) for key, each in value.items() if key != '_scope_'}
     if isinstance(value, (list, tuple)):
@@ -45,7 +45,7 @@ def plain(value):
 
 
 def is_imported(value):
-    """Whether a variable of a config is what it has imported."""
+    """Whether a variable of a config is an import."""
     return inspect.isclass(value) or inspect.isfunction(value)
 
 
@@ -57,7 +57,7 @@ def test_recipes_are_those_in_text(path):
         for config in configs
     )
     assert python == text
-    if codebase_of(configs[0]) == 'mmpretrain':  # elsewhere it is in the model
+    if codebase_of(configs[0]) == 'mmpretrain':  # elsewhere, it is in the model
         assert plain(configs[0].data_preprocessor) == plain(configs[1].data_preprocessor)
 
 
@@ -67,7 +67,7 @@ def test_one_of_each_task():
 
 @pytest.mark.parametrize('path', PYTHON, ids=lambda path: path.stem)
 def test_models(path):
-    """Of the same layers and widths, once built."""
+    """Built models have the same layers and widths."""
     shapes = []
     for config in (Config.fromfile(path), Config.fromfile(TEXT[path.stem])):
         init_default_scope(config.default_scope)
@@ -108,7 +108,7 @@ val_evaluator = test_evaluator
 
 @pytest.fixture(scope='module')
 def mine(tmp_path_factory):
-    """A config that inherits a recipe and has no scope, its checkpoint, and two folders of a picture each."""
+    """A config without scope that inherits a recipe, its checkpoint, and two folders with an image each."""
     folder = tmp_path_factory.mktemp('mine')
     shutil.copy(PYTHON[0], folder)
     for name in ('cat', 'dog'):
@@ -137,7 +137,7 @@ def test_deployed_form(mine, tmp_path, capsys):
 
 
 def test_description(mine):
-    """All that an exported file says of itself."""
+    """The metadata of an exported file are equal."""
     config = read_config(mine[0])
     about = build.describe(config, 'classification', build.load_model(config, mine[1]))
     assert about['labels'] == ['cat', 'dog'] and about['channels'] == 'RGB'
@@ -148,7 +148,7 @@ def test_description(mine):
 
 @needs_export
 def test_scores_of_a_file(mine, tmp_path, capsys):
-    """The data preprocessor is a class here, which the log of a test has to write down."""
+    """The data preprocessor is a class, which must be written to the test's log."""
     pytest.importorskip('onnxscript')
     config = read_config(mine[0])
     model = build.load_model(config, mine[1])
@@ -159,7 +159,7 @@ def test_scores_of_a_file(mine, tmp_path, capsys):
     tool = load_script('tools/deployment/evaluate.py')
     tool.main([str(mine[0]), str(path), '--checkpoint', str(mine[1]), '--work-dir', str(tmp_path / 'work')])
     lines = capsys.readouterr().out.splitlines()
-    # Two pictures that are alike, of two classes.
+    # Two equal images of different classes.
     assert {'| ONNX Runtime | 50.0000 |', '| PyTorch | 50.0000 |'} <= set(lines)
 
 
@@ -188,7 +188,7 @@ def test_codebase_of_texts(config, expected):
 
 
 def test_mixed_precision_on_a_cpu_by_class():
-    """What PortableRunner puts in the place of AmpOptimWrapper where there is no GPU."""
+    """PortableRunner also replaces AmpOptimWrapper if it is given as a class."""
     from mmengine.model import MMDistributedDataParallel
     from mmengine.optim import AmpOptimWrapper
 

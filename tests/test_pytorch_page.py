@@ -1,4 +1,4 @@
-"""The snippets and commands of docs/pytorch.md, in their order."""
+"""The snippets and commands of docs/pytorch.md, in order."""
 
 import re
 import subprocess
@@ -19,7 +19,7 @@ PAGE = ROOT / 'docs' / 'pytorch.md'
 SNIPPETS = [text for text in blocks(PAGE, 'python') if 'runpy' not in text]
 PLAIN, TIMM = SNIPPETS[:2], SNIPPETS[2:]
 
-# Stands in for timm's scripts, which its package does not have.
+# Replacement for timm's scripts, which are not in its package.
 SCRIPT = """
 import sys
 import timm

@@ -1,8 +1,8 @@
-"""The tools of mmpretrain, mmdet and mmseg that users reach for, on our configs as they are.
+"""Common tools of mmpretrain, mmdet and mmseg with our unmodified configs.
 
-One process runs the tools of one codebase one after the other, since starting takes longer than running.
-mmseg's get_flops.py is not among them: with mmengine 0.10 and later it stops on every model with
-``"input_shape" and "inputs" cannot be both set``. Ours serves all three codebases.
+One process runs all tools of a codebase in sequence, because starting takes longer than running.
+mmseg's get_flops.py is excluded: with mmengine 0.10 and later, it fails for every model with
+``"input_shape" and "inputs" cannot be both set``. Ours supports all three codebases.
 """
 
 import importlib.util
@@ -38,7 +38,7 @@ for sys.argv in json.loads(sys.argv[1]):
 
 @pytest.fixture(scope='module')
 def folder(tmp_path_factory):
-    """8 training and 4 validation scenes where the configs look for them."""
+    """8 training and 4 validation scenes at the paths used by the configs."""
     folder = tmp_path_factory.mktemp('stock_tools')
     script = load_script('tools/dataset_converters/digits_scenes.py')
     script.main([str(folder / 'data/digits_scenes'), '--train', '8', '--val', '4'])
@@ -46,7 +46,7 @@ def folder(tmp_path_factory):
 
 
 def prepare(pattern, folder):
-    """A config, and a checkpoint of random weights for it, no branch of which is silent; both paths."""
+    """Paths of a config and of a checkpoint with random weights in every branch."""
     (path,) = (ROOT / 'configs').glob(pattern)
     config = Config.fromfile(path)
     init_default_scope(config.default_scope)
@@ -61,7 +61,7 @@ def prepare(pattern, folder):
 
 
 def run(codebase, *commands, cwd):
-    """Run tools, each given by its path below the codebase's ``tools`` and its arguments; their outputs."""
+    """Run tools, given by their path in the codebase's ``tools`` and their arguments; returns the outputs."""
     tools = Path(importlib.util.find_spec(codebase).origin).parent / '.mim/tools'
     commands = [[str(tools / tool), *map(str, arguments)] for tool, *arguments in commands]
     result = subprocess.run(
@@ -78,10 +78,10 @@ def run(codebase, *commands, cwd):
 
 
 def assert_flops(output, path, shape):
-    """A stock get_flops.py prints ours without what it cannot see, in billions."""
+    """A stock get_flops.py prints our FLOPs in billions, without the operations that it does not count."""
     model, images, data_samples = get_flops.build(Config.fromfile(path), shape)
     flops, portions = get_flops.count_flops(model, images, data_samples)
-    head = flops['head'] if path.parent.name == 'mobilemamba' else 0  # which mmpretrain's leaves out
+    head = flops['head'] if path.parent.name == 'mobilemamba' else 0  # not counted by mmpretrain's
     seen = flops[''] - portions['scan'] - portions['Haar transforms'] - head
     assert float(re.search(r'Flops: ([\d.]+)G', output)[1]) == pytest.approx(seen / 1e9, abs=6e-4)
 
@@ -92,10 +92,11 @@ def pixels(path):
 
 
 def drawn_on(path, source):
-    """How much was drawn on an image: what brightness and contrast of ``source`` do not explain in ``path``.
+    """Amount of drawing on an image: differences between ``path`` and ``source`` beyond brightness and
+    contrast.
 
     Returns:
-        float: Largest standard deviation of the remainder over the channels, of 255.
+        float: Largest standard deviation of the residual over the channels, in 0 to 255.
     """
     picture = pixels(path)
     source = np.asarray(
@@ -165,9 +166,9 @@ def test_classification(classification):
 
 
 def test_grad_cam(classification):
-    """On the last norm, which the tool finds, and on a stage that is named; maps of 4 x 4 for 256 pixels.
+    """With the last norm, found by the tool, and with a given stage; maps of 4 x 4 for 256 px.
 
-    A folded checkpoint has no batch norm, but the stages.
+    A deployed checkpoint has no batch norms, only stages.
     """
     pytest.importorskip('pytorch_grad_cam')
     folder, path, checkpoint, _ = classification
@@ -200,7 +201,7 @@ def test_grad_cam(classification):
 def test_detection(folder):
     pytest.importorskip('mmdet')
     path, checkpoint = prepare('retinanet/*_digits.py', folder)
-    unsure = ('--cfg-options', 'model.test_cfg.score_thr=0.0')  # random weights are sure of nothing
+    unsure = ('--cfg-options', 'model.test_cfg.score_thr=0.0')  # random weights have low scores
     outputs = run(
         'mmdet',
         ('analysis_tools/get_flops.py', path, '--num-images', '1'),

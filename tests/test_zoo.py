@@ -1,4 +1,4 @@
-"""Models by name or path: mmpretrain's hub, and the inferencers of the three codebases."""
+"""Models by name or path: mmpretrain's hub and the inferencers of the three codebases."""
 
 import importlib
 
@@ -32,12 +32,12 @@ def image():
 
 
 def save_model(config, path):
-    """Random weights for a config, in a checkpoint with the names of its classes; returns the model."""
+    """Save a checkpoint with random weights and class names for a config; returns the model."""
     init_default_scope(config.default_scope)
     torch.manual_seed(0)
     model = MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model}).eval()
     for buffer in (module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
-        buffer.running_mean.normal_(0, 0.1)  # else a missing key would not show
+        buffer.running_mean.normal_(0, 0.1)  # so that a missing key is noticed
     classes = config.test_dataloader.dataset.get('metainfo', {}).get(
         'classes', [f'class {i}' for i in range(1000)]
     )
@@ -55,7 +55,7 @@ def classifier(tmp_path_factory):
 
 
 def small_config(pattern, options, folder):
-    """Path of a leaf that inherits one of our configs by its path."""
+    """Write a config that inherits one of ours by its path; returns its path."""
     (parent,) = (ROOT / 'configs').glob(pattern)
     path = folder / 'leaf.py'
     path.write_text(f'_base_ = {str(parent)!r}\nmodel = {options!r}\n')
@@ -63,7 +63,7 @@ def small_config(pattern, options, folder):
 
 
 def test_names():
-    """All of configs/mobilemamba, and no detector and no segmentor."""
+    """All configs in configs/mobilemamba, without detectors and segmentors."""
     names = mmpretrain.list_models('mobilemamba*')
     assert names == sorted(path.stem for path in (ROOT / 'configs/mobilemamba').glob('*.py'))
     assert CLASSIFIER in mmpretrain.list_models('mobilemamba*_in1k', task='Image Classification')
@@ -89,14 +89,14 @@ def test_get_model_with_a_local_checkpoint(classifier):
 
 
 def test_pretrained_without_an_address_says_so():
-    """It is better than a warning and random weights."""
+    """An error instead of a warning and random weights."""
     with pytest.raises(FileNotFoundError, match=r'none at a public address; see checkpoints\.md in docs'):
         mmpretrain.get_model('mobilemamba-t2_1xb64-4e_digits-64px', pretrained=True)
 
 
 @pytest.fixture
 def published(tmp_path, monkeypatch):
-    """A folder of weights with T2's, plain and distilled, which differ; the two state dicts (ours)."""
+    """A folder with different plain and distilled T2 weights; returns both state dicts in our layout."""
     monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path))
     plain = authors_checkpoint('t2')
     distilled = {k: v.flip(0) if k == 'head.l.weight' else v for k, v in plain.items()}
@@ -109,7 +109,7 @@ def published(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('name', [CLASSIFIER, 'mobilemamba-t2_8xb128-1000e-kd_in1k'])
 def test_authors_classifiers_by_name(name, published, image):
-    """``pretrained=True`` has the file of this name, whole, and the moving average where both are in it."""
+    """``pretrained=True`` loads all weights of the named file, the averaged ones if it has both."""
     model = mmpretrain.get_model(name, pretrained=True)
     found, expected = model.state_dict(), published['kd' in name]
     assert [key for key in expected if not torch.equal(found[key], expected[key])] == []
@@ -139,7 +139,7 @@ def test_the_two_answer_differently(published):
 
 
 def test_classification_by_name(classifier, image):
-    """Equal to the network on the image that the config's test pipeline makes."""
+    """Equal to the network on the output of the config's test pipeline."""
     expected, path = classifier
     inferencer = mmpretrain.ImageClassificationInferencer(CLASSIFIER, pretrained=path)
     (result,) = inferencer(image)
@@ -169,14 +169,14 @@ def test_distilled_classifier_by_name_needs_no_teacher(classifier, image):
 
 
 def save_whole(name, folder):
-    """An authors' detector or segmentor, without names of classes, where its name looks for it."""
+    """Write an authors' detector or segmentor, without class names, where its name is looked up."""
     state_dict = state_dict_of(name)
     torch.save(runner_file(state_dict), folder / weights_of(name).file_name)
     return state_dict
 
 
 def test_authors_detector_by_name(tmp_path, monkeypatch):
-    """The config goes by path, as mmengine looks for names in mmdet's own metafiles alone."""
+    """The config is given by its path, because mmengine only looks up names in mmdet's metafiles."""
     from mmdet.apis import DetInferencer
 
     monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path))
@@ -191,7 +191,7 @@ def test_authors_detector_by_name(tmp_path, monkeypatch):
 
 
 def test_authors_segmentor_by_name(tmp_path, monkeypatch):
-    """mmseg would draw with the classes of Cityscapes; the names of these weights know theirs."""
+    """mmseg would use the class names of Cityscapes; named weights include their own."""
     from mmseg.apis import MMSegInferencer
 
     monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path))

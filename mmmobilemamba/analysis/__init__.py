@@ -1,17 +1,17 @@
-"""What a network computes, as arrays and figures: receptive fields, maps of stages, sub-bands, the scan.
+"""Visual analysis of networks: receptive fields, feature maps, wavelet sub-bands and scan states.
 
 ============  ======================================================================
-``errors``    what is said when there is nothing to look at
-``erf``       effective receptive fields and how far they reach
+``errors``    the error of this package
+``erf``       effective receptive fields and their extent
 ``branches``  a network without its scans, wavelets or local convolutions
-``maps``      maps in colours by their principal components, wavelet sub-bands
+``maps``      feature maps coloured by principal components, wavelet sub-bands
 ``scan``      step sizes and states of a scan
-``images``    pictures from files and folders, and random ones
+``images``    images from files and folders, and random ones
 ``networks``  networks of OpenMMLab and timm by name, with their preprocessing
-``figures``   draws all of this with matplotlib
+``figures``   matplotlib figures of the above
 ============  ======================================================================
 
-Each imports only from those above it.
+Each module only imports modules above it.
 """
 
 from .branches import BRANCHES, open_residuals, without

@@ -1,4 +1,4 @@
-"""A network without some branches of its mixers, to see what each adds."""
+"""Disables branches of a network's mixers, to measure the contribution of each."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ BRANCHES = ('scan', 'wavelet', 'local')
 
 @contextmanager
 def without(network: nn.Module, *branches: str) -> Iterator[None]:
-    """Where branches of the mixers of a network give zeros; the rest, shortcuts too, stays.
+    """Context in which some branches of a network's mixers return zeros.
 
-    The network is in the form for training or the deployed one, and neither compiled nor prepared, as it
-    works through hooks.
+    Everything else, including shortcuts, is unchanged. The network can be in training or deployed form, but
+    not compiled or prepared, because the context uses forward hooks.
 
     Args:
-        network (nn.Module): Has a MobileMamba inside.
-        branches (str): Some of ``BRANCHES``: the state-space branch of WTE-Mamba, its convolution of the
+        network (nn.Module): A network that contains a MobileMamba.
+        branches (str): Any of ``BRANCHES``: the state-space branch of WTE-Mamba, its convolution of the
             sub-bands, and the convolution of the local channels.
 
     Raises:
-        AnalysisError: If there is no branch of a name, or its backend is one that takes no hooks.
+        AnalysisError: If a branch does not exist, or the backend does not support hooks.
 
     Example:
         >>> backbone = MobileMamba('t2').eval()
@@ -50,10 +50,15 @@ def without(network: nn.Module, *branches: str) -> Iterator[None]:
 
 
 def branch_modules(network: nn.Module, branch: str) -> list[nn.Module]:
-    """The modules of a network that compute a branch, one of ``BRANCHES``, in order.
+    """Return the modules that compute a branch, in order (list[nn.Module]).
+
+    Args:
+        network (nn.Module): A network that contains a MobileMamba.
+        branch (str): One of ``BRANCHES``.
 
     Raises:
-        AnalysisError: If the sub-bands are filtered in one piece, for export.
+        AnalysisError: If the network has the backend ``'export'``, whose wavelet branch is a single
+            operation.
     """
     modules = list(network.modules())
     if branch == 'scan':
@@ -70,13 +75,13 @@ def branch_modules(network: nn.Module, branch: str) -> list[nn.Module]:
 
 
 def open_residuals(network: nn.Module) -> int:
-    """Give batch norms whose weight is zero the weight one, in place.
+    """Set the weights of zero-initialised batch norms to one, in place.
 
-    A new MobileMamba, like a ResNet with ``zero_init_residual``, has such at the end of its residual
-    branches, which then add nothing until they are trained.
+    A new MobileMamba, like a ResNet with ``zero_init_residual``, has such batch norms at the end of its
+    residual branches. Without training, these branches contribute nothing.
 
     Returns:
-        int: How many there were.
+        int: Number of batch norms changed.
     """
     closed = [
         module

@@ -1,9 +1,9 @@
-"""Effective receptive fields: which pixels the centre of a map depends on, and how much.
+"""Effective receptive fields (ERF): how much the centre of a feature map depends on each pixel.
 
-Source: Luo et al. 2016, https://arxiv.org/abs/1701.04128, who took the gradient for the measure, and Ding et
-al. 2022 (RepLKNet), https://arxiv.org/abs/2203.06717, for the sum over the positive values of the centre, and
-for the squares that hold shares of the field. Here the gradient counts by its absolute value; RepLKNet counts
-its positive part alone.
+Sources: Luo et al. 2016, https://arxiv.org/abs/1701.04128, for the gradient as the measure, and Ding et al.
+2022 (RepLKNet), https://arxiv.org/abs/2203.06717, for the sum of the positive values at the centre and for
+the squares that contain given shares of the field. Unlike RepLKNet, which uses the positive part of the
+gradient, this module uses its absolute value.
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ SHARES = (0.2, 0.3, 0.5, 0.99)  # of RepLKNet
 def effective_receptive_fields(
     extracts: Mapping[str, Callable[[Tensor], Tensor]], images: Iterable[Tensor]
 ) -> dict[str, np.ndarray]:
-    """How much the centre of each of several maps depends on every pixel, on average over images.
+    """Compute the effective receptive fields of several feature maps, averaged over images.
 
-    Each image goes through all networks before the next one, so that one of them that cannot be looked into
-    is found at the first image.
+    Each image is passed through all networks before the next one, so that errors of any network occur at the
+    first image.
 
     Args:
-        extracts (dict[str, Callable]): Functions of images that give a map each, (N, C, H, W) ->
-            (N, C', H', W'), in evaluation: in training, batch norm mixes the images of a batch.
+        extracts (dict[str, Callable]): Functions from images to a map, (N, C, H, W) -> (N, C', H', W'), by
+            name. The networks must be in evaluation mode: in training mode, batch norm mixes the images of a
+            batch.
         images (Iterable[Tensor]): Batches of images of one size, (N, C, H, W).
 
     Returns:
-        dict[str, ndarray]: float64 (H, W) each, see :func:`centre_gradient`.
+        dict[str, ndarray]: A float64 array (H, W) for each name, see :func:`centre_gradient`.
 
     Raises:
-        AnalysisError: If there are no images, or a map has no such gradient.
+        AnalysisError: If there are no images, or the gradient of a map cannot be computed.
 
     Example:
         >>> backbone = MobileMamba('t2').eval()
@@ -60,19 +61,20 @@ def effective_receptive_fields(
 
 
 def centre_gradient(extract: Callable[[Tensor], Tensor], images: Tensor) -> np.ndarray:
-    """Gradient of the sum of the positive values of a map's centre, pixel (H' // 2, W' // 2).
+    """Compute the gradient of the sum of the positive values at a map's centre, pixel (H' // 2, W' // 2).
 
-    The sum of all would be constant after a layer norm, as at the end of many transformers.
+    The sum of all values would be constant after a layer norm, as at the end of many transformers.
 
     Args:
-        extract (Callable): See :func:`effective_receptive_fields`.
-        images (Tensor): (N, C, H, W).
+        extract (Callable): Function from images to a map, see :func:`effective_receptive_fields`.
+        images (Tensor): Images, (N, C, H, W).
 
     Returns:
-        ndarray: Absolute values, summed over the channels of the images, float64 (N, H, W).
+        ndarray: Absolute values of the gradient, summed over the image channels, float64 (N, H, W).
 
     Raises:
-        AnalysisError: If there is no map or no gradient, or it is zero or not finite.
+        AnalysisError: If the result of ``extract`` is not a map, or its gradient is missing, zero or not
+            finite.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf = images.detach().clone().requires_grad_()
@@ -102,10 +104,10 @@ def centre_gradient(extract: Callable[[Tensor], Tensor], images: Tensor) -> np.n
 
 
 def check_map(values: Tensor, images: Tensor) -> None:
-    """Make sure that what a network gives for images has a centre and a surrounding.
+    """Check that the output of a network for some images is a feature map of more than one pixel per side.
 
     Raises:
-        AnalysisError: If it is no map (N, C, H, W), or is one of a single pixel a side.
+        AnalysisError: If it is not a map (N, C, H, W), or has a side of one pixel.
     """
     if not isinstance(values, Tensor) or values.ndim != 4:
         what = f'of shape {tuple(values.shape)}' if isinstance(values, Tensor) else type(values).__name__
@@ -123,17 +125,19 @@ def check_map(values: Tensor, images: Tensor) -> None:
 
 
 def square_sides(erf: np.ndarray, shares: Sequence[float] = SHARES) -> list[int]:
-    """Sides of the smallest squares around the centre, pixel (H // 2, W // 2), that hold shares of a field.
+    """Return the sides of the smallest squares that contain given shares of a field.
+
+    The squares are centred at pixel (H // 2, W // 2).
 
     Args:
-        erf (ndarray): Not negative, (H, W).
-        shares (Sequence[float]): Of its sum, over 0 and up to 1. Defaults to those of RepLKNet.
+        erf (ndarray): Non-negative field, (H, W).
+        shares (Sequence[float]): Shares of its sum, above 0 and up to 1. Defaults to those of RepLKNet.
 
     Returns:
-        list[int]: In pixels, each odd; the part of a square beyond the image is empty.
+        list[int]: Odd sides in px; squares can extend beyond the image.
 
     Raises:
-        AnalysisError: If a share is not in that range.
+        AnalysisError: If a share is outside this range.
     """
     if not all(0 < share <= 1 for share in shares):
         raise AnalysisError(f'Shares are over 0 and up to 1, not {list(shares)}.')
@@ -141,5 +145,5 @@ def square_sides(erf: np.ndarray, shares: Sequence[float] = SHARES) -> list[int]
     rows, columns = np.abs(np.arange(height) - height // 2), np.abs(np.arange(width) - width // 2)
     ring = np.maximum(rows[:, None], columns[None])
     within = np.cumsum(np.bincount(ring.ravel(), weights=erf.ravel()))
-    # Rounding leaves the sum of all rings as the largest that can be reached.
+    # Relative to the sum over all rings, because erf.sum() can be larger by rounding.
     return [2 * int(np.searchsorted(within, share * within[-1])) + 1 for share in shares]

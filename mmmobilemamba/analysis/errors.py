@@ -1,5 +1,5 @@
-"""What is said when there is nothing to look at."""
+"""The error of this package."""
 
 
 class AnalysisError(ValueError):
-    """A network or an image cannot be looked into; the message says why and what to do."""
+    """A network or an image cannot be analysed; the message says why and what to do."""

@@ -1,4 +1,4 @@
-"""Figures of what a network computes, each a ``matplotlib.figure.Figure`` for a notebook or a file."""
+"""Figures of the analyses, as ``matplotlib.figure.Figure`` for notebooks or files."""
 
 from __future__ import annotations
 
@@ -16,21 +16,21 @@ from torch import Tensor
 from .erf import square_sides
 from .maps import BANDS, pca_colors
 
-PANEL = 2.4  # inches a side, of a field
-SIDE, WIDTH = 1.7, 11.0  # inches, largest of a panel beside an image and of a whole row of such
-FAINTEST = 1e-4  # of the largest value of a field, which has the darkest colour
-WHOLE = 'as it is'  # a network, beside others of the same name that lack something
-OUTLINED = {0.5: 'solid', 0.99: 'dotted'}  # shares that squares are drawn of
+PANEL = 2.4  # inches, side of a receptive field
+SIDE, WIDTH = 1.7, 11.0  # inches, largest width of a panel in an image grid, and of a row
+FAINTEST = 1e-4  # lower end of the colour scale, relative to the largest value
+WHOLE = 'as it is'  # label of the complete network among variants without some branches
+OUTLINED = {0.5: 'solid', 0.99: 'dotted'}  # shares marked by squares, and their line styles
 
 
 def erf_figure(fields: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
-    """Effective receptive fields beside each other, each relative to its largest value, on one scale.
+    """Draw effective receptive fields, each relative to its largest value, on a common scale.
 
-    A square is drawn around half of each field, and one around 99 % of it.
+    Squares mark the areas that contain 50 % and 99 % of each field.
 
     Args:
         fields (dict[str, dict[str, ndarray]]): Fields (H, W) by row, such as a network, and by column, such
-            as a stage. Where each row has one column, they are in one line.
+            as a stage. If every row has a single column, all fields are drawn in one row.
     """
     common, names = short_names(list(fields))
     grid = [
@@ -63,10 +63,11 @@ def erf_figure(fields: Mapping[str, Mapping[str, np.ndarray]]) -> Figure:
 
 
 def short_names(names: Sequence[str]) -> tuple[str, list[str]]:
-    """What names have in common at their beginning, up to a comma, and the rest of each, a line a part.
+    """Split names into their common prefix and the rest of each name, with one part per line.
 
     Args:
-        names (Sequence[str]): Parts with ``', '`` between: a network, its weights, what it is without.
+        names (Sequence[str]): Names with parts separated by ``', '``: the network, its weights, and the
+            branches that are disabled.
     """
     parts = [name.split(', ') for name in names]
     common = list(takewhile(lambda column: len(set(column)) == 1, zip(*parts)))
@@ -76,7 +77,7 @@ def short_names(names: Sequence[str]) -> tuple[str, list[str]]:
 
 
 def draw_field(panel: Axes, field: np.ndarray) -> AxesImage:
-    """Draw one field (H, W) of :func:`erf_figure`, and the sides of its squares below it."""
+    """Draw one field (H, W) of :func:`erf_figure`, with the sides of its squares as the label."""
     panel.set_axis_on()
     bare(panel)
     image = panel.imshow(np.maximum(field / field.max(), FAINTEST), cmap='inferno', norm=LogNorm(FAINTEST, 1))
@@ -89,7 +90,14 @@ def draw_field(panel: Axes, field: np.ndarray) -> AxesImage:
 
 
 def outline(panel: Axes, size: tuple[int, ...], side: int, style: str) -> None:
-    """Draw the square of a side around the centre of an image of a size (height, width)."""
+    """Draw a square at the centre of an image.
+
+    Args:
+        panel (Axes): The axes of the image.
+        size (tuple[int, int]): Height and width of the image in px.
+        side (int): Side of the square in px.
+        style (str): Line style.
+    """
     corner = (size[1] // 2 - side / 2, size[0] // 2 - side / 2)
     frame = dict(fill=False, edgecolor='cyan', linewidth=0.9, linestyle=style)
     panel.add_patch(Rectangle(corner, side, side, **frame))
@@ -97,13 +105,13 @@ def outline(panel: Axes, size: tuple[int, ...], side: int, style: str) -> None:
 
 
 def stage_figure(images: Tensor, maps: Mapping[str, Tensor]) -> Figure:
-    """Maps of stages beside their images, in colours by principal components, see :func:`pca_colors`.
+    """Draw feature maps beside their images, coloured by principal components, see :func:`pca_colors`.
 
-    Colours are alike in all images of a stage, and mean nothing from one stage to another.
+    Colours are comparable between images, but not between stages.
 
     Args:
-        images (Tensor): (N, C, H, W) from 0 to 1, C 1 or 3.
-        maps (dict[str, Tensor]): (N, C', H', W') by title.
+        images (Tensor): Images (N, C, H, W) from 0 to 1, C = 1 or 3.
+        maps (dict[str, Tensor]): Maps (N, C', H', W') by title.
     """
     figure, panels, bars = image_grid(images, len(maps))
     for column, (title, values) in enumerate(maps.items(), start=1):
@@ -122,13 +130,13 @@ def stage_figure(images: Tensor, maps: Mapping[str, Tensor]) -> Figure:
 
 
 def band_figure(images: Tensor, before: Tensor, after: Tensor) -> Figure:
-    """The wavelet sub-bands of a block, root mean square over channels: as they are, and as it filters them.
+    """Draw the RMS over channels of a block's wavelet sub-bands, before and after filtering.
 
-    Each of the eight has one scale for all images.
+    Each of the eight columns has one scale for all images.
 
     Args:
-        images (Tensor): (N, C, H, W) from 0 to 1, C 1 or 3.
-        before, after (Tensor): (N, 4, C', H', W') each, see :func:`sub_bands`.
+        images (Tensor): Images (N, C, H, W) from 0 to 1, C = 1 or 3.
+        before, after (Tensor): Sub-bands (N, 4, C', H', W'), see :func:`sub_bands`.
     """
     columns = {
         f'{band},\n{state}': values[:, index]
@@ -141,11 +149,11 @@ def band_figure(images: Tensor, before: Tensor, after: Tensor) -> Figure:
 
 
 def scan_figure(images: Tensor, delta: Tensor, states: Tensor) -> Figure:
-    """Step sizes and states of both directions of a scan, root mean square over channels.
+    """Draw the RMS over channels of a scan's step sizes and states, for both directions.
 
     Args:
-        images (Tensor): (N, C, H, W) from 0 to 1, C 1 or 3.
-        delta, states (Tensor): (N, 2, E, H', W') each, see :func:`scan_states`.
+        images (Tensor): Images (N, C, H, W) from 0 to 1, C = 1 or 3.
+        delta, states (Tensor): (N, 2, E, H', W'), see :func:`scan_states`.
     """
     ways = ('first pixel to last', 'last pixel to first')
     columns = {
@@ -159,11 +167,11 @@ def scan_figure(images: Tensor, delta: Tensor, states: Tensor) -> Figure:
 
 
 def strength_figure(images: Tensor, columns: Mapping[str, Tensor]) -> Figure:
-    """Maps beside their images, root mean square over channels, one scale a column.
+    """Draw the RMS over channels of maps beside their images, with one scale per column.
 
     Args:
-        images (Tensor): (N, C, H, W) from 0 to 1, C 1 or 3.
-        columns (dict[str, Tensor]): (N, C', H', W') by title.
+        images (Tensor): Images (N, C, H, W) from 0 to 1, C = 1 or 3.
+        columns (dict[str, Tensor]): Maps (N, C', H', W') by title.
     """
     figure, panels, bars = image_grid(images, len(columns))
     for column, (title, values) in enumerate(columns.items(), start=1):
@@ -180,15 +188,15 @@ def strength_figure(images: Tensor, columns: Mapping[str, Tensor]) -> Figure:
 
 
 def image_grid(images: Tensor, columns: int) -> tuple[Figure, np.ndarray, np.ndarray]:
-    """A figure with a row for each image, which is at the left.
+    """Create a figure with one row per image, the image on the left.
 
     Args:
-        images (Tensor): (N, C, H, W) from 0 to 1, C 1 or 3.
-        columns (int): Beside the images.
+        images (Tensor): Images (N, C, H, W) from 0 to 1, C = 1 or 3.
+        columns (int): Number of columns in addition to the images.
 
     Returns:
-        tuple[Figure, ndarray, ndarray]: The figure, its panels (N, 1 + columns), and below each column an
-        axis for a colour bar (1 + columns).
+        tuple[Figure, ndarray, ndarray]: The figure, its axes (N, 1 + columns), and the axes of the colour
+        bars below the columns (1 + columns,).
     """
     pictures = images.detach().cpu().permute(0, 2, 3, 1).numpy()
     side = min(SIDE, WIDTH / (columns + 1))
@@ -208,5 +216,5 @@ def image_grid(images: Tensor, columns: int) -> tuple[Figure, np.ndarray, np.nda
 
 
 def bare(panel: Axes) -> None:
-    """No ticks."""
+    """Remove the ticks."""
     panel.set(xticks=(), yticks=())

@@ -1,4 +1,4 @@
-"""Images to look into networks with: RGB or gray, from 0 to 1, all of one size."""
+"""Input images for the analyses: RGB or gray, from 0 to 1, all of one size."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from ..deployment.errors import DeploymentError
 from .errors import AnalysisError
 
 SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
-MODES = {1: 'L', 3: 'RGB'}  # of Pillow, by channels
+MODES = {1: 'L', 3: 'RGB'}  # Pillow's modes by number of channels
 
 
 def find_pictures(paths: Sequence[str | Path], number: int) -> list[Path]:
-    """Up to ``number`` pictures among files and folders, spread evenly over each folder (list[Path]).
+    """Find up to ``number`` images in files and folders, at even intervals in each folder (list[Path]).
 
     Raises:
-        AnalysisError: If a path does not exist or cannot be read, or a folder has no pictures.
+        AnalysisError: If a path does not exist or cannot be read, or a folder has no images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
@@ -44,17 +44,18 @@ def find_pictures(paths: Sequence[str | Path], number: int) -> list[Path]:
 
 
 def read_picture(path: str | Path, size: tuple[int, int], channels: int = 3) -> Tensor:
-    """A picture as a batch of one, (1, channels, height, width), from 0 to 1.
+    """Read an image as a batch of one, (1, channels, height, width), from 0 to 1.
 
-    It is turned upright, cut to the proportions of ``size`` around its centre, and resized.
+    The EXIF orientation is applied; then the image is centre-cropped to the aspect ratio of ``size`` and
+    resized.
 
     Args:
-        path (str | Path): Of the file.
+        path (str | Path): The image file.
         size (tuple[int, int]): Height and width in px.
         channels (int): 3 for RGB, 1 for gray. Defaults to 3.
 
     Raises:
-        AnalysisError: If pictures have no such number of channels.
+        AnalysisError: If ``channels`` is neither 1 nor 3.
     """
     if channels not in MODES:
         raise AnalysisError(
@@ -69,5 +70,11 @@ def read_picture(path: str | Path, size: tuple[int, int], channels: int = 3) -> 
 
 
 def random_image(size: tuple[int, int], channels: int = 3, seed: int = 0) -> Tensor:
-    """White noise, (1, channels, height, width), each value drawn evenly from 0 to 1."""
+    """Return uniform noise from 0 to 1, (1, channels, height, width).
+
+    Args:
+        size (tuple[int, int]): Height and width in px.
+        channels (int): Number of channels. Defaults to 3.
+        seed (int): Random seed. Defaults to 0.
+    """
     return torch.rand(1, channels, *size, generator=torch.Generator().manual_seed(seed))

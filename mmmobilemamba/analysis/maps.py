@@ -1,4 +1,4 @@
-"""Maps of a network as pictures: in colours by their principal components, and in wavelet sub-bands."""
+"""Colours feature maps by principal components, and extracts wavelet sub-bands."""
 
 from __future__ import annotations
 
@@ -12,22 +12,24 @@ from .errors import AnalysisError
 
 BANDS = ('average', 'rows', 'columns', 'diagonal')  # in the order of haar_dwt
 COLORS = 3
-OUTLIERS = 0.01  # of the pixels at either end of a component, which would leave the others without contrast
+OUTLIERS = 0.01  # fraction of pixels clipped at either end of a component, for more contrast
 
 
 def pca_colors(maps: Tensor) -> tuple[Tensor, Tensor]:
-    """Colours by the first three principal components of all pixels of a batch, alike in all its images.
+    """Colour maps by the first three principal components of all pixels in the batch.
+
+    The sign of each component is chosen so that its largest weight is positive. Missing components, for maps
+    of fewer than three channels, are 0.5 everywhere.
 
     Args:
-        maps (Tensor): (N, C, H, W).
+        maps (Tensor): Feature maps, (N, C, H, W).
 
     Returns:
-        tuple[Tensor, Tensor]: RGB (N, H, W, 3) from 0 to 1 on the CPU, and the share of the variance of each
-        component (3). A component that does not exist, as of fewer channels, is 0.5 everywhere. Of either
-        sign of a component, the one is taken whose largest weight is positive.
+        tuple[Tensor, Tensor]: RGB (N, H, W, 3) from 0 to 1, and the fraction of the variance of each
+        component (3,), both on the CPU.
 
     Raises:
-        AnalysisError: If all pixels are alike, or a value is not finite.
+        AnalysisError: If all pixels are equal, or a value is not finite.
     """
     pixels = maps.detach().double().cpu().permute(0, 2, 3, 1)
     samples = pixels.flatten(0, 2)
@@ -50,15 +52,15 @@ def pca_colors(maps: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def find_global_branch(backbone: MobileMamba, stage: int, block: int) -> WTEMamba | FoldedWTEMamba:
-    """The WTE-Mamba of a block.
+    """Return the WTE-Mamba of a block.
 
     Args:
-        backbone (MobileMamba): Of either form.
-        stage (int): From 0 up.
-        block (int): In that stage, from 0 up.
+        backbone (MobileMamba): The backbone, in training or deployed form.
+        stage (int): Index of the stage, from 0.
+        block (int): Index of the block in the stage, from 0.
 
     Raises:
-        AnalysisError: If there is no such block.
+        AnalysisError: If the block does not exist.
     """
     depths = [len(each.blocks) for each in backbone.stages]
     if not 0 <= stage < len(depths) or not 0 <= block < depths[stage]:
@@ -71,15 +73,15 @@ def find_global_branch(backbone: MobileMamba, stage: int, block: int) -> WTEMamb
 
 
 def global_input(backbone: MobileMamba, images: Tensor, stage: int, block: int) -> Tensor:
-    """What the WTE-Mamba of a block gets: the channels of its global part, (N, C, H, W).
+    """Return the input of a block's WTE-Mamba: the channels of the global part, (N, C, H, W).
 
     Args:
-        backbone (MobileMamba): Of either form, in evaluation.
-        images (Tensor): Normalised, (N, in_channels, H, W).
+        backbone (MobileMamba): The backbone, in training or deployed form, in evaluation mode.
+        images (Tensor): Normalised images, (N, in_channels, H, W).
         stage, block (int): See :func:`find_global_branch`.
 
     Raises:
-        AnalysisError: If there is no such block.
+        AnalysisError: If the block does not exist.
     """
     taken: list[Tensor] = []
 
@@ -97,17 +99,18 @@ def global_input(backbone: MobileMamba, images: Tensor, stage: int, block: int) 
 
 @torch.no_grad()
 def sub_bands(branch: WTEMamba | FoldedWTEMamba, x: Tensor) -> tuple[Tensor, Tensor]:
-    """The four sub-bands of a map, and what WTE-Mamba makes of them before it transforms them back.
+    """Return the four wavelet sub-bands of a map before and after the filters of WTE-Mamba.
 
     Args:
-        branch (WTEMamba | FoldedWTEMamba): Of :func:`find_global_branch`.
+        branch (WTEMamba | FoldedWTEMamba): The module from :func:`find_global_branch`.
         x (Tensor): Its input, (N, C, H, W), see :func:`global_input`.
 
     Returns:
-        tuple[Tensor, Tensor]: Both (N, 4, C, ceil(H / 2), ceil(W / 2)), in the order of ``BANDS`` and the
-        scale of the orthonormal Haar transform: the inverse transform of the second is added to the scan.
+        tuple[Tensor, Tensor]: Sub-bands before and after, (N, 4, C, ceil(H / 2), ceil(W / 2)), in the order
+        of ``BANDS`` and the scale of the orthonormal Haar transform. WTE-Mamba adds the inverse transform of
+        the filtered sub-bands to the output of the scan.
     """
-    # haar_dwt gives twice the orthonormal transform, haar_idwt twice its inverse.
+    # haar_dwt returns twice the orthonormal transform, and haar_idwt twice its inverse.
     return _by_band(haar_dwt(x) / 2), _by_band(2 * branch.filter_bands(x))
 
 

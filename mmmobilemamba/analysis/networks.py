@@ -1,4 +1,4 @@
-"""Networks by name, as the tools take them, each with what it does to images before they enter it."""
+"""Builds networks with their preprocessing from the names on a tool's command line."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ from ..weights import checkpoint_argument
 from .errors import AnalysisError
 
 TIMM = 'timm/'
-PRETRAINED = 'pretrained'  # a checkpoint of timm's networks: timm's own
-# Of ImageNet, for images from 0 to 1, as in the recipes of the family.
+PRETRAINED = 'pretrained'  # selects timm's own checkpoint of a timm network
+# ImageNet mean and std of MobileMamba's recipes, for images from 0 to 1.
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Source(NamedTuple):
-    """Where a network is from.
+    """A network and its weights, by name.
 
     Args:
         name (str): An arch, ``timm/NAME``, or the path of a config.
-        checkpoint (str | Path, optional): Its weights; random ones if not given.
+        checkpoint (str | Path, optional): The weights. Defaults to None, random weights.
     """
 
     name: str
@@ -40,19 +40,20 @@ class Source(NamedTuple):
 
     @property
     def label(self) -> str:
-        """A name for figures."""
+        """Name of the network in figures."""
         is_config = self.name not in ARCHS and not self.name.startswith(TIMM)
         name = Path(self.name).stem if is_config else self.name
         return f'{name}, {"random weights" if self.checkpoint is None else "trained"}'
 
 
 class Network(nn.Module):
-    """A backbone that takes images from 0 to 1, in RGB, and gives the map of a stage.
+    """A backbone with its normalisation; takes RGB images from 0 to 1 and returns the map of a stage.
 
     Args:
-        backbone (nn.Module): Gives maps, (N, C, H, W) each.
-        mean, std (Sequence[float]): Of each channel of the image, from 0 to 1.
-        bgr (bool): Whether the backbone takes the channels from last to first. Defaults to False.
+        backbone (nn.Module): A backbone that returns one map or several, (N, C, H, W).
+        mean, std (Sequence[float]): Mean and standard deviation of each channel, for images from 0 to 1.
+            Default to those of ImageNet.
+        bgr (bool): Whether the backbone expects the channels in reverse order. Defaults to False.
     """
 
     def __init__(self, backbone, mean=MEAN, std=STD, bgr=False):
@@ -63,24 +64,24 @@ class Network(nn.Module):
 
     @property
     def channels(self) -> int:
-        """Channels of the images."""
+        """Number of image channels."""
         return self.mean.shape[1]
 
     def normalise(self, images: Tensor) -> Tensor:
-        """(N, C, H, W) from 0 to 1 -> what the backbone takes, of the same shape."""
+        """Images (N, C, H, W) from 0 to 1 -> inputs of the backbone, of the same shape."""
         images = images.flip(1) if self.bgr else images
         return (images - self.mean) / self.std
 
     def forward(self, images: Tensor, stage: int = -1) -> Tensor:
-        """The map of a stage, (N, C', H', W').
+        """Compute the map of a stage, (N, C', H', W').
 
         Args:
-            images (Tensor): (N, C, H, W) from 0 to 1, in RGB if there are three channels.
-            stage (int): Of a MobileMamba, one of its three; of another backbone, one of the maps that it
-                returns. Negative ones count from the end. Defaults to -1, the last.
+            images (Tensor): Images (N, C, H, W) from 0 to 1, RGB if they have three channels.
+            stage (int): Index of a stage of MobileMamba, or of a map returned by another backbone; negative
+                values count from the end. Defaults to -1, the last.
 
         Raises:
-            AnalysisError: If there is no such stage, or the backbone cannot take the images.
+            AnalysisError: If the stage does not exist, or the backbone does not support the image size.
         """
         images = self.normalise(images)
         if isinstance(self.backbone, MobileMamba):
@@ -100,10 +101,10 @@ class Network(nn.Module):
 
 
 def check_stage(stage: int, count: int) -> int:
-    """The index from 0 up of one of ``count`` stages.
+    """Return the non-negative index of one of ``count`` stages (int).
 
     Raises:
-        AnalysisError: If there is no such stage.
+        AnalysisError: If the stage does not exist.
     """
     if not -count <= stage < count:
         raise AnalysisError(
@@ -114,15 +115,15 @@ def check_stage(stage: int, count: int) -> int:
 
 
 def source_argument(text: str) -> Source:
-    """The ``type`` of an argument of argparse that is a network: ``NAME`` or ``NAME=CHECKPOINT``.
+    """Parse a network on the command line, ``NAME`` or ``NAME=CHECKPOINT``; a ``type`` for argparse.
 
     Args:
         text (str): NAME is an arch, the name of a recipe, the path of a config of mmpretrain, mmdet or mmseg,
-            ``PACKAGE::PATH`` for one that is installed with a package, or ``timm/NAME``. CHECKPOINT is a file
-            or ``mobilemamba://NAME``; ``pretrained`` for timm's own.
+            ``PACKAGE::PATH`` for a config installed with a package, or ``timm/NAME``. CHECKPOINT is a file,
+            ``mobilemamba://NAME``, or ``pretrained`` for timm's own weights.
 
     Raises:
-        ArgumentTypeError: If there is no such network, or no weights of the name.
+        ArgumentTypeError: If the network or the named weights do not exist.
     """
     name, sign, checkpoint = (text, '', '') if Path(text).is_file() else text.partition('=')
     if sign and not checkpoint:
@@ -139,15 +140,15 @@ def source_argument(text: str) -> Source:
 
 
 def installed_config(name: str) -> str:
-    """The path of a config of an installed package, ``PACKAGE::PATH``, as in ``_base_``.
+    """Return the path of an installed package's config, given as ``PACKAGE::PATH`` like in ``_base_`` (str).
 
     Raises:
-        ArgumentTypeError: If there is no such package or no such config in it.
+        ArgumentTypeError: If the package is not installed or does not have the config.
     """
     package, _, path = name.partition('::')
     try:
         file = Path(get_installed_path(package), '.mim', 'configs', path)
-    except Exception as error:  # of a kind that depends on the version of Python
+    except Exception as error:  # the type depends on the version of Python
         raise ArgumentTypeError(f'there is no package {package} here: {error}') from error
     if not file.is_file():
         raise ArgumentTypeError(
@@ -157,10 +158,13 @@ def installed_config(name: str) -> str:
 
 
 def check_timm(name: str) -> None:
-    """Make sure that timm has a network.
+    """Check that timm is installed and has a network.
+
+    Args:
+        name (str): ``timm/NAME``.
 
     Raises:
-        ArgumentTypeError: If it has none, or is not installed.
+        ArgumentTypeError: If timm is not installed or does not have the network.
     """
     try:
         import timm  # noqa: PLC0415 - only needed for comparisons
@@ -173,16 +177,16 @@ def check_timm(name: str) -> None:
 
 
 def build_network(source: Source, options: Mapping[str, Any] | None = None, seed: int = 0) -> Network:
-    """A network in evaluation, without gradients of its weights.
+    """Build a network in evaluation mode, with frozen weights.
 
     Args:
-        source (Source): See :func:`source_argument`.
-        options (dict, optional): Changes of the config, if it is one. Defaults to None.
-        seed (int): Of the random weights. Defaults to 0.
+        source (Source): The network and its weights, see :func:`source_argument`.
+        options (dict, optional): Changes of the config, if the network is a config. Defaults to None.
+        seed (int): Seed of random weights. Defaults to 0.
 
     Raises:
-        AnalysisError: If the config has no model with a backbone, or cannot be built.
-        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
+        AnalysisError: If the config has no model with a backbone, or the model cannot be built.
+        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not match the network.
     """
     torch.manual_seed(seed)
     if source.name in ARCHS:
@@ -198,11 +202,11 @@ def build_network(source: Source, options: Mapping[str, Any] | None = None, seed
 
 
 def build_timm(source: Source) -> Network:
-    """A backbone of timm.
+    """Build a backbone of timm.
 
     Raises:
-        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
-        AnalysisError: If the network gives no maps.
+        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not match the network.
+        AnalysisError: If the network does not return feature maps.
     """
     import timm  # noqa: PLC0415 - only needed for comparisons
 
@@ -226,7 +230,7 @@ def build_timm(source: Source) -> Network:
 
 
 def build_config(source: Source, options: Mapping[str, Any] | None) -> Network:
-    """The backbone of a config, with its preprocessing; see :func:`build_network`."""
+    """Build the backbone of a config with its preprocessing; errors as in :func:`build_network`."""
     config = read_config(source.name, options)
     if not isinstance(config.get('model'), Mapping):
         raise AnalysisError(f'{source.name} has no model.')

@@ -1,4 +1,4 @@
-"""Step sizes and states of a scan along the image."""
+"""Step sizes and states of a scan."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from ..ops.selective_scan.naive import split_x_dbl
 
 @torch.no_grad()
 def scan_states(ss2d: SS2D, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Step sizes and states of both directions of a scan, at each pixel.
+    """Return the step sizes and states of a scan at each pixel, for both directions.
 
-    A step size weighs the new pixel and the decay of the state: one near 0 keeps the state as it was, a
-    large one replaces it. Source: Mamba, https://arxiv.org/abs/2312.00752, section 3.5.1.
+    The step size controls the weight of the new pixel and the decay of the state: a value near 0 keeps the
+    state, a large one replaces it. Source: Mamba, https://arxiv.org/abs/2312.00752, section 3.5.1.
 
     Args:
-        ss2d (SS2D): Of either form, in evaluation; ``find_global_branch(...).ss2d``.
-        x (Tensor): Its input, (N, C, H, W), which is that of WTE-Mamba.
+        ss2d (SS2D): The scan, in training or deployed form, in evaluation mode:
+            ``find_global_branch(...).ss2d``.
+        x (Tensor): Its input, (N, C, H, W), which is also the input of WTE-Mamba.
 
     Returns:
-        tuple[Tensor, Tensor]: Both (N, 2, E, H, W), at least float32: the step sizes and the states of
-        direction 0, from the first pixel to the last in row-major order, and 1, from the last to the first.
+        tuple[Tensor, Tensor]: Step sizes and states, (N, 2, E, H, W), float32 or wider. Direction 0 goes from
+        the first pixel to the last in row-major order, direction 1 from the last to the first.
     """
     u = ss2d.act(ss2d.dwconv(ss2d.in_proj(x).chunk(2, dim=1)[0]))
     sequence, x_dbl, dt_weight, A, D, dt_bias = ss2d.scan_arguments(u.flatten(2).transpose(1, 2))
@@ -32,7 +33,7 @@ def scan_states(ss2d: SS2D, x: Tensor) -> tuple[Tensor, Tensor]:
     delta = F.softplus(step.to(A) @ dt_weight.to(A).transpose(1, 2) + dt_bias.to(A)[:, None])
     states = []
     for direction in range(len(A)):
-        # What is read with a C of one in this direction, of zero in the other and past no D, is the state.
+        # The output equals the state if C is 1 in this direction and 0 in the other, and D is 0.
         reading = x_dbl.clone()
         reading[..., -1] = 0
         reading[:, :, direction, -1] = 1

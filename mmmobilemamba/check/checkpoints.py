@@ -1,4 +1,4 @@
-"""``load_from``, ``init_cfg`` and checkpoints to test: what is missing, does not fit or matches nothing."""
+"""Checks ``load_from``, ``init_cfg`` and checkpoints to test for missing files and mismatched weights."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ from .maps import Part
 
 
 def check_load_from(config: Config, model: nn.Module, parts: list[Part]) -> list[Finding]:
-    """The checkpoint from which a training starts or goes on."""
+    """Check the checkpoint that a training starts from or resumes.
+
+    Args:
+        config (Config): The whole config.
+        model (nn.Module): Its model.
+        parts (list[Part]): The parts of the model that have a MobileMamba.
+    """
     source = config.get('load_from')
     if config.get('resume') and not source:
         work_dir = config.get('work_dir') or 'work_dirs'
@@ -55,7 +61,11 @@ def check_load_from(config: Config, model: nn.Module, parts: list[Part]) -> list
 
 
 def read(source: str | Path) -> Mapping[str, Any] | Finding:
-    """The content of a checkpoint, or what is wrong with it. Nothing is downloaded."""
+    """Read a checkpoint without downloading anything.
+
+    Returns:
+        dict | Finding: Its content, or the reason why it is not read.
+    """
     try:
         if str(source).startswith(SCHEME):
             weights = weights_of(str(source))
@@ -71,7 +81,13 @@ def read(source: str | Path) -> Mapping[str, Any] | Finding:
 
 
 def compare(model: nn.Module, weights: Mapping[str, Any], source: str) -> Finding:
-    """How much of a checkpoint fits a model that loads what fits."""
+    """Compare a checkpoint with a model that loads it non-strictly.
+
+    Args:
+        model (nn.Module): The model.
+        weights (dict[str, Tensor]): The state dict of the checkpoint.
+        source (str): Its path or address, for messages.
+    """
     wanted = model.state_dict()
     saved = {re.sub(r'^module\.', '', str(key)): value for key, value in weights.items()}
     alike = [key for key in wanted if key in saved]
@@ -80,7 +96,7 @@ def compare(model: nn.Module, weights: Mapping[str, Any], source: str) -> Findin
         return Finding(
             'error', 'checkpoint', f'load_from: no weight of {source} fits: it looks like {describe(saved)}.'
         )
-    if not fitting:  # under other names, which the model translates
+    if not fitting:  # other key names, which the model converts
         return Finding('ok', 'checkpoint', f'load_from: {source} looks like {describe(unwrap(saved))}.')
     others = [key for key in alike if key not in fitting]
     absent = [key for key in wanted if key not in saved and not key.endswith('num_batches_tracked')]
@@ -97,16 +113,22 @@ def compare(model: nn.Module, weights: Mapping[str, Any], source: str) -> Findin
 
 
 def pretrained(part: Part, source: str, config: Config) -> dict[str, Any]:
-    """The lines that load a checkpoint into a backbone."""
+    """Return the config changes that load a checkpoint into a backbone (dict, nested keys).
+
+    Args:
+        part (Part): The part that has the backbone.
+        source (str): Path or address of the checkpoint.
+        config (Config): The whole config.
+    """
     settings: Any = dict(type='Pretrained', checkpoint=str(source))
     backbone = (config.get('model') or {}).get(part.name) or {}
-    if not part.path and 'init_cfg' in backbone:  # None, too, with which mmengine merges nothing
+    if not part.path and 'init_cfg' in backbone:  # also if it is None: mmengine cannot merge into it
         settings = dict(_delete_=True, **settings)
     return nest(part.key(f'{part.name}.init_cfg'), settings)
 
 
 def check_init_cfg(part: Part, config: Config) -> Finding:
-    """The weights from which a backbone starts.
+    """Check the weights that a backbone is initialised from.
 
     Args:
         part (Part): The model, or the part that has the backbone.
@@ -139,7 +161,12 @@ def _has_arch(backbone, name):
 
 
 def check_whole(model: nn.Module, source: str | Path) -> Finding:
-    """A checkpoint that is to be tested, which must fit completely."""
+    """Check a checkpoint to test: it must match the model completely.
+
+    Args:
+        model (nn.Module): The model; not modified.
+        source (str | Path): Path or address of the checkpoint.
+    """
     content = read(source)
     if isinstance(content, Finding):
         return content

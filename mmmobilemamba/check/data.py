@@ -1,4 +1,4 @@
-"""Files, annotations, classes and masks of a config's data."""
+"""Checks files, annotations, classes and masks of a config's data."""
 
 from __future__ import annotations
 
@@ -30,23 +30,28 @@ from ..engine.training_check_hook import (
 from .finding import Finding, nest
 from .maps import FAILURES, flatten
 
-IMAGES = 2000  # whose files and labels are looked up, spread evenly over a dataset
-ANYWHERE = '://'  # in what is no path of this machine
+IMAGES = 2000  # images of a dataset whose files and labels are checked, at even intervals
+ANYWHERE = '://'  # part of an address that is not a local path
 
 
 def sample_indices(number: int) -> list[int]:
-    """Up to ``IMAGES`` of the first ``number`` integers, spread evenly."""
+    """Return up to ``IMAGES`` indices below ``number``, at even intervals (list[int])."""
     return np.unique(np.linspace(0, number - 1, IMAGES).round().astype(int)).tolist() if number else []
 
 
 def loaders_of(config: Config) -> dict[str, Mapping[str, Any]]:
-    """The data loaders of a config by their names."""
+    """Return the dataloader configs of a config by name."""
     names = ('train_dataloader', 'val_dataloader', 'test_dataloader')
     return {name: config[name] for name in names if isinstance(config.get(name), Mapping)}
 
 
 def innermost(dataset: Any, path: str) -> Iterator[tuple[str, Any]]:
-    """The datasets inside of wrappers, with their places in a config; of settings, or as they are built."""
+    """Yield the innermost datasets of a dataset and their paths in the config.
+
+    Args:
+        dataset (dict | Dataset): The config of a dataset, or a built one.
+        path (str): Its own path in the config.
+    """
 
     def get(key):
         return dataset.get(key) if isinstance(dataset, Mapping) else getattr(dataset, key, None)
@@ -65,7 +70,7 @@ def innermost(dataset: Any, path: str) -> Iterator[tuple[str, Any]]:
 
 
 def check_paths(config: Config) -> list[Finding]:
-    """Annotations and folders that the data and the evaluators of a config name, and that are not there."""
+    """Check that annotation files and folders of datasets and evaluators exist."""
     findings = []
     for name, loader in loaders_of(config).items():
         for path, settings in innermost(loader.get('dataset') or {}, f'{name}.dataset'):
@@ -99,17 +104,17 @@ def check_paths(config: Config) -> list[Finding]:
 
 
 def is_remote(settings: Mapping[str, Any]) -> bool:
-    """Whether a dataset has its files elsewhere than in folders of this machine, by ``backend_args``."""
+    """Whether the ``backend_args`` of a dataset select remote storage (bool)."""
     owners = [settings, *(step for step in settings.get('pipeline') or [] if isinstance(step, Mapping))]
     given = [owner.get(key) or {} for owner in owners for key in ('backend_args', 'file_client_args')]
     return any(each.get('backend', 'local') not in ('local', 'disk') for each in given)
 
 
 def downloads(settings: Mapping[str, Any]) -> bool:
-    """Whether a dataset fetches its files by itself, as mmpretrain's CIFAR and MNIST do."""
+    """Whether a dataset downloads its files itself, as mmpretrain's CIFAR and MNIST do (bool)."""
     kind = settings.get('type')
     if isinstance(kind, str):
-        with DATASETS.switch_scope_and_registry(None) as registry:  # that of the default scope
+        with DATASETS.switch_scope_and_registry(None) as registry:  # the registry of the default scope
             kind = registry.get(kind)
     if not isinstance(kind, type):
         return False
@@ -120,7 +125,7 @@ def downloads(settings: Mapping[str, Any]) -> bool:
 
 
 def paths_of(settings: Mapping[str, Any]) -> list[str]:
-    """Files and folders that the settings of a dataset name, as mmengine's BaseDataset joins them."""
+    """Return the files and folders in a dataset config, joined as in mmengine's BaseDataset (list[str])."""
     root = settings.get('data_root') or ''
     prefixes = settings.get('data_prefix') or {}
     prefixes = {'': prefixes} if isinstance(prefixes, str) else prefixes
@@ -130,7 +135,7 @@ def paths_of(settings: Mapping[str, Any]) -> list[str]:
 
 
 def evaluated_files(config: Config, name: str) -> list[str]:
-    """Annotations of the datasets of a loader."""
+    """Return the annotation files of a dataloader's datasets (list[str])."""
     dataset = (config.get(name) or {}).get('dataset') or {}
     return [
         os.path.join(settings.get('data_root') or '', settings['ann_file'])
@@ -140,7 +145,13 @@ def evaluated_files(config: Config, name: str) -> list[str]:
 
 
 def check_images(name: str, loader: DataLoader, settings: Mapping[str, Any]) -> list[Finding]:
-    """Images and masks that the annotations name, and that are not there."""
+    """Check that the images and masks listed in the annotations exist.
+
+    Args:
+        name (str): Name of the dataloader in the config.
+        loader (DataLoader): The dataloader.
+        settings (dict): Its config.
+    """
     findings = []
     places = dict(innermost(settings['dataset'], f'{name}.dataset'))
     for path, dataset in innermost(loader.dataset, f'{name}.dataset'):
@@ -164,7 +175,11 @@ def check_images(name: str, loader: DataLoader, settings: Mapping[str, Any]) -> 
 
 
 def build_loader(name: str, settings: Mapping[str, Any]) -> DataLoader | Finding:
-    """A data loader as the Runner builds it, or why there is none."""
+    """Build a dataloader as the Runner does.
+
+    Returns:
+        DataLoader | Finding: The dataloader, or the error.
+    """
     try:
         return PortableRunner.build_dataloader(dict(settings), seed=0)
     except FAILURES as error:
@@ -175,13 +190,13 @@ def build_loader(name: str, settings: Mapping[str, Any]) -> DataLoader | Finding
 
 
 def shorten(error: BaseException) -> str:
-    """The message of an error on one line of at most 600 characters."""
+    """Return the message of an error on one line, cut after 600 characters (str)."""
     text = ' '.join(str(error).split()) or repr(error)
     return text if len(text) <= 600 else f'{text[:600]} [...]'
 
 
 def names_in(settings: Mapping[str, Any]) -> list[str]:
-    """Names of the categories in a file of COCO's layout; [] of any other."""
+    """Return the category names of a dataset's COCO annotation file (list[str]), [] for other formats."""
     file = os.path.join(settings.get('data_root') or '', settings.get('ann_file') or '')
     if not file.endswith('.json') or not os.path.isfile(file):
         return []
@@ -194,13 +209,13 @@ def names_in(settings: Mapping[str, Any]) -> list[str]:
 
 
 def check_loader(model: nn.Module, name: str, loader: DataLoader, runs: bool) -> list[Finding]:
-    """Images, batches and masks of one loader: what a training would stop at, and the number of images.
+    """Check batches, classes and masks of a dataloader, and report its number of images.
 
     Args:
-        model (nn.Module): That is to be trained or tested.
-        name (str): Of the loader.
-        loader (DataLoader): As it is built.
-        runs (bool): Whether nothing is known that keeps the model from taking an image.
+        model (nn.Module): The model to train or test.
+        name (str): Name of the dataloader in the config.
+        loader (DataLoader): The dataloader.
+        runs (bool): Whether earlier checks found no error that keeps the model from running.
     """
     training = name == 'train_dataloader'
     findings = attempt('batches', name, check_iterations if training else check_validation, loader)
@@ -222,7 +237,7 @@ def check_loader(model: nn.Module, name: str, loader: DataLoader, runs: bool) ->
 
 
 def attempt(subject: str, name: str, check: Callable, *arguments: Any) -> list[Finding]:
-    """What a check that raises an error has found of a loader."""
+    """Run a check that raises an error, and return the error as a finding (list[Finding])."""
     try:
         check(*arguments)
     except FAILURES as error:
@@ -234,7 +249,13 @@ def attempt(subject: str, name: str, check: Callable, *arguments: Any) -> list[F
 
 
 def check_names(name: str, loader: DataLoader, settings: Mapping[str, Any]) -> list[Finding]:
-    """Class names that annotations do not have, and classes without an object."""
+    """Check for class names that are missing from the annotations, and for classes without objects.
+
+    Args:
+        name (str): Name of the dataloader in the config.
+        loader (DataLoader): The dataloader.
+        settings (dict): Its config.
+    """
     findings = []
     places = dict(innermost(settings['dataset'], f'{name}.dataset'))
     for path, dataset in innermost(loader.dataset, f'{name}.dataset'):
@@ -257,7 +278,7 @@ def check_names(name: str, loader: DataLoader, settings: Mapping[str, Any]) -> l
 
 
 def advise_names(path: str, names: Sequence[str]) -> tuple[str, dict[str, Any]]:
-    """What to do about wrong names of classes: words, and lines of config if the dataset is not in a list."""
+    """Return the advice for wrong class names: a text, and config changes unless the dataset is in a list."""
     if not names:
         return 'Set metainfo=dict(classes=...) to the names in the annotations.', {}
     if '[' in path:
@@ -266,12 +287,12 @@ def advise_names(path: str, names: Sequence[str]) -> tuple[str, dict[str, Any]]:
 
 
 def listed(names: Sequence[Any]) -> str:
-    """Names with commas, the first five."""
+    """Join the first five names with commas (str)."""
     return ', '.join(map(str, names[:5])) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
 
 
 def labels_in(dataset: Any) -> Iterator[int]:
-    """Labels of the objects, or of the images, of a dataset; of some images if there are many."""
+    """Yield the labels of images or objects in a dataset, for at most ``IMAGES`` images."""
     if not hasattr(dataset, 'get_data_info'):
         return
     for index in sample_indices(len(dataset)):
@@ -286,7 +307,7 @@ def labels_in(dataset: Any) -> Iterator[int]:
 
 
 def check_heads(model: nn.Module, dataset: Any) -> list[Finding]:
-    """Classes of a detector's heads against those of the data; other models have ``check_classes``."""
+    """Compare the classes of a detector's heads with the data; ``check_classes`` handles other models."""
     classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
     if not classes or hasattr(model, 'num_things_classes') or hasattr(model, 'panoptic_fusion_head'):
         return []
@@ -314,7 +335,7 @@ DETECTION_HEADS = ('bbox_head', 'mask_head', 'roi_head.bbox_head', 'roi_head.mas
 
 
 def as_in_training() -> None:
-    """Let models find what the Runner tells them, unless it has: YOLOX resizes by the iteration, for one."""
+    """Set the progress in the message hub if it is missing; YOLOX, for example, resizes by iteration."""
     hub = MessageHub.get_current_instance()
     for key, value in dict(epoch=0, iter=0, max_epochs=1, max_iters=1).items():
         if hub.get_info(key) is None:
@@ -322,7 +343,7 @@ def as_in_training() -> None:
 
 
 def check_loss(model: nn.Module, loader: DataLoader) -> Finding | None:
-    """Compute the loss of the first two images, or of one where a batch has one."""
+    """Check that the loss of the first two images (one if the batch size is 1) is computable and finite."""
     if not isinstance(model, BaseModel):
         return None
     as_in_training()

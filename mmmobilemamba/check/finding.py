@@ -1,4 +1,4 @@
-"""One result of a check, and lines of config as text."""
+"""The result of a check, and config lines as text."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 LEVELS = ('error', 'warning', 'ok')
-WIDTH = 110  # of a line of config
+WIDTH = 110  # characters of a config line
 
 
 class Finding(NamedTuple):
-    """One result of a check.
+    """The result of a check.
 
     Args:
-        level (str): ``'error'`` for what fails or is silently wrong, ``'warning'`` for what may be meant, and
-            ``'ok'``.
-        subject (str): What was checked, such as ``'strides'``.
-        text (str): What was found.
-        advice (str): What to do about it, beside ``mend``. Defaults to ''.
-        mend (Mapping): What to change in the config, by nested keys. Defaults to nothing.
-        other (Mapping): Another way, instead of ``mend``. Defaults to nothing.
+        level (str): ``'error'`` if the run would fail or give wrong results, ``'warning'`` if the setting may
+            be intended, otherwise ``'ok'``.
+        subject (str): Subject of the check, such as ``'strides'``.
+        text (str): The result.
+        advice (str): What to do, in addition to ``mend``. Defaults to ''.
+        mend (Mapping): Changes of the config that fix it, by nested keys. Defaults to {}.
+        other (Mapping): An alternative to ``mend``. Defaults to {}.
     """
 
     level: str
@@ -33,7 +33,7 @@ class Finding(NamedTuple):
 
 
 def merge(changes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Several nested changes in one; of two values for a key, the later one counts."""
+    """Merge nested changes; later values override earlier ones (dict)."""
     merged: dict[str, Any] = {}
     for change in changes:
         for key, value in change.items():
@@ -43,21 +43,21 @@ def merge(changes: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def nest(path: str, value: Any) -> dict[str, Any]:
-    """``value`` below the keys of a path with dots."""
+    """Nest ``value`` below the keys of a dotted path (dict)."""
     for key in reversed(path.split('.')):
         value = {key: value}
     return value
 
 
 def config_lines(changes: Mapping[str, Any], python_style: bool = False) -> list[str]:
-    """Changes as lines for a config that inherits the one that is to be changed.
+    """Format changes as the lines of a config that inherits the one to change.
 
-    In the same file ``model = dict(...)`` would replace what is there, and not be merged with it.
+    In the same file, ``model = dict(...)`` would replace the earlier value instead of being merged with it.
 
     Args:
         changes (Mapping): Nested keys and values.
-        python_style (bool): Whether the config is in mmengine's pure Python style, in which nothing is merged
-            by itself. Defaults to False.
+        python_style (bool): Whether the config is in mmengine's pure Python style, where values are only
+            merged by an explicit ``merge``. Defaults to False.
     """
     lines = []
     for key, value in changes.items():
@@ -76,7 +76,7 @@ def config_lines(changes: Mapping[str, Any], python_style: bool = False) -> list
 
 
 def inheriting(path: str, python_style: bool = False) -> list[str]:
-    """The first lines of a config that inherits another one in the same folder."""
+    """Return the first lines of a config that inherits another one in the same folder (list[str])."""
     if python_style:
         imported = f'    from .{Path(path).stem} import *'
         return ['from mmengine.config import read_base', '', 'with read_base():', imported, '']
@@ -84,7 +84,7 @@ def inheriting(path: str, python_style: bool = False) -> list[str]:
 
 
 def as_text(value: Any) -> str:
-    """A value as a config writes it."""
+    """Format a value as in a config (str)."""
     if isinstance(value, Mapping):
         return f'dict({", ".join(f"{key}={as_text(item)}" for key, item in value.items())})'
     if isinstance(value, list):
@@ -97,7 +97,7 @@ def as_text(value: Any) -> str:
 
 
 def as_table(findings: Iterable[Finding], python_style: bool = False) -> list[str]:
-    """Findings as lines of text, each with what to do below it."""
+    """Format findings as lines of text, with the advice below each finding (list[str])."""
     lines = []
     for finding in findings:
         start = f'{finding.level:<9}{finding.subject:<13}'
@@ -114,6 +114,6 @@ def as_table(findings: Iterable[Finding], python_style: bool = False) -> list[st
 
 
 def as_json(finding: Finding, python_style: bool = False) -> dict[str, Any]:
-    """A finding as JSON holds it, with lines of config in place of nested keys."""
+    """Convert a finding to JSON-serialisable values; changes become config lines (dict)."""
     values = finding._asdict()
     return {**values, **{key: config_lines(values[key], python_style) for key in ('mend', 'other')}}

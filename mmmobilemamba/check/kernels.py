@@ -1,4 +1,4 @@
-"""What computes the operations of the network on this machine."""
+"""Reports which backends run the operations of the network on this machine."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .maps import Part
 
 
 def check_kernels(part: Part) -> Finding:
-    """Which backends run a backbone here, and why nothing faster."""
+    """Report the backends selected for a backbone, and why the fastest one is not available."""
     asked = next((module.backend for module in part.backbone.modules() if hasattr(module, 'backend')), 'auto')
     device = get_device()
     try:

@@ -1,4 +1,4 @@
-"""The maps that a model makes of a blank image. On the meta device, so that only shapes are computed."""
+"""Feature maps of a model for a blank image, on the meta device so that only shapes are computed."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# What other people's networks raise.
+# Errors raised by third-party models.
 FAILURES = (
     ArithmeticError,
     AssertionError,
@@ -25,31 +25,36 @@ SIDES = (513, 528, 544, 576, 640)  # odd multiples of 1, 16, 32, 64 and 128
 
 
 class MapsError(RuntimeError):
-    """A model makes no maps of an image; the message is what it raised."""
+    """A model cannot process an image; the message is that of the original error."""
 
 
 class Part(NamedTuple):
-    """A model, or a part of one, that has a backbone of ours."""
+    """A model, or a part of one, that has a MobileMamba as a child."""
 
-    path: str  # in the whole model, '' for itself
+    path: str  # in the whole model; '' for the model itself
     model: nn.Module
     backbone: nn.Module
-    name: str  # of the backbone in it
+    name: str  # name of the backbone within ``model``
 
     def key(self, name: str) -> str:
-        """Where the config has the settings of a module of it."""
+        """Return the config key of a module of this part (str)."""
         return '.'.join(['model', *filter(None, [self.path, name])])
 
 
 class BlankBackbone(nn.Module):
-    """Makes the maps of a MobileMamba without values."""
+    """Returns blank feature maps of the shapes of a MobileMamba.
+
+    Args:
+        backbone (MobileMamba): The backbone whose shapes are returned.
+        device (str): Device of the maps.
+    """
 
     def __init__(self, backbone: nn.Module, device: str) -> None:
         super().__init__()
         self.out_channels, self.strides, self.device = backbone.out_channels, backbone.strides, device
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) -> a tuple with (N, C, ceil(H / stride), ceil(W / stride)) a stage."""
+        """(N, in_channels, H, W) -> a map (N, C, ceil(H / stride), ceil(W / stride)) of each stage."""
         return tuple(
             torch.zeros(len(x), channels, *(-(-side // stride) for side in x.shape[2:]), device=self.device)
             for channels, stride in zip(self.out_channels, self.strides)
@@ -57,7 +62,7 @@ class BlankBackbone(nn.Module):
 
 
 def parts_of(model: nn.Module, kind: type[nn.Module]) -> list[Part]:
-    """The parts of a model that have a backbone of a kind as a child, one for each backbone."""
+    """Return the parts of a model that have a backbone of type ``kind`` as a child, one per backbone."""
     return [
         Part(path, module, child, name)
         for path, module in model.named_modules()
@@ -67,12 +72,20 @@ def parts_of(model: nn.Module, kind: type[nn.Module]) -> list[Part]:
 
 
 def maps_of(part: Part, height: int, width: int) -> list[Tensor]:
-    """What the neck of a model, or else its backbone, makes of an image: tensors (1, C, H, W), (1, C), ...
+    """Return the feature maps of a model's neck, or of its backbone if it has no neck, for a blank image.
+
+    Args:
+        part (Part): The model, or the part that has the backbone.
+        height (int): Height of the image in px.
+        width (int): Width of the image in px.
+
+    Returns:
+        list[Tensor]: Maps (1, C, H, W) or (1, C), on the meta device if possible.
 
     Raises:
-        MapsError: If it cannot.
+        MapsError: If the model cannot process the image.
     """
-    # A few operations have no form for the meta device, deformable convolutions for one.
+    # Some operations do not support the meta device, for example deformable convolutions.
     for device in ('meta', 'cpu'):
         try:
             with torch.no_grad():
@@ -83,7 +96,7 @@ def maps_of(part: Part, height: int, width: int) -> list[Tensor]:
 
 
 def _extract(part, height, width, device):
-    """Run ``extract_feat``, with a backbone that does not compute, and copies of what follows it."""
+    """Run ``extract_feat`` with a blank backbone and a copy of the neck."""
     model = part.model
     twin = copy.copy(model)
     twin._modules = dict(model._modules)
@@ -94,14 +107,14 @@ def _extract(part, height, width, device):
     if hasattr(model, 'extract_feat'):
         try:
             return twin.extract_feat(image)
-        except TypeError:  # those of some projects take a dict
+        except TypeError:  # in some projects, the argument is a dict
             pass
     maps = twin._modules[part.name](image)
     return twin.neck(maps) if isinstance(twin._modules.get('neck'), nn.Module) else maps
 
 
 def blank_copy(module: nn.Module, device: str) -> nn.Module:
-    """A copy of a module in evaluation whose parameters and buffers have no values if ``device`` is meta."""
+    """Copy a module to a device, in evaluation mode; on ``'meta'``, parameters and buffers have no values."""
     memo: dict[int, Any] = {}
     for tensor in (*module.parameters(), *module.buffers()):
         moved = tensor.detach().to(device)
@@ -112,7 +125,7 @@ def blank_copy(module: nn.Module, device: str) -> nn.Module:
 
 
 def flatten(value: Any) -> Iterator[Tensor]:
-    """All tensors in nested tuples, lists and dicts, in order."""
+    """Yield all tensors in nested sequences and dicts, in order."""
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, dict):
@@ -123,10 +136,10 @@ def flatten(value: Any) -> Iterator[Tensor]:
 
 
 def needed_divisor(part: Part) -> int:
-    """What the sides of images have to be multiples of, for a model to take them.
+    """Return the number that image sides must be multiples of for a model (int).
 
     Raises:
-        MapsError: If it takes none.
+        MapsError: If the model does not work with any of ``SIDES``.
     """
     *sides, last = SIDES
     for side in sides:

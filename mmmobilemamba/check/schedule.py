@@ -1,4 +1,4 @@
-"""Iterations, warm-up, and the learning rate for the batch."""
+"""Checks the length of the training, its schedulers, and the learning rate for the batch size."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from .maps import FAILURES
 
 
 def check_schedule(config: Config, model: nn.Module, loader: DataLoader) -> list[Finding]:
-    """Build the optimizer and the schedulers as the Runner does, and compare them with the training's length.
+    """Build optimizer and schedulers as the Runner does, and compare them with the length of the training.
 
     Args:
-        config (Config): With ``train_cfg`` and ``optim_wrapper``.
-        model (nn.Module): The config's.
-        loader (DataLoader): That of the training data.
+        config (Config): A config with ``train_cfg`` and ``optim_wrapper``.
+        model (nn.Module): Its model.
+        loader (DataLoader): Its training dataloader.
     """
     with tempfile.TemporaryDirectory() as folder:
         try:
@@ -52,7 +52,7 @@ def check_schedule(config: Config, model: nn.Module, loader: DataLoader) -> list
 
 
 def build_runner(config: Config, model: nn.Module, loader: DataLoader, work_dir: str) -> PortableRunner:
-    """A Runner for the training alone, which writes into a folder of its own and says nothing."""
+    """Build a Runner for training only, with logging disabled, that writes into ``work_dir``."""
     return PortableRunner(
         model=model,
         work_dir=work_dir,
@@ -69,7 +69,7 @@ def build_runner(config: Config, model: nn.Module, loader: DataLoader, work_dir:
 
 
 def late_steps(runner: PortableRunner) -> list[str]:
-    """Which schedulers have their steps after the end of the training: a sentence each."""
+    """Return one sentence for each scheduler whose milestones all lie after the end of the training."""
     schedulers = runner.param_schedulers or []
     if isinstance(schedulers, dict):
         schedulers = [scheduler for several in schedulers.values() for scheduler in several]
@@ -86,12 +86,15 @@ def late_steps(runner: PortableRunner) -> list[str]:
 
 
 def check_learning_rate(config: Config, batch_size: int, gpus: int) -> Finding | None:
-    """Compare the images of a step with those that the learning rate is meant for, if the config says so.
+    """Compare the total batch size with the ``base_batch_size`` of the learning rate.
 
     Args:
         config (Config): The whole config.
-        batch_size (int): Images of a batch in one process.
+        batch_size (int): Batch size of one process.
         gpus (int): Number of processes.
+
+    Returns:
+        Finding, optional: None if the config has no ``base_batch_size`` or no learning rate.
     """
     auto = config.get('auto_scale_lr') or {}
     base = auto.get('base_batch_size')

@@ -1,4 +1,4 @@
-"""Sides of images that a neck cannot take, such as one that doubles each map to add it to the next one."""
+"""Checks for image sizes that a neck does not support, such as one that adds upsampled maps to finer ones."""
 
 from __future__ import annotations
 
@@ -10,27 +10,27 @@ from mmengine.config import Config
 from .finding import Finding, nest
 from .maps import Part, needed_divisor
 
-# Words in the names of steps that leave the size of a picture alone.
+# Parts of the names of steps that do not change the size of an image.
 SAME_SIZE = ('Load', 'Pack', 'Flip', 'PhotoMetric', 'HSV', 'Filter', 'Annotations', 'MixUp', 'ImageToTensor')
 
 
 class Sizes(NamedTuple):
-    """The sizes of pictures that a pipeline makes."""
+    """Sizes of the images after a pipeline, in px."""
 
     fixed: tuple[int, int] | None = None  # (height, width)
-    divisor: int = 1  # of the sides
-    known: bool = True  # False if a step may do anything
+    divisor: int = 1  # both sides are multiples of it
+    known: bool = True  # False after a step with an unknown effect
 
 
 def check_sides(part: Part, config: Config) -> list[Finding]:
-    """Compare the sizes that a config makes with those that a model takes.
+    """Compare the image sizes of a config's pipelines with those that the model supports.
 
     Args:
         part (Part): The model, or the part that has the backbone.
         config (Config): The whole config.
 
     Raises:
-        MapsError: If the model takes no size.
+        MapsError: If the model supports none of the tested sizes.
     """
     needed = needed_divisor(part)
     if needed == 1:
@@ -69,7 +69,7 @@ def check_sides(part: Part, config: Config) -> list[Finding]:
 
 
 def preprocessed(preprocessor: Mapping[str, Any], training: bool) -> tuple[int, tuple[int, int] | None]:
-    """What a data preprocessor pads the sides to: multiples (int), and a size (height, width) or None."""
+    """Return the padding of a data preprocessor: the divisor (int), and a fixed (height, width) or None."""
     settings = (
         preprocessor if training else {**preprocessor, 'size': None, **(preprocessor.get('test_cfg') or {})}
     )
@@ -78,7 +78,7 @@ def preprocessed(preprocessor: Mapping[str, Any], training: bool) -> tuple[int, 
 
 
 def pipelines_of(loader: Any) -> list[list[Mapping[str, Any]]]:
-    """The pipelines of a loader's datasets, each with those of the wrappers around it behind it."""
+    """Return the pipelines of a dataloader's datasets, each followed by the pipelines of its wrappers."""
     loaders = loader if isinstance(loader, Sequence) else [loader]
     return [
         steps
@@ -97,9 +97,9 @@ def _pipelines(dataset, after):
 
 
 def pipeline_sizes(steps: Sequence[Mapping[str, Any]]) -> Sizes:
-    """The sizes that the steps of a pipeline make, of pictures of any size."""
-    sizes, bound = Sizes(), None  # no picture is larger than the bound, (height, width)
-    square = False  # whether the longer side of every picture is that of the bound
+    """Return the image sizes after the steps of a pipeline, for input images of any size."""
+    sizes, bound = Sizes(), None  # upper bound (height, width) of the image size
+    square = False  # whether the longer side of every image equals that of the bound
     for step in steps:
         kind = step.get('type')
         name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]

@@ -1,8 +1,9 @@
-"""The check of a model's maps at the start of a training, also with configs that know nothing of it.
+"""Checks the feature maps of a model at the start of a training, also for configs that do not request it.
 
-A stock config in which only the backbone was changed trains and is silently wrong, as the maps of MobileMamba
-are coarser than others'. Nothing but the backbone of such a run is of this package. mmengine's loops call
-``train()`` of the whole model before the first step, outside of whatever is compiled or traced.
+MobileMamba's maps are coarser than those of other backbones. A stock config in which only the backbone was
+replaced therefore trains, but gives wrong results silently. In such a run, the backbone is the only object of
+this package, so it starts the check in its ``train()``: mmengine's loops call it before the first iteration,
+outside of compiled or traced code.
 """
 
 from __future__ import annotations
@@ -22,12 +23,12 @@ from .sides import check_sides
 from .strides import SIDE, check_strides
 from .widths import check_heads, check_neck
 
-SWITCH = 'mobilemamba_check'  # in a config: False to train what is refused here
-DONE = 'mobilemamba_checked'  # in the message hub of a Runner
+SWITCH = 'mobilemamba_check'  # config key; False disables the check
+DONE = 'mobilemamba_checked'  # key in the Runner's message hub
 
 
 def check_maps(part: Part, config: Config) -> list[Finding]:
-    """All that is to be said of the maps of a model: strides, levels, channels, sides.
+    """Check strides, levels and channels of a model's feature maps, and the image sizes it supports.
 
     Args:
         part (Part): The model, or the part of it that has the backbone.
@@ -45,15 +46,15 @@ def check_maps(part: Part, config: Config) -> list[Finding]:
 
 
 def check_at_start(backbone: nn.Module) -> None:
-    """Check the model of the Runner whose training is about to begin, once in a run.
+    """Check the model of the Runner whose training is about to start, once per run.
 
-    Called when a backbone is set to training. Outside of a Runner's training loop nothing happens.
+    Called by ``train()`` of the backbone. Does nothing outside of a Runner's training loop.
 
     Args:
-        backbone (nn.Module): One of ours.
+        backbone (MobileMamba): The backbone.
 
     Raises:
-        ValueError: If the model is wrong, with the lines of config that mend it.
+        ValueError: If a check finds an error; the message has the config lines that fix it.
     """
     runner = starting_runner()
     if runner is None or not runner.cfg.get(SWITCH, True):
@@ -65,13 +66,13 @@ def check_at_start(backbone: nn.Module) -> None:
     model = runner.model
     while isinstance(model, DistributedDataParallel):
         model = model.module
-    if is_model_wrapper(model):  # a part of what FSDP wraps cannot be looked at alone
+    if is_model_wrapper(model):  # parts of an FSDP model cannot run separately
         return
     try:
         findings = [
             found for part in parts_of(model, type(backbone)) for found in check_maps(part, runner.cfg)
         ]
-    except FAILURES as error:  # of a model that is unlike those of OpenMMLab
+    except FAILURES as error:  # the model does not follow OpenMMLab's interfaces
         runner.logger.warning(f'The maps of this model could not be checked: {type(error).__name__}: {error}')
         return
     errors = [finding for finding in findings if finding.level == 'error']
@@ -80,10 +81,10 @@ def check_at_start(backbone: nn.Module) -> None:
 
 
 def starting_runner() -> Runner | None:
-    """The Runner in whose training loop this is called, None elsewhere.
+    """Return the Runner whose training loop is among the callers, or None.
 
-    mmengine (0.10.7) hands its Runner to hooks alone, and a stock config has none of ours, so the loop is
-    looked for among the callers.
+    mmengine (0.10.7) passes its Runner to hooks only, and a stock config has none of this package's hooks.
+    The loop is therefore looked up on the call stack.
     """
     frame = inspect.currentframe()
     while frame is not None:
@@ -95,12 +96,17 @@ def starting_runner() -> Runner | None:
 
 
 def python_style(config: Config) -> bool:
-    """Whether a config is in mmengine's pure Python style, with classes and functions for types."""
+    """Whether a config is in mmengine's pure Python style, with classes and functions as types (bool)."""
     return callable((config.get('model') or {}).get('type'))
 
 
 def refusal(errors: list[Finding], pure: bool) -> str:
-    """What is said instead of a training."""
+    """Return the error message that stops a training (str).
+
+    Args:
+        errors (list[Finding]): The errors.
+        pure (bool): Whether the config is in mmengine's pure Python style.
+    """
     lines = ['This model would not learn what it is meant to, so the training does not begin.']
     lines += [f'- {error.text}' for error in errors]
     mend = merge(error.mend for error in errors)

@@ -1,6 +1,7 @@
-"""Strides and number of the maps against those of anchors, points and RoI extractors.
+"""Compares strides and number of feature maps with those of anchors, points and RoI extractors.
 
-A detector whose anchors have other strides than its maps trains, and puts its boxes in a corner of the image.
+A detector whose anchor strides differ from those of its maps trains without an error, but places all boxes in
+a corner of the image.
 """
 
 from __future__ import annotations
@@ -16,23 +17,23 @@ from torch import Tensor, nn
 from .finding import Finding, as_text, merge, nest
 from .maps import FAILURES, Part, maps_of
 
-SIDE = 1024  # a multiple of all strides, and four times the largest common one
+SIDE = 1024  # px; a multiple of all strides, and four times the largest common one
 GENERATORS = ('prior_generator', 'anchor_generator', 'square_anchor_generator')
-OWN = ('strides', 'point_strides', 'featmap_strides')  # settings of heads that make their generator
+OWN = ('strides', 'point_strides', 'featmap_strides')  # arguments of heads that build their own generator
 FINEST = 16  # stride of the backbone's first map
 
 
 class Reader(NamedTuple):
-    """What expects maps of certain strides."""
+    """A head or RoI extractor, which expects maps of certain strides."""
 
     module: nn.Module
-    name: str  # in its part
+    name: str  # within its part
     strides: list[float]
-    pools: bool  # reads the first maps, as RoI extractors do, instead of all
+    pools: bool  # True for RoI extractors, which read only the first maps
 
 
 def readers_of(part: Part) -> list[Reader]:
-    """Heads and RoI extractors of a model that have strides."""
+    """Return the heads and RoI extractors of a model that have strides (list[Reader])."""
     found = []
     for name, module in part.model.named_modules():
         if name.partition('.')[0] in (part.name, 'neck'):
@@ -55,29 +56,30 @@ def readers_of(part: Part) -> list[Reader]:
 
 
 def _strides_of(generator) -> list[float]:
-    """Strides of a generator of priors, along the height; [] if it is none."""
+    """Return the vertical strides of a prior generator, or [] for other objects."""
     return numbers(getattr(generator, 'strides', None) or [])
 
 
 def numbers(values: Any) -> list[float]:
-    """Numbers out of numbers and pairs (width, height), of which the second counts; [] of anything else."""
+    """Convert numbers and (width, height) pairs, whose height is used, to a list; [] for anything else."""
     values = values if isinstance(values, Sequence) else [values]
     values = [value[-1] if isinstance(value, Sequence) and value else value for value in values]
     return list(values) if all(isinstance(value, (int, float)) for value in values) else []
 
 
 def check_strides(part: Part, config: Config) -> list[Finding]:
-    """Compare the maps of a detector with what its heads and RoI extractors take them for.
+    """Compare the maps of a detector with the strides of its heads and RoI extractors.
 
     Args:
         part (Part): The model, or the part that has the backbone.
-        config (Config): The whole config, to name its keys.
+        config (Config): The whole config, to look up its keys.
 
     Returns:
-        list[Finding]: An error for every head whose strides or number of maps is wrong, else what is right.
+        list[Finding]: One finding for each head and RoI extractor, an error if its strides or its number of
+        maps are wrong.
 
     Raises:
-        MapsError: If the model makes no maps.
+        MapsError: If the model cannot process a blank image.
     """
     readers = readers_of(part)
     finer = finer_maps(part, config, readers)
@@ -100,10 +102,10 @@ def check_strides(part: Part, config: Config) -> list[Finding]:
             findings.append(Finding('error', 'strides', text))
         else:
             findings.append(Finding('ok', 'strides', f'{what}, and so have its maps.'))
-    findings = list({finding.text: finding for finding in findings}.values())  # stages of a cascade are alike
+    findings = list({finding.text: finding for finding in findings}.values())  # cascade stages repeat
     if not wrong:
         return findings
-    # What is right for a head alone is wrong for the others once the neck has changed.
+    # One suggestion for all heads, because a change of the neck for one of them affects the others.
     follow = merge(
         change for reader, measured in wrong for change in [follow_maps(part, config, reader, measured)]
     )
@@ -117,13 +119,16 @@ def check_strides(part: Part, config: Config) -> list[Finding]:
 
 
 def side_for(reader: Reader) -> int:
-    """Side of an image on which strides are measured. SSD's hold at one size, the last map's stride."""
+    """Return the image side on which strides are measured, in px (int).
+
+    SSD's strides only hold for one size, which is the stride of its last map.
+    """
     is_ssd = any('SSD' in type(getattr(reader.module, key, None)).__name__ for key in GENERATORS)
     return int(max(reader.strides)) if is_ssd else SIDE
 
 
 def maps_for(reader: Reader, maps: list[Tensor]) -> list[Tensor]:
-    """The maps as a head uses them: SOLO resizes the first and the last one."""
+    """Return the maps as used by a head: SOLO resizes the first and the last one."""
     maps = [x for x in maps if x.ndim == 4]
     if not hasattr(reader.module, 'resize_feats'):
         return maps
@@ -134,21 +139,34 @@ def maps_for(reader: Reader, maps: list[Tensor]) -> list[Tensor]:
 
 
 def follow_maps(part: Part, config: Config, reader: Reader, measured: list[int]) -> dict[str, Any]:
-    """What to change in a config so that a head has the strides of its maps, {} if that is not to be said."""
+    """Return the config changes that set a head's strides to those of its maps.
+
+    Args:
+        part (Part): The model, or the part that has the backbone.
+        config (Config): The whole config.
+        reader (Reader): The head or RoI extractor.
+        measured (list[int]): Strides of its maps.
+
+    Returns:
+        dict: The changes, by nested keys; {} if they cannot be determined.
+    """
     if hasattr(reader.module, 'resize_feats') or not measured:
         return {}
     path = [name for name in part.key(reader.name).split('.') if not name.isdigit()]
     settings: Any = {'model': config.get('model')}
     for name in path:
         settings = settings.get(name) if isinstance(settings, Mapping) else None
-    if isinstance(settings, (list, tuple)):  # of which a config can only change all
+    if isinstance(settings, (list, tuple)):  # a config can only replace a list as a whole
         return {}
     key = stride_key(reader.module, settings if isinstance(settings, Mapping) else {})
     return nest('.'.join([*path, key]), measured) if key else {}
 
 
 def stride_key(module: nn.Module, settings: Mapping[str, Any]) -> str | None:
-    """The setting of a head or RoI extractor that has its strides: one that is there, or else an argument."""
+    """Return the config key of a head's or RoI extractor's strides (str), or None.
+
+    This is a key that the config already has, otherwise an argument of the class.
+    """
     for name in GENERATORS:
         if isinstance(settings.get(name), Mapping):
             return f'{name}.strides'
@@ -164,10 +182,16 @@ def stride_key(module: nn.Module, settings: Mapping[str, Any]) -> str | None:
 
 
 def finer_maps(part: Part, config: Config, readers: Sequence[Reader]) -> dict[str, Any]:
-    """What to change so that :class:`~mmmobilemamba.models.necks.DeconvFPN` makes the maps that heads expect.
+    """Return the config changes that make :class:`~mmmobilemamba.models.necks.DeconvFPN` match the heads.
+
+    Args:
+        part (Part): The model, or the part that has the backbone.
+        config (Config): The whole config.
+        readers (Sequence[Reader]): Its heads and RoI extractors.
 
     Returns:
-        dict: {} unless the neck is an FPN of mmdet, and the heads expect maps from stride 4 or 8 on.
+        dict: The changes; {} unless the neck is mmdet's FPN or DeconvFPN and the finest maps that the heads
+        expect have stride 4 or 8.
     """
     neck = (config.get('model') or {}).get('neck')
     dense = [reader.strides for reader in readers if not reader.pools]
@@ -202,10 +226,10 @@ def finer_maps(part: Part, config: Config, readers: Sequence[Reader]) -> dict[st
 
 
 def stage_widths(backbone: nn.Module) -> list[int]:
-    """Channels of all three stages, whether they are built or not."""
+    """Return the channels of all three stages, including stages that are not built (list[int])."""
     return list(backbone.arch['embed_dims'])
 
 
 def _type_name(settings: Mapping[str, Any]) -> str:
-    kind = settings.get('type')  # a class, in pure Python style
+    kind = settings.get('type')  # a class in pure Python style
     return getattr(kind, '__name__', str(kind)).rpartition('.')[2]

@@ -1,4 +1,4 @@
-"""All checks of a config."""
+"""Runs all checks of a config."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ from .start import check_maps, python_style
 
 
 class Report(NamedTuple):
-    """What :func:`check_config` has found.
+    """The result of :func:`check_config`.
 
     Args:
-        model (str): Name of the model's class, '' if it cannot be built.
-        findings (list[Finding]): Errors first, then warnings, then what is right.
+        model (str): Name of the model's class, or '' if it cannot be built.
+        findings (list[Finding]): The findings: errors first, then warnings, then passed checks.
         python_style (bool): Whether the config is in mmengine's pure Python style.
     """
 
@@ -49,19 +49,22 @@ class Report(NamedTuple):
 
     @property
     def failed(self) -> bool:
-        """Whether there is an error."""
+        """Whether there is an error (bool)."""
         return has_error(self.findings)
 
 
 def check_config(config: Config, checkpoint: str | Path | None = None, gpus: int = 1) -> Report:
-    """Check a config with MobileMamba of any project of OpenMMLab, as far as its data and files are there.
+    """Check a config of any OpenMMLab project, as far as its data and files are available.
 
-    Nothing is downloaded, trained or written. The registries take the config's scope for their default.
+    Nothing is downloaded, trained or written. The config's scope becomes the default scope of the registries.
 
     Args:
-        config (Config): With a model, and data and a schedule if it is to be trained.
-        checkpoint (str | Path, optional): That is to be tested with it. Defaults to None.
-        gpus (int): Processes of the training, for the learning rate. Defaults to 1.
+        config (Config): A config with a model and, for training, data and a schedule.
+        checkpoint (str | Path, optional): A checkpoint to test with the config. Defaults to None.
+        gpus (int): Number of training processes, for the learning rate. Defaults to 1.
+
+    Returns:
+        Report: The findings.
     """
     init_default_scope(config.get('default_scope') or codebase_of(config) or 'mmengine')
     findings = check_imports(config)
@@ -85,13 +88,13 @@ def check_config(config: Config, checkpoint: str | Path | None = None, gpus: int
 
 
 def in_order(findings: list[Finding]) -> list[Finding]:
-    """Findings once each, errors first."""
+    """Remove duplicate findings and sort them, errors first."""
     unique = {(found.level, found.subject, found.text): found for found in findings}
     return sorted(unique.values(), key=lambda found: LEVELS.index(found.level))
 
 
 def check_imports(config: Config) -> list[Finding]:
-    """Whether the config imports this package by itself, as other projects' tools do not."""
+    """Check that the config imports this package, which the tools of other projects do not."""
     imports = (config.get('custom_imports') or {}).get('imports') or []
     imports = [imports] if isinstance(imports, str) else imports
     if python_style(config) or any(name.partition('.')[0] == 'mmmobilemamba' for name in imports):
@@ -103,7 +106,11 @@ def check_imports(config: Config) -> list[Finding]:
 
 
 def build_model(config: Config) -> nn.Module | Finding:
-    """The model of a config, without weights, or why there is none."""
+    """Build the model of a config without loading weights.
+
+    Returns:
+        nn.Module | Finding: The model, or the error.
+    """
     settings = config.get('model')
     if not isinstance(settings, Mapping):
         return Finding('error', 'model', 'The config has no model.')
@@ -112,7 +119,7 @@ def build_model(config: Config) -> nn.Module | Finding:
         text = f'The config needs {scope}, which is not installed.'
         return Finding('error', 'model', text, f'Install it: mim install {scope}')
     settings = dict(settings)
-    if 'data_preprocessor' in config:  # as the Runner does
+    if 'data_preprocessor' in config:  # as in the Runner
         settings.setdefault('data_preprocessor', config['data_preprocessor'])
     try:
         return MODELS.build(settings)
@@ -122,7 +129,12 @@ def build_model(config: Config) -> nn.Module | Finding:
 
 
 def advise(config: Config, message: str) -> tuple[str, dict[str, Any]]:
-    """What to do about a model that cannot be built, where that is known: words and lines of config."""
+    """Return the advice for a model that cannot be built: a text and config changes, empty if unknown.
+
+    Args:
+        config (Config): The whole config.
+        message (str): The message of the error.
+    """
     settings = config['model']
     backbone = settings.get('backbone')
     if 'is not in the' in message:
@@ -141,13 +153,13 @@ def advise(config: Config, message: str) -> tuple[str, dict[str, Any]]:
 
 
 def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[Finding]:
-    """Data, batches, schedule and learning rate.
+    """Check data, batches, schedule and learning rate.
 
     Args:
         config (Config): The whole config.
         model (nn.Module): Its model.
-        gpus (int): Processes of the training.
-        runs (bool): Whether nothing is known that keeps the model from running.
+        gpus (int): Number of training processes.
+        runs (bool): Whether earlier checks found no error that keeps the model from running.
     """
     findings = check_paths(config)
     absent = {re.split(r'[.:]', found.text)[0] for found in findings if found.subject == 'files'}
@@ -169,14 +181,14 @@ def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[
 
 
 def has_error(findings: list[Finding]) -> bool:
-    """Whether one of some findings is an error."""
+    """Whether any of the findings is an error (bool)."""
     return any(finding.level == 'error' for finding in findings)
 
 
 def check_training(
     config: Config, model: nn.Module, loader: DataLoader, gpus: int, runs: bool
 ) -> list[Finding]:
-    """Schedule, learning rate and, if the model runs, the loss of two images."""
+    """Check the schedule, the learning rate and, if ``runs``, the loss of two images."""
     loss = check_loss(model, loader) if runs else None
     findings = [loss] if loss is not None else []
     if config.get('train_cfg') is not None and len(loader) > 0:

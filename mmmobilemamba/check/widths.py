@@ -1,4 +1,4 @@
-"""Channels and number of the maps against those that necks and heads expect."""
+"""Compares channels and number of feature maps with those that necks and heads expect."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from .strides import SIDE, Reader, finer_maps, readers_of
 
 
 def check_neck(part: Part, config: Config, failure: str) -> Finding:
-    """Why a model makes no maps at any size.
+    """Explain why a model cannot process a blank image.
 
     Args:
         part (Part): The model, or the part that has the backbone.
         config (Config): The whole config.
-        failure (str): What it raised.
+        failure (str): The message of the error that it raised.
     """
     neck = getattr(part.model, 'neck', None)
     neck = neck[0] if isinstance(neck, nn.Sequential) and len(neck) else neck
@@ -53,13 +53,13 @@ def check_neck(part: Part, config: Config, failure: str) -> Finding:
 
 
 def check_heads(part: Part, config: Config, maps: list[Tensor]) -> list[Finding]:
-    """Compare channels, and for segmentors the number, of the maps with what the heads expect.
+    """Compare the channels of the maps, and for segmentors their number, with those expected by the heads.
 
     Args:
         part (Part): The model, or the part that has the backbone.
         config (Config): The whole config.
-        maps (list[Tensor]): What its neck or backbone makes of an image of ``SIDE`` pixels, (N, C, H, W) or
-            (N, C).
+        maps (list[Tensor]): Maps of its neck or backbone for an image of side ``SIDE``, (N, C, H, W) or (N,
+            C).
     """
     findings = [_check_reader(part, reader, maps) for reader in readers_of(part)]
     for name, module in part.model.named_modules():
@@ -75,7 +75,7 @@ def check_heads(part: Part, config: Config, maps: list[Tensor]) -> list[Finding]
 
 
 def in_numbers(part: Part, widths: Sequence[int | str]) -> list[int | str]:
-    """Widths of a config, with those that ``match_widths`` writes as ``'stage0'`` and so on as numbers."""
+    """Replace ``'stage0'``, ``'stage1'``, ..., as used by ``match_widths``, by numbers of channels."""
     stages: dict[int | str, int] = {
         f'stage{index}': width for index, width in enumerate(part.backbone.arch['embed_dims'])
     }
@@ -83,7 +83,7 @@ def in_numbers(part: Part, widths: Sequence[int | str]) -> list[int | str]:
 
 
 def _check_reader(part: Part, reader: Reader, maps: list[Tensor]) -> Finding | None:
-    """Channels that a dense head expects, or that a RoI extractor gives."""
+    """Check the channels that a dense head expects, or that an RoI extractor returns."""
     width = getattr(reader.module, 'out_channels' if reader.pools else 'in_channels', None)
     if not isinstance(width, int):
         return None
@@ -92,7 +92,7 @@ def _check_reader(part: Part, reader: Reader, maps: list[Tensor]) -> Finding | N
 
 
 def _compare(part, name, width, offered, key=None) -> Finding | None:
-    """A width against those of maps."""
+    """Compare the width of a head with the channels of its maps."""
     if all(each == width for each in offered):
         return None
     path = [each for each in part.key(key or f'{name}.in_channels').split('.') if not each.isdigit()]
@@ -102,7 +102,7 @@ def _compare(part, name, width, offered, key=None) -> Finding | None:
 
 
 def _check_pixel_decoder(part, name, config, maps) -> Finding | None:
-    """``in_channels`` of MaskFormer and Mask2Former, whose pixel decoders keep no note of it."""
+    """Check ``in_channels`` of MaskFormer and Mask2Former, whose pixel decoders do not store it."""
     settings = (config.get('model') or {}).get(name)
     settings = settings if isinstance(settings, Mapping) else {}
     given, offered = settings.get('in_channels'), [x.shape[1] for x in maps]
@@ -122,7 +122,7 @@ def _check_pixel_decoder(part, name, config, maps) -> Finding | None:
 
 
 def _check_segmentor(part, name, head, maps) -> Finding:
-    """``in_index`` and ``in_channels`` of a head of mmseg."""
+    """Check ``in_index`` and ``in_channels`` of an mmseg head."""
     offered = [x.shape[1] for x in maps]
     several = isinstance(head.in_index, Sequence)
     indices = list(head.in_index) if several else [head.in_index]

@@ -1,4 +1,4 @@
-"""Transforms for mmpretrain; ``mmmobilemamba.mmpretrain`` imports this module."""
+"""Transforms that require mmpretrain; imported by ``mmmobilemamba.mmpretrain``."""
 
 from .transforms import PillowLoadImageFromFile, RandomResizedCropAndInterpolation
 

@@ -1,1 +1,1 @@
-"""Networks as graphs that leave PyTorch; for tools/deployment."""
+"""Export of models to ONNX and to mobile and server runtimes, used by tools/deployment."""

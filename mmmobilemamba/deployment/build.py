@@ -1,4 +1,4 @@
-"""From a config and a checkpoint to the graph of a network, with all that its users have to know about it."""
+"""Builds a model from a config and a checkpoint, its export graph, and the metadata of the exported file."""
 
 from __future__ import annotations
 
@@ -30,27 +30,29 @@ from .pipeline import Size, largest_sizes, loader_of, pad, pad_divisor_of, read_
 from .supported import CHECKS, check_operators
 
 TASKS = ('backbone', 'classification', 'detection', 'segmentation')
-SMALLEST = 32  # px; below, the last map of a detector's neck would be empty
+SMALLEST = 32  # px per side; the coarsest feature map of a detector's neck would be empty below it
 
 
 def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
-    """The model of a config with its weights, in evaluation, in the form that the checkpoint has.
-
-    Its ``dataset_meta`` is that of the training, from the checkpoint, or empty.
+    """Build the model of a config and load a checkpoint; the checkpoint determines its form.
 
     Args:
-        config (Config): Of mmpretrain, mmdet or mmseg.
-        checkpoint (str | Path): Its weights, of either form.
+        config (Config): A config of mmpretrain, mmdet or mmseg.
+        checkpoint (str | Path): The weights, in training or deployed form.
+
+    Returns:
+        nn.Module: The model in evaluation mode, in training or deployed form. Its ``dataset_meta`` comes from
+        the checkpoint's ``meta``; it is empty if the checkpoint has none.
 
     Raises:
-        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
+        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not match the model.
     """
     content = fetch_checkpoint(checkpoint)
     state_dict = content.get('state_dict', content)
     model = build_untrained(config)
     if is_fused({key.removeprefix('backbone.'): value for key, value in state_dict.items()}):
-        deploy(model)  # which gives the modules that such a checkpoint is of
-    if is_ours(entries_below(state_dict, 'backbone.')):  # else the backbone says what does not fit
+        deploy(model)
+    if is_ours(entries_below(state_dict, 'backbone.')):  # otherwise the backbone reports the mismatch
         fitting_weights(model.backbone, state_dict)
     load_whole_model(model, state_dict)
     model.dataset_meta = (content.get('meta') or {}).get('dataset_meta') or {}
@@ -58,20 +60,24 @@ def load_trained(config: Config, checkpoint: str | Path) -> nn.Module:
 
 
 def build_untrained(config: Config) -> nn.Module:
-    """The model of a config with random weights, in training mode."""
+    """Build the model of a config with random weights, in training mode (nn.Module)."""
     init_default_scope(codebase_of(config) or 'mmengine')
     return MODELS.build({'data_preprocessor': config.get('data_preprocessor'), **config.model})
 
 
 def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
-    """A model of :func:`load_trained` in its deployed form, for graphs that leave PyTorch.
+    """Load a model with :func:`load_trained` and prepare it for export.
 
     Args:
-        config (Config): Of mmpretrain, mmdet or mmseg.
-        checkpoint (str | Path): Its weights, of either form.
+        config (Config): A config of mmpretrain, mmdet or mmseg.
+        checkpoint (str | Path): The weights, in training or deployed form.
+
+    Returns:
+        nn.Module: The deployed model with the backend ``'export'``: on the CPU, in float32, without
+        gradients.
 
     Raises:
-        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not fit.
+        CheckpointError, FileNotFoundError: If the checkpoint cannot be read or does not match the model.
     """
     model = load_trained(config, checkpoint)
     deploy(model)
@@ -80,10 +86,10 @@ def load_model(config: Config, checkpoint: str | Path) -> nn.Module:
 
 
 def task_of(model: nn.Module) -> str:
-    """What a model of OpenMMLab does, one of ``TASKS``.
+    """Return the task of an OpenMMLab model, one of ``TASKS`` (str).
 
     Raises:
-        DeploymentError: If it is none of them.
+        DeploymentError: If the model performs none of these tasks.
     """
     if not hasattr(model, 'backbone'):
         return 'backbone'
@@ -101,10 +107,14 @@ def task_of(model: nn.Module) -> str:
 
 
 def check_supported(model: nn.Module, task: str) -> None:
-    """Make sure that a graph gives what the model's own ``predict`` does.
+    """Check that the export graph reproduces the model's ``predict``.
+
+    Args:
+        model (nn.Module): The model, see :func:`load_model`.
+        task (str): One of ``TASKS``.
 
     Raises:
-        DeploymentError: If the model has a setting, or a head, that the graphs have not.
+        DeploymentError: If the model has a setting or a head that the graphs do not support.
     """
     if task == 'backbone':
         return
@@ -116,10 +126,19 @@ def check_supported(model: nn.Module, task: str) -> None:
 
 
 def make_graph(model: nn.Module, task: str, topk: int = 5, with_logits: bool = False) -> nn.Module:
-    """The network as a function of a normalised image (nn.Module with ``output_names``).
+    """Wrap a model as a function of normalised images, float32 (N, C, H, W).
+
+    Args:
+        model (nn.Module): The model, see :func:`load_model`.
+        task (str): One of ``TASKS``.
+        topk (int): Number of classes that a classifier returns. Defaults to 5.
+        with_logits (bool): Whether a segmentor returns its logits as well. Defaults to False.
+
+    Returns:
+        nn.Module: The graph; its ``output_names`` (list[str]) names its outputs in order.
 
     Raises:
-        DeploymentError: If the graph would give something else than the model.
+        DeploymentError: If the graph would not reproduce the model's ``predict``.
     """
     check_supported(model, task)
     if task == 'backbone':
@@ -132,15 +151,16 @@ def make_graph(model: nn.Module, task: str, topk: int = 5, with_logits: bool = F
 
 
 def input_size(about: Mapping[str, Any], sides: Sequence[int] | None = None, dynamic: bool = False) -> Size:
-    """Height and width of the network's images (tuple[int, int]).
+    """Return height and width of the input images in px (tuple[int, int]).
 
     Args:
-        about (dict): See :func:`describe`.
-        sides (Sequence[int], optional): Height and width, or one for both; the config's if not given.
-        dynamic (bool): Whether it takes others, too. Defaults to False.
+        about (dict): The metadata, see :func:`describe`.
+        sides (Sequence[int], optional): Height and width, or one value for both. Defaults to the size of the
+            config's test pipeline.
+        dynamic (bool): Whether the graph accepts other sizes as well. Defaults to False.
 
     Raises:
-        DeploymentError: If they are too small, or the config has none.
+        DeploymentError: If the size is too small, or not given and not defined by the config.
     """
     if sides is None:
         sides = default_size(about, dynamic)
@@ -154,16 +174,22 @@ def input_size(about: Mapping[str, Any], sides: Sequence[int] | None = None, dyn
 
 
 def size_of(image: Tensor) -> Size:
-    """Height and width of an image, float32 (N, C, H, W) or uint8 (N, H, W, C)."""
+    """Return height and width of a batch of images, float32 (N, C, H, W) or uint8 (N, H, W, C), in px."""
     height, width = image.shape[1:3] if image.dtype == torch.uint8 else image.shape[2:]
     return height, width
 
 
 def default_size(about: Mapping[str, Any], dynamic: bool) -> Size:
-    """Height and width that the config's test pipeline gives every picture, or may give (tuple[int, int]).
+    """Return the height and width in px that the config's test pipeline produces (tuple[int, int]).
+
+    If the pipeline produces several sizes, ``dynamic`` selects the first of the largest ones.
+
+    Args:
+        about (dict): The metadata, see :func:`describe`.
+        dynamic (bool): Whether the graph accepts other sizes as well.
 
     Raises:
-        DeploymentError: If there is none.
+        DeploymentError: If the pipeline defines no size, or several sizes and ``dynamic`` is False.
     """
     sizes = largest_sizes(about['resize'])
     if not sizes:
@@ -179,15 +205,20 @@ def default_size(about: Mapping[str, Any], dynamic: bool) -> Size:
 
 
 def describe(config: Config, task: str, model: nn.Module | None = None) -> dict[str, Any]:
-    """What a program that runs the network has to know (dict of what JSON can hold).
+    """Collect the metadata that a program needs to run the network.
 
     Args:
-        config (Config): Of mmpretrain, mmdet or mmseg.
+        config (Config): A config of mmpretrain, mmdet or mmseg.
         task (str): One of ``TASKS``.
-        model (nn.Module, optional): From :func:`load_model`, whose number of classes the names must have.
+        model (nn.Module, optional): The model from :func:`load_model`. If given, its number of classes must
+            match the class names.
+
+    Returns:
+        dict: JSON-serialisable metadata: the task, normalisation (in 0 to 255), channel order, padding, class
+        names, and the loading and resizing steps of the test pipeline.
 
     Raises:
-        DeploymentError: If the config says what cannot be, such as means of other channels than the image's.
+        DeploymentError: If settings contradict each other, such as a mean with the wrong number of channels.
     """
     preprocessor = dict(config.model.get('data_preprocessor') or config.get('data_preprocessor') or {})
     swaps = preprocessor.get('to_rgb', preprocessor.get('bgr_to_rgb', False))
@@ -202,7 +233,7 @@ def describe(config: Config, task: str, model: nn.Module | None = None) -> dict[
         std=of_channels(preprocessor, 'std', count, 1.0),
         channels={1: 'gray', 3: 'RGB' if swaps else 'BGR', 4: 'BGRA'}.get(count, f'{count} channels'),
         pad_divisor=pad_divisor_of(preprocessor),
-        pad_size=(preprocessor.get('test_cfg') or {}).get('size'),  # of mmseg, height and width at least
+        pad_size=(preprocessor.get('test_cfg') or {}).get('size'),  # mmseg's minimum height and width
         pad_value=preprocessor.get('pad_value', preprocessor.get('pad_val', 0)),
         labels=labels_for(config, model),
         load=loader_of(steps),
@@ -211,10 +242,16 @@ def describe(config: Config, task: str, model: nn.Module | None = None) -> dict[
 
 
 def of_channels(preprocessor: Mapping[str, Any], key: str, count: int, default: float) -> list[float]:
-    """Mean or std of a data preprocessor for every channel of the image (list[float]).
+    """Return the mean or std of a data preprocessor, one value per image channel (list[float]).
+
+    Args:
+        preprocessor (dict): The config of the data preprocessor.
+        key (str): ``'mean'`` or ``'std'``.
+        count (int): Number of image channels.
+        default (float): The value if the preprocessor has none.
 
     Raises:
-        DeploymentError: If they are neither one nor as many as the channels.
+        DeploymentError: If the number of values is neither 1 nor ``count``.
     """
     values = preprocessor.get(key)
     values = [default] if values is None else list(values)
@@ -227,7 +264,7 @@ def of_channels(preprocessor: Mapping[str, Any], key: str, count: int, default: 
 
 
 def labels_for(config: Config, model: nn.Module | None) -> list[str]:
-    """Names of the classes (list[str]); none, and a warning, if they are not as many as a model has."""
+    """Return the class names (list[str]); warn and return none if their number does not match the model."""
     names = labels_of(config, (getattr(model, 'dataset_meta', None) or {}).get('classes'))
     count = class_count(model)
     if names and count is not None and len(names) != count:
@@ -241,7 +278,7 @@ def labels_for(config: Config, model: nn.Module | None) -> list[str]:
 
 
 def class_count(model: nn.Module | None) -> int | None:
-    """Number of classes of a model's head (int); None of a backbone, or if the head does not say."""
+    """Return ``num_classes`` of a model's head (int), or None if it has no head or no such attribute."""
     for path in ('roi_head.bbox_head', 'bbox_head', 'decode_head', 'head'):
         head = model
         for name in path.split('.'):
@@ -253,9 +290,14 @@ def class_count(model: nn.Module | None) -> int | None:
 
 
 def with_preprocessing(graph: nn.Module, about: Mapping[str, Any], as_read: bool = True) -> Preprocessed:
-    """The graph with normalisation inside: it takes images as they are read, uint8, (N, H, W, C).
+    """Add the normalisation to a graph.
 
-    Three channels are RGB, one is gray, and four are BGRA, as OpenCV reads them. Without ``as_read`` images
-    are float32, (N, C, H, W), of 0 to 255.
+    Three channels are RGB, one is gray, and four are BGRA, the order in which OpenCV reads them.
+
+    Args:
+        graph (nn.Module): A graph of normalised images, see :func:`make_graph`.
+        about (dict): The metadata, see :func:`describe`.
+        as_read (bool): Whether the input is uint8, (N, H, W, C), instead of float32, (N, C, H, W), in 0 to
+            255. Defaults to True.
     """
     return Preprocessed(graph, about['mean'], about['std'], about['channels'] == 'BGR', as_read)

@@ -1,4 +1,4 @@
-"""Images of a folder, to calibrate a file of 8 bits and to compare it with what it is from."""
+"""Reads images from a folder, to calibrate an int8 file and to compare it with its float32 source."""
 
 from __future__ import annotations
 
@@ -11,18 +11,20 @@ from .build import DeploymentError
 
 
 def find_images(folder: str | Path, suffixes: Sequence[str], count: int) -> tuple[list[Path], list[Path]]:
-    """``count`` images spread evenly over a folder (list[Path]): those that can be read, and the others.
+    """Pick ``count`` images at even intervals from the sorted paths below a folder.
 
-    Folders in it are searched as well. The order is that of the paths, so that with a folder for each class
-    all classes occur.
+    With one subfolder per class, the images cover all classes.
 
     Args:
-        folder (Path): Where they are.
-        suffixes (Sequence[str]): What their names end in, in lower case.
-        count (int): How many, if there are so many.
+        folder (str | Path): The folder, searched recursively.
+        suffixes (Sequence[str]): File extensions, in lower case.
+        count (int): Number of images; all of them if the folder has fewer.
+
+    Returns:
+        tuple[list[Path], list[Path]]: The readable images, and the chosen ones that could not be read.
 
     Raises:
-        DeploymentError: If there is none that can be read.
+        DeploymentError: If the folder does not exist or has no readable image.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -42,21 +44,21 @@ def find_images(folder: str | Path, suffixes: Sequence[str], count: int) -> tupl
 
 
 def can_be_read(path: Path) -> bool:
-    """Whether an image is one (bool)."""
+    """Whether Pillow can decode a file (bool)."""
     try:
         with Image.open(path) as file:
             file.load()
-    except Exception:  # of many kinds, by the format
+    except Exception:  # the type depends on the image format
         return False
     return True
 
 
 class Images:
-    """Images as batches of one that a network takes, read anew each time.
+    """Iterates over images as network inputs of batch size 1; each iteration reads the files again.
 
     Args:
-        paths (Sequence[Path]): Of the images.
-        prepare (Callable): From a picture (PIL.Image) to a batch, float32 (1, 3, H, W) or uint8 (1, H, W, 3).
+        paths (Sequence[Path]): Paths of the images.
+        prepare (Callable): Converts a PIL.Image to a batch, float32 (1, 3, H, W) or uint8 (1, H, W, 3).
     """
 
     def __init__(self, paths, prepare):

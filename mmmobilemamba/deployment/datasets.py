@@ -1,4 +1,4 @@
-"""The test data of a config: their pipelines, and the names of their classes."""
+"""Test pipelines and class names of a config's test data."""
 
 from __future__ import annotations
 
@@ -14,11 +14,17 @@ from .errors import DeploymentError
 
 
 def datasets_of(config: Config) -> list[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
-    """The innermost datasets that a config tests on, each with its pipeline.
+    """Return the innermost test datasets of a config, each with its pipeline.
 
-    Wrappers of one dataset (``dataset``) and of several (``datasets``) are looked through; what they have of
-    a pipeline, such as MultiImageMixDataset's, comes after that of the dataset inside. Without test data, it
-    is the validation data.
+    Wrappers of one (``dataset``) or several (``datasets``) datasets are unwrapped; the pipeline of a wrapper,
+    such as MultiImageMixDataset, follows that of the wrapped dataset. Falls back to the validation data if
+    the config has no test data.
+
+    Args:
+        config (Config): A config of mmpretrain, mmdet or mmseg.
+
+    Returns:
+        list[tuple[dict, list[dict]]]: The config of each dataset and the steps of its pipeline.
     """
     loaders = config.get('test_dataloader') or config.get('val_dataloader') or []
     loaders = loaders if isinstance(loaders, Sequence) else [loaders]
@@ -26,7 +32,7 @@ def datasets_of(config: Config) -> list[tuple[Mapping[str, Any], list[Mapping[st
 
 
 def _innermost(dataset, after) -> Iterator[tuple[Mapping[str, Any], list[Mapping[str, Any]]]]:
-    """The datasets in one, with their pipelines and then the steps ``after``."""
+    """Yield the datasets inside a dataset, with their pipelines followed by the steps ``after``."""
     steps = [*(dataset.get('pipeline') or []), *after]
     inside = dataset.get('datasets') or [dataset[key] for key in ('dataset',) if dataset.get(key)]
     if not inside:
@@ -36,18 +42,18 @@ def _innermost(dataset, after) -> Iterator[tuple[Mapping[str, Any], list[Mapping
 
 
 def labels_of(config: Config, trained: Sequence[str] | None = None) -> list[str]:
-    """Names of the classes (list[str]), as the test data have them once they are built; [] if unknown.
+    """Return the class names of the built test data (list[str]), or [] if they are unknown.
 
-    Where the data are not there, the config's ``metainfo`` or ``classes`` count, then the names that the
-    checkpoint has of its training, then those of the dataset's class.
+    If the data cannot be opened, the names come from the first of these that has any: ``metainfo`` or
+    ``classes`` of the config, the checkpoint, ``METAINFO`` of the dataset class.
 
     Args:
-        config (Config): Of mmpretrain, mmdet or mmseg.
-        trained (Sequence[str], optional): The checkpoint's, ``meta['dataset_meta']['classes']``.
+        config (Config): A config of mmpretrain, mmdet or mmseg.
+        trained (Sequence[str], optional): The checkpoint's ``meta['dataset_meta']['classes']``.
 
     Raises:
-        DeploymentError: If several test sets have different names, or the names are a file that is not there
-            or given as they were before mmengine.
+        DeploymentError: If test sets have different class names, if the names are a file that does not exist,
+            or if ``metainfo`` has the key ``CLASSES``, used before mmengine.
     """
     init_default_scope(codebase_of(config) or 'mmengine')
     every = [_names(dataset, trained) for dataset, _ in datasets_of(config)] or [list(trained or ())]
@@ -59,7 +65,7 @@ def labels_of(config: Config, trained: Sequence[str] | None = None) -> list[str]
 
 
 def _names(dataset, trained) -> list[str]:
-    """Names of the classes of one dataset, see :func:`labels_of`."""
+    """Return the class names of one dataset, see :func:`labels_of`."""
     if 'type' not in dataset:
         return _checked((dataset.get('metainfo') or {}).get('classes') or trained)
     if 'CLASSES' in (dataset.get('metainfo') or {}):
@@ -70,7 +76,7 @@ def _names(dataset, trained) -> list[str]:
     try:
         built = DATASETS.build({**dataset, 'pipeline': [], 'lazy_init': True})
         if not built.metainfo.get('classes'):
-            built.full_init()  # which finds them in folders, or in the annotations
+            built.full_init()  # reads the class names from folders or annotations
         names = built.metainfo.get('classes')
     except (AssertionError, KeyError, OSError, RuntimeError, TypeError, ValueError) as error:
         reason = f'{type(error).__name__}: {error}'

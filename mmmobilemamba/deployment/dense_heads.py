@@ -1,6 +1,6 @@
-"""The boxes that dense heads of mmdet find, before overlapping ones are suppressed.
+"""Box candidates of mmdet's dense heads, before non-maximum suppression.
 
-Each way in which heads of mmdet 3 predict has a function here, by the name of mmdet's class.
+One function for each prediction method of the heads in mmdet 3, named after the mmdet class that defines it.
 Source: https://github.com/open-mmlab/mmdetection/tree/v3.3.0/mmdet/models/dense_heads
 """
 
@@ -16,20 +16,20 @@ from torch import Tensor, nn
 from .errors import DeploymentError
 from .probes import Probe
 
-# What of a head makes boxes of its maps. A head that has another of its own cannot be exported.
+# Methods that turn a head's outputs into boxes. Heads that override them in any other way cannot be exported.
 METHODS = ('predict', 'predict_by_feat', '_predict_by_feat_single', '_bbox_post_process', 'score_voting')
 CODERS = ('DeltaXYWHBBoxCoder', 'DistancePointBBoxCoder', 'TBLRBBoxCoder')
-TINY = torch.finfo(torch.float32).tiny  # the score of a candidate that has 0, which means none
+TINY = torch.finfo(torch.float32).tiny  # replaces a candidate's score of 0, which marks "no candidate"
 
 
 class Candidates(NamedTuple):
-    """Pairs of a box and a class of each image that may be found.
+    """Candidate detections of each image, a box and a class each.
 
     Attributes:
-        boxes (Tensor): Left, top, right and bottom, in px, (N, B, 4).
+        boxes (Tensor): Left, top, right and bottom in px, (N, B, 4).
         scores (Tensor): 0 where there is no candidate, (N, B).
-        labels (Tensor): (N, B).
-        most (float): The most of them that an image of any size may have.
+        labels (Tensor): Class indices, (N, B).
+        most (float): Upper bound of the number of candidates per image, for any image size.
     """
 
     boxes: Tensor
@@ -39,19 +39,22 @@ class Candidates(NamedTuple):
 
 
 class Level(NamedTuple):
-    """What a head says of the A places of a level: scores (N, A, C), deltas (N, A, 4), priors (A, 2 or 4)."""
+    """Predictions at the A priors of a level: scores (N, A, C), deltas (N, A, 4), priors (A, 2 or 4)."""
 
     scores: Tensor
     deltas: Tensor
     priors: Tensor
-    factors: Tensor | None = None  # of the scores, (N, A)
+    factors: Tensor | None = None  # score factors, (N, A)
 
 
 def rule_of(head: nn.Module) -> Callable[..., Any]:
-    """The function of this module that predicts as a dense head does.
+    """Return the function of this module that implements a dense head's prediction (Callable).
+
+    Args:
+        head (nn.Module): A dense head of mmdet.
 
     Raises:
-        DeploymentError: If there is none, or the head has a setting that it does not know.
+        DeploymentError: If no function matches the head, or the head has an unsupported setting.
     """
     methods = [getattr(type(head), name) for name in METHODS if hasattr(type(head), name)]
     rule = RULES.get(tuple(method.__qualname__ for method in methods))
@@ -74,20 +77,24 @@ def rule_of(head: nn.Module) -> Callable[..., Any]:
 
 
 def is_mmdets(part: Any, *names: str) -> bool:
-    """Whether a part of a head is of one of these classes of mmdet, and of none that is made from them."""
+    """Whether the type of a part of a head is one of these classes of mmdet, not a subclass (bool)."""
     return type(part).__name__ in names and type(part).__module__.startswith('mmdet.')
 
 
 def base_dense_head(
     head: nn.Module, maps: Sequence[Sequence[Tensor]], size: Sequence[int], probe: Probe
 ) -> Candidates:
-    """``BaseDenseHead``: RetinaNet, SSD, FCOS, ATSS, RTMDet, and others that predict as these do.
+    """``BaseDenseHead``: RetinaNet, SSD, FCOS, ATSS, RTMDet, and other heads that inherit its prediction.
 
     Args:
         head (nn.Module): The head.
-        maps (list[list[Tensor]]): What it gives: scores, deltas and score factors perhaps, each by level.
-        size (list[int]): Height and width of the image.
+        maps (list[list[Tensor]]): Outputs of the head: logits (N, A * C, H, W), deltas (N, A * 4, H, W) and,
+            for some heads, score factors (N, A, H, W), one tensor per level.
+        size (list[int]): Height and width of the image in px.
         probe (Probe): See :mod:`.probes`.
+
+    Returns:
+        Candidates: At most ``nms_pre`` candidates of each level.
     """
     levels = [
         Level(
@@ -101,7 +108,10 @@ def base_dense_head(
 def gfl_head(
     head: nn.Module, maps: Sequence[Sequence[Tensor]], size: Sequence[int], probe: Probe
 ) -> Candidates:
-    """``GFLHead``: deltas are the means of distributions, in strides from the middle of the anchor."""
+    """``GFLHead``: deltas are expectations of distributions, in units of the stride from the anchor centre.
+
+    Arguments and result as in :func:`base_dense_head`.
+    """
     levels = []
     for scores, deltas, priors, stride in zip(*maps, priors_of(head, maps), head.prior_generator.strides):
         shares = deltas.permute(0, 2, 3, 1).reshape(deltas.shape[0], -1, 4, head.reg_max + 1).softmax(-1)
@@ -113,7 +123,11 @@ def gfl_head(
 def rpn_head(
     head: nn.Module, maps: Sequence[Sequence[Tensor]], size: Sequence[int], probe: Probe
 ) -> Candidates:
-    """``RPNHead``: proposals, of one class; the labels are the levels, of which none suppresses another's."""
+    """``RPNHead``: class-agnostic proposals.
+
+    Labels are level indices, because NMS runs separately for each level. Arguments and result as in
+    :func:`base_dense_head`.
+    """
     config, found, most = head.test_cfg, [], 0.0
     limit = config.get('nms_pre', -1)
     for number, (scores, deltas, priors) in enumerate(zip(*maps, priors_of(head, maps))):
@@ -130,7 +144,10 @@ def rpn_head(
 def yolox_head(
     head: nn.Module, maps: Sequence[Sequence[Tensor]], size: Sequence[int], probe: Probe
 ) -> Candidates:
-    """``YOLOXHead``: the best class of each place, times its objectness; boxes may leave the image."""
+    """``YOLOXHead``: the best class of each location, times its objectness; boxes are not clipped.
+
+    Arguments and result as in :func:`base_dense_head`.
+    """
     scores, deltas, objectness = (
         torch.cat([by_place(level, channels) for level in levels], 1)
         for levels, channels in zip(maps, (head.cls_out_channels, 4, 1))
@@ -144,14 +161,21 @@ def yolox_head(
 
 
 def best_pairs(head: nn.Module, levels: Sequence[Level], size: Sequence[int], probe: Probe) -> Candidates:
-    """The ``nms_pre`` best pairs of a place and a class of each level, above ``score_thr``."""
+    """Select the ``nms_pre`` best (prior, class) pairs of each level whose scores exceed ``score_thr``.
+
+    Args:
+        head (nn.Module): The head.
+        levels (Sequence[Level]): Its predictions.
+        size (list[int]): Height and width of the image in px.
+        probe (Probe): See :mod:`.probes`.
+    """
     config, found, most = head.test_cfg, [], 0.0
     limit, threshold = config.get('nms_pre', -1), config.get('score_thr', 0.0)
-    classes = head.cls_out_channels - (not has_sigmoid(head))  # a shape may be no number while it is exported
+    classes = head.cls_out_channels - (not has_sigmoid(head))  # shapes can be symbolic during export
     for level in levels:
         scores, index = best(level.scores.flatten(1), limit if limit > 0 else None, probe)
         valid = scores > threshold
-        if limit < 0:  # which mmdet takes as the end of a slice, so that the last ones are left out
+        if limit < 0:  # mmdet uses it as the end of a slice, which drops the last ones
             place = torch.arange(scores.shape[1], device=scores.device)
             valid = valid & (place < valid.sum(1, keepdim=True) + limit)
         place = index // classes
@@ -166,7 +190,7 @@ def best_pairs(head: nn.Module, levels: Sequence[Level], size: Sequence[int], pr
 
 
 class PlaceCandidates(NamedTuple):
-    """Boxes of the P best places of each image, (N, P, 4), with scores of every class, (N, P, C)."""
+    """Boxes in px of the P best priors of each image, (N, P, 4), and scores of all classes, (N, P, C)."""
 
     boxes: Tensor
     scores: Tensor
@@ -175,7 +199,10 @@ class PlaceCandidates(NamedTuple):
 def paa_head(
     head: nn.Module, maps: Sequence[Sequence[Tensor]], size: Sequence[int], probe: Probe
 ) -> PlaceCandidates:
-    """``PAAHead``: the ``nms_pre`` best places of each level, with roots of score times IoU as scores."""
+    """``PAAHead``: the ``nms_pre`` best priors of each level; scores are sqrt(score * IoU).
+
+    Arguments as in :func:`base_dense_head`.
+    """
     limit, found = head.test_cfg.get('nms_pre', -1), []
     for scores, deltas, factors, priors in zip(*maps, priors_of(head, maps)):
         scores = (activated(head, scores) * sigmoid(by_place(factors, 1))).sqrt()
@@ -186,9 +213,16 @@ def paa_head(
 
 
 def vote(boxes: Tensor, labels: Tensor, places: PlaceCandidates, threshold: float) -> Tensor:
-    """Boxes (N, K, 4) as the mean of all boxes that overlap, by ``PAAHead.score_voting``.
+    """Replace each box by the weighted mean of the boxes that overlap it, see ``PAAHead.score_voting``.
 
-    Those of a score for the label, (N, K), not above the threshold have no vote.
+    Args:
+        boxes (Tensor): Detected boxes, (N, K, 4).
+        labels (Tensor): Their classes, (N, K).
+        places (PlaceCandidates): The boxes that vote.
+        threshold (float): A box votes only if its score for the label exceeds this value.
+
+    Returns:
+        Tensor: The boxes after the vote, (N, K, 4).
     """
     scores = torch.where(places.scores > threshold, places.scores, 0.0).transpose(1, 2)
     scores = scores.gather(1, labels[..., None].expand(-1, -1, scores.shape[2]))
@@ -199,9 +233,15 @@ def vote(boxes: Tensor, labels: Tensor, places: PlaceCandidates, threshold: floa
 
 
 def as_voted(labels: Tensor, scores: Tensor, classes: int) -> Tensor:
-    """The order (N, K) that mmdet gives boxes after the vote: by class, and within a class the best first.
+    """Return mmdet's order of the boxes after the vote: by class, then by descending score.
 
-    Places of no box, with a score of 0, stay behind all.
+    Args:
+        labels (Tensor): Classes, (N, K).
+        scores (Tensor): In descending order, (N, K). Empty slots have a score of 0 and come last.
+        classes (int): Number of classes.
+
+    Returns:
+        Tensor: Indices, (N, K).
     """
     place = torch.arange(labels.shape[1], device=labels.device)
     key = torch.where(scores > 0, labels, classes) * labels.shape[1] + place
@@ -209,7 +249,7 @@ def as_voted(labels: Tensor, scores: Tensor, classes: int) -> Tensor:
 
 
 def iou(boxes: Tensor, others: Tensor) -> Tensor:
-    """Intersection over union of boxes (..., 4), without a loop over the images."""
+    """Intersection over union of boxes (..., 4), batched and with broadcasting."""
     first, last = (
         torch.maximum(boxes[..., :2], others[..., :2]),
         torch.minimum(boxes[..., 2:], others[..., 2:]),
@@ -220,29 +260,29 @@ def iou(boxes: Tensor, others: Tensor) -> Tensor:
 
 
 def priors_of(head: nn.Module, maps: Sequence[Sequence[Tensor]], **kwargs: Any) -> list[Tensor]:
-    """Anchors or points of each level, (A, 4) or (A, 2)."""
+    """Return the anchors (A, 4) or points (A, 2) of each level, in px."""
     sizes = [scores.shape[2:] for scores in maps[0]]
     return head.prior_generator.grid_priors(sizes, device=maps[0][0].device, **kwargs)
 
 
 def by_place(x: Tensor, channels: int) -> Tensor:
-    """(N, A * channels, H, W) -> (N, H * W * A, channels)."""
+    """Reshape head outputs, (N, A * channels, H, W) -> (N, H * W * A, channels)."""
     return x.permute(0, 2, 3, 1).reshape(x.shape[0], -1, channels)
 
 
 @torch.no_grad()
 def check_scores(head: nn.Module, features: Sequence[Tensor], tolerance: float) -> None:
-    """Make sure that the scores of a head differ by more than a file may differ from PyTorch.
+    """Check that the scores of a head vary by more than the tolerance of the comparison with PyTorch.
 
-    If they do not, any choice of boxes passes a comparison, and which one is made is chance.
+    Otherwise any selection of boxes would pass the comparison.
 
     Args:
-        head (nn.Module): One that :func:`rule_of` knows, or an RPN's.
-        features (Sequence[Tensor]): What it takes, for images of noise.
+        head (nn.Module): A head supported by :func:`rule_of`.
+        features (Sequence[Tensor]): Inputs of the head, computed from images of noise.
         tolerance (float): Relative to the largest score.
 
     Raises:
-        DeploymentError: If they are the same everywhere.
+        DeploymentError: If all scores are equal within the tolerance.
     """
     scores = torch.cat([activated(head, level).flatten() for level in head(features)[0]])
     least, most = float(scores.min()), float(scores.max())
@@ -255,27 +295,36 @@ def check_scores(head: nn.Module, features: Sequence[Tensor], tolerance: float) 
 
 
 def activated(head: nn.Module, logits: Tensor) -> Tensor:
-    """Scores (N, H * W * A, C) of logits (N, A * (C or C + 1), H, W)."""
+    """Return the scores (N, H * W * A, C) of logits (N, A * (C or C + 1), H, W)."""
     logits = by_place(logits, head.cls_out_channels)
     return sigmoid(logits) if has_sigmoid(head) else logits.softmax(-1)[..., :-1]
 
 
 def sigmoid(x: Tensor) -> Tensor:
-    """As PyTorch computes it, to the last digits of small scores, by which candidates are ordered.
+    """Sigmoid with full relative precision for small scores, so that candidates are ranked as in PyTorch.
 
-    ONNX Runtime's operator is exact to 3e-8, by which the best scores of a detector differ that has hardly
-    been trained.
+    The absolute error of ONNX Runtime's operator is about 3e-8, as large as the differences between the best
+    scores of a barely trained detector.
     """
     return 1 / (1 + torch.exp(-x))
 
 
 def has_sigmoid(head: nn.Module) -> bool:
-    """Whether scores are sigmoids; those of a softmax have a class more, the background."""
+    """Whether a head uses sigmoid scores; softmax scores include a background class (bool)."""
     return getattr(head, 'use_sigmoid_cls', True)
 
 
 def best(scores: Tensor, limit: int | None, probe: Probe) -> tuple[Tensor, Tensor]:
-    """The ``limit`` best scores of each image, (N, B) -> (N, K), and their places."""
+    """Return the ``limit`` best scores of each image and their indices.
+
+    Args:
+        scores (Tensor): (N, B).
+        limit (int, optional): Number of scores to return; None sorts all of them.
+        probe (Probe): See :mod:`.probes`.
+
+    Returns:
+        tuple[Tensor, Tensor]: Scores in descending order and their indices, (N, K).
+    """
     count = scores.shape[1]
     values, index = scores.topk(count if limit is None else torch.sym_min(limit, count), dim=1)
     chosen = probe.best(scores, index)
@@ -283,19 +332,22 @@ def best(scores: Tensor, limit: int | None, probe: Probe) -> tuple[Tensor, Tenso
 
 
 def decode(head: nn.Module, level: Level, place: Tensor, size: Sequence[int]) -> Tensor:
-    """Boxes (N, B, 4) at places (N, B) of a level, within an image of ``size`` if the coder clips them."""
+    """Decode the boxes (N, B, 4) at indices ``place`` (N, B) of a level, in px.
+
+    Boxes are clipped to ``size``, height and width in px, if the coder clips.
+    """
     priors = level.priors[place]
     boxes = head.bbox_coder.decode(priors.flatten(0, 1), take(level.deltas, place).reshape(-1, 4))
     return clip(boxes.reshape(*place.shape, 4), size, head.bbox_coder)
 
 
 def take(boxes: Tensor, index: Tensor) -> Tensor:
-    """Some boxes of each image: (N, B, 4), (N, K) -> (N, K, 4)."""
+    """Gather boxes of each image by index, (N, B, 4), (N, K) -> (N, K, 4)."""
     return boxes.gather(1, index[..., None].expand(-1, -1, 4))
 
 
 def clip(boxes: Tensor, size: Sequence[int], coder: Any) -> Tensor:
-    """Boxes within an image of ``size``, height and width in px, unless the coder lets them go beyond."""
+    """Clip boxes (..., 4) to ``size``, height and width in px, if the coder clips."""
     if not coder.clip_border:
         return boxes
     height, width = size
@@ -304,7 +356,7 @@ def clip(boxes: Tensor, size: Sequence[int], coder: Any) -> Tensor:
 
 
 def is_large(boxes: Tensor, config: Any) -> Tensor | bool:
-    """Whether both sides of boxes, (N, B, 4), are above ``min_bbox_size`` if there is one."""
+    """Whether both sides of boxes (N, B, 4) exceed ``min_bbox_size``: (N, B), or True if it is not set."""
     smallest = config.get('min_bbox_size', -1)
     return True if smallest < 0 else (boxes[..., 2:] - boxes[..., :2] > smallest).all(-1)
 

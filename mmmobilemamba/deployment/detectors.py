@@ -1,7 +1,7 @@
-"""Detectors of mmdet as functions of an image alone, with the suppression of overlapping boxes inside.
+"""mmdet's detectors as functions of an image tensor, with non-maximum suppression inside.
 
-They give what mmdet's ``predict`` gives, but for a whole batch and in shapes that do not depend on what is
-found: the ``max_per_img`` best boxes of each image, with a score of 0 where there are fewer.
+They return the results of mmdet's ``predict`` for a batch, in fixed shapes: the ``max_per_img`` best boxes of
+each image. Unused slots have a score of 0.
 """
 
 from __future__ import annotations
@@ -31,7 +31,14 @@ from .suppress import Suppression, read_suppression, suppress
 
 
 class DenseDetector(nn.Module):
-    """A detector of one stage, such as RetinaNet, SSDLite, FCOS, RTMDet and YOLOX."""
+    """A single-stage detector such as RetinaNet, SSDLite, FCOS, RTMDet and YOLOX.
+
+    Args:
+        model (nn.Module): mmdet's SingleStageDetector.
+
+    Raises:
+        DeploymentError: If its head or the settings of its NMS are not supported.
+    """
 
     output_names = ['boxes', 'scores', 'labels']
 
@@ -45,7 +52,7 @@ class DenseDetector(nn.Module):
         """(N, C, H, W) -> boxes (N, K, 4), left, top, right, bottom in px; scores and labels (N, K)."""
         head = self.model.bbox_head
         logits, *others = head(self.model.extract_feat(image))
-        # RTMDet's objectness ends in the inverse of a sigmoid.
+        # With objectness, RTMDet's logits are the inverse of a sigmoid.
         exact = not getattr(head, 'with_objectness', False)
         logits = probe.numbers(*logits) if exact else probe.saturated(*logits)
         maps = [logits, *(probe.numbers(*levels) for levels in others)]
@@ -63,13 +70,20 @@ class DenseDetector(nn.Module):
                 boxes = take(vote(boxes, labels, found, threshold), order)
                 scores, labels = scores.gather(1, order), labels.gather(1, order)
             return boxes, scores, labels
-        if self.rule is yolox_head:  # which gives all that are left
+        if self.rule is yolox_head:  # ignores max_per_img
             limit = -1
         return left_over(found, limit, self.suppression, probe)
 
 
 class TwoStageDetector(nn.Module):
-    """A detector that looks at proposals a second time: Faster R-CNN, and Mask R-CNN with its masks."""
+    """A two-stage detector: Faster R-CNN, or Mask R-CNN with its masks.
+
+    Args:
+        model (nn.Module): mmdet's TwoStageDetector.
+
+    Raises:
+        DeploymentError: If the settings of its NMS are not supported.
+    """
 
     def __init__(self, model):
         super().__init__()
@@ -80,7 +94,7 @@ class TwoStageDetector(nn.Module):
         self.suppression = read_suppression(model.roi_head.test_cfg, 'test_cfg.rcnn')
 
     def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
-        """(N, C, H, W) -> boxes (N, K, 4), scores, labels (N, K), masks in the boxes (N, K, h, w)."""
+        """(N, C, H, W) -> boxes in px (N, K, 4), scores and labels (N, K), masks in boxes (N, K, h, w)."""
         maps = probe.numbers(*self.model.extract_feat(image))
         proposals, known = self.propose(maps, image.shape[2:], probe)
         boxes, scores, labels = self.detect(maps, proposals, known, image.shape[2:], probe)
@@ -89,7 +103,7 @@ class TwoStageDetector(nn.Module):
         return boxes, scores, labels, self.masks(maps, boxes, labels, probe)
 
     def propose(self, maps: Sequence[Tensor], size: Sequence[int], probe: Probe) -> tuple[Tensor, Tensor]:
-        """Proposals (N, P, 4), and whether there are so many (N, P)."""
+        """Return proposals in px (N, P, 4), and which of the P slots are in use (N, P)."""
         head = self.model.rpn_head
         outputs = [probe.numbers(*levels) for levels in head(maps)]
         found = rpn_head(head, outputs, size, probe)
@@ -100,7 +114,7 @@ class TwoStageDetector(nn.Module):
     def detect(
         self, maps: Sequence[Tensor], proposals: Tensor, known: Tensor, size: Sequence[int], probe: Probe
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Boxes (N, K, 4), scores and labels (N, K), of proposals."""
+        """Classify and refine proposals: boxes in px (N, K, 4), scores and labels (N, K)."""
         head, config = self.model.roi_head.bbox_head, self.model.roi_head.test_cfg
         batch, count = known.shape
         logits, deltas = head(extract(self.model.roi_head.bbox_roi_extractor, maps, proposals))
@@ -114,7 +128,7 @@ class TwoStageDetector(nn.Module):
         return by_class(boxes, scores, config.max_per_img, self.suppression, clipped, probe)
 
     def masks(self, maps: Sequence[Tensor], boxes: Tensor, labels: Tensor, probe: Probe) -> Tensor:
-        """Masks (N, K, h, w), of the classes of the boxes."""
+        """Return the mask probabilities (N, K, h, w) for the class of each box."""
         roi_head = self.model.roi_head
         extractor = (
             roi_head.bbox_roi_extractor if roi_head.share_roi_extractor else roi_head.mask_roi_extractor
@@ -130,15 +144,18 @@ class TwoStageDetector(nn.Module):
 def left_over(
     found: Candidates, limit: int, settings: Suppression | None, probe: Probe, classes: int = 0
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What the suppression leaves of candidates, the best first: boxes (N, K, 4), scores and labels (N, K).
+    """Apply NMS and return the remaining candidates, best first.
 
     Args:
-        found (Candidates): Of all classes.
-        limit (int): The most of an image; no limit if not positive.
-        settings (Suppression, optional): How; boxes are sorted alone if not given.
+        found (Candidates): Candidates of all classes.
+        limit (int): Maximum number per image; no limit if not positive.
+        settings (Suppression, optional): Settings of the NMS. If None, boxes are only sorted.
         probe (Probe): See :mod:`.probes`.
-        classes (int): If positive, candidates are those of class 0, 1, ... of each place in turn, and each
-            class is suppressed by itself. That is the same where no box leaves the image, and less work.
+        classes (int): If positive, the candidates of each box are ordered by class, 0, 1, ..., and NMS runs
+            per class. This is equivalent if all boxes lie within the image, and cheaper.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: Boxes in px (N, K, 4), scores and labels (N, K).
     """
     boxes, scores, labels, _ = found
     if settings is not None:
@@ -158,10 +175,10 @@ def left_over(
 
 
 def apart(found: Candidates, settings: Suppression) -> Tensor:
-    """The boxes (N, B, 4) as they are suppressed: those of different classes do not overlap.
+    """Shift the boxes (N, B, 4) so that boxes of different classes do not overlap.
 
-    This is the arithmetic of mmcv's ``batched_nms``, to the last digit. A box that is turned inside out has
-    no area there, but would have one in ONNX.
+    Bit-identical to mmcv's ``batched_nms``. Inverted boxes, which have no area in mmcv, are collapsed here
+    because ONNX's NonMaxSuppression would assign them one.
     """
     boxes, scores, labels, most = found
     valid = scores > 0
@@ -184,10 +201,18 @@ def by_class(
     clipped: bool,
     probe: Probe,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """What mmdet's ``multiclass_nms`` leaves of boxes (N, P, C or 1, 4) with scores (N, P, C).
+    """mmdet's ``multiclass_nms``.
 
     Args:
+        boxes (Tensor): In px, (N, P, C, 4), or (N, P, 1, 4) if they are class-agnostic.
+        scores (Tensor): (N, P, C).
+        limit (int): Maximum number per image; no limit if not positive.
+        settings (Suppression, optional): Settings of the NMS. If None, boxes are only sorted.
         clipped (bool): Whether all boxes are within the image.
+        probe (Probe): See :mod:`.probes`.
+
+    Returns:
+        tuple[Tensor, Tensor, Tensor]: Boxes in px (N, K, 4), scores and labels (N, K).
     """
     batch, _, classes = scores.shape
     labels = torch.arange(classes, device=scores.device).expand(scores.shape).flatten(1)
@@ -198,7 +223,7 @@ def by_class(
 
 
 def extract(extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tensor:
-    """What mmdet's SingleRoIExtractor gives for boxes (N, K, 4): (N * K, C, side, side)."""
+    """mmdet's SingleRoIExtractor: features (N * K, C, side, side) of boxes (N, K, 4) in px."""
     batch, count, _ = boxes.shape
     image = torch.arange(batch, device=boxes.device, dtype=boxes.dtype)[:, None, None].expand(-1, count, 1)
     rois = torch.cat([image, boxes], 2).reshape(-1, 5)
@@ -215,7 +240,8 @@ def extract(extractor: nn.Module, maps: Sequence[Tensor], boxes: Tensor) -> Tens
 def level_of(rois: Tensor, finest_scale: float, levels: int) -> Tensor:
     """``SingleRoIExtractor.map_roi_levels``, (K, 5) -> (K,), with comparisons instead of a logarithm.
 
-    Runtimes round logarithms differently, and a box as large as the image may be just between two levels.
+    Runtimes round logarithms differently, and a box of the size of the image can lie exactly on the boundary
+    between two levels.
     """
     scale = torch.sqrt((rois[:, 3] - rois[:, 1]) * (rois[:, 4] - rois[:, 2])) / finest_scale + 1e-6
     return sum((scale >= 2**level).long() for level in range(1, levels)) + torch.zeros_like(scale).long()

@@ -1,4 +1,4 @@
-"""What is said when a network cannot leave PyTorch, and what is not said."""
+"""Errors of the export, and contexts that translate or silence the messages of PyTorch's exporter."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from contextlib import contextmanager
 import torch
 from mmengine.utils import digit_version
 
-EXPORT_SINCE = '2.8'  # the oldest torch whose exporter to ONNX takes free sizes as our graphs have them
+EXPORT_SINCE = '2.8'  # oldest torch whose ONNX exporter supports the dynamic sizes of our graphs
 
 
 class DeploymentError(RuntimeError):
-    """A network cannot leave PyTorch; the message says why and what to do."""
+    """A network cannot be exported; the message says why and what to do."""
 
 
 def check_torch() -> None:
-    """Make sure that this PyTorch can export.
+    """Check that the installed PyTorch supports the export.
 
     Raises:
         DeploymentError: If it is older than ``EXPORT_SINCE``.
@@ -29,11 +29,15 @@ def check_torch() -> None:
 
 @contextmanager
 def refusing(what: str = 'export it', dynamic_sizes: bool = False) -> Iterator[None]:
-    """Turns what PyTorch's exporter, or a model on its way, stumbles over into a :class:`DeploymentError`.
+    """Convert errors of PyTorch's exporter, or of the model during export, to :class:`DeploymentError`.
 
     Args:
-        what (str): What PyTorch is about to do.
-        dynamic_sizes (bool): Whether one size instead of any may be the way out.
+        what (str): The operation, for the message "PyTorch cannot ...".
+        dynamic_sizes (bool): Whether the message suggests a fixed size instead.
+
+    Raises:
+        DeploymentError: If the body raises a RuntimeError, TypeError, ValueError, AssertionError or
+            AttributeError.
     """
     try:
         yield
@@ -49,7 +53,7 @@ def refusing(what: str = 'export it', dynamic_sizes: bool = False) -> Iterator[N
 
 @contextmanager
 def quietly() -> Iterator[None]:
-    """Without what PyTorch's exporter says on its way, which is about its own insides."""
+    """Silence warnings and log messages below ERROR; those of PyTorch's exporter concern its internals."""
     with warnings.catch_warnings():
         warnings.simplefilter('ignore')
         before = logging.root.manager.disable

@@ -1,7 +1,7 @@
-"""Whole networks as functions of an image alone: backbones, classifiers and segmentors.
+"""Backbones, classifiers and segmentors as functions of an image tensor.
 
-What OpenMMLab's models do around their layers, samples in and samples out, no graph can hold. These modules
-have the same layers and give tensors. Detectors are in :mod:`.detectors`.
+OpenMMLab's models take and return data samples, which cannot be exported. These modules use the same layers
+and return tensors. Detectors are in :mod:`.detectors`.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from .substitutes import substitute
 
 
 class Preprocessed(nn.Module):
-    """A network that takes images as they are read.
+    """A network with normalisation inside.
 
     Args:
-        network (nn.Module): Of a normalised image, (N, C, H, W).
-        mean (Sequence[float]): Of the C channels, in 0 to 255, in the order of the network.
-        std (Sequence[float]): Likewise.
-        swaps (bool): Whether the network's order is that of the image, RGB, turned round.
-        as_read (bool): Images are uint8, (N, H, W, C); else float32, (N, C, H, W), of 0 to 255.
+        network (nn.Module): A network of normalised images, (N, C, H, W).
+        mean (Sequence[float]): Mean of each channel, in 0 to 255, in the network's channel order.
+        std (Sequence[float]): Standard deviation of each channel, in the same order.
+        swaps (bool): Whether to reverse the channels, from RGB to the BGR of the network.
+        as_read (bool): Whether images are uint8, (N, H, W, C), instead of float32, (N, C, H, W), in 0 to 255.
     """
 
     def __init__(self, network, mean, std, swaps, as_read):
@@ -34,16 +34,20 @@ class Preprocessed(nn.Module):
         self.register_buffer('shift', (-mean / std).float(), False)
 
     def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
-        """An image, of three channels RGB -> what the network gives."""
-        # Contiguous, or all that follows would be channels-last and what is exported bound to it.
+        """Images, RGB if of three channels -> outputs of the network."""
+        # Contiguous: otherwise the exported graph would be specialised to channels-last strides.
         x = image.float().permute(0, 3, 1, 2).contiguous() if self.as_read else image
-        if self.swaps:  # without a flip, which some runtimes lack
+        if self.swaps:  # no flip: some runtimes lack it
             x = torch.cat(x.split(1, dim=1)[::-1], dim=1)
         return self.network(x * self.scale + self.shift, probe)
 
 
 class BackboneGraph(nn.Module):
-    """A backbone: maps, finest first."""
+    """A backbone; returns feature maps, finest first.
+
+    Args:
+        backbone (MobileMamba): The backbone, deployed.
+    """
 
     def __init__(self, backbone):
         super().__init__()
@@ -51,16 +55,16 @@ class BackboneGraph(nn.Module):
         self.output_names = [f'stage{index}' for index in backbone.out_indices]
 
     def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
-        """(N, C, H, W) -> a map (N, C, H', W') of each wanted stage."""
+        """(N, C, H, W) -> a map (N, C', H', W') of each stage in ``out_indices``."""
         return self.backbone(image)
 
 
 class ClassifierGraph(nn.Module):
-    """A classifier of mmpretrain: logits, and the best classes with their probabilities.
+    """A classifier of mmpretrain; returns logits, and the best classes with their probabilities.
 
     Args:
         model (nn.Module): mmpretrain's ImageClassifier.
-        topk (int): How many of the best; all, if there are fewer.
+        topk (int): Number of best classes; limited to the number of classes. Defaults to 5.
     """
 
     output_names = ['logits', 'scores', 'labels']
@@ -80,12 +84,12 @@ class ClassifierGraph(nn.Module):
 
 
 class SegmentorGraph(nn.Module):
-    """A segmentor of mmseg: the class of each pixel, of the whole image or by windows that slide over it.
+    """A segmentor of mmseg; returns the class of each pixel, by whole-image or sliding-window inference.
 
     Args:
-        model (nn.Module): mmseg's EncoderDecoder. One with a single output, for two classes, gets the logits
-            of both: that of class 0 is where the threshold is.
-        with_logits (bool): Give the logits, too. Defaults to False.
+        model (nn.Module): mmseg's EncoderDecoder. For a model of two classes with a single output, the logits
+            of both classes are returned; the logit of class 0 is that of the threshold.
+        with_logits (bool): Whether to return the logits as well. Defaults to False.
     """
 
     def __init__(self, model, with_logits=False):
@@ -108,12 +112,12 @@ class SegmentorGraph(nn.Module):
 
     @property
     def last_head(self) -> nn.Module:
-        """The decode head that predicts."""
+        """The decode head of the predictions: the last one of a cascade (nn.Module)."""
         head = self.model.decode_head
         return head[-1] if isinstance(head, nn.ModuleList) else head
 
     def logits(self, image: Tensor) -> Tensor:
-        """(N, C, H, W) -> (N, outputs, H, W)."""
+        """(N, C, H, W) -> logits (N, outputs, H, W)."""
         x = self.model.extract_feat(image)
         if isinstance(self.model.decode_head, nn.ModuleList):
             first, *others = self.model.decode_head
@@ -122,15 +126,15 @@ class SegmentorGraph(nn.Module):
                 logits = head(x, logits)
         else:
             logits = self.model.decode_head(x)
-        if isinstance(logits, tuple):  # with what the loss is of, which is behind it
+        if isinstance(logits, tuple):  # further elements are only for the loss
             logits = logits[0]
         align_corners = self.last_head.align_corners
         return F.interpolate(logits, image.shape[2:], mode='bilinear', align_corners=align_corners)
 
     def slide(self, image: Tensor) -> Tensor:
-        """The mean of the windows at each pixel, as mmseg's ``slide_inference`` has it; for one size.
+        """Average the logits of sliding windows, (N, C, H, W) -> (N, outputs, H, W).
 
-        All windows go through the network as one batch.
+        See mmseg's ``slide_inference``. All windows are computed in one batch; the image size must be static.
         """
         config, (height, width) = self.model.test_cfg, image.shape[2:]
         rows, columns = (
@@ -149,13 +153,21 @@ class SegmentorGraph(nn.Module):
 
 
 def starts(side: int, crop: int, stride: int) -> list[int]:
-    """Where windows of a size begin on a side of an image, in px (list[int]); the last one ends with it."""
+    """Return the start positions of sliding windows along one side of an image, in px (list[int]).
+
+    The last window ends at the border of the image.
+
+    Args:
+        side (int): Length of the side.
+        crop (int): Length of a window.
+        stride (int): Distance between windows.
+    """
     number = max(side - crop + stride - 1, 0) // stride + 1
     return [max(min(index * stride + crop, side) - crop, 0) for index in range(number)]
 
 
 def graph_of(graph: nn.Module) -> nn.Module:
-    """The graph below a preprocessing, and what records it."""
+    """Unwrap a graph from :class:`Preprocessed` and :class:`~.probes.Recorded`."""
     while hasattr(graph, 'network'):
         graph = graph.network
     return graph

@@ -1,4 +1,4 @@
-"""ONNX files of networks: export, what they hold, and the proof that they are equal to PyTorch."""
+"""ONNX files: export, reading, writing, inspection, and running with ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -24,39 +24,43 @@ from .splits import narrow_splits
 
 OPSET = 18
 NO_LIMIT = 2**63 - 1
-LARGE_SIDES = (1120, 1248)  # px, of which no level of a pyramid has one pixel
-LARGEST = 2**31 - 1  # bytes that one file of protobuf may have
+LARGE_SIDES = (1120, 1248)  # px; no level of a feature pyramid has a side of 1
+LARGEST = 2**31 - 1  # bytes, the size limit of a protobuf file
 
 
 def free_dimensions(image: Tensor, dynamic_sizes: bool) -> tuple[dict[int, Any]]:
-    """What of an image is free in the exported graph: the batch, and its sides if wanted."""
+    """Return the ``dynamic_shapes`` for ``torch.export``: a dynamic batch, and sides if ``dynamic_sizes``."""
     sides = sides_of(image) if dynamic_sizes else ()
     return ({axis: torch.export.Dim.DYNAMIC if axis in (0, *sides) else None for axis in range(4)},)
 
 
 def sides_of(image: Tensor) -> tuple[int, int]:
-    """The axes of height and width."""
+    """Return the axes of height and width: images are uint8 (N, H, W, C) or float32 (N, C, H, W)."""
     return (1, 2) if image.dtype == torch.uint8 else (2, 3)
 
 
 def to_program(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> torch.export.ExportedProgram:
-    """The graph as a program of ``torch.export``, for any batch, in the form that suits its sizes.
+    """Export a graph with ``torch.export``, with a dynamic batch size.
 
     Args:
-        graph (nn.Module): Of one image, such as those of :mod:`.graphs`.
-        image (Tensor): An image of the wanted size, in a batch of 2 or more.
-        dynamic_sizes (bool): Whether height and width are free, too.
+        graph (nn.Module): A graph such as those of :mod:`.graphs`.
+        image (Tensor): Images of the wanted size, in a batch of 2 or more.
+        dynamic_sizes (bool): Whether height and width are dynamic as well.
+
+    Returns:
+        torch.export.ExportedProgram: The program of :func:`~.rewrite.rewrite` if sizes are dynamic, of
+        :func:`fixed_form` otherwise.
 
     Raises:
-        DeploymentError: If PyTorch is too old, or cannot export it.
+        DeploymentError: If PyTorch is too old, or cannot export the graph.
     """
     check_torch()
     shapes = free_dimensions(image, dynamic_sizes)
     if dynamic_sizes:
-        # A side of 1 on the way would be taken for one of every image.
+        # torch.export would specialise a side of 1 in any feature map.
         sides = dict(zip(sides_of(image), LARGE_SIDES))
         image = image.new_zeros([sides.get(axis, size) for axis, size in enumerate(image.shape)])
-    # A guard of a scan that this process compiled before may be no more than an error (PyTorch 2.12).
+    # Guards of a scan compiled earlier in this process can make the export fail (PyTorch 2.12).
     torch.compiler.reset()
     with refusing(dynamic_sizes=dynamic_sizes), quietly(), torch.no_grad():
         form = rewrite(graph) if dynamic_sizes else fixed_form(graph, image)
@@ -64,18 +68,21 @@ def to_program(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> torch.ex
 
 
 def fixed_form(graph: nn.Module, image: Tensor) -> nn.Module:
-    """The graph for images of one size: :func:`~.portable.portable`, or rewritten where it has no such form.
+    """Return the portable form of a graph for one image size, or else its rewritten form.
 
-    Both are about as fast in ONNX Runtime; other runtimes know no ``Scan``.
+    Both are about as fast in ONNX Runtime; other runtimes do not support ``Scan``.
     """
     try:
         return portable(graph, image, softplus='log')
-    except DeploymentError:  # of norm layers that do not fold, say
+    except DeploymentError:  # for example, norm layers that do not fold
         return rewrite(graph)
 
 
 def to_onnx(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> onnx.ModelProto:
-    """The graph as a model of ONNX, of standard operators (onnx.ModelProto); see :func:`to_program`."""
+    """Export a graph as an ONNX model of standard operators (onnx.ModelProto).
+
+    Arguments and errors as in :func:`to_program`.
+    """
     program = to_program(graph, image, dynamic_sizes)
     with refusing(dynamic_sizes=dynamic_sizes), quietly(), torch.no_grad():
         exported = torch.onnx.export(
@@ -90,14 +97,14 @@ def to_onnx(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> onnx.ModelP
         )
     proto = exported.model_proto
     narrow_splits(proto)
-    # Sizes that PyTorch derives are not always those of ONNX Runtime, which would share memory by them.
+    # Shapes inferred by PyTorch can differ from those of ONNX Runtime, which plans its memory by them.
     del proto.graph.value_info[:]
     forget_origins(proto)
     return proto
 
 
 def forget_origins(proto: onnx.ModelProto) -> None:
-    """Drop what the exporter notes of every node: the code it is from, with paths of this machine."""
+    """Drop the exporter's metadata of each node: the source code it came from, with paths of this machine."""
     graphs = [proto.graph]
     while graphs:
         graph = graphs.pop()
@@ -110,7 +117,7 @@ def forget_origins(proto: onnx.ModelProto) -> None:
 
 
 def _suppression(boxes, scores, iou_threshold, score_threshold):
-    """:func:`~.suppress.suppress` in standard operators.
+    """:func:`~.suppress.suppress` as standard operators.
 
     Source: https://onnx.ai/onnx/operators/onnx__NonMaxSuppression.html
     """
@@ -121,18 +128,18 @@ def _suppression(boxes, scores, iou_threshold, score_threshold):
         op.Constant(value_floats=[iou_threshold]),
         op.Constant(value_floats=[score_threshold]),
     )
-    places = op.Gather(picked, op.Constant(value_ints=[0, 2]), axis=1)  # image and box of each
+    places = op.Gather(picked, op.Constant(value_ints=[0, 2]), axis=1)  # image and box, without the class
     nothing = op.Mul(scores, op.Constant(value_float=0.0))
     return op.ScatterND(nothing, places, op.GatherND(scores, places))
 
 
 def write(proto: onnx.ModelProto, path: Path, about: Mapping[str, Any]) -> None:
-    """Write a model with what its users have to know, in one file, or with its weights beside it above 2 GB.
+    """Write a model and its metadata to one file; above 2 GB, the weights go to a second file beside it.
 
     Args:
         proto (onnx.ModelProto): The model.
-        path (Path): Ends in .onnx.
-        about (dict): See :func:`~.build.describe`.
+        path (Path): The output path, ending in .onnx.
+        about (dict): The metadata, see :func:`~.build.describe`.
     """
     onnx.helper.set_model_props(proto, {'mmmobilemamba': json.dumps(about)})
     external = proto.ByteSize() > LARGEST
@@ -140,13 +147,13 @@ def write(proto: onnx.ModelProto, path: Path, about: Mapping[str, Any]) -> None:
 
 
 def weights_of(path: Path) -> Path:
-    """Where a file at ``path`` has its weights, if it has not got them itself."""
+    """Return the path of the external weights of the file at ``path``."""
     return path.with_name(f'{path.name}.data')
 
 
 def move(path: Path, target: Path) -> None:
-    """Move a file, with its weights if they are beside it, in place of what is there."""
-    if weights_of(path).exists():  # which it names
+    """Move a file with its external weights, if any, to ``target``, and replace what is there."""
+    if weights_of(path).exists():  # the model stores their file name
         model = onnx.load(str(path))
         remove(path)
         onnx.save(model, str(target), save_as_external_data=True, location=weights_of(target).name)
@@ -155,16 +162,16 @@ def move(path: Path, target: Path) -> None:
 
 
 def remove(path: Path) -> None:
-    """Remove a file, with its weights if they are beside it, if it is there."""
+    """Remove a file and its external weights, if they exist."""
     for part in (path, weights_of(path)):
         part.unlink(missing_ok=True)
 
 
 def operators(proto: onnx.ModelProto) -> Counter[str]:
-    """How often each operator occurs, in the bodies of loops, too (Counter).
+    """Count the operators of a model, including those in loop bodies (Counter).
 
     Raises:
-        RuntimeError: If one is not of the standard domain.
+        RuntimeError: If an operator is not of the standard domain.
     """
     counts, graphs = Counter(), [proto.graph, *proto.functions]
     while graphs:
@@ -177,7 +184,7 @@ def operators(proto: onnx.ModelProto) -> Counter[str]:
 
 
 def without_probes(proto: onnx.ModelProto, count: int) -> onnx.ModelProto:
-    """A copy with the first ``count`` outputs, without what only others need (onnx.ModelProto)."""
+    """Return a copy with only the first ``count`` outputs and the nodes they depend on (onnx.ModelProto)."""
     model = onnx.ModelProto()
     model.CopyFrom(proto)
     del model.graph.output[count:]
@@ -191,7 +198,7 @@ def without_probes(proto: onnx.ModelProto, count: int) -> onnx.ModelProto:
 
 
 def outer_values(attribute: onnx.AttributeProto) -> set[str]:
-    """Names of what a loop's body takes from around it (set[str]), and of its own."""
+    """Return all names that a loop body reads, from the outer scope or its own (set[str])."""
     names, graphs = set(), [attribute.g] if attribute.HasField('g') else []
     while graphs:
         for node in graphs.pop().node:
@@ -201,10 +208,10 @@ def outer_values(attribute: onnx.AttributeProto) -> set[str]:
 
 
 def with_probes(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy with further outputs, which tell more than choices do.
+    """Return a copy with additional outputs, for comparisons that are finer than selected boxes or classes.
 
-    These are boxes, (N, B, 4), and scores, (N, 1, B), that go into each suppression, and logits of a
-    segmentor that gives classes alone.
+    These are the inputs of each suppression, boxes (N, B, 4) and scores (N, 1, B), and the logits of a
+    segmentor that only returns classes.
     """
     probe = onnx.ModelProto()
     probe.CopyFrom(proto)
@@ -218,7 +225,12 @@ def with_probes(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def open_session(path: str | Path | bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
-    """The file at ``path`` (or the bytes of one), ready to run on the CPU (onnxruntime.InferenceSession)."""
+    """Open a file, or the bytes of one, in ONNX Runtime on the CPU (onnxruntime.InferenceSession).
+
+    Args:
+        path (str | Path | bytes): The file, or its content.
+        threads (int, optional): Threads within an operator. Defaults to ONNX Runtime's own choice.
+    """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
@@ -228,10 +240,10 @@ def open_session(path: str | Path | bytes, threads: int | None = None) -> onnxru
 
 
 def read_about(session: onnxruntime.InferenceSession) -> dict[str, Any]:
-    """What a file says of itself (dict), see :func:`~.build.describe`; {} if nothing."""
+    """Return the metadata of a file (dict), see :func:`~.build.describe`; {} if it has none."""
     return json.loads(session.get_modelmeta().custom_metadata_map.get('mmmobilemamba', '{}'))
 
 
 def run(session: onnxruntime.InferenceSession, image: Tensor) -> list[np.ndarray]:
-    """Outputs (list[ndarray]) for an image, a tensor."""
+    """Run a session on a batch of images (Tensor); returns its outputs (list[ndarray])."""
     return session.run(None, {'image': image.numpy()})

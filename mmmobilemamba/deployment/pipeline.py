@@ -1,7 +1,7 @@
-"""What the test pipeline of a config does to pictures: how it reads them, and the sizes that it makes.
+"""Reads the test pipeline of a config: how it loads images, and the sizes it resizes them to.
 
-Sizes are (height, width), but pipelines have the width first. ``tools/deployment/infer.py`` and
-``tools/deployment/web/prepare.js``, which run without this package, have the same arithmetic.
+Sizes are (height, width) in px, whereas pipelines put the width first. ``tools/deployment/infer.py`` and
+``tools/deployment/web/prepare.js`` implement the same arithmetic, because they run without this package.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from mmengine.config import Config
 from .datasets import datasets_of
 from .errors import DeploymentError
 
-SIDES = dict(Resize='scale', ResizeEdge='scale', CenterCrop='crop_size')  # of the steps that have such
+SIDES = dict(Resize='scale', ResizeEdge='scale', CenterCrop='crop_size')  # each step's size argument
 KNOWN = (*SIDES, 'Pad')
-ALIKE = ('Resize', 'Crop', 'Pad')  # what the names of other such steps have in them
+ALIKE = ('Resize', 'Crop', 'Pad')  # parts of the names of other steps that change sizes
 LOADERS = ('LoadImageFromFile', 'PillowLoadImageFromFile')
-# Steps after which a picture is what it was before.
+# Steps that do not change the image.
 HARMLESS = (
     'FilterAnnotations',
     'ImageToTensor',
@@ -32,24 +32,24 @@ HARMLESS = (
     'PackMultiTaskInputs',
     'PackSegInputs',
 )
-# Arguments of the loaders that change no pixel.
+# Loader arguments that do not affect pixels.
 WHERE_FROM = ('backend_args', 'file_client_args', 'ignore_empty')
-OWN_COLOR_TYPE = 'color_ignore_orientation'  # of PillowLoadImageFromFile, unless it is given
+OWN_COLOR_TYPE = 'color_ignore_orientation'  # default of PillowLoadImageFromFile
 
 Size = tuple[int, int]
 
 
 def type_name(step: Mapping[str, Any]) -> str:
-    """Name of what a config builds, without its scope; the type may be a class, as in Python's style."""
+    """Return the type of a config without its scope (str); in Python-style configs the type is a class."""
     kind = step['type']
     return kind.rpartition('.')[2] if isinstance(kind, str) else kind.__name__
 
 
 def read_test_pipeline(config: Config) -> list[Mapping[str, Any]]:
-    """The test pipeline of a config, with that of wrappers after it.
+    """Return the steps of a config's test pipeline, including those of dataset wrappers (list[dict]).
 
     Raises:
-        DeploymentError: If there are several test sets whose pictures are read or resized differently.
+        DeploymentError: If several test sets load or resize images differently.
     """
     pipelines = [steps for steps in (steps for _, steps in datasets_of(config)) if steps]
     kinds = [(loader_of(steps), resize_steps(steps)) for steps in pipelines]
@@ -62,9 +62,9 @@ def read_test_pipeline(config: Config) -> list[Mapping[str, Any]]:
 
 
 def loader_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """The step of a pipeline that reads pictures, as JSON holds it; None if none does.
+    """Return the loading step of a pipeline (dict, JSON-serialisable), or None if there is none.
 
-    mmcv's ``LoadImageFromFile`` stands for a pipeline that is empty. Of an unknown one there is the type.
+    An empty pipeline counts as mmcv's ``LoadImageFromFile``. For unknown loaders, only the type is returned.
     """
     if not pipeline:
         return dict(type='LoadImageFromFile')
@@ -80,13 +80,13 @@ def loader_of(pipeline: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
 
 
 def resize_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The steps of a pipeline that change a picture once it is read, as JSON holds them.
+    """Return the steps of a pipeline that modify the image after loading (list[dict], JSON-serialisable).
 
-    Steps that are neither in ``KNOWN`` nor in ``HARMLESS`` are there with their type alone, so that programs
-    which prepare pictures can refuse them by name.
+    Steps that are neither in ``KNOWN`` nor in ``HARMLESS`` are reduced to their type, so that programs that
+    prepare images can refuse them by name.
 
     Raises:
-        DeploymentError: If there is one that changes the size and that :func:`resize` does not know.
+        DeploymentError: If a step changes the size and is not supported by :func:`resize`.
     """
     steps = []
     for step in pipeline:
@@ -113,7 +113,7 @@ def resize_steps(pipeline: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def check_pad(step: Mapping[str, Any]) -> None:
-    """Make sure that a step Pad makes a size, of a constant value.
+    """Check that a Pad step defines a size and pads with a constant.
 
     Raises:
         DeploymentError: If it does not.
@@ -128,12 +128,12 @@ def check_pad(step: Mapping[str, Any]) -> None:
 
 
 def unknown_steps(steps: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Types of the steps, of :func:`resize_steps`, that are not known, and so change pictures unseen."""
+    """Return the types of the :func:`resize_steps` that are not supported (list[str])."""
     return [step['type'] for step in steps if step['type'] not in KNOWN]
 
 
 def padded(height: float, width: float, step: Mapping[str, Any]) -> tuple[float, float]:
-    """Height and width after the step Pad, which may be infinite."""
+    """Return height and width after a Pad step; both can be infinite, see :func:`largest_sizes`."""
     if step.get('pad_to_square'):
         height = width = max(height, width)
     if step.get('size_divisor'):
@@ -147,25 +147,30 @@ def padded(height: float, width: float, step: Mapping[str, Any]) -> tuple[float,
 
 
 def sides_of(step: Mapping[str, Any]) -> Size:
-    """Height and width that a step names."""
+    """Return the height and width configured in a step."""
     sides = step[SIDES[step['type']]]
     return (sides, sides) if isinstance(sides, int) else (sides[1], sides[0])
 
 
 def pad_divisor_of(preprocessor: Mapping[str, Any]) -> int:
-    """What the sides of a network's input are multiples of: ``pad_size_divisor``, in mmseg ``test_cfg``'s."""
+    """Return the divisor for padding: ``pad_size_divisor``, or mmseg's ``test_cfg.size_divisor`` (int)."""
     test_cfg = preprocessor.get('test_cfg') or {}
     return preprocessor.get('pad_size_divisor') or test_cfg.get('size_divisor') or 1
 
 
 def pad(size: Size, divisor: int) -> Size:
-    """The size after padding to multiples of ``divisor``."""
+    """Round a size up to multiples of ``divisor``."""
     height, width = (-(-side // divisor) * divisor for side in size)
     return height, width
 
 
 def resize(size: Size, steps: Sequence[Mapping[str, Any]]) -> Size:
-    """The size that :func:`resize_steps` make of a picture of one size."""
+    """Return the size of an image after the :func:`resize_steps`.
+
+    Args:
+        size (tuple[int, int]): Height and width of the image in px.
+        steps (Sequence[dict]): The steps.
+    """
     height, width = size
     for step in steps:
         if step['type'] == 'Pad':
@@ -190,10 +195,11 @@ def resize(size: Size, steps: Sequence[Mapping[str, Any]]) -> Size:
 
 
 def largest_sizes(steps: Sequence[Mapping[str, Any]]) -> list[Size]:
-    """The smallest sizes of which one holds every picture after :func:`resize_steps`, the config's first.
+    """Return the smallest input sizes such that every image fits one of them after the :func:`resize_steps`.
 
-    One, if an input of that size takes all pictures; two, if it is one size for landscapes and another for
-    portraits; none, if pictures have no largest size.
+    Returns:
+        list[tuple[int, int]]: One size if it fits all images; two if landscape and portrait images differ, in
+        the order of the config; none if the size of images is not bounded.
     """
     bounds = [(math.inf, math.inf)]
     for step in steps:

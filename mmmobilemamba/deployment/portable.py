@@ -1,9 +1,9 @@
-"""A deployed MobileMamba for one size of image, in operators that every runtime has.
+"""A deployed MobileMamba for one image size, in operators that every runtime supports.
 
-ncnn, MNN, LiteRT, ExecuTorch, Core ML and OpenVINO convert it. It has no loop, no tensor of more than four
-axes, no transposed convolution, no slice with a step, no empty piece, no memory format, and no constant that
-two operators share: each of these was refused by one of those runtimes, or silently misread. Scans are those
-of :mod:`~mmmobilemamba.ops.export.walk`, whose number of operators grows as the square root of the number of
+ncnn, MNN, LiteRT, ExecuTorch, Core ML and OpenVINO can convert it. It has no loops, tensors of more than four
+axes, transposed convolutions, strided slices, empty tensors, memory formats, or constants shared by two
+operators: at least one of these runtimes refuses or silently misreads each of them. Scans are those of
+:mod:`~mmmobilemamba.ops.export.walk`; their number of operators grows with the square root of the number of
 pixels of a map.
 """
 
@@ -31,22 +31,25 @@ Sizes = dict[nn.Module, tuple[int, int]]
 
 @torch.no_grad()
 def portable(network: nn.Module, image: Tensor, softplus: str = 'operator') -> nn.Module:
-    """A copy of a network in which every :class:`~mmmobilemamba.MobileMamba` has portable operators alone.
+    """Copy a network and convert every :class:`~mmmobilemamba.MobileMamba` in it to portable operators.
 
-    It gives the same, to rounding, for images of the size of ``image``, in any number. What is around the
-    backbones stays as it is.
+    The copy is equivalent up to rounding for images of the size of ``image``, with any batch size. Modules
+    outside the backbones are not changed.
 
     Args:
-        network (nn.Module): Deployed: a backbone, a graph of :mod:`.graphs` or any other.
-        image (Tensor): What it takes, of the wanted size; it is run once.
-        softplus (str): ``'operator'`` for the runtime's own. ``'log'`` for relu(x) + log(1 + exp(-abs(x))),
-            which is faster in ONNX Runtime, as PyTorch's exporter puts a comparison beside the operator, but
-            loses step sizes below 1e-7. Defaults to ``'operator'``.
+        network (nn.Module): A deployed network: a backbone, a graph of :mod:`.graphs` or any other module.
+        image (Tensor): An input of the wanted size. The network is run on it once.
+        softplus (str): ``'operator'`` for the runtime's Softplus, or ``'log'`` for
+            relu(x) + log(1 + exp(-abs(x))). The latter is faster in ONNX Runtime, because PyTorch's exporter
+            adds a comparison to Softplus, but flushes step sizes below 1e-7 to 0. Defaults to ``'operator'``.
+
+    Returns:
+        nn.Module: The copy, in evaluation mode, without gradients.
 
     Raises:
-        DeploymentError: If a backbone is not deployed, has a part that has no portable form, such as norm
-            layers that do not fold, or sees maps of several sizes.
-        ValueError: If there is no such softplus.
+        DeploymentError: If a backbone is not deployed, has a part without a portable form, such as norm
+            layers that do not fold, or is applied to images of several sizes.
+        ValueError: If ``softplus`` is unknown.
     """
     if softplus not in SOFTPLUS:
         raise ValueError(f'softplus must be one of {sorted(SOFTPLUS)}, not {softplus!r}.')
@@ -67,10 +70,10 @@ def portable(network: nn.Module, image: Tensor, softplus: str = 'operator') -> n
 
 
 def sizes_of(network: nn.Module, image: Tensor) -> Sizes:
-    """Height and width of the maps that each scan and wavelet of a network sees (dict by module).
+    """Return height and width of the input of each SS2D and WTE-Mamba of a network (dict by module).
 
     Raises:
-        DeploymentError: If one sees maps of several sizes.
+        DeploymentError: If a module is applied to maps of several sizes.
     """
     sizes: Sizes = {}
 
@@ -93,7 +96,7 @@ def sizes_of(network: nn.Module, image: Tensor) -> Sizes:
 
 
 def convert(module: nn.Module, sizes: Sizes, softplus: Callable[[Tensor], Tensor]) -> nn.Module:
-    """The portable form of a module; one of another package stays, with the form of its children in it."""
+    """Return the portable form of a module; modules of other packages only get their children converted."""
     kind = type(module)
     if kind in (Conv2d, FusedConv2d):
         return PortableConv(module)
@@ -109,10 +112,10 @@ def convert(module: nn.Module, sizes: Sizes, softplus: Callable[[Tensor], Tensor
 
 
 def check_converted(network: nn.Module) -> None:
-    """Make sure that nothing is left that computes by what it finds when it is called.
+    """Check that no module is left that chooses its implementation at run time.
 
     Raises:
-        DeploymentError: If there is something.
+        DeploymentError: If there is one.
     """
     for path, module in network.named_modules():
         if isinstance(module, (MobileMamba, FoldedMKDeConv, *WITH_BACKEND)):
@@ -127,7 +130,7 @@ class PortableBackbone(nn.Module):
     """MobileMamba without memory formats.
 
     Args:
-        source (MobileMamba): With portable layers.
+        source (MobileMamba): A backbone whose layers are already portable.
     """
 
     def __init__(self, source):
@@ -135,7 +138,7 @@ class PortableBackbone(nn.Module):
         self.stem, self.stages, self.out_indices = source.stem, source.stages, source.out_indices
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """(N, in_channels, H, W) -> a map (N, C, H', W') of each wanted stage."""
+        """(N, in_channels, H, W) -> a map (N, C, H', W') of each stage in ``out_indices``."""
         x = self.stem(x)
         maps = []
         for stage in self.stages:
@@ -145,10 +148,10 @@ class PortableBackbone(nn.Module):
 
 
 class PortableConv(nn.Module):
-    """A convolution of PyTorch's, and what follows it.
+    """PyTorch's convolution followed by the source's activation and shortcut.
 
     Args:
-        source (Conv2d): One that also has an activation or adds a shortcut perhaps.
+        source (Conv2d): The convolution, fused or not.
     """
 
     def __init__(self, source):
@@ -160,16 +163,16 @@ class PortableConv(nn.Module):
         ]()
 
     def forward(self, x: Tensor, shortcut: Tensor | None = None) -> Tensor:
-        """(N, C, H, W), and a shortcut of the shape of the output perhaps -> (N, C', H', W')."""
+        """(N, C, H, W), and optionally a shortcut of the output's shape -> (N, C', H', W')."""
         x = self.activation(self.conv(x))
         return x if shortcut is None else shortcut + x
 
 
 class PortableMKDeConv(nn.Module):
-    """MK-DeConv in the deployed form, as a product and a sum.
+    """Deployed MK-DeConv: a depthwise convolution, a product and a sum.
 
     Args:
-        source (FoldedMKDeConv): With a portable convolution.
+        source (FoldedMKDeConv): The layer; its convolution is already portable.
     """
 
     def __init__(self, source):
@@ -185,9 +188,9 @@ class PortableSS2D(nn.Module):
     """SS2D of a deployed network for maps of one size.
 
     Args:
-        source (SS2D): Folded.
+        source (SS2D): The layer, with batch norms folded.
         size (tuple[int, int]): Height and width of the maps.
-        softplus (Callable): One of ``SOFTPLUS``.
+        softplus (Callable): One of the values of ``SOFTPLUS``.
     """
 
     def __init__(self, source, size, softplus):
@@ -197,12 +200,12 @@ class PortableSS2D(nn.Module):
         self.rank, self.inner = source.dt_rank, source.dt_proj_bias.shape[1]
         halves = zip(source.in_proj.weight.chunk(2), source.in_proj.bias.chunk(2))
         self.u_proj, self.z_proj = (plain_conv(source.in_proj, *half) for half in halves)
-        # Without the SiLU, which is cheaper where the scan has its layout.
+        # Without the SiLU: it is cheaper in the layout of the scan.
         self.dwconv = plain_conv(source.dwconv, source.dwconv.weight, source.dwconv.bias)
         steps, B, C = source.x_proj_weight.split([self.rank, 1, 1], dim=1)
         self.x_proj = linear(torch.cat([part.flatten(0, 1) for part in (steps, B, C)]))
         self.dt_proj = linear(torch.block_diag(*source.dt_proj_weight), source.dt_proj_bias.flatten())
-        if self.chunks.length > 1:  # else it would be a constant that nothing uses
+        if self.chunks.length > 1:  # otherwise an unused constant
             A = -source.A_log.exp().view(2, -1)
             self.A_forward, self.A_backward = (nn.Parameter(x.clone()) for x in A)
         self.D = nn.Parameter(source.D.view(2, -1).sum(0))
@@ -222,7 +225,7 @@ class PortableSS2D(nn.Module):
         return self.out_proj(y.reshape(-1, height, width, self.inner).permute(0, 3, 1, 2))
 
     def scan(self, u: Tensor) -> Tensor:
-        """(N, L, E) -> (N, L, E)."""
+        """Scan in both directions, (N, L, E) -> (N, L, E)."""
         padded = pad(u, self.chunks)
         step, *B_and_C = self.x_proj(padded).split([2 * self.rank, 1, 1, 1, 1], dim=2)
         delta = self.softplus(self.dt_proj(step)).split(self.inner, dim=2)
@@ -232,12 +235,12 @@ class PortableSS2D(nn.Module):
 
 
 class PortableWTEMamba(nn.Module):
-    """WTE-Mamba in the deployed form for maps of one size, the wavelet as convolutions and a shuffle.
+    """Deployed WTE-Mamba for maps of one size; the wavelet becomes convolutions and a pixel shuffle.
 
     Args:
-        source (FoldedWTEMamba): Not converted.
+        source (FoldedWTEMamba): The layer, not converted yet.
         size (tuple[int, int]): Height and width of the maps.
-        ss2d (nn.Module): Its scan, converted.
+        ss2d (nn.Module): Its SS2D, converted.
     """
 
     def __init__(self, source, size, ss2d):
@@ -262,7 +265,7 @@ class PortableWTEMamba(nn.Module):
 
 
 def plain_conv(source: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Conv2d:
-    """PyTorch's convolution with the settings of another one, and copies of these weights."""
+    """Build PyTorch's convolution with the settings of ``source`` and copies of the given weights."""
     conv = nn.Conv2d(
         weight.shape[1] * source.groups,
         len(weight),
@@ -273,7 +276,7 @@ def plain_conv(source: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Con
         source.groups,
         bias is not None,
         source.padding_mode,
-        device='meta',  # without weights, to which it would draw random numbers
+        device='meta',  # skips the random initialisation
     )
     conv.weight = nn.Parameter(weight.clone())
     conv.bias = None if bias is None else nn.Parameter(bias.clone())
@@ -281,7 +284,7 @@ def plain_conv(source: nn.Conv2d, weight: Tensor, bias: Tensor | None) -> nn.Con
 
 
 def linear(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
-    """A linear layer with these weights, (outputs, inputs) and (outputs)."""
+    """Build a linear layer from a weight (outputs, inputs) and a bias (outputs,)."""
     layer = nn.Linear(weight.shape[1], weight.shape[0], bias is not None, device='meta')
     layer.weight = nn.Parameter(weight)
     layer.bias = None if bias is None else nn.Parameter(bias)

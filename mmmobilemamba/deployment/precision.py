@@ -1,6 +1,6 @@
-"""Files of ONNX in float16 and in 8 bits, made from one in float32 with the tools of ONNX Runtime.
+"""Converts a float32 ONNX file to float16 or int8 with the tools of ONNX Runtime.
 
-Both keep float32 at the inputs and outputs, in :func:`float32_nodes`, and standard operators alone.
+Inputs, outputs and :func:`float32_nodes` stay in float32; all operators are standard ones.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_floa
 
 from . import onnx_file
 
-# The scan adds up small steps over the whole image; what chooses by order, or computes pixels, needs more
-# digits than its inputs have. Decays are exponentials, by which a scan is found that has no loop.
+# The scan accumulates small steps over the whole image. Operators that rank scores or compute coordinates
+# need more precision than their inputs have. Exp finds the decays of scans without a loop.
 CHOICES = ('TopK', 'NonMaxSuppression', 'RoiAlign')
 SENSITIVE = ('Scan', 'Exp', *CHOICES)
 STATISTICS = ('LayerNormalization', 'InstanceNormalization')  # their sums of squares exceed float16
-ENDS = ('Conv', 'ConvTranspose', 'Gemm')  # of what is around a sensitive node
+ENDS = ('Conv', 'ConvTranspose', 'Gemm')  # boundaries of the float32 region around a sensitive node
 UPSAMPLING = ('ConvTranspose', 'DepthToSpace')
 QUANTISED = ('Conv', 'Relu', 'Add', 'Split', 'Concat')
 
 
 def float32_nodes(graph: onnx.GraphProto, kinds: Collection[str] = SENSITIVE) -> list[str]:
-    """Names (list[str]) of the nodes that stay in float32.
+    """Return the names of the nodes that stay in float32 (list[str]).
 
-    These are the sensitive ones and all that leads from a convolution, or a linear layer, to them and from
-    them to the next: of the scan everything from the convolution before it to the norm behind it, and of a
-    detector everything that its head's outputs go through.
+    These are the sensitive nodes and everything between them and the nearest convolutions or linear layers:
+    for a scan, from the convolution before it to the norm after it; for a detector, everything after the
+    outputs of its head.
 
     Args:
-        graph (onnx.GraphProto): With a name for each node, as the exporter gives them.
-        kinds (Sequence[str]): The operators of the sensitive ones.
+        graph (onnx.GraphProto): The graph; all nodes have names, as the exporter writes them.
+        kinds (Collection[str]): Operator types of the sensitive nodes.
     """
     makers = {output: node for node in graph.node for output in node.output}
     users = {}
@@ -64,17 +64,17 @@ def float32_nodes(graph: onnx.GraphProto, kinds: Collection[str] = SENSITIVE) ->
 
 
 def last_layers(graph: onnx.GraphProto) -> list[str]:
-    """Names (list[str]) of the layers whose outputs boxes and their scores are computed from."""
+    """Return the names of the layers whose outputs become boxes and scores (list[str])."""
     behind = set(float32_nodes(graph, CHOICES))
     taken = {name for node in graph.node if node.name in behind for name in node.input}
     return [node.name for node in graph.node if node.op_type in ENDS and taken.intersection(node.output)]
 
 
 def faster_in_float32(graph: onnx.GraphProto) -> list[str]:
-    """Names (list[str]) of the convolutions that 8 bits would slow down in ONNX Runtime.
+    """Return the names of the convolutions that ONNX Runtime runs faster in float32 (list[str]).
 
-    These are the first, of few channels, and the wavelet's branch: grouped ones that end in a transposed one,
-    which exists in float32 alone, or in a shuffle of pixels.
+    These are the first convolution, which has few channels, and the wavelet branch: grouped convolutions
+    followed by a transposed convolution, which ONNX Runtime only has in float32, or by a pixel shuffle.
     """
     makers = {output: node for node in graph.node for output in node.output}
     found = [node.name for node in graph.node if node.op_type == 'Conv'][:1]
@@ -87,17 +87,17 @@ def faster_in_float32(graph: onnx.GraphProto) -> list[str]:
 
 
 def groups(conv: onnx.NodeProto) -> int:
-    """The number of groups of a convolution (int)."""
+    """Return the number of groups of a convolution (int)."""
     return next((attribute.i for attribute in conv.attribute if attribute.name == 'group'), 1)
 
 
 def to_float16(proto: onnx.ModelProto) -> onnx.ModelProto:
-    """The model in float16 (onnx.ModelProto), half as large.
+    """Convert a model to float16, which halves its size (onnx.ModelProto).
 
     Source: https://onnxruntime.ai/docs/performance/model-optimizations/float16.html
 
     Args:
-        proto (onnx.ModelProto): In float32; not changed.
+        proto (onnx.ModelProto): The float32 model; not modified.
 
     Raises:
         RuntimeError: If an operator is not of the standard domain.
@@ -112,7 +112,7 @@ def to_float16(proto: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def drop_round_trips(graph: onnx.GraphProto) -> None:
-    """Let float32 nodes have each other's outputs as they are, where the converter went through float16."""
+    """Remove the converter's casts to float16 and back between float32 nodes, in place."""
     casts = {node.output[0]: node for node in graph.node if node.op_type == 'Cast'}
     outputs = {output.name for output in graph.output}
     direct = {}
@@ -120,7 +120,7 @@ def drop_round_trips(graph: onnx.GraphProto) -> None:
         before = casts.get(node.input[0])
         if before is None or (target(before), target(node)) != (TensorProto.FLOAT16, TensorProto.FLOAT):
             continue
-        if not before.name.endswith('_cast_to_fp16_node'):  # of a whole number, which may become either
+        if not before.name.endswith('_cast_to_fp16_node'):  # the model's own cast, of integers
             node.input[0] = before.input[0]
         elif name in outputs:
             node.CopyFrom(onnx.helper.make_node('Identity', before.input[:1], [name], node.name))
@@ -137,32 +137,36 @@ def drop_round_trips(graph: onnx.GraphProto) -> None:
 
 
 def target(cast: onnx.NodeProto) -> int:
-    """The type that a node Cast makes (int of TensorProto)."""
+    """Return the target type of a Cast node (int, a value of TensorProto)."""
     return next(attribute.i for attribute in cast.attribute if attribute.name == 'to')
 
 
 class Batches(CalibrationDataReader):
-    """Arrays as what ONNX Runtime's calibration reads."""
+    """Feeds batches to the calibration of ONNX Runtime.
+
+    Args:
+        batches (Iterable[ndarray]): The batches.
+    """
 
     def __init__(self, batches):
         self.batches = iter(batches)
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        """The next batch by the name of the input (dict), or None."""
+        """Return the next batch as {input name: array}, or None at the end."""
         batch = next(self.batches, None)
         return None if batch is None else {'image': batch}
 
 
 def to_int8(proto: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
-    """The model with convolutions in 8 bits (onnx.ModelProto): weights int8, scaled by channel, maps uint8.
+    """Quantise the convolutions of a model to int8 (onnx.ModelProto).
 
-    The ranges of the maps are the largest that are seen. What stays in float32 was found out with trained
-    networks and by timing. Source:
+    Weights are int8 with one scale per channel, activations are uint8 with min-max calibration. Which nodes
+    stay in float32 was determined by the errors of trained networks and by timing. Source:
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 
     Args:
-        proto (onnx.ModelProto): In float32; not changed.
-        batches (Iterable[ndarray]): Images as the model takes them, which show what values occur.
+        proto (onnx.ModelProto): The float32 model; not modified.
+        batches (Iterable[ndarray]): Inputs of the model, for the calibration.
 
     Raises:
         RuntimeError: If an operator is not of the standard domain.
@@ -170,7 +174,7 @@ def to_int8(proto: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Model
     with tempfile.TemporaryDirectory() as folder, onnx_file.quietly():
         source, prepared, out = (Path(folder, f'{name}.onnx') for name in ('source', 'prepared', 'out'))
         onnx.save(proto, source)
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # which folds constants
+        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # folds constants
         graph = onnx.load(prepared).graph
         quantize_static(
             prepared,
@@ -179,7 +183,7 @@ def to_int8(proto: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Model
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(QUANTISED),
             per_channel=True,
-            reduce_range=True,  # 7 bits: x86 without VNNI adds products of 8 up in 16 bits, which overflow
+            reduce_range=True,  # 7 bits: x86 without VNNI sums 8-bit products in 16 bits, which can overflow
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=[*float32_nodes(graph), *last_layers(graph), *faster_in_float32(graph)],
@@ -188,8 +192,12 @@ def to_int8(proto: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.Model
 
 
 def finish(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A model that a tool has made, in order, and with nothing that is only that tool's (onnx.ModelProto)."""
-    del model.graph.value_info[:]  # sizes, see onnx_file.to_onnx
+    """Sort a converted model topologically and drop the converter's non-standard opsets (onnx.ModelProto).
+
+    Raises:
+        RuntimeError: If an operator is not of the standard domain.
+    """
+    del model.graph.value_info[:]  # inferred shapes, see onnx_file.to_onnx
     onnx_file.operators(model)
     opsets = [entry for entry in model.opset_import if entry.domain in ('', 'ai.onnx')]
     del model.opset_import[:]

@@ -1,7 +1,7 @@
-"""Points on the way through a graph where a file is compared with PyTorch, see :mod:`.proof`.
+"""Points inside a graph at which a file is compared with PyTorch, see :mod:`.proof`.
 
-Outputs alone prove little: scores saturate, and of equal ones another may be chosen. Graphs hand what choices
-are made of, and the choices, to a probe, which is one of these.
+Comparing outputs proves little: scores saturate, and ties can be resolved differently. Graphs therefore pass
+the inputs and the results of each selection through a probe.
 """
 
 from __future__ import annotations
@@ -11,22 +11,22 @@ from torch import Tensor, nn
 
 
 class Probe:
-    """Lets everything pass, as in the file that is written."""
+    """Returns all values unchanged; used for the exported file."""
 
     def numbers(self, *values: Tensor) -> tuple[Tensor, ...]:
-        """Values of any shape, on which everything behind this point depends."""
+        """Values of any shape that the rest of the graph depends on."""
         return values
 
     def saturated(self, *logits: Tensor) -> tuple[Tensor, ...]:
-        """Logits as the inverse of a sigmoid, of which not the large ones but their sigmoids are exact."""
+        """Logits computed as the inverse of a sigmoid: large ones are inexact, their sigmoids are not."""
         return self.numbers(*logits)
 
     def best(self, scores: Tensor, index: Tensor) -> Tensor:
-        """The places (N, K, ...) of the K best of some scores (N, B, ...), the best first."""
+        """Indices (N, K, ...) of the K best scores of (N, B, ...), best first."""
         return index
 
     def kept(self, boxes: Tensor, scores: Tensor, kept: Tensor, settings: tuple[float, float]) -> Tensor:
-        """What :func:`~.suppress.suppress` makes of its arguments, (N, B)."""
+        """Result (N, B) of :func:`~.suppress.suppress` for these arguments; ``settings`` are thresholds."""
         return kept
 
 
@@ -34,10 +34,10 @@ NO_PROBE = Probe()
 
 
 class Recorder(Probe):
-    """Keeps everything that passes.
+    """Records all values.
 
     Attributes:
-        found (list[Tensor]): In this order.
+        found (list[Tensor]): The values, in the order of the calls.
     """
 
     def __init__(self):
@@ -57,10 +57,10 @@ class Recorder(Probe):
 
 
 class Recorded(nn.Module):
-    """A graph that gives, behind its outputs, what a :class:`Recorder` finds in it.
+    """A graph that returns the values of a :class:`Recorder` after its outputs.
 
     Args:
-        network (nn.Module): One of :mod:`.graphs` or :mod:`.detectors`, with its preprocessing or without.
+        network (nn.Module): A graph of :mod:`.graphs` or :mod:`.detectors`, with or without preprocessing.
     """
 
     def __init__(self, network):
@@ -68,13 +68,13 @@ class Recorded(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
-        """An image -> outputs and probed values."""
+        """Images -> outputs, followed by the recorded values."""
         recorder = Recorder()
         return (*self.network(image, recorder), *recorder.found)
 
 
 def has_probes(graph: nn.Module, image: Tensor) -> bool:
-    """Whether a graph has anything to compare besides its outputs."""
+    """Whether a graph passes any value through a probe (bool)."""
     recorder = Recorder()
     with torch.no_grad():
         graph(image, recorder)

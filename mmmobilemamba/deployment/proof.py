@@ -1,10 +1,10 @@
-"""Whether a file gives what PyTorch gives, for several inputs.
+"""Compares a file with PyTorch on several inputs.
 
-PyTorch follows the file from probe to probe (:mod:`.probes`): from what the file has at one of them, it
-computes what should be at the next, and goes on with what the file has there. So every part is compared with
-the same input. Numbers must agree. A choice must be one of the best by the scores that it was made of; which
-of equal ones was taken does not matter. Otherwise one rounding error would change all that is behind it where
-scores are equal, as those of a saturated sigmoid are.
+PyTorch replays the file from probe to probe (:mod:`.probes`): it computes the values at a probe from the
+file's values at the previous one, compares them, and continues with the file's values. Every part of the
+graph is thus compared on identical inputs. Numbers must agree within the tolerance. A selection must be
+optimal for the scores it was made from; ties can be resolved in any way. Without the replay, a rounding error
+in tied scores, such as those of a saturated sigmoid, would change all results after the selection.
 """
 
 from __future__ import annotations
@@ -19,24 +19,28 @@ from torchvision.ops import box_iou
 from .probes import Probe
 
 TOLERANCE = 1e-4  # relative to the largest value of a tensor
-ROWS = 1024  # boxes that are compared with all others at once
-BEYOND = 'far beyond pixels'  # an image for which it is enough that a file gives numbers
+ROWS = 1024  # boxes compared with all others at once, to limit the memory
+BEYOND = 'far beyond pixels'  # for this image, finite outputs are enough
 
 
 def test_images(
     shape: tuple[int, int], about: Mapping[str, Any], seed: int = 0, extreme: bool = True
 ) -> Iterator[tuple[str, Tensor]]:
-    """Images of other batches, sizes and values than the one that a graph was made with; (name, image) pairs.
+    """Yield test images whose batch sizes, sizes and values differ from the image used for the export.
 
-    All but one can come from a picture, with the mean and standard deviation of the network.
+    All but one of them have values of real images, normalised with the network's mean and standard deviation.
 
     Args:
-        shape (tuple[int, int]): Height and width that the graph was made for.
-        about (dict): See :func:`~.build.describe`. Further sizes if its ``size`` is None, and uint8 images,
-            (N, H, W, C), instead of normalised ones, (N, C, H, W), if it is ``preprocessed``; float32 of 0 to
-            255, (N, C, H, W), if its ``input`` says so.
-        seed (int): Of the noise.
-        extreme (bool): Values as well that no picture has, unless ``preprocessed``.
+        shape (tuple[int, int]): Height and width that the graph was exported for.
+        about (dict): The metadata, see :func:`~.build.describe`. If ``size`` is None, further sizes are
+            included. If ``preprocessed``, images are uint8, (N, H, W, C), or float32 in 0 to 255, (N, C, H,
+            W), depending on ``input``; otherwise they are normalised, (N, C, H, W).
+        seed (int): Seed of the noise. Defaults to 0.
+        extreme (bool): Whether to include values that no image has, unless ``preprocessed``. Defaults to
+            True.
+
+    Yields:
+        tuple[str, Tensor]: Name and images.
     """
     generator = torch.Generator().manual_seed(seed)
     height, width = shape
@@ -63,7 +67,7 @@ def test_images(
 
 
 def to_pixels(image: Tensor, as_read: bool = True) -> Tensor:
-    """A normalised image (N, C, H, W) as one for :class:`~.graphs.Preprocessed`, roughly."""
+    """Convert normalised images (N, C, H, W) to approximate inputs of :class:`~.graphs.Preprocessed`."""
     pixels = (image * 58 + 116).clamp(0, 255).byte()
     return pixels.permute(0, 2, 3, 1).contiguous() if as_read else pixels.float()
 
@@ -71,14 +75,14 @@ def to_pixels(image: Tensor, as_read: bool = True) -> Tensor:
 def largest_error(
     graph: nn.Module, image: Tensor, outputs: Sequence[Tensor], probed: Sequence[Tensor] = ()
 ) -> float:
-    """How far a file is from PyTorch, relative to the largest value of each tensor (float).
+    """Return the largest error of a file, relative to the largest value of each tensor (float).
 
-    Infinite where a choice is wrong, a shape another, or a value no number, unless it is none in PyTorch.
+    It is infinite if a selection is wrong, a shape differs, or a value is not finite where PyTorch's is.
 
     Args:
-        graph (nn.Module): Such as those of :mod:`.graphs`, in PyTorch.
-        image (Tensor): What both are given.
-        outputs, probed (list[Tensor]): What the file gives, see :class:`~.probes.Recorded`.
+        graph (nn.Module): The graph in PyTorch, see :mod:`.graphs`.
+        image (Tensor): The input of both.
+        outputs, probed (Sequence[Tensor]): The outputs of the file, see :class:`~.probes.Recorded`.
     """
     replay = Replay(probed)
     try:
@@ -92,7 +96,13 @@ def largest_error(
 
 
 def is_finite(graph: nn.Module, image: Tensor, outputs: Sequence[Tensor]) -> bool:
-    """Whether a file gives outputs of the right shapes, and numbers where PyTorch gives them."""
+    """Whether the outputs of a file have the right shapes and are finite where PyTorch's are (bool).
+
+    Args:
+        graph (nn.Module): The graph in PyTorch, see :mod:`.graphs`.
+        image (Tensor): The input of both.
+        outputs (Sequence[Tensor]): The outputs of the file.
+    """
     with torch.no_grad():
         expected = graph(image)
     if [x.shape for x in expected] != [x.shape for x in outputs]:
@@ -101,10 +111,10 @@ def is_finite(graph: nn.Module, image: Tensor, outputs: Sequence[Tensor]) -> boo
 
 
 def difference(expected: Tensor, found: Tensor) -> float:
-    """Largest difference, relative to the largest value (float)."""
+    """Return the largest difference, relative to the largest finite expected value (float)."""
     if expected.shape != found.shape or bool(found.isnan().any()):
         return float('inf')
-    same = expected == found  # infinite values, too
+    same = expected == found  # includes equal infinities
     if same.all():
         return 0.0
     largest = expected[expected.isfinite()].abs().max().clamp(min=1e-12)
@@ -113,18 +123,18 @@ def difference(expected: Tensor, found: Tensor) -> float:
 
 
 class Mismatch(Exception):
-    """A file has another probe than PyTorch."""
+    """The probed values of a file do not correspond to those of PyTorch."""
 
 
 class Replay(Probe):
-    """Compares what passes with what a file had there, and goes on with the latter.
+    """Compares values with those of a file, and continues with the file's.
 
     Args:
-        found (list[Tensor]): Of the file, in order.
+        found (Sequence[Tensor]): The probed values of the file, in order.
 
     Attributes:
-        error (float): The largest so far.
-        waiting (list[Tensor]): Those of ``found`` that have not had their turn.
+        error (float): The largest error so far, relative to the largest value of each tensor.
+        waiting (list[Tensor]): Values of ``found`` not compared yet.
     """
 
     def __init__(self, found):
@@ -132,7 +142,11 @@ class Replay(Probe):
         self.error = 0.0
 
     def next_like(self, value: Tensor) -> Tensor:
-        """What the file has at this probe, if it can be."""
+        """Return the file's next value.
+
+        Raises:
+            Mismatch: If there is none, or its shape differs from that of ``value``.
+        """
         if not self.waiting or self.waiting[0].shape != value.shape:
             raise Mismatch
         return self.waiting.pop(0)
@@ -171,10 +185,18 @@ class Replay(Probe):
 def is_greedy(
     boxes: Tensor, scores: Tensor, kept: Tensor, iou_threshold: float, score_threshold: float
 ) -> bool:
-    """Whether a suppression of boxes (B, 4) with scores (B,) left the right ones, with their scores (B,).
+    """Whether the result of an NMS is valid (bool).
 
-    Of those above the threshold it leaves the ones that overlap no better one that is left: the others each
-    overlap such a one. What is equal to rounding, scores or overlap and threshold, may be taken either way.
+    Among the boxes above the score threshold, those that are left must not overlap a better one that is left,
+    and every other box must overlap one. Scores, or an overlap and its threshold, that are equal within
+    ``TOLERANCE`` count either way.
+
+    Args:
+        boxes (Tensor): (B, 4).
+        scores (Tensor): (B,).
+        kept (Tensor): Scores after the suppression, 0 for suppressed boxes, (B,).
+        iou_threshold (float): Boxes that overlap more than this are suppressed.
+        score_threshold (float): Only scores above it count.
     """
     left = kept > 0
     if not torch.equal(kept, torch.where(left, scores, 0)) or bool(

@@ -1,7 +1,7 @@
-"""Whole networks as functions of an image, before anything is chosen: for runtimes of phones.
+"""Networks as functions of an image tensor, without the final selection, for mobile and server runtimes.
 
-Their files end where choices begin: in logits, maps, and decoded boxes with the scores of every class. What
-chooses among them, ``tools/deployment/infer.py`` does with NumPy.
+They return logits, feature maps, or decoded boxes with the scores of all classes.
+``tools/deployment/infer.py`` implements the selection (top-k, NMS) in NumPy.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ KINDS = {base_dense_head: 'pairs', gfl_head: 'pairs', yolox_head: 'best_class', 
 
 
 class RawClassifier(nn.Module):
-    """A classifier of mmpretrain: its logits.
+    """A classifier of mmpretrain; returns its logits.
 
     Args:
         model (nn.Module): mmpretrain's ImageClassifier.
@@ -49,11 +49,12 @@ class RawClassifier(nn.Module):
 
 
 class RawSegmentor(SegmentorGraph):
-    """A segmentor of mmseg: logits of each pixel, classes or both.
+    """A segmentor of mmseg; returns the class or the logits of each pixel, or both.
 
     Args:
         model (nn.Module): mmseg's EncoderDecoder.
-        output_names (Sequence[str]): ``'classes'``, int32, (N, H, W), ``'logits'``, (N, classes, H, W).
+        output_names (Sequence[str]): ``'classes'``, int32 (N, H, W), and ``'logits'``, (N, classes, H, W), in
+            the order of the outputs.
     """
 
     def __init__(self, model, output_names):
@@ -61,21 +62,24 @@ class RawSegmentor(SegmentorGraph):
         self.output_names = list(output_names)
 
     def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
-        """(N, C, H, W) -> what ``output_names`` says."""
+        """(N, C, H, W) -> the outputs in ``output_names``."""
         found = dict(zip(('classes', 'logits'), super().forward(image, probe)))
         return tuple(found[name] for name in self.output_names)
 
 
 class RawDetector(nn.Module):
-    """A detector of one stage: the boxes of all its places, with scores of every class, for one size.
+    """A single-stage detector for one image size; returns the boxes of all priors with all class scores.
 
     Args:
         model (nn.Module): mmdet's SingleStageDetector.
-        image (Tensor): A normalised image of the size, (N, C, H, W).
+        image (Tensor): Normalised images of that size, (N, C, H, W).
 
     Attributes:
-        candidates (dict): What chooses among the places has to know, as JSON holds it: the ``kind`` of the
-            choice (:data:`KINDS`), the number of places of each level, and the settings of ``test_cfg``.
+        candidates (dict): Settings of the selection, JSON-serialisable: its ``kind`` (:data:`KINDS`), the
+            number of priors of each level, and the settings of ``test_cfg``.
+
+    Raises:
+        DeploymentError: If the head or the settings of the NMS are not supported.
     """
 
     def __init__(self, model, image):
@@ -90,7 +94,7 @@ class RawDetector(nn.Module):
         if self.rule is gfl_head:
             priors = [head.anchor_center(level) for level in priors]
         self.output_names = ['boxes', 'scores', *(['factors'] if len(maps) > 2 else [])]
-        every = torch.cat([level.clone() for level in priors])  # YOLOX's decoder takes them without a batch
+        every = torch.cat([level.clone() for level in priors])  # YOLOX's decoder expects no batch axis
         self.register_buffer('priors', every if self.rule is yolox_head else every[None], False)
         height, width = image.shape[2:]
         self.register_buffer('limit', torch.tensor([width, height, width, height]).float(), False)
@@ -110,8 +114,8 @@ class RawDetector(nn.Module):
     def forward(self, image: Tensor, probe: Probe = NO_PROBE) -> tuple[Tensor, ...]:
         """(N, C, H, W) -> boxes (N, B, 4), left, top, right, bottom in px; scores (N, B, C); factors (N, B).
 
-        The B places are those of the finest level first. Factors, if the head has them, are what the scores
-        of a place are multiplied by once the best are chosen.
+        The B priors are ordered by level, finest first. If the head has score factors, multiply the scores of
+        a prior by its factor after selecting the best ``nms_pre``.
         """
         head = self.model.bbox_head
         scores, deltas, *factors = head(self.model.extract_feat(image))
@@ -123,7 +127,7 @@ class RawDetector(nn.Module):
         return boxes, scores, torch.cat([by_place(level, 1)[..., 0] for level in factors[0]], 1).sigmoid()
 
     def decode(self, deltas: list[Tensor]) -> Tensor:
-        """Boxes (N, B, 4) of what the head says of each level, (N, A * 4, H, W) or as distributions."""
+        """Decode the deltas of each level, (N, A * 4, H, W) or distributions, to boxes (N, B, 4) in px."""
         head = self.model.bbox_head
         if self.rule is yolox_head:
             return head._bbox_decode(self.priors, torch.cat([by_place(level, 4) for level in deltas], 1))
@@ -140,7 +144,7 @@ class RawDetector(nn.Module):
         return torch.minimum(boxes.clamp(min=0), self.limit)
 
     def means(self, deltas: Tensor) -> Tensor:
-        """The means (N, H * W, 4) of GFL's distributions, (N, 4 * (reg_max + 1), H, W)."""
+        """Expectations (N, H * W, 4) of GFL's distributions, (N, 4 * (reg_max + 1), H, W), in strides."""
         head = self.model.bbox_head
         shares = by_place(deltas, head.reg_max + 1).softmax(-1)
         return (shares * head.integral.project).sum(-1).reshape(deltas.shape[0], -1, 4)
@@ -149,16 +153,17 @@ class RawDetector(nn.Module):
 def make_raw_graph(
     model: nn.Module, task: str, image: Tensor, segmentation: tuple[str, ...] = ('classes',)
 ) -> nn.Module:
-    """The network as a function of a normalised image (nn.Module with ``output_names``).
+    """Wrap a model as a function of normalised images (nn.Module with ``output_names``).
 
     Args:
-        model (nn.Module): Of :func:`~.build.load_model`, checked by :func:`~.build.check_supported`.
+        model (nn.Module): The model from :func:`~.build.load_model`, checked by
+            :func:`~.build.check_supported`.
         task (str): One of :data:`~.build.TASKS`.
-        image (Tensor): Of the one size that it is for, (N, C, H, W).
-        segmentation (tuple[str, ...]): Outputs of a segmentor.
+        image (Tensor): Images of the size to export, (N, C, H, W).
+        segmentation (tuple[str, ...]): Outputs of a segmentor, see :class:`RawSegmentor`.
 
     Raises:
-        DeploymentError: If it has two stages.
+        DeploymentError: If the model is a two-stage detector.
     """
     if task == 'backbone':
         return BackboneGraph(model)

@@ -1,4 +1,4 @@
-"""What a file of lower precision loses against the one in float32, and how fast both are."""
+"""Compares outputs and latency of a file in reduced precision with the float32 one."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ from torchvision.ops import box_iou
 from . import onnx_file
 
 CHOICES = dict(classification='best classes', detection='objects', segmentation='pixels')
-CLEAR_SCORE = 0.3  # of an object that a user would be shown
-SAME_SCORE, SAME_PLACE = 0.1, 0.5  # an object is the same one if the score is as near, and the IoU above
-SAME_BOX = 0.9  # IoU from which two boxes come from the same place of the maps, or the same proposal
-BLOCK = 5  # calls in a row, after one that is not counted and brings the data back into the caches
+CLEAR_SCORE = 0.3  # an object that a user would be shown
+SAME_SCORE, SAME_PLACE = 0.1, 0.5  # objects match below this score difference and above this IoU
+SAME_BOX = 0.9  # above this IoU, two boxes come from the same prior or proposal
+BLOCK = 5  # consecutive timed calls, after an untimed one that warms the caches
 
 
 class Difference(NamedTuple):
-    """How far outputs are from those in float32.
+    """Difference of outputs from the float32 ones.
 
     Attributes:
-        error (float): Largest difference: of logits and maps relative to the largest value; of a detector's
-            scores, as they are, before the first suppression and of the objects that are left; of a segmentor
-            without logits the share of pixels that differ. Infinite if an output is not finite, or its shape
-            another.
-        same (int): How many choices are the same, see :data:`CHOICES`.
-        count (int): Of how many.
-        choices (str): What they are.
+        error (float): Largest error. For logits and feature maps, relative to the largest value. For
+            detectors, the absolute error of scores, both before the first NMS and of the remaining objects.
+            For segmentors without logits, the fraction of pixels that differ. Infinite if an output is not
+            finite or its shape differs.
+        same (int): Number of equal decisions, see :data:`CHOICES`.
+        count (int): Number of decisions.
+        choices (str): Their name, for messages.
     """
 
     error: float = 0.0
     same: int = 0
-    count: int = 0  # type: ignore[assignment]  # a tuple's method of that name is not used
+    count: int = 0  # type: ignore[assignment]  # hides tuple.count, which is not used
     choices: str = 'choices'
 
     def __str__(self):
@@ -50,16 +50,16 @@ class Difference(NamedTuple):
 
     @property
     def agreement(self) -> float:
-        """Share of the choices that are the same (float); 1 if there was none to make."""
+        """Fraction of equal decisions (float); 1 if there are none."""
         return self.same / self.count if self.count else 1.0
 
 
 class Pair:
-    """A file in float32 and one made from it, which run side by side on one thread.
+    """A float32 model and one converted from it, each in a session of one thread.
 
     Args:
         task (str): One of :data:`~.build.TASKS`.
-        expected, found (onnx.ModelProto): The file in float32, and the other.
+        expected, found (onnx.ModelProto): The float32 model, and the converted one.
     """
 
     def __init__(self, task, expected, found):
@@ -69,7 +69,7 @@ class Pair:
         self.count = len(expected.graph.output)
 
     def difference(self, batches: Iterable[np.ndarray]) -> Difference:
-        """The :class:`Difference` over some batches, (N, 3, H, W) or (N, H, W, 3)."""
+        """Return the :class:`Difference` over batches, (N, 3, H, W) or (N, H, W, 3)."""
         total = Difference(choices=CHOICES.get(self.task, ''))
         for batch in batches:
             expected, found = (
@@ -80,7 +80,7 @@ class Pair:
         return total
 
     def compare(self, expected: Sequence[Tensor], found: Sequence[Tensor]) -> Difference:
-        """The :class:`Difference` of one batch, from all outputs (list[Tensor])."""
+        """Return the :class:`Difference` of one batch, given all outputs of both models."""
         if not all(value.isfinite().all() for value in (*expected, *found)):
             return Difference(float('inf'))
         if self.task == 'backbone':
@@ -92,24 +92,24 @@ class Pair:
             same = expected[0] == found[0]
             error = relative(expected[1], found[1]) if len(found) > 1 else 1 - same.double().mean().item()
             return Difference(error, int(same.sum()), same.numel())
-        # A second stage may get another of two proposals that tie: its objects are compared box by box.
+        # Ties between proposals can be resolved differently, so objects of a second stage are matched by box.
         scores = [values[self.count + 1].flatten(1).sort().values for values in (expected, found)]
         pairs = zip(zip(*expected[:3]), zip(*found[:3]))
         start = Difference(relative(*scores, scale=1.0))
         return sum((objects(*image, *other) for image, other in pairs), start)
 
     def milliseconds(self, batch: np.ndarray, seconds: float = 1.0) -> list[float]:
-        """Median times of both (two float), see :func:`milliseconds`."""
+        """Return the median latency of both in ms (list of two floats), see :func:`milliseconds`."""
         runs = [partial(session.run, None, {'image': batch}) for session in self.sessions]
         return milliseconds(runs, seconds)
 
 
 def milliseconds(runs: Sequence[Callable[[], Any]], seconds: float = 1.0) -> list[float]:
-    """Median times (list[float]) of calls that take turns.
+    """Return the median durations in ms of functions timed in alternation (list[float]).
 
     Args:
-        runs (Sequence[Callable]): What is called, without arguments.
-        seconds (float): To spend on each; at least ten calls are timed.
+        runs (Sequence[Callable]): The functions, called without arguments.
+        seconds (float): Time to spend on each; at least ten calls are timed. Defaults to 1.
     """
     durations: list[list[float]] = [[] for _ in runs]
     start = time.perf_counter()
@@ -124,12 +124,13 @@ def milliseconds(runs: Sequence[Callable[[], Any]], seconds: float = 1.0) -> lis
 
 
 def raw_difference(task: str, expected: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> Difference:
-    """The :class:`Difference` of outputs that nothing is chosen of yet, see :mod:`.raw_graphs`.
+    """Return the :class:`Difference` of outputs of :mod:`.raw_graphs`.
+
+    The decisions of a detector are the priors whose best score is at least ``CLEAR_SCORE``.
 
     Args:
         task (str): One of :data:`~.build.TASKS`.
-        expected, found (dict[str, Tensor]): In float32, and the others. The choices of a detector are the
-            places whose best score is clear.
+        expected, found (dict[str, Tensor]): Outputs in float32, and in reduced precision.
     """
     choices = CHOICES.get(task, '')
     if not all(value.isfinite().all() for value in (*expected.values(), *found.values())):
@@ -150,7 +151,7 @@ def raw_difference(task: str, expected: Mapping[str, Tensor], found: Mapping[str
 
 
 def raw_objects(expected: Tensor, found: Tensor) -> Difference:
-    """The :class:`Difference` in the scores (N, B, C) of a detector's places."""
+    """Return the :class:`Difference` of a detector's scores, (N, B, C)."""
     best, labels = expected.max(2)
     clear = best >= CLEAR_SCORE
     same = labels == found.argmax(2)
@@ -161,7 +162,12 @@ def raw_objects(expected: Tensor, found: Tensor) -> Difference:
 
 
 def relative(expected: Tensor, found: Tensor, scale: float | None = None) -> float:
-    """Largest difference over the largest value, or over a ``scale`` (float); infinite if shapes differ."""
+    """Return the largest difference relative to the largest expected value (float), or inf if shapes differ.
+
+    Args:
+        expected, found (Tensor): The values in float32, and the others, of any shape.
+        scale (float, optional): Divisor to use instead of the largest value. Defaults to None.
+    """
     if expected.shape != found.shape:
         return float('inf')
     largest = scale or expected.abs().max().clamp(min=1e-12)
@@ -176,9 +182,9 @@ def objects(
     other_scores: Tensor,
     other_labels: Tensor,
 ) -> Difference:
-    """The :class:`Difference` in what a detector finds in an image: boxes (K, 4), scores and labels (K,).
+    """Return the :class:`Difference` of the detections in one image: boxes (K, 4), scores and labels (K,).
 
-    The error is that of the scores of boxes which are in both.
+    The error is that of the scores of boxes found by both models.
     """
     clear = scores >= CLEAR_SCORE
     overlap = box_iou(boxes[clear], other_boxes) * (labels[clear, None] == other_labels)

@@ -1,9 +1,10 @@
-"""A deployed MobileMamba in the form that ONNX Runtime is fastest at: other layers, the same numbers.
+"""Rewrites a deployed MobileMamba into an equivalent form that is faster in ONNX Runtime.
 
-ONNX Runtime convolves in blocks of channels. Convolutions are left out of that, and take twice as long, whose
-input channels are no multiple of 4: dense ones that have at least a block of them, and all depthwise ones.
-Source: nchwc_transformer.cc of https://github.com/microsoft/onnxruntime. What is left besides convolutions is
-bound by the number and the size of the maps that are read and written. Figures are in docs/performance.md.
+ONNX Runtime computes convolutions in blocks of channels. It excludes convolutions whose input channels are
+not a multiple of 4, and these take twice as long: dense ones with at least one block of channels, and all
+depthwise ones. Source: nchwc_transformer.cc of https://github.com/microsoft/onnxruntime. The remaining
+operators are memory-bound: their cost is the number and size of the tensors they read and write. For figures,
+see docs/performance.md.
 """
 
 from __future__ import annotations
@@ -23,9 +24,12 @@ MULTIPLE = 4  # of channels
 
 @torch.no_grad()
 def rewrite(network: nn.Module) -> nn.Module:
-    """A copy of a network that gives the same, to rounding, with what is folded in it rewritten.
+    """Copy a network and rewrite the deployed layers in it; the copy is equivalent up to rounding.
 
-    Scans take the form for export, whatever ``scan_backend`` says, in the type of the network.
+    Scans use the export form regardless of ``scan_backend``, in the dtype of the network.
+
+    Args:
+        network (nn.Module): A network with deployed backbones; not modified.
     """
     network = copy.deepcopy(network)
     for module in list(network.modules()):
@@ -40,15 +44,16 @@ def rewrite(network: nn.Module) -> nn.Module:
 
 
 def is_folded(ss2d: SS2D) -> bool:
-    """Whether the batch norms and the SiLU of an SS2D are in its convolutions."""
+    """Whether the batch norms and the SiLU of an SS2D are folded into its convolutions (bool)."""
     projections = type(ss2d.in_proj), type(ss2d.out_proj)
     return projections == (Conv2d, Conv2d) and type(ss2d.dwconv) is FusedConv2d
 
 
 def pad_stem(stem: nn.Sequential) -> None:
-    """Add channels that are 0 up to a multiple between the convolutions of a stem, in place.
+    """Pad the channels between the convolutions of a stem with zeros to a multiple of 4, in place.
 
-    Only if it is one of convolutions and ReLU: another norm than batch norm may change what is 0.
+    Stems with layers other than convolutions and ReLU are not changed: a norm that is not folded could make
+    the added channels non-zero.
     """
     convs = [layer for layer in stem if isinstance(layer, nn.Conv2d)]
     others = [layer for layer in stem if not isinstance(layer, (nn.Conv2d, nn.ReLU, nn.Identity))]
@@ -61,10 +66,11 @@ def pad_stem(stem: nn.Sequential) -> None:
 
 
 def widen_local_part(mixer: Mixer) -> None:
-    """Let the local part of a mixer have the channels that pass unchanged, in place.
+    """Merge the identity channels of a mixer into its local part, in place.
 
-    Its convolution hands them on, and a ReLU, which the local part has and the others do not, follows all
-    parts anyway. In all archs of the paper both together are a multiple, the local part alone may not be.
+    The local convolution passes them through with an identity kernel. The local part's ReLU does not change
+    the result, because a ReLU follows all parts anyway. In all archs of the paper the merged channels are a
+    multiple of 4; those of the local part alone may not be.
     """
     global_part, local_part, identity = mixer.splits
     conv, op = mixer.local_op.dwconv, mixer.local_op
@@ -79,16 +85,23 @@ def widen_local_part(mixer: Mixer) -> None:
 
 
 def set_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor, groups: int = 1) -> None:
-    """Give a convolution other weights, and with them other numbers of channels, in place."""
+    """Replace the weights of a convolution and update its numbers of channels, in place.
+
+    Args:
+        conv (nn.Conv2d): The convolution.
+        weight (Tensor): (outputs, inputs / groups, height, width).
+        bias (Tensor): (outputs,).
+        groups (int): Number of groups. Defaults to 1.
+    """
     conv.weight, conv.bias = nn.Parameter(weight.clone()), nn.Parameter(bias.clone())
     conv.out_channels, conv.in_channels, conv.groups = len(weight), weight.shape[1] * groups, groups
 
 
 class ExportedSS2D(nn.Module):
-    """SS2D of a deployed network: nothing is computed from parameters alone, or split after it was computed.
+    """SS2D of a deployed network; parameters are precomputed, and no result is split afterwards.
 
     Args:
-        source (SS2D): Folded.
+        source (SS2D): The layer, with batch norms folded.
     """
 
     def __init__(self, source):
@@ -97,7 +110,7 @@ class ExportedSS2D(nn.Module):
         halves = zip(source.in_proj.weight.chunk(2), source.in_proj.bias.chunk(2))
         for conv, half in zip((self.u_proj, self.z_proj), halves):
             set_weights(conv, *half)
-        self.dwconv = fuse(source.dwconv)  # without the SiLU, which both halves share
+        self.dwconv = fuse(source.dwconv)  # without the SiLU: forward applies it to both halves
         norm = source.out_norm
         self.out_norm, self.out_proj = nn.LayerNorm(norm.normalized_shape, norm.eps), source.out_proj
         self.out_norm.weight, self.out_norm.bias = norm.weight, norm.bias
@@ -114,7 +127,7 @@ class ExportedSS2D(nn.Module):
         return self.out_proj(y.unflatten(1, x.shape[2:]).permute(0, 3, 1, 2))
 
     def scan(self, u: Tensor) -> Tensor:
-        """(N, L, E) -> (N, L, E)."""
+        """Scan in both directions, (N, L, E) -> (N, L, E)."""
         both = both_directions(u)
         x_dbl = both @ self.x_proj_weight
         return merge_directions(scan_as_walked(both, x_dbl, self.dt_proj_weight, self.A), u, self.D)

@@ -1,8 +1,8 @@
-"""``Split`` nodes with few outputs, as kernels of WebGPU need them.
+"""Limits the number of outputs of ``Split`` nodes, for WebGPU.
 
-Such a kernel reads its input from one storage buffer and writes each output to another. Every device has 8 of
-them: https://www.w3.org/TR/webgpu/#limits (``maxStorageBuffersPerShaderStage``). ONNX Runtime takes the
-inputs of a ``Concat`` in groups, but not the outputs of a ``Split``:
+A WebGPU kernel uses one storage buffer for its input and one for each output, and only 8 buffers are
+guaranteed: https://www.w3.org/TR/webgpu/#limits (``maxStorageBuffersPerShaderStage``). ONNX Runtime groups
+the inputs of a ``Concat``, but not the outputs of a ``Split``:
 https://github.com/microsoft/onnxruntime/pull/25390
 """
 
@@ -13,14 +13,16 @@ from collections.abc import Iterator
 import onnx
 from onnx import helper
 
-MOST_OUTPUTS = 7  # and one input
+MOST_OUTPUTS = 7  # of 8 buffers; one is for the input
 
 
 def narrow_splits(proto: onnx.ModelProto) -> None:
-    """Replace every ``Split`` of more than 7 outputs by a tree of smaller ones, where the sizes are known.
+    """Replace every ``Split`` of more than 7 outputs by a tree of smaller ones, in place.
+
+    Splits whose output sizes are unknown are not changed.
 
     Args:
-        proto (onnx.ModelProto): A model with ``value_info``, which has the sizes; it is changed.
+        proto (onnx.ModelProto): A model with ``value_info``, from which the sizes are read.
     """
     shapes = {
         info.name: info.type.tensor_type.shape.dim for info in (*proto.graph.value_info, *proto.graph.output)
@@ -42,7 +44,7 @@ def narrow_splits(proto: onnx.ModelProto) -> None:
 def _tree(
     graph: onnx.GraphProto, source: str, outputs: list[str], sizes: list[int], axis: int
 ) -> Iterator[onnx.NodeProto]:
-    """Nodes that split ``source`` into ``outputs``; their sizes become initializers of ``graph``."""
+    """Yield nodes that split ``source`` into ``outputs``, and add their sizes to ``graph.initializer``."""
     count = len(outputs)
     if count <= MOST_OUTPUTS:
         constant = helper.make_tensor(

@@ -1,4 +1,4 @@
-"""Layers of other packages, in a form that has a graph for images of any size."""
+"""Replacements for layers of other packages that cannot be exported with dynamic sizes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class AdaptiveAvgPool(nn.Module):
-    """``nn.AdaptiveAvgPool2d`` as a product with a matrix for each axis, as ONNX has no such operator.
+    """``nn.AdaptiveAvgPool2d`` as one matrix product per axis; ONNX has no such operator.
 
     Args:
         output_size (int | tuple[int, int]): Height and width of the result.
@@ -24,10 +24,15 @@ class AdaptiveAvgPool(nn.Module):
 
 
 def bins(size: int, count: int, like: Tensor) -> Tensor:
-    """Weights of ``size`` positions in the means of ``count`` bins, (count, size).
+    """Return the weights of ``size`` positions in the averages of ``count`` bins, (count, size).
 
-    Bin i has the positions from i * size / count, rounded down, to (i + 1) * size / count, rounded up:
-    https://pytorch.org/docs/stable/generated/torch.nn.AdaptiveAvgPool2d.html
+    Bin i covers the positions from i * size / count, rounded down, to (i + 1) * size / count, rounded up.
+    Source: https://pytorch.org/docs/stable/generated/torch.nn.AdaptiveAvgPool2d.html
+
+    Args:
+        size (int): Number of positions.
+        count (int): Number of bins.
+        like (Tensor): The result has its dtype and device.
     """
     position = torch.arange(size, device=like.device) * count
     bin_ = torch.arange(count, device=like.device)[:, None] * size
@@ -36,13 +41,13 @@ def bins(size: int, count: int, like: Tensor) -> Tensor:
 
 
 def free_upsample(module: nn.Module) -> nn.Upsample:
-    """mmseg's Upsample, which makes sizes whole numbers and so no longer free, as PyTorch's."""
+    """Convert mmseg's Upsample to PyTorch's; mmseg's casts sizes to int, which makes them static."""
     size = dict(size=module.size) if module.scale_factor is None else dict(scale_factor=module.scale_factor)
     return nn.Upsample(**size, mode=module.mode, align_corners=module.align_corners)
 
 
 def substitute(model: nn.Module) -> None:
-    """Put such forms in the places of a model's layers."""
+    """Replace the ``Upsample`` and ``AdaptiveAvgPool2d`` layers of a model, in place."""
     for parent in list(model.modules()):
         for name, child in parent.named_children():
             if type(child).__name__ == 'Upsample' and not isinstance(child, nn.Upsample):

@@ -1,7 +1,7 @@
-"""What of OpenMMLab's models has a form for a file, checked before anything is exported.
+"""Checks that a model of OpenMMLab can be exported.
 
-A graph does what certain methods of OpenMMLab do. A class that has a method of its own in place of one of
-these, or a setting that the graph does not follow, is refused by name.
+The graphs reimplement certain methods of OpenMMLab. Classes that override one of these methods, and settings
+that the graphs do not implement, are rejected with a message that names them.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from .dense_heads import base_dense_head, gfl_head, is_mmdets, paa_head, rpn_hea
 from .errors import DeploymentError
 from .suppress import read_suppression
 
-# Operators of mmcv that ONNX has not.
+# Operators of mmcv without an ONNX equivalent.
 NO_OPERATOR = ('DeformConv2d', 'ModulatedDeformConv2d', 'MaskedConv2d', 'CARAFE', 'PSAMask')
 
 
 def check_methods(part: nn.Module, codebase: str, methods: Mapping[str, str | Sequence[str]]) -> None:
-    """Make sure that a part of a model predicts by known methods.
+    """Check that a model or head does not override the methods that the graphs reimplement.
 
     Args:
         part (nn.Module): The model, or a head.
-        codebase (str): The package that these methods are of.
-        methods (dict[str, str]): Names of methods, and the class or classes that they are to be from.
+        codebase (str): The package that defines the methods, such as ``'mmdet'``.
+        methods (dict[str, str | Sequence[str]]): For each method, the class or classes allowed to define it.
 
     Raises:
-        DeploymentError: If it has another in place of one.
+        DeploymentError: If a method is defined by another class.
     """
     for name, owners in methods.items():
         owners = [owners] if isinstance(owners, str) else owners
@@ -43,7 +43,11 @@ def check_methods(part: nn.Module, codebase: str, methods: Mapping[str, str | Se
 
 
 def check_classifier(model: nn.Module) -> None:
-    """Make sure that :class:`~.graphs.ClassifierGraph` does what a classifier does."""
+    """Check that :class:`~.graphs.ClassifierGraph` reproduces a classifier.
+
+    Raises:
+        DeploymentError: If it does not.
+    """
     if any(kind.__name__ == 'MultiLabelClsHead' for kind in type(model.head).__mro__):
         raise DeploymentError(
             f'{type(model.head).__name__} may find several classes in an image, and the file has one.'
@@ -53,7 +57,11 @@ def check_classifier(model: nn.Module) -> None:
 
 
 def check_segmentor(model: nn.Module) -> None:
-    """Make sure that :class:`~.graphs.SegmentorGraph` does what a segmentor does."""
+    """Check that :class:`~.graphs.SegmentorGraph` reproduces a segmentor.
+
+    Raises:
+        DeploymentError: If it does not.
+    """
     whole = ('predict', 'inference', 'whole_inference', 'slide_inference')
     check_methods(model, 'mmseg', dict.fromkeys(whole, 'EncoderDecoder'))
     check_methods(model, 'mmseg', dict(postprocess_result='BaseSegmentor'))
@@ -71,7 +79,11 @@ def check_segmentor(model: nn.Module) -> None:
 
 
 def check_detector(model: nn.Module) -> None:
-    """Make sure that a graph of :mod:`.detectors` does what a detector does."""
+    """Check that a graph of :mod:`.detectors` reproduces a detector.
+
+    Raises:
+        DeploymentError: If it does not.
+    """
     if hasattr(model, 'roi_head'):
         check_two_stages(model)
         return
@@ -97,7 +109,11 @@ def check_detector(model: nn.Module) -> None:
 
 
 def check_two_stages(model: nn.Module) -> None:
-    """Make sure that :class:`~.detectors.TwoStageDetector` does what a detector does."""
+    """Check that :class:`~.detectors.TwoStageDetector` reproduces a two-stage detector.
+
+    Raises:
+        DeploymentError: If it does not.
+    """
     roi_head = model.roi_head
     if not hasattr(model, 'rpn_head') or model.rpn_head is None:
         raise DeploymentError(f'{type(model).__name__} has no rpn_head, and the file needs its proposals.')
@@ -133,7 +149,11 @@ def check_two_stages(model: nn.Module) -> None:
 
 
 def check_bbox_head(head: nn.Module) -> None:
-    """Make sure that the second stage has boxes and scores of a known form."""
+    """Check that the box head of the second stage uses a supported encoding of boxes and scores.
+
+    Raises:
+        DeploymentError: If it does not.
+    """
     if not (head.with_cls and head.with_reg) or head.bbox_coder.use_box_type:
         raise DeploymentError(f'{type(head).__name__} gives no plain boxes with scores.')
     if not is_mmdets(head.bbox_coder, 'DeltaXYWHBBoxCoder'):
@@ -143,7 +163,11 @@ def check_bbox_head(head: nn.Module) -> None:
 
 
 def check_extractor(extractor: nn.Module) -> None:
-    """Make sure that boxes are cut out of the maps as :func:`~.detectors.extract` does it."""
+    """Check that :func:`~.detectors.extract` reproduces an RoI extractor.
+
+    Raises:
+        DeploymentError: If it does not.
+    """
     check_methods(extractor, 'mmdet', dict(forward='SingleRoIExtractor', map_roi_levels='SingleRoIExtractor'))
     layer = extractor.roi_layers[0]
     if type(layer).__name__ != 'RoIAlign' or layer.pool_mode != 'avg':
@@ -152,7 +176,15 @@ def check_extractor(extractor: nn.Module) -> None:
 
 
 def check_limit(config: dict, name: str) -> None:
-    """Make sure that a ``test_cfg`` says how many boxes there are at most."""
+    """Check that a ``test_cfg`` limits the number of boxes with ``max_per_img``.
+
+    Args:
+        config (dict): The ``test_cfg``.
+        name (str): Its name in the config, for the message.
+
+    Raises:
+        DeploymentError: If it does not.
+    """
     limit = config.get('max_per_img')
     if limit is None or limit <= 0:
         raise DeploymentError(
@@ -161,7 +193,11 @@ def check_limit(config: dict, name: str) -> None:
 
 
 def check_operators(model: nn.Module) -> None:
-    """Make sure that ONNX has the operators of a model's layers."""
+    """Check that ONNX has equivalents of the mmcv operators in a model.
+
+    Raises:
+        DeploymentError: If one has none.
+    """
     for name, module in model.named_modules():
         for kind in type(module).__mro__:
             if kind.__module__.startswith('mmcv.ops.') and kind.__name__ in NO_OPERATOR:

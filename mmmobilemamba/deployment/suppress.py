@@ -1,4 +1,4 @@
-"""Non-maximum suppression of a batch as one operator, ``torch.ops.mmmobilemamba.suppress``; its settings."""
+"""Batched non-maximum suppression as one operator, ``torch.ops.mmmobilemamba.suppress``, and its settings."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from .errors import DeploymentError
 
 
 def suppress(boxes: Tensor, scores: Tensor, iou_threshold: float, score_threshold: float) -> Tensor:
-    """Scores that are left when each box of a better one has taken those that overlap it.
+    """Apply greedy non-maximum suppression to each image of a batch.
 
     Args:
         boxes (Tensor): Left, top, right and bottom, (N, B, 4).
         scores (Tensor): (N, B).
-        iou_threshold (float): Boxes that overlap more than this are one.
-        score_threshold (float): Only scores above it count.
+        iou_threshold (float): A box is suppressed if its IoU with a better one exceeds this value.
+        score_threshold (float): Boxes whose score does not exceed this value are ignored.
 
     Returns:
-        Tensor: The scores, zero where they do not count or the box is suppressed, (N, B).
+        Tensor: The scores, 0 for ignored and suppressed boxes, (N, B).
     """
     kept = torch.zeros_like(scores)
     for image_boxes, image_scores, image_kept in zip(boxes, scores, kept):
@@ -36,24 +36,24 @@ def _fake(boxes, scores, iou_threshold, score_threshold):
     return torch.empty_like(scores)
 
 
-if hasattr(torch.library, 'custom_op'):  # not before torch 2.4, which exports nothing and needs no operator
+if hasattr(torch.library, 'custom_op'):  # since torch 2.4; exports need 2.8, so older ones need no operator
     operator: Any = torch.library.custom_op('mmmobilemamba::suppress', suppress, mutates_args=())
     operator.register_fake(_fake)
     suppress = operator
 
 
 class Suppression(NamedTuple):
-    """What mmcv's ``batched_nms`` does with ``nms`` of a ``test_cfg``.
+    """Settings of mmcv's ``batched_nms``, the ``nms`` of a ``test_cfg``.
 
     Source: https://github.com/open-mmlab/mmcv/blob/v2.1.0/mmcv/ops/nms.py
 
     Attributes:
-        iou_threshold (float): Boxes that overlap more than this are one.
-        class_agnostic (bool): Boxes of different classes are, too.
-        offset (int): Of 0 or 1 px, which a box is longer than the difference of its sides.
-        score_threshold (float): Only scores above it count.
-        max_num (int): The most boxes that are left; no limit if not positive.
-        split_thr (int): From so many boxes on, each class is suppressed by itself in any case.
+        iou_threshold (float): A box is suppressed if its IoU with a better one exceeds this value.
+        class_agnostic (bool): Whether boxes of different classes suppress each other.
+        offset (int): 0 or 1 px, added to the width and height of boxes.
+        score_threshold (float): Boxes whose score does not exceed this value are ignored.
+        max_num (int): Maximum number of remaining boxes; no limit if not positive.
+        split_thr (int): From this number of boxes, NMS runs per class regardless of ``class_agnostic``.
     """
 
     iou_threshold: float
@@ -65,10 +65,18 @@ class Suppression(NamedTuple):
 
 
 def read_suppression(config: Mapping[str, Any], name: str = 'test_cfg') -> Suppression | None:
-    """The settings of a ``test_cfg`` (Suppression); None if it asks for no suppression, by ``nms=None``.
+    """Read the NMS settings of a ``test_cfg``.
+
+    Args:
+        config (dict): The ``test_cfg``.
+        name (str): Its name in the config, for messages. Defaults to ``'test_cfg'``.
+
+    Returns:
+        Suppression, optional: The settings; None for ``nms=None``, without suppression.
 
     Raises:
-        DeploymentError: If it has none, or another than plain NMS with the settings above.
+        DeploymentError: If ``nms`` is missing, is not plain NMS, or has other settings than those of
+            :class:`Suppression`.
     """
     if 'nms' not in config:
         raise DeploymentError(f'{name} has no nms; set nms=dict(type="nms", iou_threshold=...), or None.')
@@ -76,13 +84,13 @@ def read_suppression(config: Mapping[str, Any], name: str = 'test_cfg') -> Suppr
         return None
     nms = dict(config['nms'])
     kind = nms.pop('type', 'nms')
-    kind = kind if isinstance(kind, str) else kind.__name__  # of a config in pure Python
+    kind = kind if isinstance(kind, str) else kind.__name__  # a class in Python-style configs
     if kind != 'nms':
         raise DeploymentError(
             f"{name}.nms asks for {kind!r}, and the file suppresses boxes by plain 'nms': set "
             f'{name}.nms.type to that.'
         )
-    if 'iou_thr' in nms:  # its old name, which mmcv takes with a warning
+    if 'iou_thr' in nms:  # deprecated name, still accepted by mmcv
         nms['iou_threshold'] = nms.pop('iou_thr')
     unknown = sorted(set(nms) - set(Suppression._fields))
     if unknown or 'iou_threshold' not in nms:

@@ -1,4 +1,4 @@
-"""Schedule, optimizer wrappers, Runner and hooks, in mmengine's root registries."""
+"""Learning rate schedule, optimizer wrappers, Runner and hooks, registered in mmengine's root registries."""
 
 from .cuda_graph_hook import CUDAGraphHook
 from .optimizers import CPUAmpOptimWrapper, LayerDecayOptimWrapperConstructor

@@ -1,4 +1,4 @@
-"""CUDA graphs for the training steps of a Runner."""
+"""A hook that runs training steps as CUDA graphs."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from mmmobilemamba.models.graph_training import HINT
 
 @HOOKS.register_module()
 class CUDAGraphHook(Hook):
-    """Run the backbone's training steps as CUDA graphs, for images of one size.
+    """Run the backbone's training steps as CUDA graphs.
 
-    For classification and segmentation, whose training images have one size; see
-    :func:`~mmmobilemamba.models.graph_training`. Works with AMP, DDP, EMA, ``compile``, gradient accumulation
-    and validation in between.
+    Requires training images of one size, as in classification and segmentation. Works with AMP, DDP, EMA,
+    ``compile``, gradient accumulation and intermediate validation. See
+    :func:`~mmmobilemamba.models.graph_training`.
 
     Args:
-        warmup (int): Steps before the capture, which change nothing. Defaults to 3.
+        warmup (int): Number of warm-up steps before the capture; they do not change the model. Defaults to 3.
 
     Raises:
-        ValueError: Before training, if the last batch of an epoch would be smaller than the others, or the
-            backbone cannot be captured.
-        RuntimeError: Before training, if there is no GPU; at the first image of another size.
+        ValueError: Before training, if the last batch of an epoch is smaller than the others, or the backbone
+            cannot be captured.
+        RuntimeError: Before training, if there is no GPU; during training, if the image size changes.
 
     Example:
         >>> custom_hooks = [dict(type='CUDAGraphHook')]
@@ -39,7 +39,7 @@ class CUDAGraphHook(Hook):
         self.warmup = warmup
 
     def before_train(self, runner: Runner) -> None:
-        """Check what can be checked, and let the first step be captured."""
+        """Check the batches and enable the capture at the first step."""
         check_batches(runner.train_dataloader)
         graph_training(unwrap(runner.model), self.warmup)
 
@@ -50,15 +50,15 @@ class CUDAGraphHook(Hook):
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """The model inside of DDP and its kind."""
+    """Return the model inside a wrapper such as DDP."""
     return model.module if is_model_wrapper(model) else model
 
 
 def check_batches(loader: DataLoader) -> None:
-    """Make sure that all batches of a data loader have as many images.
+    """Check that all batches of a dataloader have the same size.
 
     Raises:
-        ValueError: If the last one of an epoch has fewer.
+        ValueError: If the last batch of an epoch is smaller.
     """
     sampler, size = loader.sampler, loader.batch_size
     if size is None or loader.drop_last or isinstance(sampler, InfiniteSampler):

@@ -1,4 +1,4 @@
-"""Masks of a segmentor that have other than labels of its classes, found in the first ones that are read."""
+"""Checks a sample of segmentation masks for invalid labels."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ import numpy as np
 import torch
 from torch import nn
 
-MASKS = 8  # that are looked at, spread evenly over a dataset
-IGNORED = 255  # by the metrics of mmseg, unless told otherwise
+MASKS = 8  # number of masks to check, at even intervals in a dataset
+IGNORED = 255  # default ignore_index of mmseg's metrics
 
 
 def check_masks(model: nn.Module, dataset: Any, training: bool = True) -> str | None:
-    """Look at some masks of a dataset, as its pipeline gives them.
+    """Check some masks of a dataset after its pipeline.
 
     Args:
-        model (nn.Module): Others than segmentors of mmseg are left alone.
-        dataset (Any): To train or to test on; one without masks is left alone.
-        training (bool): Whether labels that are no class are an error, as they are to the losses. Metrics
-            count their pixels as wrong. Defaults to True.
+        model (nn.Module): The model; only mmseg's segmentors are checked.
+        dataset (Any): The dataset to train or test on; only datasets with masks are checked.
+        training (bool): Whether invalid labels are an error, because losses fail on them; metrics count such
+            pixels as wrong. Defaults to True.
 
     Returns:
-        str | None: What else there is to say: labels that are no class, if that is no error; masks of another
-        size than their pictures; one class alone, beside pixels that are ignored.
+        str, optional: A warning about invalid labels (if not ``training``), about masks and images of
+        different sizes (if not ``training``), or about masks with a single class and ignored pixels.
 
     Raises:
-        ValueError: If a mask has colours or other channels, or in training a label that is no class.
+        ValueError: If a mask has several channels or, in training, invalid labels.
     """
     head = getattr(model, 'decode_head', None)
     head = head[-1] if isinstance(head, nn.ModuleList) else head
@@ -77,14 +77,14 @@ def check_masks(model: nn.Module, dataset: Any, training: bool = True) -> str | 
 
 
 def read_masks(dataset: Any) -> Iterator[tuple[str | None, torch.Tensor, tuple | None]]:
-    """Some masks of a dataset of mmseg, (1, H, W) if sound, each with its file and its picture's shape."""
+    """Yield path, mask, (1, H, W) if valid, and image shape of some samples of an mmseg dataset."""
     if not hasattr(dataset, '__len__') or not hasattr(dataset, '__getitem__') or not len(dataset):
         return
     for index in np.unique(np.linspace(0, len(dataset) - 1, MASKS).round().astype(int)):
         with same_random_numbers():
             item = dataset[int(index)]
         sample = item.get('data_samples') if isinstance(item, dict) else None
-        sample = sample[0] if isinstance(sample, list) and sample else sample  # of augmented tests
+        sample = sample[0] if isinstance(sample, list) and sample else sample  # test-time augmentation
         mask = getattr(sample, 'gt_sem_seg', None)
         if mask is None:
             return
@@ -93,7 +93,7 @@ def read_masks(dataset: Any) -> Iterator[tuple[str | None, torch.Tensor, tuple |
 
 @contextmanager
 def same_random_numbers() -> Iterator[None]:
-    """Draw random numbers that what comes after draws as if there had been none."""
+    """Restore the random states of Python, NumPy and torch (CPU) on exit."""
     states = random.getstate(), np.random.get_state()
     try:
         with torch.random.fork_rng(devices=[]):

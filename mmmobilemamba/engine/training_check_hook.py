@@ -1,4 +1,4 @@
-"""What makes a training fail or learn nothing is said before its first step, with what to change."""
+"""Detects settings that make a training fail or learn nothing, before its first iteration."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ FILTERED = (
 
 @HOOKS.register_module()
 class TrainingCheckHook(Hook):
-    """Check data, schedule and checkpoint of a run before time is spent on it. Every recipe has it.
+    """Check data, schedule and checkpoint before a run starts. All recipes of this package use it.
 
-    It changes nothing. mmengine (0.10.7) trains zero iterations without a word where ``drop_last`` leaves no
-    batch of a small dataset, and reports a checkpoint of another network as a long list of keys.
+    The hook does not modify the run. Without it, mmengine (0.10.7) silently trains zero iterations if
+    ``drop_last`` drops the only batch of a small dataset, and reports a checkpoint of another network as a
+    long list of keys.
 
     Raises:
-        ValueError: Before training, if there is nothing to train or validate on, a batch of one image would
-            leave a batch norm with one value a channel, or the data have more classes than a head; and before
-            a test, too, if masks are no maps of labels.
-        CheckpointError: When a checkpoint is loaded that has no weights for any MobileMamba of the model, or
-            one of another model is resumed.
+        ValueError: Before training, if there are no training or validation images, a batch of one image would
+            leave a batch norm with one value per channel, or the data have more classes than a head. Before
+            training and testing, if masks are not label maps.
+        CheckpointError: If a loaded checkpoint has no weights for any MobileMamba of the model, or the
+            checkpoint to resume belongs to another model.
 
     Example:
         >>> default_hooks = dict(training_check=dict(type='TrainingCheckHook'))
@@ -50,7 +51,7 @@ class TrainingCheckHook(Hook):
     priority = 'VERY_HIGH'
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Make sure that a checkpoint is one of this model, before it is loaded."""
+        """Check that a checkpoint belongs to this model; mmengine calls this before loading the weights."""
         model = unwrap_model(runner.model)
         weights = checkpoint.get('state_dict', checkpoint)
         check_backbone(model, weights, runner._load_from)
@@ -64,7 +65,7 @@ class TrainingCheckHook(Hook):
             )
 
     def before_train(self, runner: Runner) -> None:
-        """Check the batches, and say which schedulers end or begin after the training."""
+        """Check classes, masks and batches, and warn about schedulers that exceed the training."""
         check_iterations(runner.train_dataloader)
         model = unwrap_model(runner.model)
         check_classes(model, runner.train_dataloader.dataset)
@@ -72,7 +73,7 @@ class TrainingCheckHook(Hook):
         if runner.val_loop is not None:
             check_validation(runner.val_dataloader)
             warn_of_masks(runner, runner.val_dataloader)
-        # A part of what FSDP wraps cannot run alone.
+        # Parts of an FSDP model cannot run separately.
         if not is_model_wrapper(runner.model) or isinstance(runner.model, DistributedDataParallel):
             check_smallest_batch(unwrap_model(runner.model), runner.train_dataloader)
         late = late_schedulers(runner)
@@ -80,12 +81,12 @@ class TrainingCheckHook(Hook):
             runner.logger.warning(' '.join(late) + ' Shorten param_scheduler, or train for longer.')
 
     def before_test(self, runner: Runner) -> None:
-        """Check the masks of a segmentor."""
+        """Check the test masks of a segmentor."""
         warn_of_masks(runner, runner.test_dataloader)
 
 
 def unwrap_model(model: nn.Module) -> nn.Module:
-    """The model inside of DDP and its kind, and of test-time augmentation."""
+    """Return the model inside wrappers such as DDP and test-time augmentation."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = model.module
     return model
@@ -95,19 +96,24 @@ def unwrap_model(model: nn.Module) -> nn.Module:
 
 
 def check_backbone(model: nn.Module, weights: dict[str, Any], source: str | None) -> None:
-    """Make sure that weights hold entries for a backbone of a model, if it has a MobileMamba.
+    """Check that a state dict has entries for the backbones of a model; only for models with a MobileMamba.
+
+    Args:
+        model (nn.Module): The model.
+        weights (dict[str, Any]): The state dict.
+        source (str, optional): Path of the checkpoint, for the message.
 
     Raises:
-        CheckpointError: If they do not.
+        CheckpointError: If it has none.
     """
     backbones = [name for name, module in model.named_modules() if isinstance(module, MobileMamba)]
-    if not backbones or '' in backbones:  # which sees all keys itself
+    if not backbones or '' in backbones:  # a bare backbone checks all keys itself
         return
-    # Whatever is in front: mmdet's semi-supervised detectors, for one, rename what they load.
+    # With any prefix: mmdet's semi-supervised detectors, for example, rename keys while loading.
     ends = '|'.join({re.escape(name.rpartition('.')[2]) for name in backbones})
     if any(re.search(rf'(^|\.)({ends})\.', str(key)) for key in weights):
         return
-    # mmpretrain's classifiers rename the authors' files when they load them.
+    # mmpretrain's classifiers convert the authors' key names while loading.
     renames = any(kind.__name__ == 'ImageClassifier' for kind in type(model).__mro__)
     inner = unwrap(weights)
     if renames and is_authors(inner):
@@ -121,10 +127,10 @@ def check_backbone(model: nn.Module, weights: dict[str, Any], source: str | None
 
 
 def check_resumed(model: nn.Module, weights: dict[str, Any]) -> None:
-    """Make sure that what is resumed was trained with a model of the same shapes.
+    """Check that a checkpoint to resume has the same shapes as the model.
 
     Raises:
-        CheckpointError: If it was not.
+        CheckpointError: If shapes differ.
     """
     saved = {re.sub(r'^module\.', '', key): value for key, value in weights.items()}
     others = [
@@ -143,17 +149,17 @@ def check_resumed(model: nn.Module, weights: dict[str, Any]) -> None:
 
 
 def check_not_empty(loader: DataLoader) -> None:
-    """Make sure that a dataset has an image.
+    """Check that a dataset is not empty.
 
     Raises:
-        ValueError: If it has none.
+        ValueError: If it is.
     """
     if hasattr(loader.dataset, '__len__') and len(loader.dataset) == 0:
         raise ValueError(f'The dataset {type(loader.dataset).__name__} is empty. {FILTERED}')
 
 
 def check_iterations(loader: DataLoader) -> None:
-    """Make sure that an epoch of training has an iteration.
+    """Check that a training epoch has at least one iteration.
 
     Raises:
         ValueError: If it has none.
@@ -174,10 +180,10 @@ def check_iterations(loader: DataLoader) -> None:
 
 
 def check_validation(loader: DataLoader) -> None:
-    """Make sure that there is something to validate on.
+    """Check that validation has at least one iteration.
 
     Raises:
-        ValueError: If there is not.
+        ValueError: If it has none.
     """
     check_not_empty(loader)
     if hasattr(loader.batch_sampler, '__len__') and len(loader.batch_sampler) == 0:
@@ -185,15 +191,17 @@ def check_validation(loader: DataLoader) -> None:
 
 
 def check_classes(model: nn.Module, dataset: Any) -> None:
-    """Make sure that the heads of a classifier or segmentor have an output for every class of a dataset.
+    """Check that the heads of a classifier or segmentor have an output for each class of the data.
 
-    Detectors are left to mmdet's NumClassCheckHook, as those of panoptic data predict some of the classes.
+    Detectors are checked by mmdet's NumClassCheckHook, because panoptic heads predict a subset of the
+    classes.
 
     Raises:
-        ValueError: If one has too few, or the names are given as they were before mmengine.
+        ValueError: If a head has too few outputs, or ``metainfo`` has the key ``CLASSES``, used before
+            mmengine.
     """
     metainfo = getattr(dataset, 'metainfo', None) or {}
-    if 'CLASSES' in metainfo and 'num_keypoints' not in metainfo:  # mmpose's datasets enter both themselves
+    if 'CLASSES' in metainfo and 'num_keypoints' not in metainfo:  # mmpose's datasets set both themselves
         raise ValueError(
             "The names of the classes are given as metainfo=dict(CLASSES=...), which mmengine's datasets do "
             'not read: write metainfo=dict(classes=...).'
@@ -213,10 +221,10 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
 
 
 def warn_of_masks(runner: Runner, loader: DataLoader, training: bool = False) -> None:
-    """Say what is odd about the masks of a segmentor, see :func:`check_masks`.
+    """Log a warning about the masks of a segmentor, see :func:`check_masks`.
 
     Raises:
-        ValueError: If masks are no maps of labels, or in training of labels that are no class.
+        ValueError: If masks are not label maps or, in training, have invalid labels.
     """
     message = check_masks(unwrap_model(runner.model), loader.dataset, training)
     if message:
@@ -224,18 +232,18 @@ def warn_of_masks(runner: Runner, loader: DataLoader, training: bool = False) ->
 
 
 def check_smallest_batch(model: nn.Module, loader: DataLoader) -> None:
-    """Make sure that batch norms have more than one value a channel in the smallest batch of an epoch.
+    """Check that batch norms get more than one value per channel in the smallest batch of an epoch.
 
-    Where that is one image, a copy of the model computes the loss of the first one to see.
+    If the smallest batch is one image, a copy of the model computes the loss of the first image.
 
     Raises:
-        ValueError: If a batch norm has not.
+        ValueError: If a batch norm gets one value per channel.
     """
     if smallest_batch(loader) != 1 or not isinstance(model, BaseModel):
         return
     copied = copy.deepcopy(model).train()
     for name, module in copied.named_modules():
-        if isinstance(module, nn.SyncBatchNorm):  # which counts the values of all processes
+        if isinstance(module, nn.SyncBatchNorm):  # its statistics cover all processes
             module.eval()
         elif isinstance(module, _BatchNorm):
             module.register_forward_pre_hook(_refuse_single_values(name, loader.batch_sampler.batch_size))
@@ -249,7 +257,7 @@ def check_smallest_batch(model: nn.Module, loader: DataLoader) -> None:
 
 
 def smallest_batch(loader: DataLoader) -> int | None:
-    """How many images the smallest batch of an epoch has (int), or None where that cannot be told."""
+    """Return the size of the smallest batch of an epoch (int), or None if it is unknown."""
     batches = loader.batch_sampler
     size = getattr(batches, 'batch_size', None)
     if size is None or batches.drop_last or is_endless(loader):
@@ -258,13 +266,13 @@ def smallest_batch(loader: DataLoader) -> int | None:
 
 
 def is_endless(loader: DataLoader) -> bool:
-    """Whether a data loader never ends, so that all its batches are full."""
-    # Beside a batch sampler of its own, a DataLoader has a sampler that it does not use.
+    """Whether a dataloader is infinite, so that all its batches are full (bool)."""
+    # With a custom batch sampler, DataLoader.sampler is a default that is not used.
     return isinstance(getattr(loader.batch_sampler, 'sampler', loader.sampler), InfiniteSampler)
 
 
 def _refuse_single_values(name, batch_size):
-    """A hook before a batch norm that refuses what torch refuses, with what to change."""
+    """Return a pre-forward hook for batch norms with a more helpful error than torch's."""
 
     def check(module, inputs):
         if module.training and inputs[0].numel() == inputs[0].shape[1]:
@@ -282,7 +290,7 @@ def _refuse_single_values(name, batch_size):
 
 
 def late_schedulers(runner: Runner) -> list[str]:
-    """Which schedulers never begin, or are in their warm-up when the training ends: a sentence each."""
+    """Return one sentence for each scheduler that never begins or whose warm-up exceeds the training."""
     schedulers = runner.param_schedulers or []
     if isinstance(schedulers, dict):
         schedulers = [scheduler for several in schedulers.values() for scheduler in several]
@@ -301,5 +309,5 @@ def late_schedulers(runner: Runner) -> list[str]:
 
 
 def is_warmup(scheduler: Any) -> bool:
-    """Whether a scheduler of mmengine raises what it schedules to the base value."""
+    """Whether a scheduler of mmengine is a warm-up, which increases a value up to the base value (bool)."""
     return getattr(scheduler, 'start_factor', 1) < getattr(scheduler, 'end_factor', 0)

@@ -1,4 +1,4 @@
-"""What helps users and maintainers: ``python -m mmmobilemamba.utils.collect_env``."""
+"""Utilities for users and maintainers, such as ``python -m mmmobilemamba.utils.collect_env``."""
 
 from .codebase import codebase_of
 from .configs import config_argument, config_path, read_config

@@ -1,4 +1,4 @@
-"""Which codebase of OpenMMLab a config is for."""
+"""Determines the OpenMMLab codebase of a config."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ CODEBASES = ('mmdet', 'mmseg', 'mmpretrain')
 
 
 def codebase_of(config: Config) -> str | None:
-    """One of ``CODEBASES``: the config's ``default_scope``, or else where its types are from.
+    """Return the codebase of a config, one of ``CODEBASES``, or None if it cannot be determined.
 
-    None if neither tells. Configs in mmengine's pure Python style may have no ``default_scope``, as their
-    types are classes (https://mmengine.readthedocs.io/en/latest/advanced_tutorials/config.html). The model's
-    type counts, then that of the test data.
+    This is the config's ``default_scope``. Configs in mmengine's pure Python style may have none, because
+    their types are classes (https://mmengine.readthedocs.io/en/latest/advanced_tutorials/config.html); for
+    them, it is the package of the model's type or else of the test dataset's.
     """
     scope = config.get('default_scope')
     if scope and scope != 'mmengine':
@@ -29,13 +29,13 @@ def codebase_of(config: Config) -> str | None:
 
 
 def _packages(kind: Any) -> list[str]:
-    """Where a type is from, a class or a name with a scope, and those that it is made from."""
+    """Return the package of a type, a class or a scoped name, and those of its base classes."""
     names = [each.__module__ for each in kind.__mro__] if isinstance(kind, type) else [str(kind)]
     return [name.partition('.')[0] for name in names]
 
 
 def _test_datasets(config: Config) -> Iterator[Any]:
-    """Types of the test dataset and of those in it."""
+    """Yield the types of the test dataset and of the datasets it wraps."""
     loader = config.get('test_dataloader') or {}
     waiting = [each.get('dataset') for each in (loader if isinstance(loader, list) else [loader])]
     while waiting:

@@ -1,8 +1,8 @@
-"""What a bug report needs to say about the machine and the installed packages.
+"""Collects information about the machine and the installed packages for bug reports.
 
     python -m mmmobilemamba.utils.collect_env
 
-prints it, after what mmengine collects for every package of OpenMMLab.
+prints it, after the information that mmengine collects.
 """
 
 import os
@@ -20,7 +20,7 @@ from mmmobilemamba.utils.forks import FORKS
 from mmmobilemamba.version import __version__
 from mmmobilemamba.weights.files import MIRROR, weights_folder
 
-# Distributions, some of which have several names.
+# Names of the distributions of each package.
 PACKAGES = {
     'MMCV': ('mmcv', 'mmcv-lite', FORKS['mmcv']),
     'MMDetection': ('mmdet', FORKS['mmdet']),
@@ -36,11 +36,11 @@ PACKAGES = {
 
 
 def collect_env() -> dict[str, str]:
-    """Versions, the machine, and what computes the operations of this package here.
+    """Collect versions, hardware, and the backends of this package's operations.
 
     Returns:
-        dict[str, str]: Names as they are printed, and values in words. What cannot be found says so; nothing
-        is raised for it.
+        dict[str, str]: Values by name. Missing components do not raise an error; their value says why they
+        are missing.
     """
     env = {name: str(value) for name, value in collect_base_env().items()}
     env['mmmobilemamba'] = __version__
@@ -56,7 +56,7 @@ def collect_env() -> dict[str, str]:
 
 
 def installed_version(names: tuple[str, ...]) -> str:
-    """Version of the first of some distributions that is installed (str), or that none is."""
+    """Return the version of the first installed distribution, or ``'not installed'`` (str)."""
     for name in names:
         try:
             return version(name)
@@ -66,7 +66,7 @@ def installed_version(names: tuple[str, ...]) -> str:
 
 
 def describe_compiler() -> str:
-    """The compiler that would build the kernels, in the first line of what it says about itself (str)."""
+    """Return the C++ compiler and the first line of its ``--version``, or why there is none (str)."""
     try:
         command = find_compiler()
         done = subprocess.run([*command, '--version'], capture_output=True, text=True, check=True)
@@ -77,7 +77,7 @@ def describe_compiler() -> str:
 
 
 def describe_kernels() -> str:
-    """The library of C++ kernels with its instruction set and threads, or why there is none (str)."""
+    """Return the C++ kernels' library, instruction set and threading, or why there are none (str)."""
     reason = cpu.why_not()
     if reason is not None:
         return f'none: {reason}'
@@ -87,14 +87,19 @@ def describe_kernels() -> str:
 
 
 def describe_choice(operation: str, device: str) -> str:
-    """What :func:`~mmmobilemamba.ops.select_backend` chooses in float32, and why nothing faster (str)."""
+    """Return the backend selected for an operation in float32, and why not a faster one (str).
+
+    Args:
+        operation (str): One of ``OPERATIONS``.
+        device (str): ``'cpu'`` or ``'cuda'``.
+    """
     choice = select_backend(device=device, operation=operation)
     reasons = '; '.join(f'not {name}: {reason}' for name, reason in choice.passed_over.items())
     return f'{choice.backend} ({reasons})' if reasons else choice.backend
 
 
 def main() -> None:
-    """Print one line for each entry."""
+    """Print one line per entry."""
     print_log('\n'.join(f'{name}: {value}' for name, value in collect_env().items()))
 
 

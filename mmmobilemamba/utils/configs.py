@@ -1,4 +1,4 @@
-"""Where the recipes of this package are installed, and how configs are read."""
+"""Finds the recipes of this package and reads configs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .forks import FORKS, is_hidden
 
 
 def find_root() -> Path:
-    """Folder that holds ``configs``: ``.mim`` of an installed package, or the root of a checkout.
+    """Return the folder that contains ``configs``: ``.mim`` of the package, or the root of a checkout (Path).
 
     Raises:
-        FileNotFoundError: If neither has them.
+        FileNotFoundError: If neither contains it.
     """
     package = Path(__file__).resolve().parents[1]
     for root in (package / '.mim', package.parent):
@@ -30,14 +30,15 @@ def find_root() -> Path:
 
 
 def config_path(name: str) -> str:
-    """The file of a recipe, for what takes configs by path only, as mmdet's and mmseg's inferencers do.
+    """Return the path of a recipe (str), for APIs that require a path, such as mmdet's and mmseg's
+    inferencers.
 
     Args:
-        name (str): As ``mim search mmmobilemamba`` lists it; ``.py`` behind it is allowed.
+        name (str): Name of the recipe as listed by ``mim search mmmobilemamba``, with or without ``.py``.
 
     Raises:
-        FileNotFoundError: If the configs are not where they were installed.
-        ValueError: If there is no such recipe; the message has the nearest name.
+        FileNotFoundError: If the installed configs are missing.
+        ValueError: If the recipe does not exist; the message has the closest name.
 
     Example:
         >>> from mmdet.apis import DetInferencer
@@ -58,16 +59,16 @@ def config_path(name: str) -> str:
 
 
 def config_argument(text: str) -> str:
-    """The ``type`` of an argument of argparse that is a config.
+    """Parse a config on the command line; a ``type`` for argparse.
 
     Args:
-        text (str): A file, or a recipe as :func:`config_path` takes it.
+        text (str): A file, or the name of a recipe, see :func:`config_path`.
 
     Returns:
         str: The path of the file.
 
     Raises:
-        ArgumentTypeError: If there is neither; the message has the nearest name.
+        ArgumentTypeError: If neither exists; the message has the closest name.
     """
     if Path(text).is_file():
         return text
@@ -80,12 +81,14 @@ def config_argument(text: str) -> str:
 
 
 def read_config(path: str | Path, options: Mapping[str, Any] | None = None, **kwargs: Any) -> Config:
-    """Read a config, and say what to do where only a fork of what it inherits from is installed.
+    """Read a config.
+
+    If it inherits from a package of which only a fork is installed, the error says what to do.
 
     Args:
         path (str | Path): The file.
-        options (dict, optional): Changes, as ``--cfg-options`` gives them.
-        kwargs: As ``Config.fromfile`` takes them.
+        options (dict, optional): Changes, as from ``--cfg-options``. Defaults to None.
+        **kwargs: Arguments of ``Config.fromfile``.
 
     Raises:
         ModuleNotFoundError: If the config inherits from a package that is not found.

@@ -1,7 +1,7 @@
-"""Fonts for names of classes, which may be in any script.
+"""Fonts for class names in any script.
 
-The font inside Pillow has the characters of ASCII and no others, and most fonts have some scripts alone.
-``tools/deployment/infer.py``, which runs without this package, chooses fonts by the same rules.
+Pillow's built-in font only covers ASCII, and most other fonts only cover some scripts.
+``tools/deployment/infer.py`` implements the same selection, because it runs without this package.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ from pathlib import Path
 from matplotlib import font_manager
 from PIL import ImageDraw, ImageFont, features
 
-SIZE = 15  # px, at which glyphs are compared
-NO_CHARACTER = '\uffff'  # never assigned, so a font draws what it draws for all that it lacks
-ALWAYS = 'abcdefghijklmnopqrstuvwxyz0123456789.,:()'  # of scores and captions
-SAMPLE = 50  # characters that other fonts are tried with: a font has a script, or has it not
+SIZE = 15  # px, size at which glyphs are compared
+NO_CHARACTER = '\uffff'  # never assigned, so fonts draw their glyph for missing characters
+ALWAYS = 'abcdefghijklmnopqrstuvwxyz0123456789.,:()'  # used by scores and captions
+SAMPLE = 50  # characters to test fonts with; enough, because fonts usually cover whole scripts
 STYLES = ('bold', 'black', 'condensed', 'italic', 'light', 'medium', 'mono', 'oblique', 'serif', 'thin')
 
 
@@ -25,14 +25,14 @@ class FontError(ValueError):
 
 
 class NameFont:
-    """Several fonts as one: each character is drawn by the first that has it.
+    """A font with fallbacks: each character is drawn in the first font that has it.
 
     Args:
-        paths (Sequence[str | Path | None]): Font files; None is the font inside Pillow.
-        size (int): In px.
+        paths (Sequence[str | Path | None]): Font files; None is Pillow's built-in font.
+        size (int): Font size in px.
 
     Raises:
-        FontError: If a file is no font.
+        FontError: If a file is not a font.
     """
 
     def __init__(self, paths: Sequence[str | Path | None] = (None,), size: int = SIZE) -> None:
@@ -51,18 +51,25 @@ class NameFont:
         )
 
     def write(self, canvas: ImageDraw.ImageDraw, place: Sequence[float], text: str, fill: object) -> None:
-        """Write a line with its upper left corner at ``place`` (x, y)."""
+        """Write a line of text.
+
+        Args:
+            canvas (ImageDraw): Where to write.
+            place (Sequence[float]): Upper left corner (x, y) in px.
+            text (str): The line.
+            fill (object): Its colour, see Pillow's ``ImageDraw.text``.
+        """
         left, baseline = place[0], place[1] + max(font.getmetrics()[0] for font in self.fonts)
         for font, run in self._runs(text):
             canvas.text((left, baseline), run, fill=fill, font=font, anchor='ls')
             left += font.getlength(run)
 
     def _runs(self, text: str) -> list[tuple[ImageFont.FreeTypeFont, str]]:
-        """Parts of a text that are of one font."""
+        """Split a text into parts of one font each."""
         runs: list[tuple[ImageFont.FreeTypeFont, str]] = []
         for char in text:
             if runs and (_is_invisible(char) or unicodedata.category(char).startswith('M')):
-                font = runs[-1][0]  # a mark belongs to the letter before it
+                font = runs[-1][0]  # combining marks use the font of their letter
             else:
                 font = self._chosen.get(char) or self._font_of(char)
             if runs and runs[-1][0] is font:
@@ -72,22 +79,22 @@ class NameFont:
         return runs
 
     def _font_of(self, char: str) -> ImageFont.FreeTypeFont:
-        """The first font that has a character, or else the first."""
+        """Return the first font that has a character, or the first font if none has."""
         having = (font for font in self.fonts if not missing_characters(font, char))
         self._chosen[char] = next(having, self.fonts[0])
         return self._chosen[char]
 
 
 def one_line(name: object) -> str:
-    """A name as it is drawn: composed characters (NFC), and no line breaks."""
+    """Normalise a name for drawing: composed characters (NFC), without line breaks."""
     return ' '.join(unicodedata.normalize('NFC', str(name)).split())
 
 
 def open_font(path: str | Path | None, size: int = SIZE) -> ImageFont.FreeTypeFont:
-    """The font of a file, or the one inside Pillow, at a size in px.
+    """Open a font file, or Pillow's built-in font for None, at a size in px.
 
     Raises:
-        FontError: If the file is no font.
+        FontError: If the file is not a scalable font.
     """
     if path is None:
         return ImageFont.load_default(size=size)
@@ -98,7 +105,7 @@ def open_font(path: str | Path | None, size: int = SIZE) -> ImageFont.FreeTypeFo
 
 
 def missing_characters(font: ImageFont.FreeTypeFont, text: str) -> str:
-    """The characters of ``text`` that a font draws as it draws any that it lacks, each once."""
+    """Return the characters of ``text`` that a font lacks, each once (str)."""
     nothing = _glyph(font, NO_CHARACTER)
     visible = (char for char in dict.fromkeys(text) if not _is_invisible(char))
     return ''.join(char for char in visible if _glyph(font, char) == nothing)
@@ -107,20 +114,20 @@ def missing_characters(font: ImageFont.FreeTypeFont, text: str) -> str:
 def choose_fonts(
     names: Iterable[object], path: str | Path | None = None, default: str | None = None
 ) -> tuple[list[str | None], str | None]:
-    """The fonts to draw names with, see :class:`NameFont`, and what their user should know.
+    """Choose the fonts of a :class:`NameFont` for class names.
 
     Args:
-        names (Iterable[object]): Names of the classes.
-        path (str | Path, optional): A font file. If it is given, no other is looked for.
-        default (str, optional): File of the font that has ASCII; the one inside Pillow if not given. Where it
-            lacks characters, matplotlib's DejaVu Sans and the fonts of the system go before it.
+        names (Iterable[object]): The class names.
+        path (str | Path, optional): A font file. If given, no other fonts are searched. Defaults to None.
+        default (str, optional): File of the default font. If it lacks characters, matplotlib's DejaVu Sans
+            and the system fonts take precedence over it. Defaults to None, Pillow's built-in font.
 
     Returns:
-        tuple[list[str | None], str | None]: The files, None for Pillow's font, and a warning if characters
-        are missing, or would be drawn in the wrong order.
+        tuple[list[str | None], str | None]: The font files (None for Pillow's font), and a warning if
+        characters are missing or would be drawn in the wrong order.
 
     Raises:
-        FontError: If ``path`` is no font.
+        FontError: If ``path`` is not a font.
     """
     lines = [one_line(name) for name in names]
     text = ALWAYS + ''.join(lines)
@@ -133,7 +140,7 @@ def choose_fonts(
 
 
 def system_fonts() -> Iterator[str]:
-    """Font files: matplotlib's DejaVu Sans, and those of the system, the upright sans serif ones first."""
+    """Yield font files: matplotlib's DejaVu Sans, then the system fonts, upright sans serif ones first."""
     yield font_manager.findfont('DejaVu Sans')
     yield from sorted(
         font_manager.findSystemFonts(),
@@ -142,12 +149,12 @@ def system_fonts() -> Iterator[str]:
 
 
 def _find_fonts(text: str) -> list[str | None]:
-    """The first font that has all characters of ``text``, or else a few that have as many as there are."""
+    """Return the first font that has all characters of ``text``, or a few that together cover the most."""
     lacks: dict[str, set[str]] = {}
     for path in system_fonts():
         try:
             lacks[path] = set(missing_characters(open_font(path), text))
-        except FontError:  # of bitmaps, as those of emoji
+        except FontError:  # bitmap fonts, such as emoji
             continue
         if not lacks[path]:
             return [path]
@@ -163,25 +170,25 @@ def _find_fonts(text: str) -> list[str | None]:
 
 
 def _missing_in_all(paths: Sequence[str | None], text: str) -> str:
-    """The characters of ``text`` that none of several fonts has."""
+    """Return the characters of ``text`` that all of the fonts lack."""
     for path in paths:
         text = missing_characters(open_font(path), text)
     return text
 
 
 def _glyph(font: ImageFont.FreeTypeFont, char: str) -> tuple[tuple[int, int], bytes]:
-    """Size and pixels of a character."""
+    """Return size and pixels of a character."""
     mask = font.getmask(char)
     return mask.size, bytes(mask)
 
 
 def _is_invisible(char: str) -> bool:
-    """Whether a character has no glyph of its own: spaces, controls, and what selects variants."""
+    """Whether a character has no glyph: spaces, control characters and variation selectors."""
     return char.isspace() or unicodedata.category(char) in ('Cc', 'Cf') or '\ufe00' <= char <= '\ufe0f'
 
 
 def _warning(names: Sequence[str], paths: Sequence[str | None], lacking: str) -> str | None:
-    """What the user of some fonts should know, if anything."""
+    """Return the warning of :func:`choose_fonts`, if any."""
     if lacking:
         example = next(name for name in names if set(name) & set(lacking))
         more = f' and {len(lacking) - 10} more' if len(lacking) > 10 else ''

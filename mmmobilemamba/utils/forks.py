@@ -1,13 +1,13 @@
-"""Lets the onedl forks of OpenMMLab be found under the names of what they fork.
+"""Makes the onedl forks of OpenMMLab available under the distribution names of the original packages.
 
     python -m mmmobilemamba.utils.forks
 
-The forks are imported as ``mmdet``, ``mmseg`` and so on, and installed as ``onedl-mmdetection``,
-``onedl-mmsegmentation``. What looks for an installed package by its old name does not find them: mmengine for
-``_base_ = 'mmseg::...'``, mim for ``mim train mmdet``. This writes metadata of the old name beside those of
-each fork that is installed where it runs: a name, a version and the module, and no files.
+The forks are imported as ``mmdet``, ``mmseg`` and so on, but their distributions are called
+``onedl-mmdetection``, ``onedl-mmsegmentation`` and so on. Lookups by the original name fail: mmengine's for
+``_base_ = 'mmseg::...'`` and mim's for ``mim train mmdet``. For each installed fork, this script writes
+metadata under the original name: name, version and module, without files.
 
-It needs nothing but Python, as the set-up runs it as a file.
+It only uses the standard library, because the set-up runs it as a script.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ FORKS = dict(
 
 
 def find(name: str) -> metadata.Distribution | None:
-    """An installed distribution, or None."""
+    """Return an installed distribution, or None."""
     try:
         return metadata.distribution(name)
     except metadata.PackageNotFoundError:
@@ -35,15 +35,19 @@ def find(name: str) -> metadata.Distribution | None:
 
 
 def is_hidden(name: str) -> bool:
-    """Whether a fork is installed, and not found under the name of what it forks."""
+    """Whether a fork is installed but not available under the original name (bool).
+
+    Args:
+        name (str): Original name of the distribution, a key of ``FORKS``.
+    """
     return name in FORKS and find(name) is None and find(FORKS[name]) is not None
 
 
 def write_name(name: str) -> Path:
-    """Write the metadata by which a fork is found as ``name``, too; returns their folder.
+    """Write metadata that make a fork available as ``name`` as well; returns their folder (Path).
 
-    There is no RECORD of files: with one, the mim of the forks would look for the package where its first
-    file is, which is among the metadata.
+    They have no RECORD of files: mim's fork would take the folder of the first file in it, which is the
+    metadata folder, for that of the package.
     """
     fork = metadata.distribution(FORKS[name])
     folder = Path(str(fork.locate_file(f'{name}-{fork.version}.dist-info')))
@@ -60,6 +64,7 @@ def write_name(name: str) -> Path:
 
 
 def main() -> None:
+    """Write the original names of all installed forks."""
     for name in filter(is_hidden, FORKS):
         sys.stdout.write(f'{FORKS[name]} is now found as {name}, too: {write_name(name)}\n')
 

@@ -1,4 +1,4 @@
-"""The test data of a config, and what ``mim test ... --out`` has written about them."""
+"""Reads the test data of a config and the results written by ``mim test ... --out``."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from PIL import Image
 
 from .codebase import codebase_of
 
-BYTE = 2**8  # mmseg writes labels of one byte
+BYTE = 2**8  # mmseg writes 8-bit labels
 
 
 class ResultsError(RuntimeError):
@@ -28,28 +28,30 @@ class ResultsError(RuntimeError):
 class Sample(NamedTuple):
     """One image of a test set."""
 
-    dataset: Any  # that reads it, inside any wrappers
-    info: dict[str, Any]  # what the dataset knows of it
+    dataset: Any  # the innermost dataset, inside any wrappers
+    info: dict[str, Any]  # from the dataset's get_data_info
 
     @property
     def path(self) -> str | None:
-        """File of the image, None if the dataset holds the pixels itself."""
+        """Path of the image, or None if the dataset stores the pixels itself."""
         return self.info.get('img_path')
 
     def read(self) -> Image.Image:
-        """The image, 8-bit RGB, in the geometry in which the model got it from the test pipeline's loader.
+        """Read the image as 8-bit RGB, with the loader of the test pipeline (PIL.Image).
+
+        Size and orientation are those of the image passed to the model's pipeline.
 
         Raises:
             ResultsError: If it cannot be read.
         """
         results = copy.deepcopy(self.info)
-        own = 'img' in results  # as CIFAR's, in RGB; files are read in BGR
+        own = 'img' in results  # RGB, for example CIFAR's; files are read as BGR
         for step in (*_steps(self.dataset), LoadImageFromFile()):
             if 'img' in results:
                 break
             try:
                 results = step(results)
-            except Exception as error:  # loaders raise whatever their decoder does
+            except Exception as error:  # the type depends on the loader's decoder
                 raise ResultsError(f'{self.path} cannot be read: {error}') from error
             if results is None:
                 raise ResultsError(f'{self.path} cannot be read.')
@@ -57,11 +59,13 @@ class Sample(NamedTuple):
 
 
 def to_picture(pixels: np.ndarray, reverse: bool = True) -> Image.Image:
-    """What can be shown of an image, 8-bit RGB.
+    """Convert an array to an 8-bit RGB image for display.
+
+    Of several channels, the first three are used, or the first one if there are two. Values outside the 8-bit
+    range are rescaled to it.
 
     Args:
-        pixels (ndarray): (H, W) or (H, W, C) of any number of channels, of which the first three are shown,
-            or the first if there are two. Numbers that do not fit in 8 bits are stretched to fill them.
+        pixels (ndarray): (H, W) or (H, W, C), with any number of channels.
         reverse (bool): Whether the first three channels are BGR. Defaults to True.
     """
     pixels = pixels.reshape(*pixels.shape[:2], -1)
@@ -76,7 +80,7 @@ def to_picture(pixels: np.ndarray, reverse: bool = True) -> Image.Image:
 
 
 def check_codebase(config: Config, known: Sequence[str]) -> str:
-    """The codebase of a config.
+    """Return the codebase of a config (str).
 
     Raises:
         ResultsError: If it is not one of ``known``.
@@ -90,10 +94,10 @@ def check_codebase(config: Config, known: Sequence[str]) -> str:
 
 
 def build_test_data(config: Config, codebase: str) -> Any:
-    """The test dataset of a config.
+    """Build the test dataset of a config.
 
     Raises:
-        ResultsError: If it has none, if the files are not there, or if there are no images.
+        ResultsError: If the config has no test data, files are missing, or there are no images.
     """
     init_default_scope(codebase)
     try:
@@ -106,15 +110,17 @@ def build_test_data(config: Config, codebase: str) -> Any:
 
 
 def samples_of(dataset: Any) -> list[Sample]:
-    """All images of a dataset, through any wrappers."""
+    """Return all samples of a dataset, with wrappers resolved (list[Sample])."""
     return [_locate(dataset, index) for index in range(len(dataset))]
 
 
 def load_predictions(path: Path) -> list[dict[str, Any]]:
-    """What DumpResults or DumpDetResults has written: a file of our own making, as pickles run code.
+    """Load a file of DumpResults or DumpDetResults (list[dict]).
+
+    The file is a pickle, which can execute code: only load files that you trust.
 
     Raises:
-        ResultsError: If there is no such file, or it is of something else.
+        ResultsError: If the file does not exist, or has another content.
     """
     if not path.is_file():
         raise ResultsError(f'There is no file {path}; `mim test ... --out {path}` writes it.')
@@ -130,15 +136,21 @@ def load_predictions(path: Path) -> list[dict[str, Any]]:
 def match(
     predictions: Sequence[Mapping[str, Any]], samples: Sequence[Sample], strangers: bool = False
 ) -> list[Sample]:
-    """For every prediction its image, by path and id: two data sets may have ids, or pictures, in common.
+    """Find the image of each prediction.
+
+    Matches by both path and id, because concatenated datasets can share ids or images.
 
     Args:
-        predictions (Sequence[Mapping[str, Any]]): As :func:`load_predictions` gives them.
-        samples (Sequence[Sample]): Those of the test data.
-        strangers (bool): Whether other images will do, whose files are there. Defaults to False.
+        predictions (Sequence[dict]): Predictions from :func:`load_predictions`.
+        samples (Sequence[Sample]): Samples of the test data.
+        strangers (bool): Whether to accept images outside the test data, if their files exist. Defaults to
+            False.
+
+    Returns:
+        list[Sample]: One sample per prediction.
 
     Raises:
-        ResultsError: If there is none.
+        ResultsError: If the image of a prediction is not found.
     """
     if len(predictions) == len(samples) and all(map(_is_of, predictions, samples)):
         return list(samples)
@@ -165,25 +177,25 @@ def match(
 
 
 def label_map_reader(dataset: Any) -> Callable[[dict[str, Any]], dict[str, Any]] | None:
-    """The step of a dataset's test pipeline that reads ground truth, None if there is none."""
+    """Return the step of a dataset's test pipeline that loads the ground truth, or None."""
     names = ((step, type(step).__name__) for step in _steps(dataset))
     return next((step for step, name in names if name.endswith('LoadAnnotations')), None)
 
 
 class LabelMaps:
-    """Label maps that a segmentor has predicted.
+    """Label maps predicted by a segmentor.
 
     Args:
-        path (Path): Folder that mmseg's IoUMetric has written, or file of mmengine's DumpResults.
-        config (Config): Of mmseg.
-        samples (Sequence[Sample]): The images of the test data.
+        path (Path): Folder written by mmseg's IoUMetric, or file of mmengine's DumpResults.
+        config (Config): A config of mmseg.
+        samples (Sequence[Sample]): Samples of the test data.
 
     Attributes:
-        samples (list[Sample]): Those that have a prediction.
-        absent (list[str]): What is missing for the images that have no prediction.
+        samples (list[Sample]): Samples with a prediction.
+        absent (list[str]): Missing files, or paths of images without a prediction.
 
     Raises:
-        ResultsError: If there is nothing, or one file may be for several images.
+        ResultsError: If the path does not exist, has no label maps, or a file is ambiguous.
     """
 
     def __init__(self, path: Path, config: Config, samples: Sequence[Sample]) -> None:
@@ -212,22 +224,22 @@ class LabelMaps:
                 self.absent.append(file.name)
 
     def read(self, index: int) -> np.ndarray:
-        """The labels of image ``index`` of ``samples``, int (H, W); -1 is a pixel without a class."""
+        """Return the labels of ``samples[index]``, int (H, W); -1 marks pixels without a class."""
         labels = self._maps[index]
         if not isinstance(labels, Path):
             return np.asarray(labels).astype(int).reshape(labels.shape[-2:])
         labels = np.asarray(Image.open(labels)).astype(int)
-        # With a reduced zero label mmseg writes the classes from 1 on.
+        # With reduce_zero_label, mmseg writes labels that start at 1.
         return labels - 1 if self.samples[index].info.get('reduce_zero_label') else labels
 
     def name(self, index: int) -> str:
-        """Where the labels of image ``index`` are from, for messages."""
+        """Return the source of the labels of ``samples[index]``, for messages (str)."""
         place = self._maps[index]
         return str(place) if isinstance(place, Path) else f'{self.path}, {self.samples[index].path}'
 
 
 def ignored_labels(config: Config, dataset: Any) -> list[int]:
-    """Labels of ground truth that are not evaluated: ``ignore_index`` of a dataset and of the evaluators."""
+    """Return the ``ignore_index`` values of a dataset and the config's evaluators (list[int])."""
     evaluators = config.get('test_evaluator') or {}
     evaluators = [evaluators] if isinstance(evaluators, Mapping) else evaluators
     owners = [each.get('ignore_index') for each in evaluators if isinstance(each, Mapping)]
@@ -235,7 +247,7 @@ def ignored_labels(config: Config, dataset: Any) -> list[int]:
 
 
 def _test_dataset(config: Config) -> Mapping[str, Any]:
-    """Settings of the test dataset."""
+    """Return the config of the test dataset."""
     settings = config.get('test_dataloader') or {}
     if not isinstance(settings, Mapping) or not settings.get('dataset'):
         raise ResultsError('The config has no test_dataloader with a dataset.')
@@ -243,7 +255,7 @@ def _test_dataset(config: Config) -> Mapping[str, Any]:
 
 
 def _locate(dataset: Any, index: int) -> Sample:
-    """Image ``index`` of a dataset, in the innermost one."""
+    """Return sample ``index`` of a dataset, with wrappers resolved."""
     if hasattr(dataset, 'datasets'):
         place, index = dataset._get_ori_dataset_idx(index)
         return _locate(dataset.datasets[place], index)
@@ -255,21 +267,21 @@ def _locate(dataset: Any, index: int) -> Sample:
 
 
 def _steps(dataset: Any) -> Sequence[Any]:
-    """The steps of a dataset's pipeline."""
+    """Return the steps of a dataset's pipeline."""
     return getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
 
 
 def _is_of(prediction: Mapping[str, Any], sample: Sample) -> bool:
-    """Whether a prediction is of an image, as far as it says so."""
+    """Whether path and id of a prediction, as far as it has them, match a sample."""
     pairs = ((prediction.get(key), sample.info.get(key)) for key in ('img_path', 'img_id'))
     return all(one == other for one, other in pairs if one is not None and other is not None)
 
 
 def _check_written(path: Path, config: Config, samples: Sequence[Sample]) -> None:
-    """Make sure that the files in a folder are what :class:`LabelMaps` takes them for.
+    """Check that the files written by mmseg can be assigned to images and classes.
 
     Raises:
-        ResultsError: If not.
+        ResultsError: If they cannot.
     """
     evaluators = config.get('test_evaluator') or {}
     for each in [evaluators] if isinstance(evaluators, Mapping) else evaluators:

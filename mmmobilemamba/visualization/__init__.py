@@ -1,4 +1,4 @@
-"""Visualizers for mmseg; ``mmmobilemamba.mmseg`` imports this module."""
+"""Visualizers that require mmseg; imported by ``mmmobilemamba.mmseg``."""
 
 from .seg_visualizer import ContiguousSegVisualizer
 

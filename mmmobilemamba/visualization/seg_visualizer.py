@@ -1,4 +1,4 @@
-"""mmseg's visualizer, mended for its browse_dataset.py, and with a check of the classes."""
+"""mmseg's visualizer with a fix for browse_dataset.py and a check of the class names."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from mmseg.visualization import SegLocalVisualizer
 
 @VISUALIZERS.register_module()
 class ContiguousSegVisualizer(SegLocalVisualizer):
-    """mmseg's visualizer for images of any memory layout.
+    """mmseg's visualizer, for images of any memory layout and with a check of the number of classes.
 
-    mmseg 1.2.2 writes the names of classes with OpenCV into an array that is laid out as the image, and its
-    browse_dataset.py passes a transposed one, which OpenCV refuses: ``Layout of the output array img is
+    mmseg 1.2.2 draws class names with OpenCV into an array of the image's memory layout. Its
+    browse_dataset.py passes a transposed array, which OpenCV rejects: ``Layout of the output array img is
     incompatible with cv::Mat``. Source: https://github.com/open-mmlab/mmsegmentation/issues/3405.
 
-    mmseg's inferencer draws with the classes that the checkpoint names, and with those of Cityscapes if it
-    names none; a model of another number of classes would be drawn with wrong names, in part not at all.
+    mmseg's inferencer uses the class names of the checkpoint, or those of Cityscapes if it has none. With a
+    different number of classes, names would be wrong and some classes would not be drawn.
     """
 
     def add_datasample(
@@ -30,10 +30,10 @@ class ContiguousSegVisualizer(SegLocalVisualizer):
         *args: Any,
         **kwargs: Any,
     ) -> None:
-        """As in :class:`mmseg.visualization.SegLocalVisualizer`; ``image`` is (H, W, 3).
+        """Draw a data sample, see :class:`mmseg.visualization.SegLocalVisualizer`; ``image`` is (H, W, 3).
 
         Raises:
-            ValueError: If the prediction has another number of classes than there are names.
+            ValueError: If the number of predicted classes differs from the number of names.
         """
         if data_sample is not None and 'seg_logits' in data_sample:
             self._check_classes(len(data_sample.seg_logits.data))
@@ -41,7 +41,7 @@ class ContiguousSegVisualizer(SegLocalVisualizer):
 
     def _check_classes(self, channels: int) -> None:
         names = self.dataset_meta.get('classes') or ()
-        # One channel tells two classes apart, of which the first may have no name.
+        # A single channel is for two classes, of which the first may have no name.
         if len(names) not in ((1, 2) if channels == 1 else (channels,)):
             raise ValueError(
                 f'The model predicts {max(channels, 2)} classes, but there are names and colours of '

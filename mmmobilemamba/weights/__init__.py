@@ -1,16 +1,16 @@
-"""The authors' checkpoints by name: ``mobilemamba://b1`` wherever a checkpoint is asked for.
+"""The authors' checkpoints by name, such as ``mobilemamba://b1``, wherever a checkpoint is expected.
 
 ============  ======================================================================
-``table``     the names, and what is known of each
-``argument``  a checkpoint on a command line: a file or a name
-``files``     where a file is looked for, and under which names
-``verify``    whether a file holds what its name promises, and has not changed
-``download``  from a mirror or Google Drive, whole or not at all
-``store``     ``fetch``: the file of a name, downloaded by one process if it is not there
+``table``     the names and their metadata
+``argument``  a checkpoint on the command line: a file or a name
+``files``     folders and file names that are searched
+``verify``    checks that a file has the expected weights and has not changed
+``download``  atomic download from a mirror or Google Drive
+``store``     ``fetch``: the file of a name, downloaded by one process if necessary
 ``scheme``    registers ``mobilemamba://`` with mmengine
 ============  ======================================================================
 
-Each imports only from those above it.
+Each module only imports modules above it.
 """
 
 from .argument import checkpoint_argument

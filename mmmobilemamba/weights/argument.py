@@ -1,4 +1,4 @@
-"""A checkpoint as the argument of a command line."""
+"""Checkpoints as command line arguments."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from .table import SCHEME, weights_of
 
 
 def checkpoint_argument(text: str) -> Path | str:
-    """The ``type`` of an argument of argparse that is a checkpoint.
+    """Parse a checkpoint on the command line; a ``type`` for argparse.
 
-    ``Path`` would make ``mobilemamba:/b1`` of ``mobilemamba://b1``.
+    ``Path`` as the type would turn ``mobilemamba://b1`` into ``mobilemamba:/b1``.
 
     Args:
-        text (str): A file, a name such as ``mobilemamba://b1``, or another address that mmengine loads.
+        text (str): A file, a name such as ``mobilemamba://b1``, or another URL supported by mmengine.
 
     Returns:
-        Path | str: The path of a file; names and addresses as they are, for
+        Path | str: Files as paths, names and URLs unchanged, for
         :func:`~mmmobilemamba.models.checkpoint.fetch_checkpoint`.
 
     Raises:
-        ArgumentTypeError: If there are no weights of the name; the message has the names.
+        ArgumentTypeError: If no weights have this name; the message lists the names.
     """
     if text.startswith(SCHEME):
         try:

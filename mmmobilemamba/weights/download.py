@@ -1,4 +1,4 @@
-"""Downloads a file of published weights: from the mirror, else from Google Drive."""
+"""Downloads published weights from the mirror or from Google Drive."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from urllib.request import Request, urlopen
 
 from mmengine.logging import print_log
 from mmengine.utils import digit_version
-from torch.hub import tqdm  # shows nothing where tqdm is not installed
+from torch.hub import tqdm  # a silent replacement if tqdm is not installed
 
 from ..models.checkpoint import CheckpointError
 from .files import (
@@ -31,33 +31,37 @@ from .files import (
 from .table import SCHEME, Weights
 from .verify import check_content, keep_hash, sha256_of
 
-TIMEOUT = 30  # seconds without a byte
-OLDEST_GDOWN = '6.3'  # knows a timeout
+TIMEOUT = 30  # seconds without data
+OLDEST_GDOWN = '6.3'  # first version with a timeout
 INSTALL = f"python -m pip install 'gdown>={OLDEST_GDOWN}'"
-ABSENT = (401, 403, 404, 410)  # what servers, S3 among them, answer for a file that they have not
+ABSENT = (401, 403, 404, 410)  # status codes of servers, including S3, for missing files
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 class DownloadError(Exception):
-    """A file did not come; the message says from where, and why."""
+    """A download failed; the message has the source and the reason."""
 
 
 class AbsentError(DownloadError):
-    """A mirror has no file of a name."""
+    """A mirror does not have a file."""
 
 
 def download(weights: Weights, folder: Path) -> Path:
-    """Download a file into a folder; it gets its name when it is complete and what it should be.
+    """Download weights into a folder; the file gets its final name once it is complete and verified.
 
-    One process at a time may call it for a folder.
+    Only one process at a time may download into a folder.
+
+    Args:
+        weights (Weights): The weights.
+        folder (Path): The folder.
 
     Returns:
-        Path: The file, with its sha256 beside it.
+        Path: The file; its SHA-256 is stored beside it.
 
     Raises:
-        DownloadError: If neither the mirror nor Google Drive gives it.
-        CheckpointError: If what came is damaged or of another network, or if the disk is full.
-        OSError: If the folder cannot be written.
+        DownloadError: If neither the mirror nor Google Drive has the file.
+        CheckpointError: If the file is damaged or belongs to another network, or if the disk is full.
+        OSError: If the folder is not writable.
     """
     remove_leftovers(weights, folder)
     reasons = []
@@ -70,7 +74,7 @@ def download(weights: Weights, folder: Path) -> Path:
 
 
 def _from_mirror(weights: Weights, folder: Path) -> Path:
-    """The first of the possible names that the mirror has."""
+    """Download the first of the possible file names that exists on the mirror."""
     names, answers = possible_names(weights), []
     for name in names:
         address = f'{mirror_address()}/{quote(name)}'
@@ -87,7 +91,7 @@ def _from_drive(weights: Weights, folder: Path) -> Path:
 
 
 def _save(read: Callable[[BinaryIO], None], source: str, path: Path, weights: Weights) -> Path:
-    """Let ``read`` write a temporary file beside ``path``; look into it, and give it the name."""
+    """Let ``read`` write a temporary file, verify it, and rename it to ``path``."""
     temporary = temporary_beside(path)
     try:
         with open(temporary, 'xb') as file:
@@ -115,7 +119,7 @@ def _save(read: Callable[[BinaryIO], None], source: str, path: Path, weights: We
 
 
 def _read(address: str, file: BinaryIO) -> None:
-    """Copy what an address gives."""
+    """Copy the content of a URL to a file."""
     try:
         response = urlopen(Request(address, headers={'User-Agent': 'mmmobilemamba'}), timeout=TIMEOUT)
     except HTTPError as error:
@@ -123,7 +127,7 @@ def _read(address: str, file: BinaryIO) -> None:
     except (OSError, HTTPException, ValueError) as error:
         raise DownloadError(f'{address}: {error}') from error
     with response:
-        if response.headers.get_content_type() == 'text/html':  # what some servers have instead of a 404
+        if response.headers.get_content_type() == 'text/html':  # some servers send a page instead of a 404
             raise AbsentError(f'{address} is a web page')
         total = response.headers.get('Content-Length')
         total = int(total) if total else None
@@ -146,9 +150,9 @@ def _next_block(response, address):
 
 
 def _read_drive(drive_id: str, file: BinaryIO) -> None:
-    """Copy what Google Drive has under an id; gdown passes its confirmation page."""
+    """Copy a file from Google Drive with gdown, which handles the confirmation page."""
     try:
-        # Here, as it brings a parser of HTML, and nothing else needs it.
+        # Imported here because gdown brings an HTML parser, needed only for this.
         gdown, requests = import_module('gdown'), import_module('requests')
     except ImportError as error:
         raise DownloadError(f'Downloads from Google Drive need gdown: {INSTALL}') from error
@@ -164,7 +168,7 @@ def _read_drive(drive_id: str, file: BinaryIO) -> None:
 
 @contextmanager
 def _bar() -> Iterator[Callable[[int, int | None], None]]:
-    """A progress bar, as a function of the bytes that are done and all of them."""
+    """Show a progress bar; yields a function of the bytes done and the total."""
     with tqdm(unit='B', unit_scale=True, unit_divisor=1024) as bar:
 
         def show(done: int, total: int | None) -> None:

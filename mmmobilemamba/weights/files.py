@@ -1,4 +1,4 @@
-"""Where a file of published weights is looked for, and under which names."""
+"""Folders and file names that are searched for published weights."""
 
 from __future__ import annotations
 
@@ -17,42 +17,43 @@ import torch
 from ..models.checkpoint import CheckpointError
 from .table import Weights
 
-FOLDER = 'MMMOBILEMAMBA_WEIGHTS'  # environment variable: the folder that downloads go to
-MIRROR = 'MMMOBILEMAMBA_MIRROR'  # environment variable: an address or a folder, before Google Drive
+FOLDER = 'MMMOBILEMAMBA_WEIGHTS'  # environment variable: the download folder
+MIRROR = 'MMMOBILEMAMBA_MIRROR'  # environment variable: a URL or a folder, tried before Google Drive
 SUFFIXES = ('.pth', '.safetensors')
 MACHINE = hashlib.sha256(platform.node().encode()).hexdigest()[:12]
-ABANDONED = 3600  # seconds after which nobody writes to a file any more
+ABANDONED = 3600  # seconds after which a temporary file counts as abandoned
 
 
 def chosen_folder() -> Path | None:
-    """What ``MMMOBILEMAMBA_WEIGHTS`` names (Path)."""
+    """Return the folder in ``MMMOBILEMAMBA_WEIGHTS`` (Path), or None if it is not set."""
     chosen = os.environ.get(FOLDER)
     return Path(chosen).expanduser().absolute() if chosen else None
 
 
 def torch_folder() -> Path:
-    """``checkpoints`` in torch's hub folder (Path)."""
+    """Return ``checkpoints`` in the hub folder of torch (Path)."""
     return Path(torch.hub.get_dir(), 'checkpoints').expanduser().absolute()
 
 
 def weights_folder() -> Path:
-    """Where downloads go (Path): the chosen folder, else torch's."""
+    """Return the download folder: the chosen one, otherwise torch's (Path)."""
     return chosen_folder() or torch_folder()
 
 
 def local_folders() -> tuple[Path, ...]:
-    """Where files lie that need no download: the weights folder, torch's, and ``checkpoints`` here.
+    """Return the folders searched before downloading (tuple[Path]).
 
-    The last one is where our configs expected a file before they knew names.
+    These are the weights folder, torch's, and ``checkpoints`` in the working directory, which older configs
+    of this package used.
     """
     return tuple(dict.fromkeys((weights_folder(), torch_folder(), Path('checkpoints').absolute())))
 
 
 def mirror_address() -> str | None:
-    """What ``MMMOBILEMAMBA_MIRROR`` names, if that is an address (str), without a slash at its end.
+    """Return the URL in ``MMMOBILEMAMBA_MIRROR`` without a trailing slash (str), or None if it is not a URL.
 
     Raises:
-        CheckpointError: If it has a user or a password, which logs would show.
+        CheckpointError: If it contains a user name or password, which would appear in logs.
     """
     mirror = os.environ.get(MIRROR, '')
     address = re.match(r'(https?://)([^/]*@)?', mirror, re.IGNORECASE)
@@ -65,10 +66,10 @@ def mirror_address() -> str | None:
 
 
 def mirror_folder() -> Path | None:
-    """What ``MMMOBILEMAMBA_MIRROR`` names, if that is a folder (Path).
+    """Return the folder in ``MMMOBILEMAMBA_MIRROR`` (Path), or None if it is not set or a URL.
 
     Raises:
-        CheckpointError: If it is neither a folder nor an address of ``http(s)``.
+        CheckpointError: If it is neither a folder nor an ``http(s)`` URL.
     """
     mirror = os.environ.get(MIRROR)
     if not mirror or mirror_address():
@@ -83,14 +84,15 @@ def mirror_folder() -> Path | None:
 
 
 def possible_names(weights: Weights, short: bool = True) -> tuple[str, ...]:
-    """Names that a file of these weights may have, the likeliest first.
+    """Return the possible file names of weights, most likely first (tuple[str]).
 
-    Beside that of the table, that of the config, what the docs have ``mobilemamba_to_mm.py`` write, and the
-    short one that users ask for; each as a file of torch or of safetensors.
+    These are the name in the table, the name of the config, the output name of ``mobilemamba_to_mm.py`` in
+    the docs, and the short name, each with the extensions of torch and safetensors.
 
     Args:
-        weights (Weights): What is wanted.
-        short (bool): With ``b1.pth``, which in a folder of all kinds of weights may be any. Defaults to True.
+        weights (Weights): The weights.
+        short (bool): Whether to include short names such as ``b1.pth``, which are ambiguous in a folder with
+            other weights. Defaults to True.
     """
     dataset = weights.config.rsplit('_', 1)[-1]
     stems = [Path(weights.file_name).stem, weights.config]
@@ -102,26 +104,28 @@ def possible_names(weights: Weights, short: bool = True) -> tuple[str, ...]:
 
 
 def find(weights: Weights) -> Path | None:
-    """The file of these weights on this machine (Path), in a local folder or a mirror that is a folder.
+    """Find weights in the local folders or in a mirror folder (Path, or None if they are not found).
 
     Raises:
-        CheckpointError: As :func:`find_in` and :func:`mirror_folder`.
+        CheckpointError: See :func:`find_in` and :func:`mirror_folder`.
     """
     for folder in local_folders():
         if path := find_in(folder, possible_names(weights, short=folder == chosen_folder())):
             return path
-    mirror = mirror_folder()  # here: what is wrong with it does not matter to files that are found before
+    mirror = mirror_folder()  # last, so that its errors do not affect files found elsewhere
     return find_in(mirror, possible_names(weights)) if mirror else None
 
 
 def find_in(folder: Path, names: Sequence[str]) -> Path | None:
-    """The first of some files that a folder has (Path), also with the beginning of its sha256 in its name.
+    """Return the first of some files that exists in a folder (Path), or None.
+
+    File names with the first digits of the file's SHA-256, such as ``b1-0123abcd.pth``, are accepted as well.
 
     Raises:
-        CheckpointError: If several with a sha256 in their names could be it.
+        CheckpointError: If several files with a SHA-256 in their names match.
     """
     for name in names:
-        if os.path.isfile(folder / name):  # False where it may not be looked at
+        if os.path.isfile(folder / name):  # False without permission; Path.is_file can raise
             return folder / name
         hashed = sorted(_with_hash(folder, Path(name)))
         if len(hashed) > 1:
@@ -135,21 +139,21 @@ def find_in(folder: Path, names: Sequence[str]) -> Path | None:
 
 
 def _with_hash(folder: Path, name: Path) -> Iterator[Path]:
-    """Files of a folder named as ``name`` with ``-`` and 8 hexadecimal digits behind its stem."""
+    """Yield the files of a folder named like ``name`` with ``-`` and 8 hexadecimal digits after the stem."""
     pattern = re.compile(rf'{re.escape(name.stem)}-[0-9a-f]{{8}}{re.escape(name.suffix)}')
     return (path for path in folder.glob(f'{name.stem}-*{name.suffix}') if pattern.fullmatch(path.name))
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name for a file that is to become ``path``: hidden, of this machine, and with the same ending."""
+    """Return a unique hidden path beside ``path``, with a machine id and the same extension (Path)."""
     return path.with_name(f'.part-{MACHINE}-{uuid.uuid4().hex[:20]}-{path.name}')
 
 
 def remove_leftovers(weights: Weights, folder: Path) -> None:
-    """Remove what killed downloads of these weights have left in a folder; to be called under its lock.
+    """Remove temporary files of interrupted downloads of these weights; the caller holds the folder's lock.
 
-    On shared disks whose locks hold on one machine alone, other machines may be writing: theirs stay for an
-    hour.
+    Files of other machines are kept for an hour: locks on shared disks may only work within a machine, so
+    another machine could still be writing.
     """
     names = possible_names(weights)
     for path in folder.glob('.part-*'):

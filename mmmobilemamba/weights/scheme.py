@@ -1,4 +1,4 @@
-"""Registers ``mobilemamba://NAME`` with mmengine: for ``init_cfg``, ``load_from`` and ``--checkpoint``."""
+"""Registers ``mobilemamba://NAME`` with mmengine, for ``init_cfg``, ``load_from`` and ``--checkpoint``."""
 
 from __future__ import annotations
 
@@ -13,39 +13,41 @@ from ..models.checkpoint import read_checkpoint
 from .store import fetch
 from .table import SCHEME, WEIGHTS, Weights, weights_of
 
-# The dataset of a task, whose classes inferencers take from the checkpoint.
+# The dataset of each task, whose class names inferencers read from the checkpoint.
 DATASETS = dict(detection=('mmdet.datasets', 'CocoDataset'), segmentation=('mmseg.datasets', 'ADE20KDataset'))
 
 
-# mmengine names the loader in its log by what follows `load_from_`. `force`: a module may be imported again.
-# The addresses of metafiles are ours, too: mmengine would download all files under one name, `download`.
+# mmengine logs the part of the function's name after `load_from_`. `force` permits importing the module
+# again. The URLs of metafiles are registered as well: mmengine would save all of them under one name,
+# `download`.
 @CheckpointLoader.register_scheme([SCHEME, *(re.escape(weights.url) for weights in WEIGHTS)], force=True)
 def load_from_mobilemamba(filename: str, map_location: str | None = None) -> Mapping:
-    """The content of published weights; those of detectors and segmentors with the names of their classes.
+    """Load published weights; those of detectors and segmentors include their class names.
 
     Args:
-        filename (str): Such as ``'mobilemamba://b1'``, or a ``Weights`` of our metafiles.
+        filename (str): A name such as ``'mobilemamba://b1'``, or the URL of ``Weights`` in a metafile.
         map_location (str, optional): As in ``torch.load``. Defaults to None, the CPU.
 
     Raises:
-        ValueError: If there are no weights of this name.
-        CheckpointError: If they cannot be had or read.
+        ValueError: If no weights have this name.
+        CheckpointError: If they cannot be downloaded or read.
     """
     content = read_checkpoint(fetch(filename), map_location or 'cpu')
     return with_classes(content, weights_of(filename))
 
 
 def with_classes(content: Mapping, weights: Weights) -> Mapping:
-    """The content of a file with ``meta['dataset_meta']``, which not every form of it has.
+    """Add ``meta['dataset_meta']`` to a checkpoint if it has none.
 
-    mmseg's inferencer would draw with the classes of Cityscapes.
+    Without it, mmseg's inferencer uses the class names of Cityscapes.
 
     Args:
-        content (Mapping): Of a checkpoint, or a state dict.
-        weights (Weights): Which it holds.
+        content (Mapping): A checkpoint or a state dict.
+        weights (Weights): The entry of its weights.
 
     Returns:
-        Mapping: A checkpoint. For classifiers, or if the dataset's package is missing, ``content`` as it is.
+        Mapping: The checkpoint. For classifiers, or if the dataset's package is not installed, ``content``
+        unchanged.
     """
     meta: Mapping[str, Any] = content.get('meta') or {}
     if weights.task not in DATASETS or 'dataset_meta' in meta:

@@ -1,4 +1,4 @@
-"""Gives the file of published weights: one that is there, else from the mirror, else from Google Drive."""
+"""Provides the file of published weights: a local one, otherwise from the mirror or Google Drive."""
 
 from __future__ import annotations
 
@@ -16,26 +16,26 @@ from .files import FOLDER, MIRROR, find, local_folders, mirror_folder, weights_f
 from .table import SCHEME, Weights, weights_of
 from .verify import check_file
 
-LOCK_TIMEOUT = 1800  # seconds that a process waits for another's download
-NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # what file systems without flock answer
+LOCK_TIMEOUT = 1800  # seconds to wait for the download of another process
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP)  # errors of file systems without flock
 
 
 def fetch(name: str) -> Path:
-    """The local file of published weights, downloaded if it is not there.
+    """Return the local file of published weights, and download it if necessary.
 
-    Several processes, on one machine or on a folder that machines share, download once: one does, the
-    others wait for it.
+    If several processes, on one machine or with a shared folder, need the same file, one of them downloads it
+    and the others wait.
 
     Args:
-        name (str): Such as ``'b1'`` or ``'mobilemamba://b1'``.
+        name (str): Name of the weights, such as ``'b1'`` or ``'mobilemamba://b1'``.
 
     Returns:
-        Path: A file whose contents are those of the name, and the same as at its first use.
+        Path: A file that contains these weights and has not changed since its first use.
 
     Raises:
-        ValueError: If there are no weights of this name; the message has the names.
-        CheckpointError: If they cannot be had, with where to get them by hand; or if a file under their
-            name is damaged, has changed or is of another network.
+        ValueError: If no weights have this name; the message lists the names.
+        CheckpointError: If they cannot be downloaded (the message says how to get them manually), or if the
+            local file is damaged, has changed or belongs to another network.
     """
     weights = weights_of(name)
     path = find(weights) or _download_once(weights, weights_folder())
@@ -48,7 +48,7 @@ def _download_once(weights: Weights, folder: Path) -> Path:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder / f'{weights.file_name}.lock'):
-            # Another process may have downloaded it while this one waited.
+            # Another process may have downloaded it in the meantime.
             return find(weights) or download(weights, folder)
     except DownloadError as error:
         raise CheckpointError(_how_to_get(weights, str(error))) from error
@@ -59,10 +59,10 @@ def _download_once(weights: Weights, folder: Path) -> Path:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """Hold a lock, which ends with the process that holds it.
+    """Hold a file lock, which is released when its process ends.
 
-    On file systems without such locks, that a file exists is the lock. It stays where a process is killed;
-    the others then say what to do when they have waited.
+    On file systems without such locks, the existence of a file is the lock. It remains if its process is
+    killed; after the timeout, the error of waiting processes says what to do.
     """
     try:
         lock = _acquire(FileLock(path), path)
@@ -74,8 +74,8 @@ def _locked(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        if not isinstance(lock, SoftFileLock):  # which removes its file itself
-            with suppress(OSError):  # Windows keeps what is open
+        if not isinstance(lock, SoftFileLock):  # SoftFileLock removes its file itself
+            with suppress(OSError):  # Windows cannot remove open files
                 path.unlink()
         lock.release()
 
@@ -100,7 +100,7 @@ def _acquire(lock: BaseFileLock, path: Path) -> BaseFileLock:
 
 
 def _how_to_get(weights: Weights, reason: str) -> str:
-    """The message that weights cannot be had: why, and how to get them by hand."""
+    """Return the error message: why the download failed, and how to get the weights manually."""
     mirror = mirror_folder()
     places = [*local_folders(), mirror] if mirror else local_folders()
     folders = '\n'.join(f'  {folder}' for folder in places)

@@ -1,6 +1,6 @@
-"""The checkpoints that the authors publish, by name.
+"""The table of the authors' published checkpoints.
 
-``weights.json`` is the table. Metafiles and docs are tested equal to it. Source of its ids and scores:
+The table is ``weights.json``; tests compare metafiles and docs with it. Source of its ids and scores:
 https://github.com/lewandofskee/MobileMamba at commit 0980f48, the README and the logs.
 """
 
@@ -12,23 +12,23 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import NamedTuple
 
-SCHEME = 'mobilemamba://'  # in front of a name wherever a checkpoint is asked for
+SCHEME = 'mobilemamba://'  # prefix of a name wherever a checkpoint is expected
 DRIVE = 'https://drive.usercontent.google.com/download'
-ARCHIVE = '1EDqWI6JKMaLZRSRWt9aM7VXaNvosStGE'  # id of the file on Google Drive that holds all of them
+ARCHIVE = '1EDqWI6JKMaLZRSRWt9aM7VXaNvosStGE'  # Google Drive id of the archive with all checkpoints
 
 
 class Weights(NamedTuple):
     """A published checkpoint.
 
     Attributes:
-        name (str): Behind ``mobilemamba://``.
-        arch (str): Of the backbone.
+        name (str): Name after ``mobilemamba://``.
+        arch (str): Arch of the backbone.
         task (str): ``'classification'``, ``'detection'`` or ``'segmentation'``.
-        drive_id (str): Of the file on Google Drive.
-        file_name (str): What it is called where it is kept; of classifiers, by the authors as well.
-        config (str): The config whose network it fits, without folder and ``.py``.
-        metric (str): What the score is.
-        score (float): The authors', in %.
+        drive_id (str): Id of the file on Google Drive.
+        file_name (str): Name of the local file; for classifiers, the same as the authors'.
+        config (str): Name of the matching config, without folder and ``.py``.
+        metric (str): Name of the metric.
+        score (float): The authors' score in %.
     """
 
     name: str
@@ -42,15 +42,15 @@ class Weights(NamedTuple):
 
     @property
     def address(self) -> str:
-        """Where a browser finds the file (str)."""
+        """URL of the file for browsers (str)."""
         return f'https://drive.google.com/file/d/{self.drive_id}/view'
 
     @property
     def url(self) -> str:
-        """Where ``mim download`` gets the file (str): what metafiles have as ``Weights``.
+        """URL of the file for ``mim download``, used as ``Weights`` in metafiles (str).
 
-        ``confirm=t`` answers the page that Google shows before large files. Servers do not see what follows
-        ``#``; mim takes the name of the file from there. For mmengine it means the same as the name.
+        ``confirm=t`` skips the page that Google shows before large files. The part after ``#`` is not sent to
+        the server; mim uses it as the file name. mmengine resolves the URL like the name.
         """
         return f'{DRIVE}?id={self.drive_id}&export=download&confirm=t#/{self.file_name}'
 
@@ -63,14 +63,14 @@ BY_CONFIG = {weights.config: weights for weights in WEIGHTS}
 
 
 def weights_of(name: str) -> Weights:
-    """The entry of a name (Weights).
+    """Return the table entry of a name (Weights).
 
     Args:
-        name (str): As ``'b1'``, in any case, or of the config that the weights are for; with
-            ``mobilemamba://`` in front or not. Or an address of our metafiles.
+        name (str): A name such as ``'b1'``, case-insensitive, or the name of the matching config, each with
+            or without ``mobilemamba://``; or a URL of a metafile.
 
     Raises:
-        ValueError: If there is none; the message has those that there are.
+        ValueError: If the name does not exist; the message lists all names.
     """
     if name in BY_URL:
         return BY_URL[name]
@@ -79,7 +79,7 @@ def weights_of(name: str) -> Weights:
     for table in (BY_NAME, BY_CONFIG):
         if plain.removesuffix('.py') in table:
             return table[plain.removesuffix('.py')]
-    # As files and timm's models are called.
+    # Normalise the spelling of file names and timm models, for the suggestion.
     plain = re.sub(r'^mobilemamba[_-]|\.pth$', '', plain).replace('_', '-').replace('distilled', 'kd')
     close = [plain] if plain in BY_NAME else get_close_matches(plain, BY_NAME, n=1)
     raise ValueError(

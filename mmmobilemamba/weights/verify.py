@@ -1,4 +1,4 @@
-"""Whether a file holds the weights that its name promises, and is still the same file."""
+"""Checks that a file contains the expected weights and has not changed."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from ..models.checkpoint import (
 from .files import temporary_beside
 from .table import Weights
 
-# What the keys of a whole model begin with, by the beginning of its name in the table.
+# Prefix of keys that only the whole model has, by the prefix of its name in the table.
 MODELS = {
     'retinanet': 'bbox_head.retina_cls.',
     'mask-rcnn': 'roi_head.mask_head.',
@@ -33,19 +33,24 @@ MODELS = {
     'pspnet': 'decode_head.psp_modules.',
 }
 CLASSIFIER = 'head.'
-LOGITS = ('.l.weight', '.linear.weight')  # of a classifier, in the authors' layout and ours
+LOGITS = ('.l.weight', '.linear.weight')  # a classifier's last layer, in the authors' layout and in ours
 CLASSES = 1000
-# Behind which hub and converters put the beginning of a file's sha256.
+# torch.hub and converters append the first 8 digits of a file's SHA-256 to its name.
 HASH_IN_NAME = re.compile(r'-([0-9a-f]{8})$')
 
 
 def check_file(path: Path, weights: Weights) -> None:
-    """Compare a file with the sha256 beside it; look into it and keep its sha256 if there is none.
+    """Compare a file with the SHA-256 stored beside it.
 
-    In a folder that cannot be written nothing is kept, and the file is looked into every time.
+    If none is stored, verify the content and store the SHA-256. In a read-only folder nothing is stored, and
+    the content is verified each time.
+
+    Args:
+        path (Path): The file.
+        weights (Weights): The weights that it should contain.
 
     Raises:
-        CheckpointError: If it is another file than it was, or not of these weights.
+        CheckpointError: If the file has changed or contains other weights.
     """
     beside = hash_file(path)
     found = sha256_of(path)
@@ -64,17 +69,17 @@ def check_file(path: Path, weights: Weights) -> None:
         raise CheckpointError(
             f'{error}\nPut the right file there, or delete it: it is then downloaded at the next use.'
         ) from error
-    with suppress(OSError):  # a folder that cannot be written
+    with suppress(OSError):  # a read-only folder
         keep_hash(path, found)
 
 
 def hash_file(path: Path) -> Path:
-    """Where the sha256 of a file is kept (Path): ``NAME.sha256`` beside it."""
+    """Return the path of a file's stored SHA-256: ``NAME.sha256`` beside it (Path)."""
     return path.with_name(f'{path.name}.sha256')
 
 
 def keep_hash(path: Path, sha256: str) -> None:
-    """Write the sha256 of a file beside it, in the form that ``sha256sum --check`` reads."""
+    """Store the SHA-256 of a file beside it, in the format of ``sha256sum --check``."""
     temporary = temporary_beside(hash_file(path))
     try:
         temporary.write_text(f'{sha256}  {path.name}\n', encoding='utf-8')
@@ -84,7 +89,7 @@ def keep_hash(path: Path, sha256: str) -> None:
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file (str), in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal (str)."""
     digest = hashlib.sha256()
     with open(path, 'rb') as file:
         while block := file.read(1 << 20):
@@ -104,13 +109,17 @@ def _compare(path: Path, found: str, beside: Path) -> None:
 
 
 def check_content(path: Path, weights: Weights) -> None:
-    """Read a file and compare it with what its name in the table promises: arch, every key, task.
+    """Read a file and compare arch, keys and task with the table.
 
-    B1, B2 and B4 are one network, and distilled weights have the names of others: which of them a file holds
-    cannot be seen.
+    B1, B2 and B4 are the same network, and distilled weights have the same keys as the others; these cannot
+    be distinguished.
+
+    Args:
+        path (Path): The file.
+        weights (Weights): The weights that it should contain.
 
     Raises:
-        CheckpointError: If it cannot be read, or is of another network.
+        CheckpointError: If the file cannot be read, or belongs to another network.
     """
     state_dict = unwrap(read_checkpoint(path))
     part = backbone_part(state_dict)
@@ -129,7 +138,7 @@ def check_content(path: Path, weights: Weights) -> None:
 
 
 def _check_task(state_dict, weights, expected):
-    """Classifiers have a head and nothing of a detector or segmentor, which have keys of their own."""
+    """Check for the keys of the task: a classifier's head, or the keys in ``MODELS``."""
     tops = sorted({key.split('.')[0] for key in state_dict if not key.startswith('backbone.')})
     if weights.task == 'classification':
         wanted = CLASSIFIER

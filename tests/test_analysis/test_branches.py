@@ -1,4 +1,4 @@
-"""Branches that are left out: by hand in one mixer, in both forms, and that all is as before afterwards."""
+"""Disabled branches: compared with one mixer by hand, in both forms, and restored afterwards."""
 
 import copy
 
@@ -25,7 +25,7 @@ def mixer():
 
 
 def by_hand(mixer, x, branches):
-    """The mixer from its parts, without some branches."""
+    """The output of a mixer computed from its parts, without some branches."""
     global_part, local_part, identity = x.split(SPLITS, dim=1)
     wte = mixer.global_op
     scan = wte.base_scale * wte.ss2d(global_part) * ('scan' not in branches)

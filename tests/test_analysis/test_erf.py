@@ -1,4 +1,4 @@
-"""Effective receptive fields: of convolutions by hand, of the backbone in its forms, and what is refused."""
+"""Effective receptive fields of convolutions (by hand) and of the backbone in its forms, and all errors."""
 
 import numpy as np
 import pytest
@@ -21,13 +21,13 @@ CENTRE = 4  # of 9 pixels
 
 
 def conv(*channels, **kwargs):
-    """3 x 3 convolutions, each of which keeps the size."""
+    """3 x 3 convolutions that preserve the size."""
     layers = [nn.Conv2d(before, after, 3, padding=1) for before, after in zip(channels, channels[1:])]
     return nn.Sequential(*layers, **kwargs)
 
 
 def support(field):
-    """Height and width of the box of pixels that are not zero, and whether it is around the centre."""
+    """Height and width of the bounding box of non-zero pixels, and whether it is centred."""
     rows, columns = np.nonzero(field)
     around = (rows.min() + rows.max(), columns.min() + columns.max()) == (
         2 * (field.shape[0] // 2),
@@ -42,7 +42,7 @@ def field_of(extract, images):
 
 
 def test_a_convolution():
-    """The field is its weights: summed over the positive outputs, absolute, summed over the inputs."""
+    """The field is the sum of the weights of positive outputs; absolute values are summed over inputs."""
     network, image = conv(2, 5), noise_for((1, 2, 9, 9), 0)
     field = field_of(network, [image])
     positive = network(image)[0, :, CENTRE, CENTRE] > 0
@@ -106,7 +106,7 @@ def test_a_single_pixel_is_a_square_of_one():
 
 
 def test_stages_of_a_new_network():
-    """Its residual branches start at zero: its first stage sees 1 + 2 (1 + 2 + 4 + 8) pixels, as the stem."""
+    """Residual branches start at zero, so the field of stage 0 is the stem's, 1 + 2 (1 + 2 + 4 + 8) px."""
     backbone = MobileMamba(SMALL).eval()
     images = noise_for((1, 3, 128, 128), 3)
 
@@ -119,16 +119,16 @@ def test_stages_of_a_new_network():
     new = effective_receptive_fields({'first': first, 'second': second}, [images])
     assert support(new['first']) == (31, 31, True)
     assert square_sides(new['second'], [0.5]) > square_sides(new['first'], [0.5])
-    branches = 5 * sum(SMALL['depths']) + 2 * 2  # of each block, and the FFNs of each downsample
+    branches = 5 * sum(SMALL['depths']) + 2 * 2  # 5 per block, and the FFNs of each downsample
     assert open_residuals(backbone) == branches
     assert open_residuals(backbone) == 0
     opened = field_of(first, [images])
-    assert (opened > 0).mean() > 0.9  # the scan sees the whole map
+    assert (opened > 0).mean() > 0.9  # the scan covers the whole map
 
 
 @pytest.fixture(scope='module')
 def plain():
-    """A small network in evaluation, images of two sizes, and its field in plain PyTorch."""
+    """A small network in evaluation mode, images of two sizes, and its field in plain PyTorch."""
     images = noise_for((2, 3, 96, 128), 4)
     network = small(scan_backend='naive').eval()
     field = field_of(lambda batch: network(batch)[0], [images])
@@ -137,7 +137,7 @@ def plain():
 
 @pytest.mark.parametrize('change', ['auto', 'frozen', 'deployed', 'inference'])
 def test_forms_and_backends_have_one_field(plain, change):
-    """Frozen stages keep their weights, but pass the gradient on to the image."""
+    """Frozen stages do not update their weights, but pass gradients to the image."""
     weights, images, expected = plain
     backbone = small(frozen_stages=3 if change == 'frozen' else -1)
     backbone.load_state_dict(weights)
@@ -177,7 +177,7 @@ def test_what_has_no_field(extract, words):
 
 
 def test_after_a_layer_norm():
-    """Whose sum over channels is constant."""
+    """The sum over channels is constant after a layer norm, so only positive values are summed."""
     norm = nn.GroupNorm(1, 4)
     field = field_of(lambda x: norm(x[:, :, :1, :1]).expand(-1, -1, 2, 2), [noise_for((1, 4, 3, 3), 5)])
     assert field[0, 0] > 0.1 and support(field)[:2] == (1, 1)

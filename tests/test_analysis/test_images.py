@@ -1,4 +1,4 @@
-"""Pictures from files and folders, cut and resized, and random images."""
+"""Images from files and folders, cropped and resized, and random images."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ from ..conftest import load_script
 
 @pytest.fixture
 def folder(tmp_path):
-    """Five pictures in a folder of a folder."""
+    """Five images in a nested folder."""
     (tmp_path / 'a').mkdir()
     for index in range(5):
         Image.new('RGB', (8, 6), (40 * index, 0, 255)).save(tmp_path / 'a' / f'{index}.png')
@@ -47,7 +47,7 @@ def test_a_picture_is_cut_around_its_centre_and_resized(tmp_path):
     Image.fromarray(pixels).save(path)
     image = read_picture(path, (4, 4))
     assert image.shape == (1, 3, 4, 4) and image.dtype == torch.float32
-    assert (image - torch.tensor([1.0, 0, 0.2]).view(1, 3, 1, 1)).abs().max() < 0.1  # bicubic, at the edges
+    assert (image - torch.tensor([1.0, 0, 0.2]).view(1, 3, 1, 1)).abs().max() < 0.1  # bicubic
     gray = read_picture(path, (2, 6), channels=1)
     assert gray.shape == (1, 1, 2, 6) and gray.std() > 0.1
     with pytest.raises(AnalysisError, match='have 1 or 3 channels, and the network takes 4: leave them out'):

@@ -1,4 +1,4 @@
-"""Colours by principal components against numpy, sub-bands against PyWavelets, and where they are from."""
+"""Principal component colours against NumPy, sub-bands against PyWavelets, and the inputs of both."""
 
 import copy
 
@@ -82,7 +82,7 @@ def test_filtered_bands_are_what_is_added_to_the_scan(branch, form):
 
 
 def test_input_of_a_block():
-    """The first channels of what enters the mixer, of the stage and the block that are named."""
+    """It is the first channels of the mixer's input, in the given stage and block."""
     backbone, images = small().eval(), noise_for((2, 3, 96, 128), 3)
     taken = {}
     mixer = backbone.stages[1].blocks[1].mixer.fn

@@ -1,4 +1,4 @@
-"""Networks by name: their preprocessing, stages and weights, and what is said of those that are none."""
+"""Networks by name: their preprocessing, stages and weights, and errors for wrong names."""
 
 from argparse import ArgumentTypeError
 
@@ -32,7 +32,7 @@ def images():
 
 @pytest.fixture
 def config(tmp_path):
-    """A config of a small classifier with channels in OpenCV's order, and a checkpoint of its backbone."""
+    """A config of a small classifier with BGR channels, and a checkpoint of its backbone."""
     pytest.importorskip('mmpretrain')
     path = tmp_path / 'classifier.py'
     path.write_text(CONFIG)

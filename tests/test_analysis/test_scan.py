@@ -1,4 +1,4 @@
-"""Step sizes and states against the recurrence, written out, and against the scan's own output."""
+"""Step sizes and states against an explicit recurrence and the output of the scan."""
 
 import copy
 
@@ -23,7 +23,7 @@ def layer():
 
 
 def sequence_of(ss2d, x):
-    """What the layer scans, (N, L, E)."""
+    """The input of a layer's scan, (N, L, E)."""
     u, _ = ss2d.in_proj(x).chunk(2, dim=1)
     return F.silu(ss2d.dwconv(u)).flatten(2).transpose(1, 2)
 
@@ -63,7 +63,7 @@ def test_equals_the_recurrence(layer, backend):
 
 @torch.no_grad()
 def test_the_naive_scan_reads_these_states(layer):
-    """Its output is C times the state, of both directions, and D times the input."""
+    """Its output is C times the state, summed over both directions, plus D times the input."""
     ss2d, x = layer
     u, x_dbl, *others = ss2d.scan_arguments(sequence_of(ss2d, x))
     states = scan_states(ss2d, x)[1].flatten(3).transpose(2, 3)

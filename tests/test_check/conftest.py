@@ -1,4 +1,4 @@
-"""The digits scenes, once for all tests of this folder."""
+"""The digits scenes, generated once for all tests in this folder."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Stock configs of mmdet with one line swapped, on the digits scenes, as small as they train."""
+"""Stock configs of mmdet with MobileMamba as the backbone, on the digits scenes, as small as possible."""
 
 from mmengine.config import Config
 from mmengine.runner import Runner
@@ -9,7 +9,7 @@ STOCK = dict(
     faster_rcnn='faster_rcnn/faster-rcnn_r50_fpn_1x_coco.py',
     yolox='yolox/yolox_s_8xb8-300e_coco.py',
 )
-# start_level goes with in_channels: the stock FPNs of RetinaNet and FCOS leave out a map of ResNet.
+# With start_level: the stock FPNs of RetinaNet and FCOS skip the first map of ResNet.
 START = dict(retinanet=', start_level=0', fcos=', start_level=0')
 LINES = """
 _base_ = 'mmdet::{base}'
@@ -17,7 +17,7 @@ custom_imports = dict(imports=['mmmobilemamba'])
 backbone = dict(_delete_=True, type='MobileMamba', arch='t2', out_indices=(0, 1, 2))
 model = dict(backbone=backbone, neck=dict(in_channels=[144, 272, 368]{start}))
 """
-# What any user has in place of COCO.
+# A user's data instead of COCO.
 DATA = """
 names = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
 steps = [
@@ -46,11 +46,11 @@ optim_wrapper = dict(optimizer=dict(lr=1e-5))
 
 
 def swapped(name, folder, scenes, more=()):
-    """Write a config, with more lines at its end, into a folder; its path."""
+    """Write a config with additional lines to a folder; returns its path."""
     text = LINES.format(base=STOCK[name], start=START.get(name, ''))
     path = folder / f'{name}_{len(list(folder.iterdir()))}.py'
     root = str(scenes / 'data/digits_scenes/coco') + '/'
-    # Settings that are mended twice are merged, as in a config that inherits the first.
+    # Repeated settings are merged, as in a config that inherits another one.
     path.write_text(text + DATA.format(root=root))
     if more:
         base, path = path, path.with_name(f'{path.stem}_mended.py')
@@ -59,8 +59,8 @@ def swapped(name, folder, scenes, more=()):
 
 
 def build_runner(path, **changes):
-    """The Runner of a config, which writes beside it."""
-    # Formatting the text of a config takes a second, several times in a run.
+    """Build the Runner of a config; its work_dir is beside the config."""
+    # A run formats its config several times, which takes a second each.
     config = Config(Config.fromfile(path).to_dict(), format_python_code=False)
     config.merge_from_dict(dict(changes))
     config.work_dir = str(path.with_suffix(''))

@@ -1,4 +1,4 @@
-"""Each thing that can be wrong with a config, once, and configs with nothing wrong."""
+"""Each mistake in a config that the check finds, and correct configs."""
 
 import copy
 
@@ -24,7 +24,7 @@ TWINS = dict(
     segmentor='sem_fpn/mobilemamba-t2_fpn_1xb4-2k_digits-224x224.py',
     classifier='mobilemamba/mobilemamba-t2_1xb64-4e_digits-64px.py',
 )
-# Quick to check: few, small images, a small network, no copies of the annotations, and a light optimizer.
+# Fast to check: few small images, a small network, no copies of the annotations, and a cheap optimizer.
 QUICK = dict(train_dataloader=dict(dataset=dict(serialize_data=False)), optim_wrapper=dict(optimizer=SGD))
 SHORT = dict(
     detector=dict(train_dataloader=dict(batch_size=8), param_scheduler=[]),
@@ -37,7 +37,7 @@ DATASET = 'train_dataloader.dataset'
 
 @pytest.fixture(scope='session')
 def twins(scenes):
-    """Configs of three codebases on the digits scenes, with nothing wrong."""
+    """Correct configs of three codebases on the digits scenes."""
     configs = {}
     for kind, path in TWINS.items():
         config = Config.fromfile(ROOT / 'configs' / path)
@@ -50,7 +50,7 @@ def twins(scenes):
 
 @pytest.fixture
 def check(twins, scenes, monkeypatch):
-    """Findings that are no 'ok', of the training of a twin with changes; of its tests, too, if asked for."""
+    """Return findings other than 'ok' for a config with changes; its tests are checked on request."""
     monkeypatch.chdir(scenes)
 
     def run(kind='detector', checkpoint=None, gpus=1, tests=False, **changes):
@@ -68,7 +68,7 @@ def check(twins, scenes, monkeypatch):
 
 
 def only(findings, level, subject):
-    """The one finding, which is of a level and a subject: its text, and its lines of config."""
+    """Check level and subject of the only finding; returns its text and its config lines."""
     assert [(finding.level, finding.subject) for finding in findings] == [(level, subject)], findings
     return findings[0].text, config_lines(findings[0].mend)
 
@@ -96,7 +96,7 @@ def test_missing_annotations(check, scenes):
 
 
 def test_missing_images(check, scenes, tmp_path):
-    """Annotations of eight images, two of which are gone."""
+    """Two of the eight annotated images do not exist."""
     root = scenes / 'data/digits_scenes/coco'
     for number, image in enumerate(sorted((root / 'train').iterdir())):
         if number > 1:
@@ -128,7 +128,7 @@ def test_datasets_in_wrappers(wrapper, check, twins):
 
 
 def test_files_elsewhere(check, tmp_path):
-    """Those that are fetched, or read from another backend than folders, are not missing."""
+    """Files that are downloaded, or read from a remote backend, are not reported as missing."""
     cifar = dict(_delete_=True, type='CIFAR10', data_prefix=str(tmp_path / 'cifar'), pipeline=[])
     assert check('classifier', **{DATASET: dict(cifar)}) == []
     assert not list(tmp_path.iterdir())

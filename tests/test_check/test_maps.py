@@ -25,7 +25,7 @@ import_module('mmmobilemamba.mmdet')  # registers DeconvFPN
 
 
 def load(scope, path, **changes):
-    """A stock config with our backbone in it, and its model on the meta device."""
+    """A stock config with MobileMamba as the backbone, and its model on the meta device."""
     folder = Path(import_module(scope).__file__).parent
     config = Config.fromfile(folder / '.mim/configs' / f'{path}.py')
     changes = copy.deepcopy(dict(backbone=BACKBONE, **changes))
@@ -36,7 +36,7 @@ def load(scope, path, **changes):
 
 
 def check(config):
-    """Findings of the maps that are no 'ok'."""
+    """Return findings of the maps other than 'ok'."""
     init_default_scope(config.default_scope)
     settings = dict(config.model)
     if 'data_preprocessor' in config:
@@ -48,7 +48,7 @@ def check(config):
 
 
 def mended(config, finding, way='mend'):
-    """Findings after the lines of config that a finding has."""
+    """Apply the config lines of a finding and check again."""
     config = copy.deepcopy(config)
     config.merge_from_dict(copy.deepcopy(dict(getattr(finding, way))))
     return check(config)
@@ -110,7 +110,7 @@ def test_stages_of_a_cascade_are_named_once():
 
 
 def test_what_solo_makes_of_its_maps():
-    """It halves the finest map and doubles the coarsest, and takes the finest for a map of stride 4."""
+    """SOLO halves the finest map, doubles the coarsest one, and assumes stride 4 for the finest."""
     neck = dict(in_channels=WIDTHS, start_level=0)
     config = load('mmdet', 'solo/solo_r50_fpn_1x_coco', neck=neck)
     (finding,) = check(config)
@@ -164,7 +164,7 @@ def test_heads_without_strides_pass(path, changes, indices):
 
 
 def test_a_neck_that_needs_multiples():
-    """The stock PAFPN doubles its maps: at 544 px one of 17 has to meet one of 18."""
+    """The stock PAFPN upsamples maps by 2: at 544 px, it would add a map of 18 to one of 17."""
     neck = dict(_delete_=True, type='YOLOXPAFPN', in_channels=WIDTHS, out_channels=256)
     config = load('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco', neck=neck)
     head = dict(anchor_generator=dict(strides=[16, 32, 64]))
@@ -228,7 +228,7 @@ def test_sizes_of_a_pipeline(steps, sizes):
 
 
 def segment(path):
-    """What is wrong with a stock segmentor that has our backbone: texts, and lines of config."""
+    """Return the findings of a stock segmentor with MobileMamba as the backbone: texts and config lines."""
     config = load('mmseg', path)
     findings = check(config)
     text = merge(finding.mend for finding in findings)
@@ -263,7 +263,7 @@ def test_classifier():
 
 
 def test_models_inside_of_models():
-    """The teacher and the student of semi-supervised training; each is found, under its own name."""
+    """Teacher and student of semi-supervised training are both found, under their own names."""
     config = load(
         'mmdet', 'retinanet/retinanet_r50_fpn_1x_coco', neck=dict(in_channels=WIDTHS, start_level=0)
     )
@@ -286,7 +286,7 @@ def test_models_inside_of_models():
 
 
 def test_what_cannot_be_run_is_not_refused():
-    """A model whose features need more than an image is let be."""
+    """Models whose ``extract_feat`` needs more than an image cannot be checked and are accepted."""
     config = load(
         'mmdet', 'retinanet/retinanet_r50_fpn_1x_coco', neck=dict(in_channels=WIDTHS, start_level=0)
     )

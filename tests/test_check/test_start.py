@@ -1,4 +1,4 @@
-"""A training whose maps do not fit its heads stops before its first step and says what mends it."""
+"""A training whose maps do not match its heads stops before the first step and says how to fix it."""
 
 import time
 
@@ -65,7 +65,7 @@ WRONG = dict(
 
 
 class Losses(Hook):
-    """Keeps what each iteration gave."""
+    """Keeps the outputs of each iteration."""
 
     def __init__(self):
         self.seen = []
@@ -75,14 +75,14 @@ class Losses(Hook):
 
 
 def ways(message):
-    """The blocks of lines of config in a refusal."""
+    """The blocks of config lines in an error message."""
     _, _, rest = message.partition('in a config that inherits this one:\n')
     rest, _, _ = rest.partition('\n`mim run mmmobilemamba check')
     return [block.splitlines() for block in rest.split('\nor, with the maps as they are:\n')]
 
 
 def one_line(lines):
-    """Settings that are written over several lines, each on one."""
+    """Join settings that span several lines."""
     text = '\n'.join(lines).replace('(\n    ', '(').replace(',\n    ', ', ').replace(',\n)', ')')
     return text.splitlines()
 
@@ -118,7 +118,7 @@ def test_who_knows_better_switches_it_off(tmp_path, scenes):
 
 
 def test_it_takes_no_time(tmp_path, scenes):
-    """Well under a second; 0.04 s on a quiet core."""
+    """The check takes well under a second; 0.04 s on an idle core."""
     config = Config.fromfile(swapped('retinanet', tmp_path, scenes))
     init_default_scope('mmdet')
     model = MODELS.build(config.model)
@@ -144,7 +144,7 @@ def test_it_leaves_the_model_and_random_numbers_alone(tmp_path, scenes):
 
 
 def test_outside_of_a_runner_nothing_happens(tmp_path, scenes):
-    """The same model in a loop of one's own, and parts of it in others."""
+    """The same model in a custom training loop, and parts of it in other models."""
     config = Config.fromfile(swapped('retinanet', tmp_path, scenes))
     init_default_scope('mmdet')
     model = MODELS.build(config.model)

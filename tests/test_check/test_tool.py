@@ -1,4 +1,4 @@
-"""``mim run mmmobilemamba check``: a table or JSON, and a status."""
+"""``mim run mmmobilemamba check``: table or JSON, and exit status."""
 
 import json
 import os
@@ -21,7 +21,7 @@ pytest.importorskip('mmdet')
 
 tool = load_script('tools/misc/check.py')
 NAME = 'retinanet_mobilemamba-t2_fpn_2e_digits'
-# As there are few images here.
+# The test data are few images.
 SMALL = ['--cfg-options', 'train_dataloader.dataset.serialize_data=False', 'param_scheduler=[]']
 
 
@@ -57,12 +57,12 @@ def test_what_is_wrong(tmp_path, scenes, capsys):
         'roi_head=dict(bbox_roi_extractor=dict(featmap_strides=[16, 32, 64, 128])),',
         ')',
     ]
-    assert any(line.startswith('warning  classes') for line in lines)  # COCO's 80, which no one has changed
+    assert any(line.startswith('warning  classes') for line in lines)  # the config still has COCO's 80
     assert lines[-1] == '2 to mend, 3 to think about.'
 
 
 def test_lines_together(tmp_path, scenes, capsys):
-    """In one config, as lines for the same key in one file would replace each other."""
+    """The config lines of all findings are merged, because a later line would replace an earlier one."""
     path = swapped('yolox', tmp_path, scenes)
     assert tool.main([str(path)]) == 1
     _, _, together = capsys.readouterr().out.partition('in a config beside this one:\n\n')
@@ -77,11 +77,11 @@ def test_lines_together(tmp_path, scenes, capsys):
     assert tool.main([str(mended)]) == 0
 
 
-@needs_torch('2.3')  # or it says which kernels are passed over
+@needs_torch('2.3')  # older versions also report kernels that are passed over
 def test_the_example_of_the_page(tmp_path, scenes, monkeypatch, capsys):
-    """What docs/check.md shows is what is printed, up to the number of images here."""
+    """The output in docs/check.md is what the tool prints, except for the number of images."""
     page = ROOT / 'docs/check.md'
-    (text,) = blocks(page, 'py')  # as Python, it would be trained by the tests of the pages
+    (text,) = blocks(page, 'py')  # marked as Python, the tests of the pages would train it
     _, start, rest = page.read_text().partition('```\nmy_faster_rcnn.py: ')
     shown = start.removeprefix('```\n') + rest.partition('```')[0]
     monkeypatch.chdir(tmp_path)

@@ -1,4 +1,4 @@
-"""Reading with Pillow: as mmcv does, and 16 bits of gray as OpenCV does."""
+"""Loading with Pillow: as in mmcv, and 16-bit gray images as with OpenCV."""
 
 import numpy as np
 import pytest
@@ -30,7 +30,7 @@ def test_the_higher_of_16_bits(tmp_path, suffix, color):
     assert deep.dtype == np.uint8 and deep.shape == (8, 32) + (3,) * (color != 'grayscale')
     assert np.array_equal(deep, plain) and len(np.unique(deep)) == 256
     stock = read(tmp_path / f'deep.{suffix}', type='LoadImageFromFile', imdecode_backend='pillow')
-    assert (stock == 255).mean() > 0.99  # which is why there is a loader of our own
+    assert (stock == 255).mean() > 0.99  # the reason for our own loader
     opencv = read(tmp_path / f'deep.{suffix}', type='LoadImageFromFile', color_type='color')
     assert np.array_equal(deep if deep.ndim == 3 else deep[..., None].repeat(3, 2), opencv)
 

@@ -50,7 +50,7 @@ def test_pixels_are_pillows(image, interpolation, size, monkeypatch):
 
 
 def test_is_the_stock_crop_with_either_interpolation(image):
-    """Same seed, same crop as mmpretrain's transform with that interpolation, and both occur."""
+    """With the same seed, the crop equals that of mmpretrain's transform with one of the interpolations."""
     transform = RandomResizedCropAndInterpolation(32)
     used = set()
     for seed in range(20):
@@ -62,7 +62,7 @@ def test_is_the_stock_crop_with_either_interpolation(image):
         np.testing.assert_array_equal(found, stock(dict(img=image))['img'])
         used.add(interpolation)
         np.random.seed(seed)
-        np.testing.assert_array_equal(found, transform(dict(img=image))['img'])  # repeatable
+        np.testing.assert_array_equal(found, transform(dict(img=image))['img'])  # deterministic
     assert used == {'bilinear', 'bicubic'}
 
 

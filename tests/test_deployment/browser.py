@@ -1,4 +1,4 @@
-"""Headless Chromium on the browser demo, for the tests of it."""
+"""Runs the browser demo in headless Chromium, for its tests."""
 
 import json
 import shutil
@@ -30,7 +30,7 @@ PATIENCE = 120  # s
 
 
 def skip_without_browser():
-    """Skip a test that needs what is not here."""
+    """Skip a test if the browser or the runtime is not installed."""
     missing = [name for name, there in (('selenium', webdriver), ('chromium', CHROMIUM)) if not there]
     if not DRIVER:
         missing.append('chromedriver')
@@ -42,7 +42,7 @@ def skip_without_browser():
 
 @contextmanager
 def serving(script=serve, models=()):
-    """The address of a server that runs meanwhile."""
+    """Run a server; yields its address."""
     server = script.make_server(models)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
@@ -55,7 +55,7 @@ def serving(script=serve, models=()):
 
 
 class Page:
-    """The page in a browser that was started with further ``switches``."""
+    """The page in a browser started with additional ``switches``."""
 
     def __init__(self, address, *switches):
         skip_without_browser()
@@ -75,7 +75,7 @@ class Page:
         return self
 
     def __call__(self, name):
-        """The element of that id."""
+        """Return the element with an id."""
         return self.browser.find_element(By.ID, name)
 
     def wait_for(self, condition):
@@ -89,7 +89,7 @@ class Page:
         self.settle()
 
     def evaluate(self, code, *arguments):
-        """What an asynchronous function of ``arguments`` returns, which can import the page's modules."""
+        """Return the result of an async function of ``arguments``, which can import the page's modules."""
         code = f'const [done, ...a] = [...arguments].reverse(); (async (a) => {{ {code} }})(a.reverse())'
         code = f'{code}.then(done, (error) => done({{ error: error.message }}));'
         found = self.browser.execute_async_script(code, *arguments)
@@ -97,12 +97,12 @@ class Page:
         return found
 
     def results(self):
-        """The numbers that the page shows, as JSON."""
+        """Return the numbers shown by the page, as JSON."""
         assert self('message').text == ''
         return json.loads(self('json').get_attribute('textContent'))
 
     def rows(self):
-        """The words of the list of what was found."""
+        """Return the texts in the list of detections."""
         return [row.text.split('\n') for row in self.browser.find_elements(By.CSS_SELECTOR, '#found li')]
 
     def errors(self):
@@ -125,7 +125,7 @@ return Array.from(canvas.getContext('2d').getImageData(...place, 1, 1).data.slic
 
 
 def compare(page, path, picture, folder, threshold=0.3):
-    """What the page and infer.py find in a picture, as lists of as many dicts."""
+    """Return the results of the page and of infer.py for an image, as two lists of the same length."""
     picture.save(folder / 'picture.png')
     page.choose('model', path)
     page.choose('picture', folder / 'picture.png')
@@ -144,7 +144,7 @@ def compare(page, path, picture, folder, threshold=0.3):
 
 
 def is_close(one, other):
-    """Whether two results are of one class, to 1e-3 in the score, to 1 px in the box and 1 % in the mask."""
+    """Whether two results agree: same class, score to 1e-3, box to 1 px and mask to 1 %."""
     share = 'score' if 'score' in other else 'share'
     return (
         one['name'] == other['name']
@@ -155,9 +155,9 @@ def is_close(one, other):
 
 
 def calibrate(config, checkpoint, size):
-    """Give the norms in a checkpoint the statistics of pictures.
+    """Set the statistics of the norms in a checkpoint to those of images.
 
-    With random ones, what a network finds is nearly the same in every picture.
+    With random statistics, the results of a network are nearly the same for all images.
     """
     import torch
     from mmengine.registry import MODELS
@@ -168,7 +168,7 @@ def calibrate(config, checkpoint, size):
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.reset_running_stats()
-            module.momentum = None  # the average of all
+            module.momentum = None  # cumulative average
     pictures = np.stack([np.asarray(smooth_picture(size[1], size[0], seed), np.float32) for seed in range(8)])
     with torch.no_grad():
         maps = model.extract_feat(torch.from_numpy(pictures / 64 - 2).permute(0, 3, 1, 2))
@@ -179,5 +179,5 @@ def calibrate(config, checkpoint, size):
 
 
 def smooth_picture(width, height, seed=20):
-    """Noise of large grains (PIL.Image)."""
+    """Coarse-grained noise (PIL.Image)."""
     return picture_of(9, 7, seed).resize((width, height), Image.Resampling.BICUBIC)

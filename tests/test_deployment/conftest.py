@@ -1,4 +1,4 @@
-"""What several of these tests export."""
+"""A network that several of these tests export."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Small detectors of every kind of dense head, whose scores and boxes differ as after a training."""
+"""Small detectors with every kind of dense head, whose scores and boxes vary as after a training."""
 
 import logging
 
@@ -71,7 +71,7 @@ HEADS = dict(
 
 
 def config_of(name, test_cfg=None, head=None):
-    """The model of a config with the head of that name in :data:`HEADS` (ConfigDict)."""
+    """The model config with a head of :data:`HEADS` (ConfigDict)."""
     sizes = dict(in_channels=32, feat_channels=32, stacked_convs=1, num_classes=CLASSES)
     if HEADS[name]['type'] not in ('YOLOXHead', 'FSAFHead', 'RTMDetHead', 'RTMDetSepBNHead'):
         sizes['norm_cfg'] = GROUPS
@@ -92,10 +92,10 @@ def config_of(name, test_cfg=None, head=None):
 
 
 def build(config, spread=2.0):
-    """A model, its scores and boxes as different as after a training.
+    """Build a model whose scores and boxes vary as after a training.
 
     Args:
-        spread (float): The standard deviation of logits, roughly.
+        spread (float): Approximate standard deviation of the logits.
     """
     init_default_scope('mmdet')
     torch.manual_seed(0)
@@ -123,7 +123,7 @@ def build(config, spread=2.0):
 
 
 def is_last(name):
-    """Whether a convolution gives scores of classes."""
+    """Whether a convolution returns class scores."""
     return name.split('.')[0] in (
         'retina_cls',
         'atss_cls',

@@ -1,4 +1,4 @@
-"""Small networks of every task, with random weights that find something."""
+"""Small networks for every task, with random weights that produce detections."""
 
 import logging
 
@@ -22,11 +22,11 @@ CONFIGS = dict(
     pspnet='pspnet/mobilemamba-t2_pspnet_1xb4-2500_digits-224x224.py',
 )
 
-NO_CHECKPOINT = ('mobilemamba-t2_1xb64-4e_digits-64px', 'none.pth')  # for what is refused before it is read
+NO_CHECKPOINT = ('mobilemamba-t2_1xb64-4e_digits-64px', 'none.pth')  # for errors before it is read
 
 
 def config_of(name):
-    """The config of a twin, with a tiny backbone and thresholds that random scores pass (Config)."""
+    """The config of a twin with a tiny backbone and thresholds that random scores exceed (Config)."""
     config = Config.fromfile(ROOT / 'configs' / CONFIGS[name])
     config.model.backbone.arch = ODD
     if name == 'classifier':
@@ -35,7 +35,7 @@ def config_of(name):
 
 
 def checkpoint_of(name, folder):
-    """A checkpoint of :func:`config_of`, trained forms and random statistics (Path)."""
+    """A checkpoint of :func:`config_of` in training form, with random statistics (Path)."""
     config = config_of(name)
     init_default_scope(config.default_scope)
     torch.manual_seed(0)
@@ -50,11 +50,11 @@ def checkpoint_of(name, folder):
         if key.endswith(('retina_cls.bias', 'rpn_cls.bias')):
             torch.nn.init.zeros_(parameter)
         elif 'cls' in key and key.endswith('weight') and parameter.ndim > 1:
-            # Neither below the thresholds nor all 1, of which there is no order.
+            # Scores exceed the thresholds, but are not all 1, which would make them ties.
             torch.nn.init.normal_(parameter, std=0.01 if 'retina' in key else 0.2)
         elif 'reg' in key and key.endswith('weight') and parameter.ndim > 1:
             torch.nn.init.normal_(parameter, std=0.02)
-    if name == 'classifier':  # of few pixels, in which the scans show no more than rounding errors otherwise
+    if name == 'classifier':  # few pixels, for which scans would otherwise only contribute rounding errors
         for module in model.modules():
             if isinstance(module, SS2D):
                 module.D.data.mul_(0.1)
@@ -65,7 +65,7 @@ def checkpoint_of(name, folder):
 
 
 def graph_of(name, folder, **kwargs):
-    """The model of mmpretrain, mmdet or mmseg, its graph, and what is to be known about it."""
+    """A model of mmpretrain, mmdet or mmseg, its graph, and its metadata."""
     config = config_of(name)
     model = build.load_model(config, checkpoint_of(name, folder))
     task = build.task_of(model)

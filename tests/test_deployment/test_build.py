@@ -1,4 +1,4 @@
-"""What an exported file says of itself."""
+"""Metadata of exported files."""
 
 import subprocess
 import sys
@@ -31,7 +31,7 @@ SAY = (
     ],
 )
 def test_labels_of_datasets(codebase, config, labels):
-    """In a process of its own, where nothing has imported the codebase's datasets yet."""
+    """In a new process, which has not imported the codebase's datasets."""
     pytest.importorskip(codebase)
     command = [sys.executable, '-W', 'ignore', '-c', SAY.format(str(ROOT / 'configs' / config))]
     said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
@@ -39,7 +39,7 @@ def test_labels_of_datasets(codebase, config, labels):
 
 
 def test_normalisation_is_that_of_the_model():
-    """Which the Runner takes, too, where the config has another beside it."""
+    """As in the Runner, the model's data_preprocessor takes precedence over that of the config."""
     config = Config(
         dict(model=dict(data_preprocessor=dict(mean=[9.0] * 3)), data_preprocessor=dict(mean=[1.0] * 3))
     )
@@ -49,7 +49,7 @@ def test_normalisation_is_that_of_the_model():
 
 
 def test_size_of_recipes_whose_pictures_differ():
-    """A file of one size would not take portraits."""
+    """A file of fixed size would not fit portrait images."""
     step = dict(type='mmdet.Resize', scale=(1333, 800), keep_ratio=True)
     about = dict(resize=resize_steps([step]), pad_divisor=32, task='detection')
     with pytest.raises(DeploymentError, match=r'up to 800 x 1333 or 1333 x 800: choose --dynamic'):
@@ -88,7 +88,7 @@ def test_what_a_graph_would_do_otherwise(name, options, message):
 
 
 def test_checkpoint_of_another_arch(tmp_path):
-    """The message says which it looks like."""
+    """The message says which arch the checkpoint looks like."""
     checkpoint = checkpoint_of('classifier', tmp_path)
     config = config_of('classifier')
     config.model.backbone.arch = 't2'
@@ -97,7 +97,7 @@ def test_checkpoint_of_another_arch(tmp_path):
 
 
 def test_checkpoint_of_another_head(tmp_path):
-    """The message has the first keys, not all of them."""
+    """The message lists only the first keys."""
     checkpoint = checkpoint_of('classifier', tmp_path)
     config = config_of('classifier')
     content = torch.load(checkpoint, weights_only=True)

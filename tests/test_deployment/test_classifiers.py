@@ -1,4 +1,4 @@
-"""Heads of mmpretrain: what their ``predict`` gives, or a refusal by name."""
+"""mmpretrain's heads: results equal to those of ``predict``, or an error that names the head."""
 
 import pytest
 import torch

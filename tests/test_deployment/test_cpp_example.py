@@ -1,7 +1,7 @@
-"""``examples/cpp`` finds what PyTorch finds, on this machine and as aarch64; ``make test-deploy``.
+"""Results of ``examples/cpp`` equal those of PyTorch, natively and as aarch64; ``make test-deploy``.
 
-Most networks here are written by hand: one that gives its input back shows what pictures become, and ones of
-constants show what is chosen of a detector's outputs.
+Most networks here are written by hand: an identity network shows how images are prepared, and networks with
+constant outputs show which candidates of a detector are selected.
 """
 
 import json
@@ -28,8 +28,8 @@ from .networks import checkpoint_of, config_of
 pytestmark = [pytest.mark.deploy, pytest.mark.timeout(1800)]  # the first build takes minutes
 infer = load_script('tools/deployment/infer.py')
 SOURCE = ROOT / 'examples' / 'cpp'
-BUILDS = ROOT / 'work_dirs' / 'examples' / 'cpp'  # kept, as most of it is ncnn
-# Not for every generation of processors at once, of which ncnn takes minutes more.
+BUILDS = ROOT / 'work_dirs' / 'examples' / 'cpp'  # kept between runs: most of the build is ncnn
+# Build ncnn for one processor generation only; all of them take minutes longer.
 LEAN = ['-DNCNN_RUNTIME_CPU=OFF', '-DNCNN_AVX=OFF', '-DNCNN_ARM82=OFF']
 NEEDED = dict(
     host=['cmake', 'c++'],
@@ -37,7 +37,7 @@ NEEDED = dict(
 )
 EMULATOR = ['qemu-aarch64', '-L', '/usr/aarch64-linux-gnu']
 IMAGE = dict(type='LoadImageFromFile')
-ABOUT = dict(  # of a network that gives its input back, as logits from 0 to 4
+ABOUT = dict(  # of an identity network whose outputs are logits from 0 to 4
     task='classification',
     mean=[0.0] * 3,
     std=[64.0] * 3,
@@ -81,7 +81,7 @@ def call(program, *words):
 
 
 def entry_of(program, network, picture, *options):
-    """What the program finds in a picture (dict)."""
+    """Return the program's results for an image (dict)."""
     done = call(program, network, picture, '--json', *options)
     assert done.returncode == 0, done.stderr
     content = json.loads(done.stdout)
@@ -94,7 +94,7 @@ def entry_of(program, network, picture, *options):
 
 
 def refusal(program, *words):
-    """The one line with which the program refuses."""
+    """Return the program's one-line error message."""
     done = call(program, *words)
     assert (done.returncode, done.stdout) == (1, '')
     (line,) = (line for line in done.stderr.splitlines() if line.startswith('mobilemamba: error: '))
@@ -102,7 +102,7 @@ def refusal(program, *words):
 
 
 def write_network(folder, about, layers, weights=b''):
-    """Files of ncnn with these layers, each of one output; NAME.ncnn (Path)."""
+    """Write ncnn files of a network whose layers have one output each; returns NAME.ncnn (Path)."""
     path = folder / 'network.ncnn'
     layers = ['Input in0 0 1 in0', *layers]
     path.with_suffix('.ncnn.param').write_text(
@@ -114,13 +114,13 @@ def write_network(folder, about, layers, weights=b''):
 
 
 def mirror(folder, **changes):
-    """A network that gives its input back, and what is known about it."""
+    """An identity network and its metadata."""
     about = dict(ABOUT, **changes)
     return write_network(folder, about, ['Flatten flat 1 1 in0 out0']), about
 
 
 def photo(width, height, seed=0, channels=3):
-    """A smooth picture with noise, uint8 (height, width, channels); the extremes are in it."""
+    """A smooth image with noise, uint8 (height, width, channels), that includes 0 and 255."""
     rng = np.random.default_rng(seed)
     coarse = Image.fromarray(rng.integers(0, 256, (5, 6, channels), dtype=np.uint8).squeeze())
     pixels = np.asarray(coarse.resize((width, height), Image.Resampling.BILINEAR), np.float64)
@@ -130,7 +130,7 @@ def photo(width, height, seed=0, channels=3):
 
 
 def assert_prepared(program, folder, picture, atol=1e-4, **changes):
-    """That the program makes the same input of a picture as ``infer.py``: levels of gray differ by 1/80."""
+    """Check that the program prepares an image like ``infer.py``; gray levels differ by 1/80."""
     network, about = mirror(folder, **changes)
     preparation = infer.pictures.Preparation(
         dict(about, preprocessed=False, input=ABOUT['input']), network.name
@@ -230,7 +230,7 @@ LOADERS = {
 
 
 def pictures_of_modes():
-    """Pictures of modes that loaders make RGB or gray of, by name."""
+    """Images in modes that loaders convert to RGB or gray, by name."""
     gray, rgb, rgba = (Image.fromarray(photo(24, 20, channels=count).squeeze()) for count in (1, 3, 4))
     deep = Image.fromarray(photo(24, 20, 3, 1).squeeze().astype(np.uint16) * 255 + 77)
     return {
@@ -271,7 +271,7 @@ def test_orientation(program, tmp_path, orientation, loader):
 
 @pytest.mark.parametrize('byte_order', ['II', 'MM'])
 def test_jpeg(program, tmp_path, byte_order):
-    """Its orientation, and pixels that differ by less than 4 of 255 between decoders."""
+    """Orientation and pixels, which differ by less than 4 of 255 between decoders."""
     picture = tmp_path / 'a.jpg'
     entry = (0x0112).to_bytes(2, 'big') + b'\0\3\0\0\0\1\0\6\0\0'
     exif = b'MM\0*\0\0\0\x08\0\1' + entry + b'\0\0\0\0'
@@ -285,7 +285,7 @@ def test_jpeg(program, tmp_path, byte_order):
 
 
 def constants(folder, candidates, outputs, size):
-    """A detector that finds the same in every picture."""
+    """A detector that returns the same outputs for every image."""
     layers, weights = [], b''
     for index, values in enumerate(outputs.values()):
         shape = values.shape[1:]
@@ -297,7 +297,7 @@ def constants(folder, candidates, outputs, size):
 
 
 def assert_objects(entry, boxes, scores, labels, threshold):
-    """That objects are those of a graph (N, K): boxes to 1 px at most, scores to 1e-3."""
+    """Check objects against the outputs of a graph (N, K): boxes to 1 px, scores to 1e-3."""
     count = int((scores[0] >= threshold).sum())
     objects = entry['objects']
     assert [each['label'] for each in objects] == labels[0, :count].tolist()
@@ -307,7 +307,7 @@ def assert_objects(entry, boxes, scores, labels, threshold):
 
 
 def assert_chosen(program, folder, config, least=1):
-    """That the program chooses what a detector's own choice is, of the same outputs."""
+    """Check that the program selects the same candidates from raw outputs as the detector."""
     model = dense_detectors.build(config)
     image = noise_for((1, 3, 160, 192), 0)
     with torch.no_grad():
@@ -360,7 +360,7 @@ def test_settings_of_test_cfg(program, tmp_path, settings, name):
 
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
-    """Exports small networks to ncnn: gives the files, the graph in PyTorch, and what is known."""
+    """A function that exports a small network to ncnn; returns its files, PyTorch's graph and metadata."""
     target = TARGETS['.ncnn']
     reason = target.why_not()
     if reason:
@@ -383,7 +383,7 @@ def exported(tmp_path_factory):
             size=size,
             preprocessed=inside,
             input=ABOUT['input'],
-            pad_value=1.5,  # which tells padding from the mean
+            pad_value=1.5,  # so that padding differs from the mean
             **({'candidates': raw.candidates} if task == 'detection' else {}),
         )
         if inside:
@@ -408,7 +408,7 @@ def exported(tmp_path_factory):
     ],
 )
 def test_networks(program, exported, tmp_path, name, suffix, inside):
-    """All of it, for a picture of a size that is neither the network's nor of its ratio."""
+    """All results, for an image whose size and aspect ratio differ from the network's."""
     sizes = dict(classifier=(64, 64), retinanet=(160, 160))
     network, graph, about = exported(name, sizes.get(name, (224, 224)), inside)
     picture = tmp_path / f'a.{suffix}'
@@ -439,14 +439,14 @@ def test_networks(program, exported, tmp_path, name, suffix, inside):
         values = [x[inner][None] for x in (boxes, scores, labels)]
         if suffix == 'png':
             assert assert_objects(entry, *values, 0.3) > 20
-        else:  # in which the order of scores that are nearly the same may differ
+        else:  # the order of nearly equal scores may differ
             assert np.allclose(
                 [each['score'] for each in entry['objects']][:20], values[1][0, :20], atol=1e-2
             )
 
 
 def test_lines(program, tmp_path):
-    """What people read: between tabs, a class and its score, and the box."""
+    """The text output: class, score and box, separated by tabs."""
     network, _ = mirror(tmp_path, size=(1, 2), labels=['a b', 'c'])
     picture = tmp_path / 'a.png'
     Image.fromarray(np.array([[[0, 0, 0], [64, 0, 0]]], np.uint8)).save(picture)
@@ -556,7 +556,7 @@ def test_refused_files_and_arguments(program, tmp_path):
         ([tmp_path / 'b.ncnn', picture], 'There is no file'),
     ]:
         assert message in refusal(program, *words)
-    assert call(program, f'{network}.param', picture).returncode == 0  # as open_file takes it, too
+    assert call(program, f'{network}.param', picture).returncode == 0  # also accepted by open_file
     candidates = dict(VOTES, votes=False, levels=[3], nms_pre=1, score_thr=0, max_per_img=1, min_bbox_size=0)
     outputs = dict(boxes=torch.zeros(1, 2, 4), scores=torch.zeros(1, 2, 3))
     assert 'has 2 boxes' in refusal(program, constants(tmp_path, candidates, outputs, (20, 24)), picture)

@@ -1,4 +1,4 @@
-"""Names of classes by every road that a dataset takes them, and pipelines of nested test data."""
+"""Class names from every source that datasets support, and pipelines of nested test data."""
 
 import json
 
@@ -25,7 +25,7 @@ def config_with(dataset, scope='mmpretrain'):
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """A picture of each class in a folder, names in a file, and annotations of two kinds."""
+    """A folder with one image per class, a file with class names, and two kinds of annotations."""
     root = tmp_path_factory.mktemp('data')
     for name in NAMES:
         (root / 'val' / name).mkdir(parents=True)
@@ -90,9 +90,9 @@ def test_names_of_segmentors(data):
 
 
 def test_data_that_are_not_there(tmp_path):
-    """The config's names count, then those of the training, then those of the class; each with a warning."""
+    """Names come from the config, the training or the dataset class, in this order, with a warning."""
     absent = tmp_path / 'none'
-    assert labels_of(config_with(folders(absent, classes=NAMES))) == NAMES  # which needs no data
+    assert labels_of(config_with(folders(absent, classes=NAMES))) == NAMES  # needs no data
     with pytest.warns(UserWarning, match=r'cannot be opened .*those of the checkpoint'):
         assert labels_of(config_with(folders(absent)), trained=('a', 'b')) == ['a', 'b']
     with pytest.warns(UserWarning, match=r'cannot be opened .*are left out'):
@@ -110,7 +110,7 @@ def test_without_test_data():
 
 
 def test_several_test_sets(data):
-    """Of the same names and sizes, or an error that says which differ; as a list of loaders, too."""
+    """They must agree in names and sizes, otherwise an error says which differ; also as a list of loaders."""
     other = folders(data, metainfo=dict(classes=['a', 'b', 'c']))
     for loaders in (
         dict(dataset=dict(type='ConcatDataset', datasets=[folders(data), other])),
@@ -137,7 +137,7 @@ def test_as_many_names_as_the_head_has_classes(data):
 
 
 def test_loaders():
-    """What the file says of them: as the config, without what changes no pixel; others by name."""
+    """Metadata of loaders: arguments that do not affect pixels are dropped; unknown loaders are named."""
     assert pipeline.loader_of([]) == dict(type='LoadImageFromFile')
     step = dict(type='mmcv.LoadImageFromFile', color_type='grayscale', backend_args=None)
     assert pipeline.loader_of([step]) == dict(type='LoadImageFromFile', color_type='grayscale')
@@ -146,7 +146,7 @@ def test_loaders():
 
 
 def test_steps_that_change_pictures_otherwise():
-    """By name, where they are not known; what changes nothing is left out."""
+    """Unknown steps are listed by name; steps that do not change the image are omitted."""
     steps = [
         *(
             dict(type=kind)

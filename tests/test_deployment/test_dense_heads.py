@@ -1,4 +1,4 @@
-"""Detectors with every kind of dense head find what mmdet's ``predict`` finds, with every setting."""
+"""Graphs with every kind of dense head and every setting return the results of mmdet's ``predict``."""
 
 import pytest
 import torch
@@ -20,13 +20,13 @@ SIZE = (160, 192)
 
 @pytest.fixture(scope='module')
 def retinanet():
-    """A RetinaNet, whose settings tests may change."""
+    """A RetinaNet whose settings tests may change."""
     return build(config_of('RetinaHead'))
 
 
 @torch.no_grad()
 def assert_same(model, image):
-    """That the graph gives what mmdet's predict gives, and how many objects that is."""
+    """Check that the graph returns the results of mmdet's ``predict``; returns the number of objects."""
     graph = make_graph(model, 'detection')
     info = dict(img_shape=SIZE, ori_shape=SIZE, pad_shape=SIZE, scale_factor=(1.0, 1.0))
     samples = [DetDataSample(metainfo=dict(info, batch_input_shape=SIZE)) for _ in image]
@@ -49,7 +49,7 @@ def test_heads(name):
 
 @pytest.mark.parametrize('name', ['RetinaHead', 'RetinaHead_softmax', 'RTMDetSepBNHead', 'YOLOXHead'])
 def test_equal_scores(name):
-    """Are refused: of what does not differ, no comparison shows which box is the best."""
+    """Equal scores are refused, because no comparison could verify the selection of boxes."""
     model = build(config_of(name))
     features = model.extract_feat(noise_for((2, 3, *SIZE), 0))
     dense_heads.check_scores(model.bbox_head, features, 1e-4)
@@ -95,13 +95,13 @@ NMS = dict(type='nms', iou_threshold=0.5)
     ids=str,
 )
 def test_settings(retinanet, settings):
-    """Each of them changes what is found, or is another word for what is."""
+    """Each setting changes the results, or is equivalent to another one."""
     retinanet.bbox_head.test_cfg = config_of('RetinaHead', settings).test_cfg
     assert min(assert_same(retinanet, noise_for((2, 3, *SIZE), 2))) > 2
 
 
 def test_settings_change_what_is_found(retinanet):
-    """So that the tests above can fail."""
+    """Ensures that the tests above can fail."""
     image, found = noise_for((2, 3, *SIZE), 2), {}
     for name, settings in dict(
         plain={},
@@ -116,14 +116,14 @@ def test_settings_change_what_is_found(retinanet):
         with torch.no_grad():
             found[name] = make_graph(retinanet, 'detection')(image)[1]
     different = [(a, b) for a in found for b in found if a < b and not torch.equal(found[a], found[b])]
-    same = {frozenset(('plain', 'split'))}  # each class by itself, as it is without class_agnostic
+    same = {frozenset(('plain', 'split'))}  # per class, which is the default without class_agnostic
     assert {frozenset(pair) for pair in different} | same == {
         frozenset((a, b)) for a in found for b in found if a < b
     }
 
 
 def test_boxes_beyond_the_image():
-    """Boxes of several classes may overlap after mmcv has moved them apart, if they leave the image."""
+    """Boxes beyond the image may overlap those of other classes even after mmcv has shifted them by class."""
     coder = dict(DELTAS, clip_border=False)
     for nms in (NMS, dict(NMS, split_thr=20)):
         model = build(config_of('RetinaHead', dict(nms=nms), dict(bbox_coder=coder)))
@@ -181,7 +181,7 @@ def test_heads_that_are_refused(name, message):
 
 
 def test_own_methods_are_refused(retinanet):
-    """A head of a user that predicts otherwise is not exported as if it did not."""
+    """A custom head that overrides the prediction is refused."""
 
     class Mine(type(retinanet.bbox_head)):
         def _bbox_post_process(self, *args, **kwargs):
@@ -211,7 +211,7 @@ class Sigmoid(torch.nn.Module):
 
 @needs_export
 def test_small_scores_in_onnx_runtime(tmp_path):
-    """They are exact in relation to themselves, not to 1: it is they that put candidates in order."""
+    """Small scores have full relative precision, because candidates are ranked by them."""
     pytest.importorskip('onnx')
     pytest.importorskip('onnxruntime')
     pytest.importorskip('onnxscript')

@@ -1,4 +1,4 @@
-"""Scores of a file by the config's own data and metrics are those of PyTorch."""
+"""Metrics of a file, with the data and evaluators of the config, equal those of PyTorch."""
 
 import json
 import pickle
@@ -35,7 +35,7 @@ def scenes(tmp_path_factory):
 
 
 def export(name, folder, size, **kwargs):
-    """A file, the checkpoint it is from, and the config's path."""
+    """Export a network; returns the file, its checkpoint and the path of its config."""
     _, graph, about = graph_of(name, folder, **kwargs)
     about.update(size=size, preprocessed=False)
     path = folder / f'{name}.onnx'
@@ -59,7 +59,7 @@ def test_same_scores_as_pytorch(name, root, key, scenes, tmp_path, capsys):
     )
     work_dir = ['--work-dir', str(tmp_path / 'work')]
     tool.main([str(tmp_path / 'config.py'), str(path), '--checkpoint', str(checkpoint), *work_dir])
-    table = capsys.readouterr().out.split('| engine |')[2].splitlines()  # the second has both
+    table = capsys.readouterr().out.split('| engine |')[2].splitlines()  # the second table has both engines
     column = [cell.strip() for cell in table[0].split('|')].index(key)
     rows = {row.split('|')[1].strip(): float(row.split('|')[column + 2]) for row in table[2:4]}
     assert rows['ONNX Runtime'] == pytest.approx(rows['PyTorch'], abs=0.1)
@@ -102,7 +102,7 @@ METRICS = dict(
 @pytest.mark.parametrize('name', list(METRICS))
 @needs_export
 def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
-    """Those that give a number a class, a matrix, many numbers or none, several in a list."""
+    """Metrics that return a number per class, a matrix, many numbers or none, and lists of metrics."""
     root, size, metrics = METRICS[name]
     monkeypatch.chdir(tmp_path)
     config = config_of(name)
@@ -123,7 +123,7 @@ def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
     assert list(found) == list(expected)
     for key in found:
         assert np.shape(found[key]) == np.shape(expected[key])
-        np.testing.assert_allclose(found[key], expected[key], atol=0.5, err_msg=key)  # of 100
+        np.testing.assert_allclose(found[key], expected[key], atol=0.5, err_msg=key)  # in percentage points
     if name == 'classifier':
         lines = [line.strip('| ').split(' | ') for line in output.splitlines() if line.startswith('| ')]
         rows = dict(zip(*lines[:2]))
@@ -133,7 +133,7 @@ def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
         assert np.shape(found['confusion_matrix/result']) == (10, 10)
         assert rows['confusion_matrix/result'] == '10 x 10 values'
         assert rows['accuracy/top5'] == f'{found["accuracy/top5"]:.4f}'
-    # Neither engine's files are lost.
+    # The files of both engines are kept.
     dumps = [pickle.loads((tmp_path / f'dumped{end}.pkl').read_bytes()) for end in ('', '_pytorch')]
     assert len(dumps[0]) == len(dumps[1]) > 0
     if name == 'sem_fpn':
@@ -147,7 +147,7 @@ def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
 )
 @needs_export
 def test_raw_outputs_of_another_runtime(name, layout, scenes, tmp_path, monkeypatch, capsys):
-    """Of images one by one, as phones take them: logits, and boxes with scores of every class."""
+    """Raw outputs with batch size 1, as in mobile runtimes: logits, and boxes with scores of all classes."""
     root, size, _ = METRICS[name]
     model, _, about = graph_of(name, tmp_path)
     raw = raw_graphs.make_raw_graph(model, about['task'], noise_for((1, 3, *size), 0), ('logits',))
@@ -198,7 +198,7 @@ def test_raw_outputs_of_another_runtime(name, layout, scenes, tmp_path, monkeypa
 
 
 def test_table():
-    """Values of every kind have few characters, and many scores a line each."""
+    """Values of every kind are abbreviated; many scores have one line each."""
     values = {
         'a': 0.5,
         'b': torch.tensor([1.0, 3.0, float('nan')]),
@@ -230,7 +230,7 @@ def test_table():
 @torch.no_grad()
 @needs_export
 def test_boxes_and_masks_in_the_size_of_the_picture(tmp_path):
-    """As mmdet's own, of a picture that was resized."""
+    """Results equal mmdet's for a resized image."""
     model, _, _ = graph_of('mask_rcnn', tmp_path)
     path, _ = export('mask_rcnn', tmp_path, (160, 192))
     image = noise_for((1, 3, 160, 192), 0)
@@ -250,7 +250,7 @@ def test_boxes_and_masks_in_the_size_of_the_picture(tmp_path):
 @torch.no_grad()
 @needs_export
 def test_small_images_are_padded(tmp_path):
-    """And what is found in the padding is cut off."""
+    """Small images are padded, and results in the padding are cut off."""
     path, _ = export('mask_rcnn', tmp_path, (160, 192))
     model = tool.FileModel(str(path), None)
     image = noise_for((1, 3, 100, 120), 0)
@@ -282,7 +282,7 @@ def test_errors(tmp_path):
         ValueError, match=r'The file takes images of \[64, 64\], and the test data are \(96, 64\)'
     ):
         model(noise_for((1, 3, 96, 64), 0), [])
-    # Zeros at the edges would change what a classifier pools.
+    # Zero padding would change the pooled features of a classifier.
     about = dict(task='classification', preprocessed=False, size=[64, 64])
     onnx_file.write(proto, tmp_path / 'exact.onnx', about)
     with pytest.raises(ValueError, match=r'The file takes .*\[64, 64\], and the test data are \(32, 64\)'):
@@ -291,7 +291,7 @@ def test_errors(tmp_path):
 
 @needs_export
 def test_another_config(classifier, tmp_path, monkeypatch):
-    """Of another task, normalisation or number of classes than the file: refused at the start."""
+    """A config whose task, normalisation or classes differ from the file's is refused at the start."""
     config, _ = classifier
     monkeypatch.chdir(tmp_path)
     path, _ = export('classifier', tmp_path, (64, 64))

@@ -1,4 +1,4 @@
-"""Export by the tool: files of standard operators that give what PyTorch gives, and errors."""
+"""The export tool: files of standard operators whose results equal PyTorch's, and errors."""
 
 import json
 
@@ -39,12 +39,12 @@ def test_fixed_size(classifier, tmp_path, capsys):
     assert logits.shape == (3, 10) and scores.shape == labels.shape == (3, 3)
     np.testing.assert_array_equal(labels, np.argsort(-logits, axis=1)[:, :3])
     assert {entry.domain for entry in onnx.load(out).opset_import} == {''}
-    assert str(ROOT).encode() not in out.read_bytes()  # nor anything else of the exporter's notes
+    assert str(ROOT).encode() not in out.read_bytes()  # the exporter's metadata are removed
     assert not any(node.metadata_props or node.doc_string for node in onnx.load(out).graph.node)
 
 
 def test_dynamic_size_with_preprocessing(classifier, tmp_path):
-    """Any size, odd ones too, of images as they are read."""
+    """Any size, including odd ones, for uint8 images."""
     out = tmp_path / 'network.onnx'
     tool.main([*classifier, str(out), '--dynamic', '--preprocess'])
     assert metadata(out)['size'] is None and metadata(out)['preprocessed']
@@ -62,7 +62,7 @@ def test_dynamic_size_with_preprocessing(classifier, tmp_path):
 
 @pytest.mark.parametrize(('channels', 'preprocessed'), [(1, False), (4, True)])
 def test_other_channels(channels, preprocessed, classifier, tmp_path):
-    """Gray or four bands, normalised inside the file or outside."""
+    """Images of one or four channels, normalised inside or outside the file."""
     config = read_config(classifier[0])
     config.model.backbone.in_channels = channels
     config.data_preprocessor.update(mean=[9.0] * channels, std=[2.0] * channels, to_rgb=False)
@@ -96,7 +96,7 @@ def test_backbone_as_program(classifier, tmp_path):
 
 
 def test_detector(tmp_path):
-    """Suppression inside, in standard operators; the file has no output for the proof alone."""
+    """NMS is inside the file, in standard operators; outputs for the comparison are removed."""
     pytest.importorskip('mmdet')
     _, graph, about = graph_of('retinanet', tmp_path)
     about.update(size=[96, 96], preprocessed=False)
@@ -120,7 +120,7 @@ def test_detector(tmp_path):
 
 
 def test_what_differs_is_not_written(classifier, tmp_path, monkeypatch):
-    """And what was there stays."""
+    """An existing file is kept."""
     out = tmp_path / 'network.onnx'
     out.write_text('of the user')
     monkeypatch.setattr(proof, 'TOLERANCE', 1e-12)
@@ -143,7 +143,7 @@ def test_cannot_be_exported(classifier, tmp_path, options, message):
 
 
 def test_a_detector_before_training(tmp_path):
-    """Is refused, with what was there left as it was."""
+    """It is refused, and an existing file is kept."""
     pytest.importorskip('mmdet')
     config, checkpoint = tmp_path / 'config.py', checkpoint_of('retinanet', tmp_path)
     config_of('retinanet').dump(config)
@@ -168,7 +168,7 @@ class Classes(torch.nn.Module):
 
 
 def test_programs_are_compared_by_probes(tmp_path):
-    """Which a program has not that gives classes alone: one of the same network has."""
+    """The file only returns classes; a program of the same network with probes is compared."""
     graph, image = Classes(), torch.randn(2, 3, 8, 8)
     run = graph_exporter.ProgramExporter(None).make(
         graph, dict(task='segmentation', size=[8, 8]), image, tmp_path / 'out.pt2'
@@ -181,7 +181,7 @@ def test_programs_are_compared_by_probes(tmp_path):
 
 
 def test_what_pytorch_cannot_export_is_refused():
-    """By a message, whatever the exporter stumbles over."""
+    """Any error of the exporter becomes a DeploymentError."""
 
     class Odd(torch.nn.Module):
         def forward(self, image, probe=NO_PROBE):

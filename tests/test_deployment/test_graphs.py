@@ -1,4 +1,4 @@
-"""What leaves PyTorch gives what OpenMMLab's own models give."""
+"""Results of export graphs equal those of OpenMMLab's models."""
 
 import pytest
 import torch
@@ -45,7 +45,7 @@ def test_classifier(tmp_path):
 @pytest.mark.parametrize('name', ['retinanet', 'ssdlite', 'mask_rcnn'])
 @needs_export
 def test_detector(name, tmp_path):
-    """As many boxes as mmdet finds, with the same scores, labels and masks."""
+    """The same number of boxes as in mmdet, with the same scores, labels and masks."""
     model, graph, _ = graph_of(name, tmp_path)
     image = noise_for((2, 3, *SIZE), 0)
     boxes, scores, labels, *masks = graph(image)
@@ -90,6 +90,6 @@ def test_preprocessing_inside(tmp_path):
     picture = torch.randint(
         0, 256, (2, 64, 64, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0)
     )
-    inputs = dict(inputs=picture.flip(3).permute(0, 3, 1, 2), data_samples=None)  # mmcv reads BGR
+    inputs = dict(inputs=picture.flip(3).permute(0, 3, 1, 2), data_samples=None)  # mmcv loads BGR
     expected = model(model.data_preprocessor(inputs)['inputs'], mode='tensor')
     assert relative_error(whole(picture)[0], expected) < 1e-5

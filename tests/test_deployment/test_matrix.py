@@ -1,4 +1,4 @@
-"""All archs, all heads and both formats, by the tool and its own proof; ``make test-deploy``."""
+"""All archs, all heads and both formats, exported and verified by the tool; ``make test-deploy``."""
 
 import json
 
@@ -24,11 +24,11 @@ from .networks import CONFIGS, checkpoint_of, config_of  # noqa: E402
 
 pytestmark = pytest.mark.deploy
 tool = load_script('tools/deployment/export.py')
-MOST_NODES = 750  # of a classifier of any arch, for images of any size
+MOST_NODES = 750  # in a classifier of any arch with dynamic sizes
 
 
 def classifier_of(arch, folder):
-    """The config of an arch for ImageNet, and a checkpoint with random weights and statistics (str)."""
+    """The ImageNet config of an arch, and a checkpoint with random weights and statistics (str)."""
     config = next((ROOT / 'configs/mobilemamba').glob(f'mobilemamba-{arch}_8xb128_in1k*.py'))
     init_default_scope('mmpretrain')
     torch.manual_seed(0)
@@ -38,7 +38,7 @@ def classifier_of(arch, folder):
 
 
 def has_proved(out, capsys):
-    """Make sure that the tool has written a file after its comparisons, and return its metadata."""
+    """Check that the tool has written a file after its comparisons; returns its metadata."""
     said = capsys.readouterr().out
     assert said.count('\n  ') >= 5 and f'{out.name}: ' in said.splitlines()[-1], said
     if out.suffix == '.pt2':
@@ -52,7 +52,7 @@ def has_proved(out, capsys):
 
 
 def test_larger_inputs_have_the_same_network():
-    """So that of these three, one is enough where the size is free."""
+    """These three only differ in the input size, so testing one is enough if sizes are dynamic."""
     assert ARCHS['b1'] == ARCHS['b2'] == ARCHS['b4']
 
 

@@ -1,6 +1,6 @@
-"""mmdeploy's own conversion of our models, at its default opset; ``make test-deploy``.
+"""Conversion of our models by mmdeploy, at its default opset; ``make test-deploy``.
 
-Since torch 2.9 its call of ``torch.onnx.export`` has to be told which exporter to take: docs/deployment.md.
+Since torch 2.9, its call of ``torch.onnx.export`` must select the exporter explicitly: docs/deployment.md.
 """
 
 from functools import partial
@@ -39,7 +39,7 @@ MODELS_AND_OUTPUTS = {
 
 
 def expected_of(model, image, codebase):
-    """Scores of the classes; boxes with scores of the best objects."""
+    """Expected class scores, or boxes with scores of the best objects."""
     with torch.no_grad():
         if codebase == 'mmpretrain':
             return model(image, mode='tensor').softmax(1)
@@ -95,6 +95,6 @@ def test_one_file_for_all_sizes(codebase, tmp_path, monkeypatch):
         image = image_for((1, 3, *size))
         expected = expected_of(model, image, codebase)
         found = torch.from_numpy(session.run(None, {'input': image.numpy()})[0])
-        if codebase == 'mmdet':  # mmdeploy keeps boxes without an area, which mmdet leaves out
+        if codebase == 'mmdet':  # mmdeploy keeps boxes of zero area, mmdet removes them
             found = found[0][(found[0, :, 2:4] > found[0, :, :2]).all(1)][: len(expected)]
         assert relative_error(found, expected) < 1e-4

@@ -1,6 +1,6 @@
-"""Recipes whose weights have moved are exported: logits of a thousand, saturated scores, thousands of ties.
+"""Export of recipes with large weights: logits of a thousand, saturated scores, thousands of ties.
 
-All of them by ``make test-deploy``; two that were the hardest, in the usual suite.
+``make test-deploy`` runs all of them, the normal suite the two hardest ones.
 """
 
 import logging
@@ -46,10 +46,10 @@ RECIPES = sorted(
     str(path.relative_to(ROOT / 'configs'))
     for name in FOLDERS
     for path in (ROOT / 'configs' / name).glob('*.py')
-    # With the tiny backbone, classifiers of all archs are one.
+    # With the tiny backbone, classifiers of all archs are the same network.
     if name != 'mobilemamba' or '-t2_' in path.name
 )
-WITHOUT_NORMS = 'retinanet/retinanet_mobilemamba-b1_fpn_1x_coco.py'  # in neck and head
+WITHOUT_NORMS = 'retinanet/retinanet_mobilemamba-b1_fpn_1x_coco.py'  # no norm layers in neck and head
 HARDEST = {
     (WITHOUT_NORMS, '--dynamic'),
     ('mask_rcnn/mask-rcnn_mobilemamba-t2_fpn_3e_digits.py', '--size'),
@@ -58,7 +58,7 @@ SCORES = ('cls.weight', 'conv_cls.weight', 'fc_cls.weight', 'conv_seg.weight', '
 
 
 def moved(recipe, folder):
-    """A recipe with a tiny backbone, and a checkpoint of which all layers have grown (two Path)."""
+    """A recipe with a tiny backbone, and a checkpoint with enlarged weights in all layers (two Path)."""
     config = Config.fromfile(ROOT / 'configs' / recipe)
     config.model.backbone.update(arch=ODD, init_cfg=None)
     config.model.pop('teacher', None)
@@ -85,7 +85,7 @@ def moved(recipe, folder):
 
 
 def params():
-    """Recipes for any size and their twins on digits for one, which have the same heads; and the hardest."""
+    """Recipes with dynamic sizes, their digits twins (same heads) with one size, and the hardest cases."""
     for recipe in RECIPES:
         option = '--size' if '_digits' in recipe else '--dynamic'
         marks = () if (recipe, option) in HARDEST else pytest.mark.deploy
@@ -102,7 +102,7 @@ def test_recipes(recipe, option, tmp_path, capsys):
 
 @torch.no_grad()
 def test_the_recipe_without_norms_is_saturated(tmp_path):
-    """As it is after a training, so that the test above is of what it says."""
+    """Scores are saturated as after a training, so the test above covers this case."""
     config, checkpoint = moved(WITHOUT_NORMS, tmp_path)
     model = tool.build.load_model(Config.fromfile(config), checkpoint)
     scores, _ = model.bbox_head(model.extract_feat(noise_for((1, 3, 96, 96), 0)))
@@ -119,14 +119,14 @@ def test_the_recipe_without_norms_is_saturated(tmp_path):
     ],
 )
 def test_heads(name, dynamic, tmp_path):
-    """Every dense head that there is a form for, in ONNX Runtime."""
+    """Every supported dense head, in ONNX Runtime."""
     assert_exported(dense_detectors.config_of(name), 96, dynamic, tmp_path)
 
 
 @pytest.mark.deploy
 @pytest.mark.parametrize(('name', 'dynamic'), [('PAFPN', False), ('PAFPN', True), ('CSPNeXtPAFPN', False)])
 def test_necks(name, dynamic, tmp_path):
-    """Behind the backbone, those that people have with such heads."""
+    """Necks that are commonly used with these heads."""
     config = dense_detectors.config_of('RTMDetSepBNHead')
     strides = [16, 32, 64] + ([128] if name == 'PAFPN' else [])
     config.bbox_head.anchor_generator = dict(type='MlvlPointGenerator', offset=0, strides=strides)

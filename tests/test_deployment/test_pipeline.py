@@ -1,4 +1,4 @@
-"""Sizes that test pipelines make: the package's, the codebases', infer.py's and the web page's."""
+"""Image sizes after test pipelines: the package's, the codebases', infer.py's and the web page's."""
 
 import json
 import shutil
@@ -67,7 +67,7 @@ console.log(JSON.stringify(pipelines.map((steps) => pictures.map(([height, width
 
 
 def sizes_of(steps, picture):
-    """The package's: after the steps, and padded to each of ``DIVISORS``."""
+    """Sizes computed by the package: after the steps, and padded to each of ``DIVISORS``."""
     size = pipeline.resize(picture, steps)
     return [size, *(pipeline.pad(size, divisor) for divisor in DIVISORS)]
 
@@ -78,13 +78,13 @@ def steps(request):
 
 
 def test_sizes_of_the_codebases(steps):
-    """Of what mmcv and mmpretrain make of pictures."""
+    """Sizes of images transformed by mmcv and mmpretrain."""
     pytest.importorskip('mmpretrain.datasets.transforms')
     init_default_scope('mmpretrain')
     transforms = [TRANSFORMS.build(dict(step, _scope_='mmpretrain')) for step in as_tuples(steps)]
     for height, width in PICTURES:
         if any(1 in pipeline.resize((height, width), steps[: n + 1]) for n in range(len(steps))):
-            continue  # so long and thin that the codebases refuse it
+            continue  # the codebases refuse extreme aspect ratios
         sample = dict(img=np.zeros((height, width, 3), np.uint8), img_shape=(height, width))
         for transform in transforms:
             sample = transform(sample)
@@ -92,7 +92,7 @@ def test_sizes_of_the_codebases(steps):
 
 
 def as_tuples(steps):
-    """Steps as a config writes them, not as JSON does."""
+    """Steps as in a config, with tuples instead of JSON's lists."""
     return [{key: tuple(v) if isinstance(v, list) else v for key, v in step.items()} for step in steps]
 
 
@@ -103,7 +103,7 @@ def test_sizes_of_infer(steps):
         for step in steps:
             if step['type'] in ('CenterCrop', 'Pad'):
                 pixels, placement = infer.pictures.apply_step(pixels, placement, step)
-            else:  # without making them, which takes long
+            else:  # computed without resizing, which takes long
                 width, height = infer.pictures.resized_size(pixels.shape[1], pixels.shape[0], step)
                 pixels = np.broadcast_to(np.uint8(0), (height, width, 3))
         found = [infer.pictures.Preparation(dict(size=None, pad_divisor=d), '').padded_size for d in DIVISORS]
@@ -112,7 +112,7 @@ def test_sizes_of_infer(steps):
 
 
 def test_sizes_of_the_web_page():
-    """Its modules, in node."""
+    """The page's modules, in node."""
     node = shutil.which('node')
     if node is None:
         pytest.skip('node is not installed')
@@ -133,11 +133,11 @@ def test_sizes_of_the_web_page():
 
 
 def test_largest_sizes(steps):
-    """Every picture fits into one of them, and the largest pictures fill each."""
+    """Every image fits into one of the sizes, and each size is reached by some image."""
     sizes = pipeline.largest_sizes(steps)
     made = [pipeline.resize(picture, steps) for picture in (*PICTURES, (800, 1333), (1333, 800))]
     if not sizes:
-        assert max(max(size) for size in made) > 133  # without end
+        assert max(max(size) for size in made) > 133  # unbounded
         return
     assert all(any(np.less_equal(size, bound).all() for bound in sizes) for size in made)
     assert set(sizes) <= set(made)
@@ -165,7 +165,7 @@ def test_largest_sizes_by_hand(name, sizes):
 
 @pytest.mark.parametrize('path', CONFIGS, ids=lambda path: path.stem)
 def test_recipes(path):
-    """Every recipe has a largest size, which its name says, or the paper of its codebase."""
+    """Every recipe has a largest size, which is in its name or is the usual one of its codebase."""
     config = Config.fromfile(path, import_custom_modules=False)
     ((height, width), *others) = pipeline.largest_sizes(
         pipeline.resize_steps(pipeline.read_test_pipeline(config))
@@ -214,12 +214,12 @@ def test_nested_datasets():
     [
         (dict(), 1),
         (dict(pad_size_divisor=32), 32),
-        (dict(size_divisor=32), 1),  # in training alone
+        (dict(size_divisor=32), 1),  # in training only
         (dict(test_cfg=dict(size_divisor=32)), 32),
     ],
 )
 def test_pad_divisors(preprocessor, divisor):
-    """mmdet's and mmpretrain's, and mmseg's."""
+    """Settings of mmdet and mmpretrain, and of mmseg."""
     assert pipeline.pad_divisor_of(preprocessor) == divisor
 
 

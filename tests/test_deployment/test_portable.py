@@ -1,4 +1,4 @@
-"""The form for runtimes without loops: the same network, in operators that all of them have."""
+"""The portable form: the same network in operators that every runtime supports."""
 
 import subprocess
 import warnings
@@ -18,13 +18,13 @@ from mmmobilemamba.models.layers import SS2D
 from ..conftest import image_for, relative_error
 from ..helpers import ODD, SMALL, needs_export, randomise
 
-# Sizes of maps that are odd, not square, of prime numbers of pixels and of a single one.
+# Maps with odd sides, not square, with prime numbers of pixels, and of a single pixel.
 SIZES = dict(t2=(97, 75), t4=(80, 112), s6=(65, 208), b1=(64, 96))
 LOOPS = ('Scan', 'Loop', 'If', 'ConvTranspose')
 
 
 def deployed(arch=ODD, **kwargs):
-    """A backbone in which every branch takes part, and removing the scans would show."""
+    """A deployed backbone in which every branch, including the scans, affects the output."""
     torch.manual_seed(0)
     backbone = randomise(MobileMamba(arch, out_indices=(0, 1, 2), **kwargs))
     backbone.switch_to_deploy()
@@ -37,7 +37,7 @@ def deployed(arch=ODD, **kwargs):
 
 
 def onnx_operators(module, image, **options):
-    """Nodes of a file that PyTorch writes of a network (list of NodeProto), and constants by name."""
+    """Nodes of an ONNX file written by PyTorch (list of NodeProto), and its constants by name."""
     onnx = pytest.importorskip('onnx')
     pytest.importorskip('onnxscript')
     with warnings.catch_warnings(), torch.no_grad():
@@ -54,7 +54,7 @@ def onnx_operators(module, image, **options):
 @pytest.mark.parametrize('softplus', ['operator', 'log'])
 @pytest.mark.parametrize('arch', [*SIZES, 'odd'])
 def test_equal_to_naive(arch, softplus):
-    """All maps, for the batch that it was made with and for others."""
+    """All maps are equal, for the batch size of the conversion and for others."""
     backbone = deployed(ARCHS.get(arch, ODD), scan_backend='naive')
     size = SIZES.get(arch, (70, 101))
     form = portable(backbone, image_for((1, 3, *size)), softplus)
@@ -68,18 +68,18 @@ def test_equal_to_naive(arch, softplus):
 
 
 def test_the_scan_matters():
-    """In the networks of these tests: without it they give something else."""
+    """Without the scan, the outputs of the networks in these tests differ."""
     backbone, image = deployed(), image_for((1, 3, 70, 101))
     form = portable(backbone, image)
     before = form(image)
     for name, parameter in form.named_parameters():
         if name.endswith(('A_forward', 'A_backward')):
-            parameter.data.fill_(-1e9)  # every step forgets the one before
+            parameter.data.fill_(-1e9)  # no state is carried between steps
     assert all(relative_error(x, y) > 1e-2 for x, y in zip(form(image), before))
 
 
 def test_the_network_stays():
-    """As it is, and the copy shares nothing with it, nor two layers of the copy with each other."""
+    """The source is unchanged; the copy shares no tensors with it, nor do layers of the copy."""
     backbone, image = deployed(), image_for((1, 3, 64, 64))
     before = [x.clone() for x in backbone(image)]
     form = portable(backbone, image)
@@ -92,7 +92,7 @@ def test_the_network_stays():
 
 
 def test_every_constant_is_used():
-    image = image_for((1, 3, 64, 64))  # of which the last map is one pixel
+    image = image_for((1, 3, 64, 64))  # the last map has one pixel
     form = portable(deployed(), image)
     assert not list(form.buffers())
     form.requires_grad_(True)
@@ -102,7 +102,7 @@ def test_every_constant_is_used():
 
 @pytest.mark.parametrize('size', [(64, 64), (70, 101)])
 def test_a_trace(size):
-    """Of few operators, and none that looks at a size: what ncnn is given."""
+    """A trace has few operators and none that read a size; ncnn converts it."""
     form = portable(deployed(), image_for((1, 3, *size)))
     with warnings.catch_warnings():
         warnings.simplefilter('error', torch.jit.TracerWarning)
@@ -123,7 +123,7 @@ def test_a_trace(size):
 @needs_export
 @pytest.mark.parametrize('size', [(64, 64), (70, 101)])
 def test_a_program(size):
-    """torch.export's has the same for every batch, and only operators of PyTorch's."""
+    """A program of torch.export is the same for every batch size, with PyTorch's operators only."""
     form = portable(deployed(), image_for((1, 3, *size)))
     free = ({0: torch.export.Dim.DYNAMIC},)
     image = image_for((2, 3, *size))
@@ -146,7 +146,7 @@ def test_a_program(size):
 @needs_export
 @pytest.mark.parametrize('size', [(64, 64), (70, 101)])
 def test_a_file_of_onnx(size):
-    """It has no loops, transposed convolutions, slices with steps or empty pieces."""
+    """An ONNX file has no loops, transposed convolutions, strided slices or empty tensors."""
     image = image_for((1, 3, *size))
     nodes, constants = onnx_operators(portable(deployed(), image, 'log'), image)
     kinds = {node.op_type for node in nodes}
@@ -159,7 +159,7 @@ def test_a_file_of_onnx(size):
 
 
 def empty_pieces(nodes, constants):
-    """Nodes Split of which an output is empty."""
+    """Split nodes with an empty output."""
     return [
         node
         for node in nodes
@@ -171,7 +171,7 @@ def empty_pieces(nodes, constants):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('form', ['rewritten', 'newer exporter', 'older exporter'])
 def test_no_file_has_empty_pieces(form, tmp_path):
-    """MNN would cut the other pieces of such a Split wrongly. Of archs with and without an identity part."""
+    """MNN computes wrong outputs of such a Split. For archs with and without an identity part."""
     onnx = pytest.importorskip('onnx')
     whole = dict(SMALL, local_ratios=(0.5,) * 3, depths=(1, 1, 1))
     for arch in (dict(SMALL, depths=(1, 1, 1)), whole):
@@ -194,7 +194,7 @@ def test_no_file_has_empty_pieces(form, tmp_path):
 
 
 def test_what_is_refused():
-    """By name, with what can be done."""
+    """Messages name the part and say what to do."""
     image = image_for((1, 3, 64, 64))
     with pytest.raises(ValueError, match=r"softplus must be one of \['log', 'operator'\], not 'relu'"):
         portable(deployed(), image, 'relu')
@@ -216,7 +216,7 @@ def test_what_is_refused():
 
 
 class Twice(nn.Module):
-    """A backbone that sees an image in two sizes."""
+    """Applies a backbone to an image in two sizes."""
 
     def __init__(self, backbone):
         super().__init__()
@@ -233,7 +233,7 @@ def test_two_sizes_are_refused():
 
 @pytest.mark.parametrize('softplus', ['operator', 'log'])
 def test_double_precision(softplus):
-    """The copy has the type of the network."""
+    """The copy has the dtype of the network."""
     backbone, image = deployed().double(), image_for((1, 3, 70, 101)).double()
     for found, expected in zip(portable(backbone, image, softplus)(image), backbone(image)):
         assert found.dtype == torch.float64 and relative_error(found, expected) < 1e-12
@@ -252,7 +252,7 @@ class Classifier(nn.Module):
 
 
 def test_ncnn(tmp_path, monkeypatch):
-    """T2 at 192 px, through a trace and ncnn's converter, which says of nothing that it is ignored."""
+    """T2 at 192 px, traced and converted by pnnx, which reports no ignored operators."""
     ncnn = pytest.importorskip('ncnn', reason='needs: python -m pip install ncnn pnnx')
     pnnx = pytest.importorskip('pnnx', reason='needs: python -m pip install ncnn pnnx')
     monkeypatch.chdir(tmp_path)

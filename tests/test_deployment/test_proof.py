@@ -1,4 +1,4 @@
-"""What the comparison of a file with PyTorch lets pass, and what not."""
+"""What the comparison of a file with PyTorch accepts and rejects."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ ABOUT = dict(size=None, preprocessed=False, mean=[123.675, 116.28, 103.53], std=
 
 
 class Best(nn.Module):
-    """The three best of some scores, which are saturated."""
+    """The three best of some saturated scores."""
 
     def forward(self, x, probe=NO_PROBE):
         (x,) = probe.numbers(x * 1000)
@@ -78,12 +78,12 @@ def test_far_beyond_pixels_numbers_are_enough():
 def random_boxes(count):
     generator = torch.Generator().manual_seed(0)
     corners = torch.rand(count, 2, generator=generator) * 100
-    scores = (torch.rand(count, generator=generator) * 20).round() / 20  # many are equal
+    scores = (torch.rand(count, generator=generator) * 20).round() / 20  # many ties
     return torch.cat([corners, corners + 10 + 40 * torch.rand(count, 2, generator=generator)], 1), scores
 
 
 def test_suppression():
-    """Any order among equal scores; every other error is seen."""
+    """Any order of equal scores is accepted; every other error is detected."""
     boxes, scores = random_boxes(300)
     kept = torch.zeros_like(scores)
     for order in (torch.arange(300), torch.arange(300).flip(0)):
@@ -105,7 +105,7 @@ def test_suppression():
 
 
 def test_images_come_from_pictures():
-    """All but the last, with the network's mean and standard deviation; for any number of channels."""
+    """All but the last have values of real images, normalised, for any number of channels."""
     images = dict(proof.test_images((64, 96), ABOUT))
     assert [tuple(image.shape) for image in images.values()][:4] == [
         (1, 3, 64, 96), (3, 3, 64, 96), (1, 3, 128, 128), (2, 3, 81, 127)

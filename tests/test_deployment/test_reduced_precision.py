@@ -1,4 +1,4 @@
-"""Files of float16 and int8: what they hold, how near they are to float32, and errors."""
+"""float16 and int8 files: their content, their difference from float32, and errors."""
 
 import re
 from collections import Counter
@@ -39,12 +39,12 @@ def recorded(classifier):
 
 @pytest.fixture(scope='module')
 def exported(recorded):
-    """The classifier as a file in float32."""
+    """The classifier as a float32 file."""
     return onnx_file.without_probes(recorded, 3)
 
 
 def once_exported(proto, monkeypatch):
-    """Take ``proto`` for what the tool exports, which takes seconds."""
+    """Let the tool use ``proto`` instead of exporting, which takes seconds."""
 
     def to_onnx(graph, image, dynamic_sizes):
         copy = onnx.ModelProto()
@@ -56,19 +56,19 @@ def once_exported(proto, monkeypatch):
 
 @pytest.fixture(scope='module')
 def images():
-    """Eight of noise, as batches of one."""
+    """Eight images of noise, as batches of one."""
     return [noise_for((1, 3, 64, 64), salt).numpy() for salt in range(8)]
 
 
 @pytest.fixture(scope='module')
 def backbone(images):
-    """A backbone in float32, whose norms know the images, so that its maps depend on these."""
+    """A float32 backbone whose norms have the statistics of the images, so that its maps depend on them."""
     torch.manual_seed(0)
     model = MobileMamba(ODD, out_indices=(0, 1, 2))
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = None
-            module.weight.data.fill_(1.0)  # those of residual branches start at 0, which would silence them
+            module.weight.data.fill_(1.0)  # residual branches start at 0
     with torch.no_grad():
         model.train()(torch.from_numpy(np.concatenate(images)))
     model.eval().switch_to_deploy()
@@ -77,7 +77,7 @@ def backbone(images):
 
 
 def errors(proto, other, images):
-    """Of each map of two files: the norm of their difference over that of what differs between images."""
+    """For each map: norm of the difference of two files relative to that of the variation between images."""
     first, second = (
         zip(*(session.run(None, {'image': image}) for image in images))
         for session in (onnx_file.open_session(x.SerializeToString()) for x in (proto, other))
@@ -88,7 +88,7 @@ def errors(proto, other, images):
 
 @pytest.fixture(scope='module')
 def pictures(tmp_path_factory):
-    """A folder with one for each of two classes, of many colours."""
+    """A folder with one colourful image for each of two classes."""
     folder = tmp_path_factory.mktemp('pictures')
     for index in range(12):
         pixels = np.random.default_rng(index).integers(0, 256, (8, 8, 3), dtype=np.uint8)
@@ -99,7 +99,7 @@ def pictures(tmp_path_factory):
 
 
 def types_of(proto):
-    """How often each type occurs among the constants of a graph, and how many values there are of each."""
+    """Number of constants of each type in a graph, and number of their values."""
     counts, sizes = Counter(), Counter()
     for constant in proto.graph.initializer:
         name = onnx.TensorProto.DataType.Name(constant.data_type)
@@ -109,7 +109,7 @@ def types_of(proto):
 
 
 def write_identity(path, about):
-    """A file that does nothing."""
+    """Write an ONNX file that returns its input."""
     node = onnx.helper.make_node('Identity', ['image'], ['logits'])
     values = [onnx.helper.make_tensor_value_info(name, 1, None) for name in ('image', 'logits')]
     graph = onnx.helper.make_graph([node], 'graph', values[:1], values[1:])
@@ -122,7 +122,7 @@ def metadata(path):
 
 
 def test_float16(classifier, recorded, tmp_path, monkeypatch, capsys):
-    """Weights are float16, what is around the scan is float32, and so are inputs and outputs."""
+    """Weights are float16; inputs, outputs and the nodes around the scan are float32."""
     once_exported(recorded, monkeypatch)
     out = tmp_path / 'network.onnx'
     tool.main([*classifier, str(out), '--fp16'])
@@ -140,9 +140,9 @@ def test_float16(classifier, recorded, tmp_path, monkeypatch, capsys):
     for node in found.graph.node:
         if node.op_type == 'Conv':
             assert weights[node.input[1]] == onnx.TensorProto.FLOAT16
-        if node.op_type == 'MatMul':  # what the scan is computed from
+        if node.op_type == 'MatMul':  # inputs of the scan
             assert weights[node.input[1]] == onnx.TensorProto.FLOAT
-    # Two casts for each scan, before and behind, and those at the ends.
+    # Two casts for each scan, before and after it, and those of inputs and outputs.
     counts = onnx_file.operators(found)
     assert counts['DepthToSpace'] == 4 and counts['Cast'] <= 2 * 4 + 4
     types = {value.type.tensor_type.elem_type for value in [*found.graph.input, *found.graph.output]}
@@ -150,7 +150,7 @@ def test_float16(classifier, recorded, tmp_path, monkeypatch, capsys):
 
 
 def test_int8(classifier, recorded, pictures, tmp_path, monkeypatch, capsys):
-    """Weights of convolutions are 8 bits, by channel; what is around the scan is float32."""
+    """Weights of convolutions are 8-bit with a scale per channel; nodes around the scan are float32."""
     once_exported(recorded, monkeypatch)
     out = tmp_path / 'network.onnx'
     tool.main([*classifier, str(out), '--int8', str(pictures), '--calibration-images', '8'])
@@ -166,7 +166,7 @@ def test_int8(classifier, recorded, pictures, tmp_path, monkeypatch, capsys):
     weights = {x.name: x for x in found.graph.initializer}
     makers = {name: node for node in found.graph.node for name in node.output}
     slow = precision.faster_in_float32(found.graph)
-    assert len(slow) == 1 + 3 * 4  # the stem's first, and three of each wavelet's branch
+    assert len(slow) == 1 + 3 * 4  # the first of the stem, and three of each wavelet branch
     convolutions = [node for node in found.graph.node if node.op_type == 'Conv' and node.name not in slow]
     for node in convolutions:
         weight, scale = makers[node.input[1]].input[:2]
@@ -182,7 +182,7 @@ def test_int8(classifier, recorded, pictures, tmp_path, monkeypatch, capsys):
 
 
 def test_near_to_float32(backbone, images):
-    """The maps of three stages: float16 to a hundredth or two of what they say of an image, int8 roughly."""
+    """Errors of three maps relative to the variation between images: up to 2 % in float16, more in int8."""
     found = errors(backbone, precision.to_float16(backbone), images)
     assert all(1e-4 < error < bound for error, bound in zip(found, (0.003, 0.006, 0.02)))
     found = errors(backbone, precision.to_int8(backbone, images), images)
@@ -190,7 +190,7 @@ def test_near_to_float32(backbone, images):
 
 
 def test_calibrated_on_the_images(backbone, images):
-    """With others, the ranges are theirs."""
+    """Ranges depend on the calibration images."""
     dark = precision.to_int8(backbone, [0.01 * image for image in images])
     assert min(errors(backbone, dark, images)) > 1
     name = next(node.output[0] for node in backbone.graph.node if node.op_type == 'Relu')
@@ -204,9 +204,9 @@ def test_calibrated_on_the_images(backbone, images):
 
 
 def test_float16_that_overflows_is_not_written(classifier, tmp_path):
-    """And what was there stays."""
+    """It is refused, and an existing file is kept."""
     content = torch.load(classifier[1], weights_only=True)
-    content['state_dict']['backbone.stem.0.bn.weight'] *= 1e5  # beyond 65504
+    content['state_dict']['backbone.stem.0.bn.weight'] *= 1e5  # exceeds 65504
     torch.save(content, tmp_path / 'large.pth')
     out = tmp_path / 'network.onnx'
     out.write_text('of the user')
@@ -217,7 +217,7 @@ def test_float16_that_overflows_is_not_written(classifier, tmp_path):
 
 
 def test_what_is_refused():
-    """What is no number, and float16 that is too far; 8 bits have no bound."""
+    """Non-finite outputs and large float16 errors are refused; int8 errors have no bound."""
     reduced_precision.check_difference(report.Difference(1e-2), 'float16')
     reduced_precision.check_difference(report.Difference(0.5), 'int8')
     with pytest.raises(
@@ -230,7 +230,7 @@ def test_what_is_refused():
 
 
 def test_float32_nodes():
-    """From the convolution before a scan to the norm behind it, and no further."""
+    """They range from the convolution before a scan to the norm after it."""
 
     def node(kind, inputs, output):
         return onnx.helper.make_node(kind, inputs, [output], name=output)
@@ -249,7 +249,7 @@ def test_float32_nodes():
     ]
     found = precision.float32_nodes(onnx.helper.make_graph(nodes, 'graph', [], []))
     assert set(found) == {'relu', 'decay', 'states', 'skip', 'sum', 'norm'}
-    # Of a detector also the layer before, in 8 bits; that before a scan is none of these.
+    # For detectors in int8, also the last layers; the convolution before a scan is not one of them.
     nodes += [
         node('Conv', ['out', 'w3'], 'tower'),
         node('Conv', ['tower', 'w4'], 'scores'),
@@ -260,12 +260,12 @@ def test_float32_nodes():
 
 
 def test_agreement_of_objects():
-    """An object is the same one with its label, near in place and in score."""
+    """Objects agree if they have the same label, and similar boxes and scores."""
     boxes = torch.tensor([[0.0, 0, 10, 10], [20, 20, 40, 40], [50, 50, 60, 60]])
     scores, labels = torch.tensor([0.9, 0.5, 0.1]), torch.tensor([1, 2, 3])
     same = report.objects(boxes, scores, labels, boxes.flip(0) + 1, scores.flip(0) - 0.05, labels.flip(0))
-    assert (same.same, same.count) == (2, 2)  # the third is none that is shown
-    assert same.error == 0  # as every box is moved by more than SAME_BOX lets one
+    assert (same.same, same.count) == (2, 2)  # the third has a score below CLEAR_SCORE
+    assert same.error == 0  # every box is shifted by more than SAME_BOX permits
     near = report.objects(boxes, scores, labels, boxes.flip(0) + 0.1, scores.flip(0) - 0.05, labels.flip(0))
     assert (near.same, near.error) == (2, pytest.approx(0.05, abs=1e-6))
     for change in (
@@ -279,9 +279,9 @@ def test_agreement_of_objects():
 
 
 def test_images_are_spread_over_the_folder(pictures, tmp_path, capsys):
-    """And of those that are chosen the ones that cannot be read are named."""
+    """Chosen images that cannot be read are reported."""
     names = [path.name for path in calibration.find_images(pictures, ('.png',), 4)[0]]
-    assert names == ['0.png', '3.png', '10.png', '7.png']  # of 0 to 5, and 10, 11, 6 to 9
+    assert names == ['0.png', '3.png', '10.png', '7.png']  # the order is 0 to 5, 10, 11, 6 to 9
     assert len(calibration.find_images(pictures, ('.png',), 100)[0]) == 12
     (tmp_path / 'a.png').write_bytes((pictures / 'class0' / '0.png').read_bytes())
     (tmp_path / 'b.png').write_text('no picture')
@@ -291,7 +291,7 @@ def test_images_are_spread_over_the_folder(pictures, tmp_path, capsys):
 
 
 def test_images_are_prepared_as_for_inference(pictures, tmp_path, capsys):
-    """By what the file says of itself; those that are too large for it are named."""
+    """Images are prepared by the file's metadata; images that are too large are reported."""
     about = dict(task='segmentation', mean=[10.0] * 3, std=[2.0] * 3, channels='BGR', pad_divisor=1)
     about.update(labels=[], resize=[], size=[80, 96], preprocessed=False)
     args = tool.parse_args([*NO_CHECKPOINT, str(tmp_path / 'network.onnx'), '--int8', str(pictures)])
@@ -306,7 +306,7 @@ def test_images_are_prepared_as_for_inference(pictures, tmp_path, capsys):
         tool.prepare_images(dict(about, size=[32, 32]), args, paths)
     assert capsys.readouterr().err.count('was skipped. network.onnx takes images of 32 x 32 px') == 12
     with pytest.raises(build.DeploymentError, match='None of the images'):
-        tool.prepare_images(dict(about, task='classification'), args, paths)  # whose answers padding changes
+        tool.prepare_images(dict(about, task='classification'), args, paths)  # padding would affect it
 
 
 @pytest.mark.parametrize(
@@ -319,7 +319,7 @@ def test_images_are_prepared_as_for_inference(pictures, tmp_path, capsys):
     ],
 )
 def test_folder_without_images(files, message, tmp_path):
-    """An error before the checkpoint is looked at."""
+    """An error occurs before the checkpoint is read."""
     folder = tmp_path / 'pictures'
     if files is not None:
         folder.mkdir()
@@ -364,7 +364,7 @@ def test_evaluation_names_the_precision(tmp_path, monkeypatch, capsys):
 @pytest.mark.deploy
 @pytest.mark.parametrize('name', ['retinanet', 'mask_rcnn', 'sem_fpn'])
 def test_detectors_and_segmentors(name, tmp_path):
-    """What is behind the heads stays in float32, and scores and pixels stay near."""
+    """Nodes after the heads stay in float32, and scores and pixels hardly change."""
     pytest.importorskip('mmdet')
     pytest.importorskip('mmseg')
     _, graph, about = graph_of(name, tmp_path)
@@ -379,6 +379,6 @@ def test_detectors_and_segmentors(name, tmp_path):
         behind = [node.name for node in found.graph.node if node.op_type in precision.SENSITIVE]
         assert len(behind) >= 4 and kept.issuperset(behind)
         difference = report.Pair(about['task'], proto, found).difference(images)
-        # RetinaNet's random scores are near 0 and 1, and steep between.
+        # RetinaNet's random scores are near 0 and 1, with steep slopes between them.
         assert 0 < difference.error < (1e-2 if kind == 'float16' else 0.6 if name == 'retinanet' else 0.1)
         assert difference.count > 100 and difference.agreement > (0.97 if kind == 'float16' else 0.7)

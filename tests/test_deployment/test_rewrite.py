@@ -1,4 +1,4 @@
-"""What is rewritten for ONNX Runtime stays the same network."""
+"""The network rewritten for ONNX Runtime is equivalent to its source."""
 
 import copy
 
@@ -28,7 +28,7 @@ def count(network, kind):
 
 
 def test_padded_stem():
-    """Convolutions in the middle get more inputs and outputs."""
+    """Convolutions inside the stem get more inputs and outputs."""
     convs = [nn.Conv2d(c, d, 3, stride=2, padding=1) for c, d in ((3, 5), (5, 10), (10, 16))]
     stem = nn.Sequential(convs[0], nn.ReLU(), convs[1], nn.ReLU(), convs[2]).double().requires_grad_(False)
     image = image_for((2, 3, 64, 96)).double()
@@ -48,7 +48,7 @@ def test_other_stems_stay(between):
     assert stem[0].out_channels == 5 and stem[2].in_channels == 5
 
 
-# With one channel, the convolution of the local part has one group, as if it were dense.
+# With one channel, the convolution of the local part has one group, like a dense one.
 @pytest.mark.parametrize('local_ratio', [0.2, 0.03])
 @needs_export
 def test_wider_local_part(local_ratio):
@@ -66,7 +66,7 @@ def test_wider_local_part(local_ratio):
 
 @needs_export
 def test_exported_program():
-    """It has what is rewritten, and gives what the network does, which stays as it is."""
+    """The program contains the rewritten layers and is equivalent to the network, which is not modified."""
     backbone, image = folded(), image_for((2, 3, 96, 128))
     expected = backbone(image)
     state_dict = copy.deepcopy(backbone.state_dict())
@@ -88,7 +88,7 @@ def test_what_is_rewritten():
 
 @pytest.mark.parametrize('norm_cfg', [dict(type='BN'), dict(type='GN', num_groups=1)])
 def test_what_is_not_folded_stays(norm_cfg):
-    """Before folding, and with a norm that cannot be."""
+    """Layers that are not folded, or have a norm that cannot be folded, are not rewritten."""
     backbone = MobileMamba(ODD, norm_cfg=norm_cfg)
     if norm_cfg['type'] == 'GN':
         backbone.switch_to_deploy()

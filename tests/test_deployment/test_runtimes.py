@@ -1,4 +1,4 @@
-"""Exported files in other runtimes than ONNX Runtime's own format; ``make test-deploy``."""
+"""Exported files in the format of ONNX Runtime Mobile; ``make test-deploy``."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ tool = load_script('tools/deployment/export.py')
 
 @pytest.fixture(scope='module', params=['fixed', 'dynamic'])
 def exported(request, tmp_path_factory):
-    """A file of a classifier, an image, and its logits in ONNX Runtime."""
+    """An exported classifier, an image, and its logits in ONNX Runtime."""
     folder = tmp_path_factory.mktemp(request.param)
     config, out = folder / 'config.py', folder / 'classifier.onnx'
     config_of('classifier').dump(config)
@@ -36,7 +36,7 @@ def difference(found, expected):
 
 
 def test_format_of_onnx_runtime_mobile(exported):
-    """The command of the docs, and its file in ONNX Runtime."""
+    """The command in the docs, and its output file in ONNX Runtime."""
     out, image, expected = exported
     command = [sys.executable, '-m', 'onnxruntime.tools.convert_onnx_models_to_ort', str(out)]
     subprocess.run(command, check=True, capture_output=True, timeout=300)

@@ -1,4 +1,4 @@
-"""Segmentors with one output, sliding windows or several heads: as mmseg's ``predict``, or refused."""
+"""Segmentors with one output, sliding windows or several heads: equal to mmseg's ``predict``, or refused."""
 
 import pytest
 import torch
@@ -42,7 +42,7 @@ def segmentor(head=None, test_cfg=None, kind='EncoderDecoder'):
 
 @torch.no_grad()
 def predicted(model, image):
-    """Logits and classes of mmseg (two Tensor)."""
+    """Logits and classes of mmseg's ``predict`` (two Tensor)."""
     size = tuple(image.shape[2:])
     info = dict(img_shape=size, ori_shape=size, pad_shape=size)
     samples = model.predict(image, [SegDataSample(metainfo=dict(info)) for _ in image])
@@ -54,7 +54,7 @@ def predicted(model, image):
 
 @pytest.mark.parametrize('threshold', [0.45, 0.5, 0.62])
 def test_one_output_for_two_classes(threshold):
-    """The logits are of both classes, so that the larger one is right however they are resized."""
+    """The logits cover both classes, so that argmax is right even after resizing."""
     model = segmentor(dict(out_channels=1, threshold=threshold))
     model.decode_head.loss_decode.use_sigmoid = True
     image = noise_for((2, 3, *SIZE), 0)
@@ -73,7 +73,7 @@ def test_one_output_for_two_classes(threshold):
     [((64, 64), (40, 40)), ((96, 64), (96, 30)), ((160, 192), (50, 50)), ((300, 128), (200, 64))],
 )
 def test_sliding_windows(crop_size, stride):
-    """As ``slide_inference`` does it, with a border that no stride meets, and windows larger than a side."""
+    """Equal to ``slide_inference``; strides that do not divide the sides, and windows larger than a side."""
     model = segmentor(test_cfg=dict(mode='slide', crop_size=crop_size, stride=stride))
     image = noise_for((2, 3, *SIZE), 0)
     graph = make_graph(model, 'segmentation', with_logits=True)
@@ -93,7 +93,7 @@ def heads(*kinds):
 
 
 def test_two_heads_in_a_row():
-    """OCRNet's, whose second head takes what the first one gives."""
+    """OCRNet's second head takes the output of the first one."""
     first = dict(type='FCNHead', in_channels=64, in_index=-1, num_convs=1)
     second = dict(type='OCRHead', in_channels=64, in_index=-1, ocr_channels=8)
     model = segmentor(heads(first, second), kind='CascadeEncoderDecoder')
@@ -106,7 +106,7 @@ def test_two_heads_in_a_row():
 
 
 def test_heads_that_are_refused():
-    """PointRend's second head refines single points, and Mask2Former's gives masks with classes."""
+    """PointRend's second head refines single points, and Mask2Former's returns masks with classes."""
     first = dict(type='FCNHead', in_channels=64, in_index=-1, num_convs=1)
     points = dict(type='PointHead', in_channels=[64], in_index=[0], num_fcs=1)
     with pytest.raises(

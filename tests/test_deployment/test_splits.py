@@ -1,4 +1,4 @@
-"""Splits of many outputs become trees of smaller ones, with the same pieces."""
+"""Splits with many outputs become trees of smaller splits with the same outputs."""
 
 import numpy as np
 import pytest

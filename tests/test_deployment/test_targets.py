@@ -1,4 +1,4 @@
-"""Files for runtimes of phones: what is written, compared and refused; MNN, and ncnn if installed."""
+"""Files for mobile runtimes: output, comparison and errors; MNN, and ncnn if installed."""
 
 import copy
 import hashlib
@@ -31,18 +31,18 @@ runtimes = load_script('tools/deployment/runtimes.py')
 
 
 def if_installed(suffix):
-    """A case for a runtime, skipped by what is missing."""
+    """A test case for a runtime, skipped if packages are missing."""
     reason = TARGETS[suffix].why_not() or ''
     return pytest.param(suffix, marks=pytest.mark.skipif(bool(reason), reason=reason))
 
 
-# Those whose converters take seconds.
+# Runtimes whose converters take seconds.
 SMALL_RUNTIMES = [if_installed(suffix) for suffix in ('.mnn', '.ncnn')]
 
 
 @pytest.fixture
 def graph():
-    """A deployed backbone whose scans show."""
+    """A deployed backbone whose scans affect its outputs."""
     torch.manual_seed(0)
     backbone = randomise(MobileMamba(ODD, out_indices=(1, 2))).eval().requires_grad_(False)
     backbone.switch_to_deploy()
@@ -58,7 +58,7 @@ def about_of(**others):
 @pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
 @pytest.mark.parametrize('inside', [False, True])
 def test_written_files(graph, suffix, inside, tmp_path):
-    """They give what PyTorch gives, of images in batches and with the normalisation inside."""
+    """Results equal PyTorch's, for batches and with the normalisation inside."""
     target, path, about = TARGETS[suffix], tmp_path / f'network{suffix}', about_of(preprocessed=inside)
     image = image_for((2, 3, 64, 80))
     if inside:
@@ -81,7 +81,7 @@ def test_written_files(graph, suffix, inside, tmp_path):
 
 @pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
 def test_files_of_two_exports(graph, suffix, tmp_path):
-    """Are refused, as are batches of another shape or type: some runtimes take both and give numbers."""
+    """Mixed files, and inputs of a wrong shape or dtype, are refused; some runtimes accept them silently."""
     target, image = TARGETS[suffix], image_for((2, 3, 64, 80))
     about = about_of(input=dict(layout='NCHW', dtype='float32'))
     path, other = (tmp_path / folder / f'network{suffix}' for folder in 'ab')
@@ -106,7 +106,7 @@ def test_files_of_two_exports(graph, suffix, tmp_path):
 
 @pytest.mark.parametrize('suffix', ['.onnx', *SMALL_RUNTIMES, '.xml', '.mlpackage'])
 def test_what_is_not_ours_is_not_replaced(suffix, classifier, tmp_path, monkeypatch):
-    """A folder of the name of OUT, and a file of a part's name; it is said before anything is computed."""
+    """A folder named like OUT, or a file named like a part of it, is an error before any computation."""
     monkeypatch.setattr(tool, 'prepare', None)
     target = TARGETS.get(suffix)
     if target and target.why_not():
@@ -126,7 +126,7 @@ def test_what_is_not_ours_is_not_replaced(suffix, classifier, tmp_path, monkeypa
 
 
 def test_a_converter_that_fails_leaves_nothing(tmp_path, monkeypatch):
-    """MNN's keeps a file of its own where it runs."""
+    """MNN's converter leaves a file in its working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(mnn, 'write_onnx', lambda form, image, path: path.touch())
     monkeypatch.setattr(mnn, 'CONVERTER', 'open("kept.bin", "w"); raise SystemExit("it is broken")')
@@ -136,7 +136,7 @@ def test_a_converter_that_fails_leaves_nothing(tmp_path, monkeypatch):
 
 
 def test_interrupted(classifier, tmp_path, monkeypatch):
-    """Leaves what was there."""
+    """Existing files are kept."""
     out = tmp_path / 'a.onnx'
     out.write_text('of the user')
 
@@ -152,7 +152,7 @@ def test_interrupted(classifier, tmp_path, monkeypatch):
 @pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
 @pytest.mark.parametrize('bias', [-12.0, 100.0])
 def test_step_sizes(graph, suffix, bias, tmp_path):
-    """Small ones, and those whose exponential is infinite in float32."""
+    """Small step sizes, and those whose exponential overflows in float32."""
     for module in graph.modules():
         if isinstance(module, SS2D):
             module.dt_proj_bias.data += bias
@@ -164,20 +164,20 @@ def test_step_sizes(graph, suffix, bias, tmp_path):
 
 
 def run_tool(config, folder, out, *options):
-    """Export with the tool; the path that it was given."""
+    """Export with the tool; returns the path of the output."""
     tool.main([*config, str(folder / out), *options])
     return folder / out
 
 
 @pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
 def test_the_tool(suffix, classifier, tmp_path, capsys):
-    """From a config and a checkpoint to files that are as near to PyTorch as is said."""
-    tmp_path = tmp_path / 'unsupported: failed'  # words that converters are looked through for
+    """The files exported from a config and a checkpoint are as accurate as the tool reports."""
+    tmp_path = tmp_path / 'unsupported: failed'  # words that are searched for in converter outputs
     tmp_path.mkdir()
     out = run_tool(classifier, tmp_path, f'network{suffix}', '--size', '64')
     said = capsys.readouterr().out
     assert f'network{suffix}: classification' in said and 'a batch of 3, 3x3x64x64:' in said
-    assert 'random weights' not in said  # the scans show
+    assert 'random weights' not in said  # the scans affect the outputs
     assert sorted(tmp_path.iterdir()) == sorted(TARGETS[suffix].parts(out))
     session = runtimes.open_file(out, threads=1)
     assert session.about['outputs'] == ['logits'] and session.about['shapes'] == [[10]]
@@ -191,7 +191,7 @@ def test_the_tool(suffix, classifier, tmp_path, capsys):
 
 @pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
 def test_float16(suffix, classifier, tmp_path, capsys):
-    """Half the size, and another precision in what is said of it."""
+    """The file has half the size, and the precision is in its metadata."""
     out = run_tool(classifier, tmp_path, f'network{suffix}', '--size', '64')
     full = TARGETS[suffix].size(out)
     capsys.readouterr()
@@ -205,7 +205,7 @@ def test_float16(suffix, classifier, tmp_path, capsys):
 
 @pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
 def test_classes_of_a_segmentor(suffix, tmp_path):
-    """Alone unless logits are wanted, or the runtime has no form for the choice."""
+    """Only classes, unless logits are requested or the runtime has no suitable argmax."""
     pytest.importorskip('mmseg')
     config = tmp_path / 'config.py'
     config_of('sem_fpn').dump(config)
@@ -224,7 +224,7 @@ def test_classes_of_a_segmentor(suffix, tmp_path):
 
 
 def test_a_file_that_differs_is_not_written(classifier, tmp_path, monkeypatch):
-    """And what was there stays: a conversion that is wrong in one weight."""
+    """A conversion with one wrong weight is refused, and existing files are kept."""
     target = TARGETS['.mnn']
     if target.why_not():
         pytest.skip(target.why_not())
@@ -242,7 +242,7 @@ def test_a_file_that_differs_is_not_written(classifier, tmp_path, monkeypatch):
 
 
 def test_other_weights_where_scans_do_not_show(capsys):
-    """As in a network that has not been trained, whose residual branches are zero."""
+    """For example in an untrained network, whose residual branches are zero."""
     backbone = MobileMamba(ODD).eval().requires_grad_(False)
     backbone.switch_to_deploy()
     graph, image = BackboneGraph(backbone), image_for((2, 3, 64, 80))
@@ -251,7 +251,7 @@ def test_other_weights_where_scans_do_not_show(capsys):
     made = []
 
     class Exporter:
-        """One that computes what PyTorch does, but for scans."""
+        """Computes the same as PyTorch except for the scans."""
 
         def make(self, graph, about, image, path):
             made.append(graph)
@@ -267,7 +267,7 @@ def test_other_weights_where_scans_do_not_show(capsys):
 
 
 class Forgetful(nn.Module):
-    """A graph whose scans forget all steps but the present."""
+    """A graph whose scans only use the current step."""
 
     def __init__(self, graph):
         super().__init__()
@@ -307,7 +307,7 @@ def test_the_kind_by_name():
 
 
 def test_missing_packages(monkeypatch, tmp_path):
-    """Are named with the command that installs them, before the checkpoint is read."""
+    """They are listed with the command that installs them, before the checkpoint is read."""
     monkeypatch.setattr('mmmobilemamba.deployment.targets.target.find_spec', lambda name: None)
     with pytest.raises(
         SystemExit, match=r'For ncnn it needs ncnn, pnnx: python -m pip install ncnn==.* pnnx=='
@@ -317,7 +317,7 @@ def test_missing_packages(monkeypatch, tmp_path):
 
 @pytest.mark.parametrize('target', TARGETS.values(), ids=lambda target: target.name)
 def test_pins(target):
-    """Those of messages are those of requirements/deploy-*.txt."""
+    """Pins in messages equal those in requirements/deploy-*.txt."""
     name = target.name.lower().replace(' ', '')
     lines = (ROOT / f'requirements/deploy-{name}.txt').read_text().splitlines()
     assert lines[0].startswith(f'# export OUT{target.suffix}: ')
@@ -340,7 +340,7 @@ def test_two_stages_are_refused(tmp_path):
 
 
 def test_files_that_cannot_be_opened(tmp_path):
-    """By name, with what to do."""
+    """The message names the file and says what to do."""
     for name, message in {
         'network.exe': r'must end in .onnx, .ncnn',
         'network.mnn': r'There is no file .*network.mnn',

@@ -1,4 +1,4 @@
-"""LiteRT, ExecuTorch and Core ML: files of every kind of network against PyTorch, and what makes them."""
+"""LiteRT, ExecuTorch and Core ML: files of every kind of network against PyTorch, and their converters."""
 
 import sys
 from functools import cache
@@ -30,14 +30,14 @@ NETWORKS = (
     ('classifier', True),
     ('retinanet', True),
     ('ssdlite', False),
-    ('sem_fpn', True),  # its maps are resized to no multiples
+    ('sem_fpn', True),  # its maps are resized by non-integer factors
 )
 REDUCED = [(suffix, precision) for suffix in SUFFIXES for precision in TARGETS[suffix].precisions]
 
 
 @cache
 def network(name, folder):
-    """A small model of OpenMMLab, its task and what is to be known about it."""
+    """A small model of OpenMMLab, its task and its metadata."""
     config = config_of(name)
     model = build.load_model(config, checkpoint_of(name, folder))
     task = build.task_of(model)
@@ -50,7 +50,7 @@ def folder(tmp_path_factory):
 
 
 def convert(suffix, name, preprocess, folder, path, precision='float32'):
-    """A file of a network; what runs it, the network itself, and a batch of two images."""
+    """Convert a network; returns a session, the network, and a batch of two images."""
     target = TARGETS[suffix]
     if target.why_not(precision):
         pytest.skip(target.why_not(precision))
@@ -68,7 +68,7 @@ def convert(suffix, name, preprocess, folder, path, precision='float32'):
 
 
 def errors(session, graph, image):
-    """Largest relative errors of maps and boxes, and the share of pixels of another class (list[float])."""
+    """Largest relative errors of maps and boxes, and fractions of pixels with another class (list[float])."""
     with torch.no_grad():
         expected = dict(zip(graph_of(graph).output_names, graph(image)))
     found = {name: torch.from_numpy(np.array(value)) for name, value in session.run(image.numpy()).items()}
@@ -95,12 +95,12 @@ def test_equal_to_pytorch(suffix, name, preprocess, folder, tmp_path):
 @pytest.mark.deploy
 @pytest.mark.parametrize(('suffix', 'precision'), REDUCED)
 def test_reduced_precision(suffix, precision, folder, tmp_path):
-    """Off by what that precision gives away, and not by nothing; and smaller."""
+    """Errors match the precision and are not zero; the file is smaller."""
     path = tmp_path / f'a{suffix}'
     session, graph, image = convert(suffix, 'classifier', False, folder, path, precision)
     found = errors(session, graph, image)
     values = sum(parameter.numel() for parameter in graph.parameters())
-    # Of so small a network, what stays in float32 and the graph itself are a third.
+    # In such a small network, float32 parts and the graph itself are a third of the size.
     assert TARGETS[suffix].size(path) < 4 * values * (0.9 if precision == 'float16' else 0.7)
     assert 1e-5 < max(found) < (5e-3 if precision == 'float16' else 1e-1)
 
@@ -115,7 +115,7 @@ def test_core_ml_runs_on_macos_alone(tmp_path):
 
 @pytest.mark.deploy
 def test_unknown_operator_of_core_ml(tmp_path):
-    """Is refused by name."""
+    """The message names it."""
     tools = pytest.importorskip('coremltools')
     program = torch.export.export(torch.nn.GELU(), (torch.zeros(1, 3, 4, 4),)).run_decompositions({})
     model = tools.convert(program, minimum_deployment_target=tools.target.iOS16, skip_model_load=True)
@@ -127,7 +127,7 @@ def test_unknown_operator_of_core_ml(tmp_path):
 
 @pytest.mark.parametrize('size', range(1, 24))
 def test_nearest(size):
-    """The pixels that PyTorch takes."""
+    """The same pixels as in PyTorch."""
     for wanted in range(1, 60):
         x = torch.randn(2, size)
         assert torch.equal(x @ nearest(size, wanted), F.interpolate(x[None], wanted)[0])
@@ -135,7 +135,7 @@ def test_nearest(size):
 
 @needs_export
 def test_exact_resize():
-    """Products in place of a resize to no multiple; any other stays."""
+    """Only nearest resizes by non-integer factors become products."""
 
     class Resize(torch.nn.Module):
         def forward(self, x):
@@ -151,7 +151,7 @@ def test_exact_resize():
 
 @pytest.mark.slow
 def test_environment(tmp_path, monkeypatch):
-    """Has its packages and those of its parent; is made once; is not there if it could not be made."""
+    """It has its own and its parent's packages, is created once, and does not exist after a failure."""
     monkeypatch.setenv('MMMOBILEMAMBA_CACHE', str(tmp_path / 'cache'))
     with pytest.raises(DeploymentError, match='environment of nothing could not be made'):
         environment.environment('nothing', ['--no-index', 'no-such-package'], '0 MB')

@@ -1,4 +1,4 @@
-"""The browser demo in headless Chromium: the numbers of infer.py, and messages about what is wrong."""
+"""The browser demo in headless Chromium: results equal to those of infer.py, and error messages."""
 
 import shutil
 
@@ -35,7 +35,7 @@ pytestmark = pytest.mark.deploy
 
 @pytest.fixture(scope='module')
 def served(tmp_path_factory):
-    """The page, with one model that has an address: the least detector, of two objects."""
+    """A server of the page, with a minimal detector of two objects as a model."""
     path = tmp_path_factory.mktemp('models') / 'two objects.onnx'
     outputs = detections((2, 1, 6, 5, 0.9, 1), (0, 0, 3, 8, 0.4, 2), masks=np.ones((2, 4, 4)))
     with serving(models=[make_file(path, 'detection', outputs)]) as address:
@@ -46,7 +46,7 @@ def served(tmp_path_factory):
 
 @pytest.fixture
 def page(served):
-    """The page, opened anew; what it does must leave no error in the console."""
+    """The page, freshly opened; checks that it logs no errors in the console."""
     served.open()
     served.errors()
     yield served
@@ -54,7 +54,7 @@ def page(served):
 
 
 def pixels_of(picture):
-    """What the page's modules take for the pixels of a picture, in JavaScript, of an argument for each."""
+    """The pixels of an image in the format of the page's modules."""
     return dict(data=np.asarray(picture).ravel().tolist(), width=picture.width, height=picture.height)
 
 
@@ -72,7 +72,7 @@ def test_resizes_to_the_same_pixels(page, how):
     for new in ((7, 5), (20, 31), (40, 26), (123, 80), (64, 12), (36, 40), (1, 1), (40, 52)):
         found = np.array(page.evaluate(RESIZE, pixels_of(picture), [*new, *how.split()]))
         expected = infer.pictures.resize(np.asarray(picture), *new, *how.split()).ravel()
-        if 'pillow' in how and int(PIL.__version__.split('.')[0]) < 13:  # other roundings in between
+        if 'pillow' in how and int(PIL.__version__.split('.')[0]) < 13:  # different rounding
             assert np.abs(found - expected).mean() < 1
             continue
         assert np.array_equal(found, expected), new
@@ -128,7 +128,7 @@ def test_prepares_the_same_input(page, tmp_path, about):
 
 
 def test_reads_what_the_file_says(page, tmp_path):
-    """Also from a file with weights, whose sides are packed or not, and that is cut off anywhere."""
+    """Also from files with weights, with packed or unpacked shapes, and from files truncated anywhere."""
     path = make_file(tmp_path / 'x.onnx', 'classification', dict(scores=np.ones(2)), labels=['é', 'b'])
     model = onnx.load(path)
     for shape in ((3, 4, 5), (300,), ()):
@@ -161,7 +161,7 @@ def test_reads_what_the_file_says(page, tmp_path):
 
 
 def test_boxes_and_masks_by_hand(page, tmp_path):
-    """A picture of 20 x 10 px in an input of 8 x 8, of which 4 rows are padding."""
+    """An image of 20 x 10 px in an input of 8 x 8, of which 4 rows are padding."""
     masks = np.random.default_rng(0).random((4, 28, 28))
     rows = [(2, 1, 6, 3.5, 0.9, 1), (-3, 0.3, 3, 9, 0.4, 2), (1, 5, 7, 8, 0.8, 2), (0, 0, 1, 1, 0, 1)]
     step = dict(type='Resize', scale=[8, 8], keep_ratio=True)
@@ -227,12 +227,12 @@ def test_backbone(page, tmp_path):
 
 
 def tinted(label):
-    """White with half of a class's colour."""
+    """White blended with half of a class's colour."""
     return pytest.approx([255 + (side - 255) * 128 / 255 for side in infer.drawing.color_of(label)], abs=2)
 
 
 def test_model_by_address_and_threshold(served, tmp_path):
-    """The slider draws and lists anew, without another run."""
+    """The slider updates drawing and list without running the network again."""
     page = served.open('?model=models/two%20objects.onnx')
     assert page('model-name').text == 'two objects.onnx'
     facts = page('facts').get_attribute('textContent')
@@ -248,11 +248,11 @@ def test_model_by_address_and_threshold(served, tmp_path):
     Image.new('RGB', (8, 8), 'white').save(tmp_path / 'a.png')
     page.choose('picture', tmp_path / 'a.png')
     assert [row[0] for row in page.rows()] == ['cat', 'dog']
-    assert page.evaluate(COLOR, 5.5 / 8, 3.5 / 8) == tinted(1)  # a mask that fills its box
+    assert page.evaluate(COLOR, 5.5 / 8, 3.5 / 8) == tinted(1)  # inside a mask that fills its box
     assert page.evaluate(COLOR, 6.5 / 8, 3.5 / 8) == page.evaluate(COLOR, 5.5 / 8, 5.5 / 8) == [255] * 3
     dog = list(infer.drawing.color_of(2))
     assert dog in page.evaluate(PIXELS)
-    for _ in range(11):  # of 0.01 each, from 0.3
+    for _ in range(11):  # steps of 0.01, from 0.3
         page('threshold').send_keys(Keys.ARROW_RIGHT)
     assert page('threshold-value').text == '0.41'
     assert page.rows() == [['cat', '0.90']]
@@ -262,11 +262,11 @@ def test_model_by_address_and_threshold(served, tmp_path):
 
 
 def test_upright_and_opaque(page, tmp_path):
-    """A photo is turned by its EXIF data; transparency is dropped, which canvases round."""
+    """The EXIF orientation is applied, and transparency, which canvases round, is dropped."""
     pixels = np.full((8, 8, 3), 200, np.uint8)
     pixels[:4] = 0
     exif = Image.Exif()
-    exif[0x0112] = 6  # to be turned clockwise
+    exif[0x0112] = 6  # rotate clockwise
     Image.fromarray(pixels).save(tmp_path / 'a.jpg', exif=exif, quality=100)
     transparent = np.dstack([np.where(pixels, 60, 0), np.full((8, 8), 255)]).astype(np.uint8)
     transparent[2:, :2] = 0
@@ -288,7 +288,7 @@ def test_upright_and_opaque(page, tmp_path):
 
 
 def test_reads_as_the_file_says(page, tmp_path):
-    """A photo on its side is turned or not, and made gray or not; anew, as another network comes."""
+    """A rotated photo is turned and converted to gray depending on the file, again for each network."""
     exif = Image.Exif()
     exif[0x0112] = 6
     smooth_picture(8, 6).save(tmp_path / 'a.jpg', exif=exif, quality=100)
@@ -353,7 +353,7 @@ def test_pads_to_the_same_pixels(page, tmp_path):
 
 
 def test_files_that_are_dropped(page, tmp_path):
-    """A network and a picture at once."""
+    """A network and an image, dropped together."""
     picture_of(8, 8).save(tmp_path / 'a.png')
     path = make_file(tmp_path / 'x.onnx', 'backbone')
     drop = """
@@ -371,7 +371,7 @@ def test_files_that_are_dropped(page, tmp_path):
 
 @pytest.fixture(scope='module')
 def exported(tmp_path_factory):
-    """A function of a name in networks.py: a small network, with random weights, as a file."""
+    """A function that exports a small network of networks.py, with random weights, by name."""
     for codebase in ('mmpretrain', 'mmdet', 'mmseg'):
         pytest.importorskip(codebase)
     from mmmobilemamba.deployment import build, onnx_file
@@ -394,7 +394,7 @@ def exported(tmp_path_factory):
 
 @pytest.mark.parametrize('name', ['classifier', 'retinanet', 'ssdlite', 'mask_rcnn', 'sem_fpn'])
 def test_exported_networks(page, exported, tmp_path, name):
-    """Of every kind, on pictures of the network's size and others: classes, scores, boxes and masks."""
+    """Networks of every kind, on images of various sizes: classes, scores, boxes and masks."""
     path = exported(name)
     height, width = infer.Network(path).about['size']
     for size in ((width, height), (333, 201), (50, 71)):
@@ -402,13 +402,13 @@ def test_exported_networks(page, exported, tmp_path, name):
         assert len(expected) == 5 if name == 'classifier' else len(expected) > 1
         if name in ('classifier', 'sem_fpn'):
             assert all(map(is_close, found, expected))
-        else:  # of objects with nearly the same score, the order and so the suppression may differ
+        else:  # order and suppression of objects with nearly equal scores may differ
             same = [any(is_close(one, other) for one in found) for other in expected]
             assert sum(same) >= 0.95 * len(same) > 20
 
 
 def test_threads(served, tmp_path):
-    """A page of a machine with four cores uses two of them, and finds the same."""
+    """On a machine with four cores, the page uses two and returns the same results."""
     concurrency = 'Emulation.setHardwareConcurrencyOverride'
     served.browser.execute_cdp_cmd(concurrency, dict(hardwareConcurrency=4))
     try:
@@ -422,7 +422,7 @@ def test_threads(served, tmp_path):
 
 
 def others_file(path):
-    """An ONNX file of somebody else, with metadata of another kind."""
+    """An ONNX file from another source, with different metadata."""
     make_file(path, 'backbone')
     model = onnx.load(path)
     onnx.helper.set_model_props(model, {'author': 'somebody'})
@@ -430,7 +430,7 @@ def others_file(path):
 
 
 def broken_file(path):
-    """A file with an operator that there is not."""
+    """A file with an operator that does not exist."""
     make_file(path, 'backbone')
     model = onnx.load(path)
     model.graph.node[0].op_type = 'Nonsense'
@@ -475,7 +475,7 @@ def test_pictures_that_cannot_be_used(page, tmp_path):
         in page('message').text
     )
     assert not page('results').is_displayed() and page('canvas').is_displayed()
-    picture_of(6, 8).save(tmp_path / 'small.png')  # which a backbone pads, and a classifier would pool over
+    picture_of(6, 8).save(tmp_path / 'small.png')  # would be padded for a backbone
     page.choose('picture', tmp_path / 'small.png')
     assert page('message').text == ''
     page.choose('model', make_file(tmp_path / 'x.onnx', 'classification'))
@@ -497,7 +497,7 @@ def test_addresses_that_cannot_be_used(served, address, message):
 
 
 def test_camera(page, tmp_path):
-    """Frame after frame, until it is stopped; the last one stays."""
+    """Frames are processed until the camera is stopped; the last one remains."""
     path = make_file(tmp_path / 'x.onnx', 'backbone', size=None, resize=[dict(type='Resize', scale=16)])
     page.choose('model', path)
     assert page('camera').text == 'Use camera'
@@ -520,10 +520,10 @@ def test_camera(page, tmp_path):
     last = page.evaluate(f'await new Promise((done) => setTimeout(done, 300)); {image}')
     assert last == page.evaluate(image)
     colors = 'new Set((() => {' + PIXELS + '})().map(String)).size'
-    assert page.evaluate(f'return {colors};') > 1  # something is to be seen
+    assert page.evaluate(f'return {colors};') > 1  # the image is not blank
     page('camera').click()
     picture_of(8, 8).save(tmp_path / 'a.png')
-    page.choose('picture', tmp_path / 'a.png')  # which ends it, too
+    page.choose('picture', tmp_path / 'a.png')  # also stops the camera
     last = page.evaluate(f'await new Promise((done) => setTimeout(done, 300)); {image}')
     assert page('camera').text == 'Use camera' and last == page.evaluate(image)
     assert page('canvas').get_attribute('aria-label') == 'a.png: 1 map'
@@ -548,7 +548,7 @@ def test_no_camera(switches, message):
 
 
 def test_without_the_runtime(page, tmp_path):
-    """The page says how to fetch it; from a file, it says how to serve it."""
+    """The page says how to fetch the runtime or, if opened as a file, how to serve the page."""
     web = shutil.copytree(WEB, tmp_path / 'web', ignore=shutil.ignore_patterns('ort'))
     script = load_script(web / 'serve.py')
     with serving(script) as address:
@@ -564,7 +564,7 @@ def test_without_the_runtime(page, tmp_path):
 
 
 def test_nothing_leaves_the_page(page):
-    """Not even to another server on this machine; threads may share memory."""
+    """No requests to other servers, even on this machine; threads can share memory."""
     assert page.evaluate('return window.crossOriginIsolated') is True
     asks = 'return fetch(a[0], { mode: "no-cors" }).then(() => "answered", () => "refused");'
     with serving() as other:
@@ -574,7 +574,7 @@ def test_nothing_leaves_the_page(page):
 
 
 def test_keyboard(page):
-    """All controls are reached, and each says what it is for."""
+    """All controls can be reached and have a label."""
     reached = []
     for _ in range(4):
         webdriver.ActionChains(page.browser).send_keys(Keys.TAB).perform()

@@ -1,4 +1,4 @@
-"""WebGPU in the browser demo, on an adapter in software: what WebAssembly finds, or a refusal."""
+"""WebGPU in the browser demo, on a software adapter: the results of WebAssembly, or an error."""
 
 import re
 
@@ -24,7 +24,7 @@ ADAPTER = "const { findAdapter } = await import('/provider.js'); return Boolean(
 
 @pytest.fixture(scope='module')
 def served(tmp_path_factory):
-    """The page in a browser with WebGPU, and an address of a model."""
+    """The page in a browser with WebGPU, and the address of a model."""
     path = tmp_path_factory.mktemp('models') / 'x.onnx'
     with serving(models=[make_file(path, 'backbone')]) as address:
         page = Page(address, *SOFTWARE)
@@ -37,12 +37,12 @@ def served(tmp_path_factory):
 
 
 def runs_on(page):
-    """What the page says about that, without how many threads or which GPU."""
+    """The provider shown by the page, without the number of threads and the GPU."""
     return re.sub(r' \(.*?\)', '', page('provider-name').text, count=1)
 
 
 def exported(name, folder, dynamic=False):
-    """A small network of ``networks.py`` as a file, with random weights."""
+    """Export a small network of ``networks.py``, with random weights."""
     for codebase in ('mmpretrain', 'mmdet', 'mmseg'):
         pytest.importorskip(codebase)
     from mmmobilemamba.deployment import build, onnx_file
@@ -61,9 +61,9 @@ def exported(name, folder, dynamic=False):
 
 @pytest.mark.parametrize('name', ['classifier', 'retinanet', 'sem_fpn'])
 def test_finds_the_same(served, tmp_path, name):
-    """By itself, on pictures of other sizes than the network's: as infer.py, and as WebAssembly by hand."""
+    """WebGPU is chosen automatically; results equal those of infer.py and WebAssembly for several sizes."""
     page, path = served.open(), exported(name, tmp_path)
-    if name == 'sem_fpn':  # whose scan is cut into more pieces than a GPU has buffers for
+    if name == 'sem_fpn':  # its scan has more splits than a GPU has buffers
         assert max(len(node.output) for node in onnx.load(path).graph.node if node.op_type == 'Split') == 7
     gpu, expected = compare(page, path, smooth_picture(333, 201), tmp_path, threshold=0.05)
     assert runs_on(page) == 'Runs on WebGPU.'
@@ -73,7 +73,7 @@ def test_finds_the_same(served, tmp_path, name):
     assert runs_on(page) == 'Runs on WebAssembly, not WebGPU: chosen by hand.'
     for other in (expected, cpu):
         assert len(gpu) == len(other) > (20 if name == 'retinanet' else 1)
-        if name == 'retinanet':  # of objects with nearly the same score, the order may differ
+        if name == 'retinanet':  # the order of nearly equal scores may differ
             same = [any(is_close(one, entry) for one in gpu) for entry in other]
             assert sum(same) >= 0.95 * len(same)
         else:
@@ -81,7 +81,7 @@ def test_finds_the_same(served, tmp_path, name):
 
 
 def test_loops_are_refused(served, tmp_path):
-    """A file for any size runs in WebAssembly; in WebGPU by hand is an error that says what to do."""
+    """A file with dynamic sizes runs in WebAssembly; choosing WebGPU is an error that says what to do."""
     page, path = served.open(), exported('classifier', tmp_path, dynamic=True)
     found, expected = compare(page, path, smooth_picture(64, 64), tmp_path)
     assert all(map(is_close, found, expected))
@@ -113,7 +113,7 @@ def test_unknown_provider_by_address(served):
 
 
 def test_without_a_gpu(served, tmp_path):
-    """By itself WebAssembly, with the reason; by hand an error."""
+    """WebAssembly is chosen automatically, with the reason; choosing WebGPU is an error."""
     reason = 'this browser gives no GPU (navigator.gpu.requestAdapter)'
     page = Page(served.address)
     try:
@@ -137,7 +137,7 @@ return Object.fromEntries(Object.entries(outputs).map(([name, { data }]) => [nam
 
 
 def test_transposed_convolutions(served):
-    """Those that provider.js refuses are wrong in this version of onnxruntime-web, and the others right."""
+    """In this version of onnxruntime-web, exactly those refused by provider.js give wrong results."""
     random = np.random.default_rng(0)
     weights = [random.standard_normal((*shape, 2, 2), np.float32) for _, shape in TRANSPOSED]
     nodes = [
@@ -161,7 +161,7 @@ def test_transposed_convolutions(served):
 
 
 def test_measures(served, tmp_path, capsys):
-    """The script of the docs' figures: the median of all runs but the first, and where it ran."""
+    """The script for the figures in the docs: the median of all runs but the first, and the provider."""
     script = load_script('tools/deployment/web/measure.py')
     path = make_file(tmp_path / 'x.onnx', 'backbone')
     script.main([str(path), '--runs', '4', *(f'--switch={switch}' for switch in SOFTWARE)])

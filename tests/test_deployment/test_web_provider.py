@@ -1,4 +1,4 @@
-"""What the page runs a network on: its module in node."""
+"""The page's choice between WebGPU and WebAssembly: its module in node."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ GPU = dict(limits=dict(maxStorageBuffersPerShaderStage=8))
 
 
 def run(code, *arguments):
-    """What an expression of the module ``m`` and arguments ``a`` is, or the message of its error."""
+    """Evaluate an expression of the module ``m`` and arguments ``a``; returns its value or error message."""
     code = (
         f"const m = await import('{MODULE}'), a = process.argv.slice(1).map(JSON.parse); let found;"
         f'try {{ found = {code}; }} catch (error) {{ found = error.message; }}'
@@ -30,7 +30,7 @@ def run(code, *arguments):
 
 
 def choose(wish, *nodes, adapter=GPU, about=None, shape=(8, 8, 2, 2)):
-    """The choice for a file of such nodes: an operator, and what else is to be known of it."""
+    """The choice for a file with these nodes: operator and other properties."""
     nodes = [dict(dict(inputs=['x', 'w'], outputs=['y'], integers={}), **node) for node in nodes]
     code = "m.choose(a[0], { nodes: a[1], shapes: new Map([['w', a[2]]]) }, a[3], a[4])"
     return run(code, wish, nodes, shape, about or {}, adapter)
@@ -60,7 +60,7 @@ HALF = 'the file is of float16; this page runs float32 alone in WebGPU'
     ],
 )
 def test_choice(nodes, options, why):
-    """By itself WebGPU if nothing is against it, by hand or an error; WebAssembly always."""
+    """WebGPU is chosen if supported, otherwise requesting it is an error; WebAssembly always works."""
     found = choose('auto', *nodes, **options)
     assert found == dict(provider='wasm' if why else 'webgpu', why=why)
     found = choose('webgpu', *nodes, **options)
@@ -81,7 +81,7 @@ def test_choice(nodes, options, why):
     ],
 )
 def test_what_was_not_compared(nodes, about, why):
-    """By hand alone."""
+    """WebGPU is used only if requested."""
     found = choose('auto', *nodes, about=about)
     assert found == dict(provider='wasm', why=f'{why}; choose it by hand')
     assert choose('webgpu', *nodes, about=about) == dict(provider='webgpu', why=None)
@@ -99,7 +99,7 @@ def test_what_was_not_compared(nodes, about, why):
     ],
 )
 def test_transposed_convolutions(group, shape, wrong):
-    """The cases that ``test_web_gpu.py`` runs."""
+    """The cases executed in ``test_web_gpu.py``."""
     found = choose('auto', dict(operator='ConvTranspose', integers=dict(group=group)), shape=shape)
     assert found == dict(provider='wasm' if wrong else 'webgpu', why=WRONG if wrong else None)
 

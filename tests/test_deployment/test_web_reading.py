@@ -1,4 +1,4 @@
-"""How the page reads pictures: its module in node, against Pillow and infer.py."""
+"""Image loading of the page: its module in node, against Pillow and infer.py."""
 
 import json
 import shutil
@@ -16,7 +16,7 @@ MODULE = (ROOT / 'tools/deployment/web/picture.js').as_uri()
 
 
 def run(code, *arguments):
-    """What JavaScript that knows the module as ``m`` and its arguments as ``a`` prints, as JSON."""
+    """Run JavaScript with the module as ``m`` and arguments as ``a``; returns its output as JSON."""
     start = f"import * as fs from 'node:fs'; const m = await import('{MODULE}'), a = process.argv.slice(1);"
     command = [NODE, '--no-warnings', '--input-type=module', '-e', start + code, *map(str, arguments)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -58,7 +58,7 @@ def test_loaders(load, expected):
 @pytest.mark.parametrize('suffix', ['jpg', 'png', 'webp'])
 @pytest.mark.parametrize('turned', [False, True])
 def test_as_stored(tmp_path, suffix, turned):
-    """Without its EXIF data a picture is whole, and has the pixels that it has."""
+    """Without its EXIF data, an image is valid and its pixels are unchanged."""
     exif = Image.Exif()
     if turned:
         exif[0x0112] = 6
@@ -75,7 +75,7 @@ def test_as_stored(tmp_path, suffix, turned):
 
 
 def test_gray():
-    """To the last bit as Pillow."""
+    """Bit-identical to Pillow."""
     noise = np.random.default_rng(0).integers(0, 256, (9, 3), dtype=np.uint8)
     code = 'const d = Uint8Array.from(JSON.parse(a[0])); m.toGray(d); console.log(JSON.stringify([...d]))'
     gray = np.asarray(Image.fromarray(noise[None]).convert('L'))[0]

@@ -1,4 +1,4 @@
-"""The server of the browser demo: what it serves, how it fetches the runtime, and its messages."""
+"""The server of the browser demo: its files, the download of the runtime, and its messages."""
 
 import base64
 import hashlib
@@ -13,7 +13,7 @@ from .browser import serve, serving
 
 
 def test_serves_with_types_and_headers(tmp_path):
-    """The page and the models that were named, on this machine alone, and nothing else of the disk."""
+    """The page and the given models are served, on this machine only, and no other files."""
     path = tmp_path / 'a b.onnx'
     path.write_bytes(b'content')
     (tmp_path / 'secret.onnx').touch()
@@ -35,7 +35,7 @@ def test_serves_with_types_and_headers(tmp_path):
 
 
 def archive_of(folder, content=b'x'):
-    """An archive such as npm makes, and its digest as the script has it."""
+    """An archive like npm's, and its digest in the format of the script."""
     with tarfile.open(folder / serve.ARCHIVE, 'w:gz') as archive:
         for name in (*serve.FILES, 'ort.all.min.mjs'):
             entry = tarfile.TarInfo(f'package/dist/{name}')
@@ -46,7 +46,7 @@ def archive_of(folder, content=b'x'):
 
 
 def test_fetches_the_runtime(tmp_path, monkeypatch):
-    """From an archive that was put there, if it is the published one, and once."""
+    """The runtime is read once from a local archive, if it is the published one."""
     monkeypatch.setattr(serve.shutil, 'which', lambda name: None)
     folder = tmp_path / 'ort'
     with pytest.raises(
@@ -99,7 +99,7 @@ def test_arguments(tmp_path, monkeypatch, capsys, arguments, message):
 
 
 def test_says_what_to_open(tmp_path, monkeypatch, capsys):
-    """And when the port is taken."""
+    """Also if the port is in use."""
     monkeypatch.setattr(serve, 'fetch', lambda folder: None)
     (tmp_path / 'a b.onnx').touch()
     with serving() as address, pytest.raises(SystemExit, match=r'serve.py: error: .*in use'):

@@ -1,4 +1,4 @@
-"""Mixed precision on a CPU: what runs in bfloat16, what stays float32, and that it trains."""
+"""Mixed precision on a CPU: dtypes in bfloat16 and float32, and training."""
 
 from contextlib import contextmanager
 
@@ -23,7 +23,7 @@ def build():
 
 
 def batch():
-    """Twelve images, of three shades."""
+    """Twelve images in three shades."""
     labels = [number % 3 for number in range(12)]
     images = torch.stack([0.2 * torch.randn(3, 64, 64) + shade - 1 for shade in labels])
     return dict(inputs=images, data_samples=[DataSample().set_gt_label(label) for label in labels])
@@ -49,7 +49,7 @@ def test_types(monkeypatch):
     data = model.data_preprocessor(batch(), True)
     with wrapper.optim_context(model):
         losses = model(**data, mode='loss')
-    assert torch.mm(torch.ones(1, 1), torch.ones(1, 1)).dtype == torch.float32  # only inside
+    assert torch.mm(torch.ones(1, 1), torch.ones(1, 1)).dtype == torch.float32  # only in the context
     assert seen == dict(scan=torch.float32, conv=torch.bfloat16)
     assert losses['loss'].dtype == torch.float32
     losses['loss'].backward()
@@ -68,7 +68,7 @@ def test_it_trains():
 
 
 def test_gradient_accumulation():
-    """Of two steps only the second updates, and only the first is kept from synchronising gradients."""
+    """Of two steps, the second updates the weights, and only the first skips gradient synchronisation."""
     model, data, unsynced = build(), batch(), []
 
     @contextmanager

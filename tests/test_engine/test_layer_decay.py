@@ -1,4 +1,4 @@
-"""Layer-wise decay: the layer of each parameter, and rate and weight decay in three codebases."""
+"""Layer-wise decay: the layer of each parameter, and learning rate and weight decay in three codebases."""
 
 import pytest
 import torch
@@ -11,7 +11,7 @@ from mmmobilemamba import MobileMamba
 from ..helpers import SMALL
 
 ARCH = dict(SMALL, depths=(1, 2, 2))
-# Every parameter of a backbone with these depths, by the start of its name; 6 is the head.
+# Layer of each parameter of a backbone with these depths, by the prefix of its name; 6 is the head.
 LAYERS = {
     'stem.': 0,
     'stages.0.blocks.0.': 1,
@@ -73,7 +73,7 @@ def bare():
 
 
 def groups(model, constructor='LayerDecayOptimWrapperConstructor', **paramwise):
-    """Rate and weight decay by parameter."""
+    """Learning rate and weight decay by parameter."""
     paramwise.setdefault('layer_decay_rate', RATE)
     optimizer = dict(type='AdamW', lr=LR, weight_decay=DECAY)
     cfg = dict(optimizer=optimizer, constructor=constructor, paramwise_cfg=paramwise)
@@ -81,7 +81,7 @@ def groups(model, constructor='LayerDecayOptimWrapperConstructor', **paramwise):
     found = {}
     for group in build_optim_wrapper(model, cfg).optimizer.param_groups:
         for parameter in group['params']:
-            name = names.pop(id(parameter))  # in one group only
+            name = names.pop(id(parameter))  # occurs in one group only
             found[name] = group['lr'], group['weight_decay']
     return found
 
@@ -178,7 +178,7 @@ def test_wrong_key_lr_and_model():
 
 
 def test_the_rates_reach_the_optimizer():
-    """With SGD on equal gradients, steps are as the rates."""
+    """With SGD and equal gradients, steps are proportional to the learning rates."""
     model = classifier()
     cfg = dict(
         optimizer=dict(type='SGD', lr=LR),
@@ -196,7 +196,7 @@ def test_the_rates_reach_the_optimizer():
 
 
 def test_fsdp_keeps_the_layers():
-    """FSDP puts each module that it shards into another, whose name comes into the parameters' names."""
+    """FSDP wraps each sharded module, which changes the names of parameters."""
 
     class Wrapper(nn.Module):
         def __init__(self, module):

@@ -1,4 +1,4 @@
-"""Masks with other than labels are named before a training or a test, and cost no random numbers."""
+"""Invalid masks are reported before training or testing, without changing random states."""
 
 import logging
 import random
@@ -15,7 +15,7 @@ from mmmobilemamba.engine.mask_check import MASKS, check_masks
 
 
 class Masks:
-    """A dataset of masks, (H, W) or (H, W, C), packed as PackSegInputs does it."""
+    """A dataset of masks, (H, W) or (H, W, C), packed as by PackSegInputs."""
 
     def __init__(self, *masks, ori_shape=None):
         self.masks, self.read, self.ori_shape = masks, [], ori_shape
@@ -58,7 +58,7 @@ def test_labels(cascade):
 
 
 def test_the_label_that_is_ignored():
-    """That of the head for the losses; metrics ignore 255, too."""
+    """Losses ignore the ``ignore_index`` of the head; metrics also ignore 255."""
     with pytest.raises(ValueError, match=r'has the labels 255, .* 7 is ignored'):
         check_masks(segmentor(ignore_index=7), Masks(np.array([[0, 7], [1, 255]])))
     assert check_masks(segmentor(ignore_index=7), Masks(SOUND), training=False) is None
@@ -67,7 +67,7 @@ def test_the_label_that_is_ignored():
 @pytest.mark.parametrize('training', [True, False])
 @pytest.mark.parametrize('channels', [2, 3, 4])
 def test_colours(training, channels):
-    """Torch's words are "only batches of spatial targets supported", mmseg's "too many indices"."""
+    """torch's message is "only batches of spatial targets supported", mmseg's "too many indices"."""
     mask = np.zeros((5, 6, channels), int)
     with pytest.raises(ValueError, match=rf'mask 0\.png has the shape \(5, 6, {channels}\): .* one channel'):
         check_masks(segmentor(), Masks(mask), training)
@@ -75,17 +75,17 @@ def test_colours(training, channels):
 
 @pytest.mark.parametrize('training', [True, False])
 def test_black_and_white(training):
-    """Masks of 0 and 255, as drawing programs write them, are those of one class to mmseg."""
+    """Masks of 0 and 255, as written by drawing programs, have a single class in mmseg."""
     data = Masks(np.array([[0, 255], [255, 0]]), np.array([[255, 255]]))
     message = check_masks(segmentor(2), data, training)
     assert 'all have the labels 0, 255 alone, and 255 is ignored' in message
     assert message.endswith('If 255 is a class, convert it to 1.')
     assert check_masks(segmentor(2), Masks(*data.masks, np.array([[1]])), training) is None
-    assert check_masks(segmentor(2), Masks(np.array([[0, 0]])), training) is None  # nothing is ignored
+    assert check_masks(segmentor(2), Masks(np.array([[0, 0]])), training) is None  # no ignored pixels
 
 
 def test_size_of_the_picture():
-    """The metrics compare pixels; a training pipeline may crop."""
+    """Metrics compare masks pixel by pixel, so sizes must match in tests; training pipelines may crop."""
     data = Masks(SOUND, ori_shape=(3, 2))
     message = check_masks(segmentor(), data, training=False)
     assert message.startswith('The mask 0.png has 2 x 2 px (height x width) and its picture 3 x 2:')
@@ -104,7 +104,7 @@ def test_few_are_read_and_no_random_numbers_used():
 @pytest.mark.parametrize(
     ('model', 'data'),
     [
-        (nn.Identity(), Masks(COLOURS)),  # no segmentor
+        (nn.Identity(), Masks(COLOURS)),  # not a segmentor
         (segmentor(), [dict(inputs=torch.zeros(3, 4, 4), data_samples=BaseDataElement())]),  # no masks
         (segmentor(), [torch.zeros(3)]),
         (segmentor(), iter([])),
@@ -116,7 +116,7 @@ def test_what_is_left_alone(model, data):
 
 
 def test_before_a_test(caplog):
-    """Labels that are no class are said, and colours refused."""
+    """Invalid labels cause a warning, colours an error."""
     logger = logging.getLogger('mask_check')
     runner = SimpleNamespace(model=segmentor(), logger=logger)
     runner.test_dataloader = SimpleNamespace(dataset=Masks(HIGH))

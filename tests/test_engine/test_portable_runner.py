@@ -1,4 +1,4 @@
-"""The Runner that starts several processes without a GPU."""
+"""The Runner for distributed and mixed precision training without a GPU."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ from mmmobilemamba.engine.runners import cpu_wrapper
 
 
 class Line(BaseModel):
-    """y = w x, whose loss is the mean of y."""
+    """y = w x; the loss is the mean of y."""
 
     def __init__(self):
         super().__init__()
@@ -28,7 +28,7 @@ class Line(BaseModel):
 
 
 def build(work_dir, launcher, **kwargs):
-    """A Runner for two iterations on the numbers 0 to 3, each process with every other of them."""
+    """A Runner for two iterations on the numbers 0 to 3; each of two processes gets every other number."""
     return PortableRunner(
         model=Line(),
         work_dir=str(work_dir),
@@ -48,7 +48,7 @@ def build(work_dir, launcher, **kwargs):
 
 
 def worker(rank, folder):
-    """One of two processes, as torchrun would start it."""
+    """One of two processes, started as by torchrun."""
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE='2')
     os.environ.update(MASTER_ADDR='127.0.0.1', MASTER_PORT=(folder / 'port').read_text())
     runner = build(folder, 'pytorch')
@@ -63,7 +63,7 @@ def worker(rank, folder):
 @pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU, which mmengine can use itself')
 def test_two_processes(tmp_path):
-    """1 - (0 + 1) / 2 - (2 + 3) / 2, which is -2, on both."""
+    """The weight is 1 - (0 + 1) / 2 - (2 + 3) / 2 = -2 in both processes."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         (tmp_path / 'port').write_text(str(free.getsockname()[1]))
@@ -73,7 +73,7 @@ def test_two_processes(tmp_path):
 
 
 def test_one_process_is_as_ever(tmp_path):
-    """1 - 0 - 1 - 2 - 3."""
+    """The weight is 1 - 0 - 1 - 2 - 3."""
     runner = build(tmp_path, 'none')
     assert type(runner.model) is Line and not distributed.is_initialized()
     runner.train()
@@ -86,7 +86,7 @@ def test_it_is_found_by_name():
 
 
 def test_wrapper_of_a_cpu():
-    """What mmengine's own has, but for the device; what a config has stays."""
+    """The defaults are mmengine's except for the device; settings of a config are kept."""
     ddp = dict(type='MMDistributedDataParallel', device_ids=None)
     assert cpu_wrapper() == dict(**ddp, broadcast_buffers=False, find_unused_parameters=False)
     assert cpu_wrapper(find_unused_parameters=True)['find_unused_parameters'] is True
@@ -99,7 +99,7 @@ def test_wrapper_of_a_cpu():
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU, which has its own mixed precision')
 def test_mixed_precision(tmp_path):
-    """What ``--amp`` writes into a config, float16's scaling of the loss included, becomes bfloat16."""
+    """The settings of ``--amp``, including the loss scaling of float16, become bfloat16."""
     runner = build(tmp_path, 'none')
     amp = dict(type='AmpOptimWrapper', loss_scale='dynamic', optimizer=dict(type='SGD', lr=1.0))
     wrapper = runner.build_optim_wrapper({**amp, 'clip_grad': dict(max_norm=1.0)})

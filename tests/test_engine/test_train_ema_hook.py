@@ -1,4 +1,4 @@
-"""The moving average of a training, and tests that see it: plain, augmented, and from other checkpoints."""
+"""EMA during training, and tests of the averaged weights: plain, with TTA, and of other checkpoints."""
 
 import copy
 
@@ -19,7 +19,7 @@ LABELS = (0, 1, 2, 3)
 
 
 class Scores(BaseMetric):
-    """Keeps the scores of every image; the metric is how many there are."""
+    """Keeps the scores of all images; the metric is their number."""
 
     def process(self, data_batch, data_samples):
         self.results += [sample['pred_score'] for sample in data_samples]
@@ -30,7 +30,7 @@ class Scores(BaseMetric):
 
 
 def items(augmented=False):
-    """Four images with labels, each together with its mirror image if ``augmented``."""
+    """Four images with labels, each with its mirror image if ``augmented``."""
     data = batch(labels=LABELS)
     pairs = zip(data['inputs'], data['data_samples'])
     if augmented:
@@ -49,7 +49,7 @@ def loader(dataset):
 
 
 def runner(work_dir, model, metric, augmented=False, **kwargs):
-    """A Runner with the hook, for a test."""
+    """A Runner with the hook, for testing."""
     return Runner(
         model=model,
         work_dir=str(work_dir),
@@ -120,7 +120,7 @@ def test_a_test_sees_the_average_once(trained, tmp_path):
 
 
 def test_a_test_right_after_training(trained):
-    """It sees the average, and leaves the trained weights in the model."""
+    """It uses the averaged weights and restores the trained ones afterwards."""
     _, training, average = trained
     before = [parameter.clone() for parameter in training.model.parameters()]
     training.test()
@@ -129,7 +129,7 @@ def test_a_test_right_after_training(trained):
 
 
 def test_augmented(trained, tmp_path):
-    """mmpretrain's hook tests random weights here: the checkpoint names nothing of the wrapped model."""
+    """mmpretrain's hook would test random weights: the checkpoint has no keys of the wrapped model."""
     folder, _, average = trained
     metric = Scores()
     model = dict(type='AverageClsScoreTTA', module=student_cfg())
@@ -139,7 +139,7 @@ def test_augmented(trained, tmp_path):
 
 
 def test_resumed(trained, tmp_path):
-    """The average goes on from where it was, and the weights as well."""
+    """Both the average and the weights are restored."""
     folder, training, average = trained
     resumed = runner(
         tmp_path,
@@ -158,7 +158,7 @@ def test_resumed(trained, tmp_path):
 
 
 class Begin(Hook):
-    """Notes the weights with which training begins."""
+    """Records the weights at the start of training."""
 
     priority = 'VERY_LOW'
 
@@ -167,7 +167,7 @@ class Begin(Hook):
 
 
 def continued(work_dir, file, cfg, hooks=True, **kwargs):
-    """A training of one epoch from a checkpoint: its Runner, and the weights with which it began."""
+    """A training of one epoch from a checkpoint: its Runner, and the initial weights."""
     begin = Begin()
     training = runner(
         work_dir,
@@ -192,7 +192,7 @@ def average_of(training):
 
 
 def test_fine_tuned_on_other_classes(trained, tmp_path, capsys):
-    """It begins with the average, and so does its own; the head, which does not fit, is named once."""
+    """Weights and new average start from the saved average; the mismatched head is reported once."""
     folder, _, average = trained
     training, begin = continued(
         tmp_path, folder / 'epoch_2.pth', student_cfg(head=dict(student_cfg()['head'], num_classes=4))
@@ -214,7 +214,7 @@ def test_fine_tuned_without_the_hook(trained, tmp_path):
 
 
 def test_resumed_with_a_new_hook(trained, tmp_path, monkeypatch):
-    """From a run without the average: it starts from the weights, and the log says so."""
+    """Resuming a run without the hook starts the average from the weights, with a log message."""
     folder, _, average = trained
     checkpoint = torch.load(folder / 'epoch_2.pth')
     del checkpoint['ema_state_dict']
@@ -223,5 +223,5 @@ def test_resumed_with_a_new_hook(trained, tmp_path, monkeypatch):
     monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, text, *args: told.append(text))
     training, begin = continued(tmp_path, tmp_path / 'plain.pth', student_cfg(), resume=True, max_epochs=3)
     assert sum('holds no moving average' in text for text in told) == 1
-    assert training.iter == 6 and average_of(training).steps == 2  # none before
+    assert training.iter == 6 and average_of(training).steps == 2  # starts at 0
     assert all(torch.equal(begin[name], value) for name, value in average.state_dict().items())

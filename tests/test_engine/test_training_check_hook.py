@@ -1,4 +1,4 @@
-"""What is said before a training of which nothing would come, and what is left alone."""
+"""Errors and warnings before a training that would fail, and settings that are accepted."""
 
 import copy
 import random
@@ -25,7 +25,7 @@ BY_ITERATION = dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, 
 
 
 class Pooled(BaseModel):
-    """A classifier in miniature: a map with a batch norm, and one more after pooling if ``pooled``."""
+    """A minimal classifier: a map with a batch norm, and another batch norm after pooling if ``pooled``."""
 
     def __init__(self, pooled=True, channels=4):
         super().__init__()
@@ -38,7 +38,7 @@ class Pooled(BaseModel):
 
 
 class Noisy:
-    """Images that differ at each reading, as augmented ones do."""
+    """Images that differ each time they are loaded, like augmented ones."""
 
     def __init__(self, images):
         self.images = images
@@ -155,7 +155,7 @@ def test_a_batch_larger_than_the_dataset_trains(tmp_path, by_epoch):
 
 
 def test_few_images_by_iteration(tmp_path):
-    """mmengine ends in a StopIteration; an endless sampler fills its batches."""
+    """mmengine raises a StopIteration; with an infinite sampler, all batches are full."""
     by_iteration = dict(train_cfg=dict(by_epoch=False, max_iters=2))
     with pytest.raises(ValueError, match='There is no iteration in an epoch'):
         build(tmp_path, loader(5, 8, drop_last=True), **by_iteration).train()
@@ -174,7 +174,7 @@ def test_one_value_a_channel(tmp_path, images, size, words, sampler):
         tmp_path, loader(images, size, sampler=sampler), train_cfg=dict(by_epoch=False, max_iters=4)
     )
     if sampler == 'InfiniteSampler' and size > 1:
-        runner.train()  # no last batch
+        runner.train()  # no smaller last batch
         return
     with pytest.raises(
         ValueError, match=f'{words}.* batch norm head sees one value.*batch_size to 2 or more'
@@ -184,7 +184,7 @@ def test_one_value_a_channel(tmp_path, images, size, words, sampler):
 
 
 def test_one_image_is_enough_for_a_map(tmp_path):
-    """And to look changes neither the random numbers nor the statistics."""
+    """The check changes neither random states nor statistics."""
     first = []
 
     class First(Hook):
@@ -207,7 +207,7 @@ def test_one_image_is_enough_for_a_map(tmp_path):
 
 def test_norms_in_evaluation_take_one_image(tmp_path):
     model = Pooled()
-    model.head.train = lambda mode=True: model.head  # as norm_eval does
+    model.head.train = lambda mode=True: model.head  # like norm_eval
     model.head.training = False
     build(tmp_path, loader(3, 1), model).train()
 
@@ -224,7 +224,7 @@ def test_nothing_to_train_or_validate_on(tmp_path, kind):
 
 
 def test_a_dataset_that_was_filtered_away(tmp_path):
-    """Where mmengine serialises it, numpy speaks of arrays to concatenate."""
+    """When mmengine serialises it, NumPy's error is about arrays to concatenate."""
     dataset = dict(type=BaseDataset, data_root=str(tmp_path), ann_file='empty.json', pipeline=[])
     (tmp_path / 'empty.json').write_text('{"metainfo": {}, "data_list": []}')
     train = dict(dataset=dataset, batch_size=2, sampler=dict(type='DefaultSampler'))
@@ -235,7 +235,7 @@ def test_a_dataset_that_was_filtered_away(tmp_path):
 
 
 def test_validation_later_than_the_training(tmp_path):
-    """mmengine validates after the last epoch in any case."""
+    """mmengine always validates after the last epoch."""
     runner = build(
         tmp_path,
         loader(8, 4),
@@ -282,7 +282,7 @@ def test_schedules_longer_than_the_training(tmp_path, monkeypatch, scheduler, ex
 
 
 class Detector(BaseModel):
-    """A backbone and something on top of it."""
+    """A backbone with a head."""
 
     def __init__(self, classes=3):
         super().__init__()
@@ -308,7 +308,7 @@ def test_nothing_for_the_backbone(tmp_path, name):
     runner = build(tmp_path, loader(4, 2), Detector(), load_from=str(tmp_path / 'file.pth'))
     with pytest.raises(CheckpointError, match=r'looks like (no|a) MobileMamba'):
         runner.train()
-    if name != 'other_backbone':  # of which the backbone itself is told
+    if name != 'other_backbone':  # reported by the backbone itself
         with pytest.raises(
             CheckpointError, match=r'file.pth has nothing for the backbone of this Detector.*init_cfg'
         ):
@@ -316,7 +316,7 @@ def test_nothing_for_the_backbone(tmp_path, name):
 
 
 def test_a_student_and_a_teacher(tmp_path):
-    """mmdet's semi-supervised detectors rename a plain detector's weights after this hook."""
+    """mmdet's semi-supervised detectors convert the keys of a plain detector after this hook."""
     model = BaseModel.__new__(Detector)
     nn.Module.__init__(model)
     model.student, model.teacher = Detector(), Detector()
@@ -334,7 +334,7 @@ def test_a_student_and_a_teacher(tmp_path):
 
 
 def test_resumed_with_other_classes(tmp_path, monkeypatch):
-    """Fine-tuning takes what fits; resuming is another thing, and is told apart."""
+    """Fine-tuning loads matching weights only, whereas resuming requires equal shapes."""
     settings = dict(train_cfg=dict(by_epoch=True, max_epochs=1), custom_hooks=[])
     first = build(tmp_path, loader(4, 2), Detector(), **settings)
     first.train()
@@ -360,7 +360,7 @@ def test_resumed_without_the_average(tmp_path, monkeypatch):
 
 
 class Named(Noisy):
-    """Images of a dataset with a metainfo."""
+    """A dataset with a ``metainfo``."""
 
     def __init__(self, **metainfo):
         super().__init__(8)
@@ -368,7 +368,7 @@ class Named(Noisy):
 
 
 class Headed(Pooled):
-    """A model with a head of three outputs, in a list perhaps."""
+    """A model with a head of three outputs, optionally in a list."""
 
     def __init__(self, name, several=False):
         super().__init__()
@@ -391,5 +391,5 @@ def test_classes_as_they_were_before_mmengine(tmp_path):
     batches = dict(batch_size=4, sampler=dict(type='DefaultSampler', shuffle=True))
     with pytest.raises(ValueError, match=r'\(CLASSES=...\), .* write metainfo=dict\(classes=...\)'):
         build(tmp_path, dict(batches, dataset=Named(CLASSES=('a', 'b')))).train()
-    # mmpose 1.3.2 writes this key into its datasets by itself.
+    # mmpose 1.3.2 adds this key to its datasets.
     build(tmp_path, dict(batches, dataset=Named(CLASSES=('person',), num_keypoints=17))).train()

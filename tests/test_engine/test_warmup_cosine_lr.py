@@ -1,4 +1,4 @@
-"""The schedule: its formula, the authors' figures, resumption, and lengths in epochs."""
+"""The schedule: its formula, the authors' values, resuming, and lengths in epochs."""
 
 import math
 
@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader
 
 from mmmobilemamba.engine import WarmupCosineLR
 
-# Learning rates at the start of an epoch of 1251 iterations, for 300 and for 1000 epochs; the authors'.
+# The authors' learning rates at the start of epochs of 1251 iterations, for 300 and 1000 epochs.
 EPOCHS = (0, 1, 19, 20, 50, 100, 200, 250, 299)
 RATES = {
     300: (3e-6, 1.5285e-4, 2.850150e-3, 2.967549e-3, 2.801048e-3, 2.2575e-3, 7.725e-4, 2.28952e-4, 3.0081e-5),
@@ -31,7 +31,7 @@ def rates_of(optimizer):
 
 
 def run(optimizer, scheduler, steps):
-    """Learning rates of each of the next ``steps`` steps."""
+    """Learning rates of the next ``steps`` steps."""
     found = []
     for _ in range(steps):
         found.append(rates_of(optimizer))
@@ -56,7 +56,7 @@ def test_formula_in_every_group(warmup, T_max, factors):
     for step, found in enumerate(run(optimizer, scheduler, T_max + 5)):
         assert found == pytest.approx([formula(step, peak, warmup, T_max, **factors) for peak in peaks])
     last = factors.get('eta_min_ratio', 1e-2)
-    assert found == pytest.approx([peak * last for peak in peaks])  # stays at the end
+    assert found == pytest.approx([peak * last for peak in peaks])  # constant after the end
 
 
 @pytest.mark.parametrize('epochs', [300, 1000])
@@ -74,14 +74,14 @@ def test_authors_rates(epochs):
         return rates_of(optimizer)[0]
 
     found = [rate(1251 * epoch) for epoch in EPOCHS]
-    assert found == pytest.approx(RATES[epochs], rel=2e-5, abs=5e-10)  # the digits of the table
+    assert found == pytest.approx(RATES[epochs], rel=2e-5, abs=5e-10)  # the precision of the table
     peak, after = rate(25_019), rate(25_020)
     assert peak == pytest.approx(2.99988e-3, rel=1e-6)
     assert after == pytest.approx({300: 2.967549e-3, 1000: 2.997070e-3}[epochs], rel=2e-7)
 
 
 def test_begin_shifts_the_clock():
-    """Before ``begin`` the rate stays; T_max defaults to ``end - begin``; from ``end`` on it stays."""
+    """The rate is constant before ``begin`` and from ``end`` on; T_max defaults to ``end - begin``."""
     optimizer = sgd(0.1)
     scheduler = WarmupCosineLR(optimizer, 4, begin=3, end=13, by_epoch=False)
     assert scheduler.T_max == 10
@@ -114,7 +114,7 @@ class Toy(BaseModel):
 
 
 class Rates(Hook):
-    """The rate of every training step; interrupts the run after some epochs."""
+    """Records the learning rate of every step; interrupts the run after some epochs."""
 
     def __init__(self, stop):
         self.stop, self.found = stop, []
@@ -127,7 +127,7 @@ class Rates(Hook):
 
 
 def train(work_dir, stop=None, resume=False):
-    """Learning rates of a run of the Runner, three epochs of 4 iterations unless it stops before."""
+    """Learning rates of a Runner's training: three epochs of 4 iterations, unless it is stopped."""
     rates = Rates(stop)
     data = [dict(inputs=torch.randn(2)) for _ in range(4)]
     runner = Runner(

@@ -1,4 +1,4 @@
-"""A small student, a small teacher and a few images, for the tests of distillation and their workers."""
+"""A small student, a small teacher and a few images for the tests of distillation and their workers."""
 
 import torch
 from mmengine.registry import MODELS, init_default_scope
@@ -12,7 +12,7 @@ TEACHER_MEAN, TEACHER_STD = [10.0, 20.0, 30.0], [255.0, 200.0, 100.0]
 
 
 def classifier_cfg(widths, mean, std, num_classes=CLASSES):
-    """A MobileMamba of one block a stage."""
+    """The config of a MobileMamba classifier with one block per stage."""
     arch = dict(
         embed_dims=widths,
         depths=(1, 1, 1),
@@ -37,12 +37,12 @@ def classifier_cfg(widths, mean, std, num_classes=CLASSES):
 
 
 def student_cfg(**kwargs):
-    """A plain classifier."""
+    """The config of a plain classifier."""
     return {**classifier_cfg((32, 48, 64), MEAN, STD), **kwargs}
 
 
 def teacher_cfg(checkpoint=None, **kwargs):
-    """A narrower network that normalises otherwise."""
+    """The config of a narrower network with a different normalisation."""
     cfg = classifier_cfg((32, 40, 48), TEACHER_MEAN, TEACHER_STD, **kwargs)
     if checkpoint is not None:
         cfg['init_cfg'] = dict(type='Pretrained', checkpoint=str(checkpoint))
@@ -50,18 +50,18 @@ def teacher_cfg(checkpoint=None, **kwargs):
 
 
 def distilled_cfg(teacher, teacher_size=80, **kwargs):
-    """The student with a teacher."""
+    """The config of the student with a teacher."""
     return student_cfg(type='DistilledClassifier', teacher=teacher, teacher_size=teacher_size, **kwargs)
 
 
 def build(cfg):
-    """Build a classifier as a Runner of mmpretrain does."""
+    """Build a classifier like mmpretrain's Runner."""
     init_default_scope('mmpretrain')
     return MODELS.build(cfg)
 
 
 def randomize(model, seed):
-    """Fill every tensor, so that no branch of the network is zero and no statistic trivial."""
+    """Fill every tensor so that no branch is zero and no statistics are trivial."""
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for key, value in model.state_dict().items():
@@ -72,14 +72,14 @@ def randomize(model, seed):
 
 
 def save_teacher(folder):
-    """The checkpoint of a teacher that is not at its start."""
+    """Write the checkpoint of a teacher with random weights in every branch."""
     path = folder / 'teacher.pth'
     torch.save(dict(state_dict=randomize(build(teacher_cfg()), seed=1).state_dict()), path)
     return path
 
 
 def batch(labels=(1, 3), size=64, seed=0):
-    """Images of values 0 to 255 with labels, as a data loader gives them."""
+    """Images with values 0 to 255 and labels, as from a dataloader."""
     generator = torch.Generator().manual_seed(seed)
     inputs = torch.randint(256, (len(labels), 3, size, size), generator=generator, dtype=torch.uint8)
     return dict(inputs=inputs, data_samples=[DataSample().set_gt_label(label) for label in labels])

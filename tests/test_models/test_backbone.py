@@ -1,4 +1,4 @@
-"""What users of OpenMMLab rely on in a backbone."""
+"""Features that OpenMMLab users expect of a backbone."""
 
 import copy
 import io
@@ -43,7 +43,7 @@ def test_out_indices(out_indices, expected):
 
 @pytest.mark.parametrize('memory_format', [torch.contiguous_format, torch.channels_last])
 def test_maps_are_contiguous(memory_format):
-    """mmcv's RoIAlign on a CPU takes whatever it gets for contiguous, and says nothing."""
+    """mmcv's RoIAlign on a CPU silently assumes contiguous maps."""
     image = image_for((2, 3, 96, 160)).contiguous(memory_format=memory_format)
     outs = small(out_indices=(0, 1, 2)).eval()(image)
     assert all(out.is_contiguous() for out in outs)
@@ -124,7 +124,7 @@ def test_frozen_stages(frozen):
             assert all(p.requires_grad != is_frozen for p in part.parameters())
             assert all(m.training == (training and not is_frozen) for m in part.modules())
 
-    check(training=True)  # frozen by the constructor already: DDP wraps before train()
+    check(training=True)  # frozen by the constructor, because DDP wraps the model before train()
     assert backbone.eval() is backbone
     check(training=False)
     assert backbone.train() is backbone
@@ -169,7 +169,7 @@ def test_with_cp_changes_nothing(norm_eval):
         torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(plain[1], saved[1], rtol=1e-4, atol=1e-5)
     torch.testing.assert_close(plain[2], saved[2], rtol=1e-4, atol=1e-5)
-    # Recomputing a block must not count its batch twice.
+    # Recomputing a block must not update its statistics twice.
     torch.testing.assert_close(plain[3], saved[3], rtol=1e-5, atol=1e-6)
 
 
@@ -181,7 +181,7 @@ def test_recomputing_leaves_momentum_and_counters_alone():
     with frozen_statistics(norms)[1]:
         assert [norm.momentum for norm in norms] == [0.0, 0.0, 0.0]
         for norm in norms[:2]:
-            norm.num_batches_tracked += 1  # SyncBN insists on a counter
+            norm.num_batches_tracked += 1  # SyncBN requires a counter
     assert [norm.momentum for norm in norms] == [0.1, None, 0.1]
     assert all(norm.num_batches_tracked is counter for norm, counter in zip(norms, counters))
     assert counters[0] == counters[1] == 0 and counters[2] is None
@@ -191,7 +191,7 @@ def test_recomputing_leaves_momentum_and_counters_alone():
 def test_every_parameter_gets_a_gradient(out_indices):
     backbone = small(out_indices=out_indices).train()
     backbone.init_weights()
-    # A zero-initialised norm weight stops the gradient of its branch at first.
+    # A zero-initialised norm weight blocks the gradient of its branch at first.
     for module in backbone.modules():
         if isinstance(module, _BatchNorm):
             nn.init.ones_(module.weight)
@@ -203,7 +203,7 @@ def test_every_parameter_gets_a_gradient(out_indices):
 
 @pytest.mark.parametrize('again', [False, True])
 def test_initialisation(again):
-    """The paper's, whether ``init_weights`` is called or not."""
+    """It follows the paper, with and without a call of ``init_weights``."""
     backbone = MobileMamba('b1')
     if again:
         backbone.init_weights()
@@ -247,11 +247,11 @@ def test_init_cfg_of_other_kinds_comes_on_top():
 
 
 def test_the_log_of_the_initialisation_is_true(tmp_path, monkeypatch):
-    """What mmengine logs: how each parameter whose mean changed got its value."""
+    """mmengine logs how each parameter whose mean changed was initialised."""
     path = tmp_path / 'weights.pth'
     torch.save(small().state_dict(), path)
     names = ['stem.0.conv.weight', 'stages.0.blocks.0.dw0.fn.bn.weight']
-    constant = dict(type='Constant', layer='Linear', val=0.5)  # of which there is none
+    constant = dict(type='Constant', layer='Linear', val=0.5)  # the backbone has none
     pretrained = dict(type='Pretrained', checkpoint=str(path))
     found = {}
     for kind, init_cfg in dict(none=None, constant=constant, pretrained=pretrained).items():
@@ -267,7 +267,7 @@ def test_the_log_of_the_initialisation_is_true(tmp_path, monkeypatch):
     as_in_the_paper = 'Initialized by MobileMambaInit, as in the paper'
     for kind in ('none', 'constant'):
         assert found[kind][0] == as_in_the_paper
-        assert found[kind][1].startswith('The value is the same')  # it was zero before
+        assert found[kind][1].startswith('The value is the same')  # it was already zero
     assert found['pretrained'] == [f'Loaded from {path}'] * 2
 
 
@@ -386,7 +386,7 @@ def test_registered_for_every_codebase():
 
 @torch.no_grad()
 def test_mixers_without_identity_stay_in_channels_last():
-    """As that of B1's first stage: an empty map among those that are concatenated would turn them."""
+    """Such as that of B1's first stage: concatenating an empty map would change the memory format."""
     backbone, formats = MobileMamba('b1', out_indices=0).eval(), []
     for block in backbone.stages[0].blocks:
         assert block.mixer.fn.splits[2] == 0
@@ -406,6 +406,6 @@ def test_mixers_without_identity_stay_in_channels_last():
     ids=['no_batch', 'pixels'],
 )
 def test_images_that_are_none(image, what):
-    """Torch would say "required rank 4 tensor to use channels_last format"."""
+    """torch's message would be "required rank 4 tensor to use channels_last format"."""
     with pytest.raises(ValueError, match=rf'\(N, C, H, W\), and this is {what}: call image\.float\(\)'):
         small().eval()(image)

@@ -1,4 +1,4 @@
-"""The authors' checkpoints: every way in, and every way to refuse one."""
+"""The authors' checkpoints: every way to load them, and every error."""
 
 import io
 import pickle
@@ -107,7 +107,7 @@ def test_our_own_checkpoints(tmp_path, flat):
 
 
 def fused(sd):
-    """As the authors' deploy files: a convolution with bias instead of convolution and norm."""
+    """Convert to the authors' deploy layout: convolutions with bias instead of convolution and norm."""
     keys = {key: value for key, value in sd.items() if '.bn.' not in key}
     return {key.replace('.c.weight', '.weight'): value for key, value in keys.items()}
 
@@ -156,7 +156,7 @@ def test_nothing_is_loaded_in_part(tmp_path, flat, name):
         with pytest.raises(CheckpointError, match='(?s)' + message):
             load_checkpoint(backbone, str(path), strict=False)
     assert all(torch.equal(value, before[key]) for key, value in backbone.state_dict().items())
-    if name != 'other_arch':  # which is a good file, only not for this backbone
+    if name != 'other_arch':  # a valid file of another arch
         assert run_converter(path, tmp_path / 'out.pth')[0] == 1
     assert [p.name for p in tmp_path.iterdir()] == ['broken.pth']
 
@@ -226,7 +226,7 @@ def test_unreadable_files(tmp_path, flat, name):
 
 
 def test_safetensors(tmp_path, flat):
-    """By ``init_cfg`` and mmengine's loader; a file that was cut off is named."""
+    """With ``init_cfg`` and mmengine's loader; the error of a truncated file names it."""
     safetensors = pytest.importorskip('safetensors.torch')
     path = tmp_path / 'network.safetensors'
     weights = {key: value.contiguous() for key, value in flat.items()}
@@ -269,7 +269,7 @@ def test_missing_file(tmp_path):
 
 
 def run_converter(*args):
-    """Exit code and message."""
+    """Run the converter; returns exit code and message."""
     try:
         converter.main([str(arg) for arg in args])
     except SystemExit as stop:
@@ -339,7 +339,7 @@ CLASSIFIER = dict(
 
 
 def build_classifier():
-    """The classifier in mmpretrain's scope, whatever scope another test has left."""
+    """Build the classifier in mmpretrain's scope, because other tests change the default scope."""
     mmpretrain = pytest.importorskip('mmpretrain')
     init_default_scope('mmpretrain')
     return mmpretrain.registry.MODELS.build(CLASSIFIER)
@@ -347,7 +347,7 @@ def build_classifier():
 
 @pytest.mark.parametrize('converted', [True, False])
 def test_classifier_gives_the_authors_logits(tmp_path, flat, converted):
-    """Both the converted file and the authors' own, in mmpretrain."""
+    """For the converted file and the authors' file, in mmpretrain."""
     path = tmp_path / 'authors.pth'
     torch.save(flat, path)
     if converted:
@@ -362,7 +362,7 @@ def test_classifier_gives_the_authors_logits(tmp_path, flat, converted):
 
 @pytest.mark.parametrize('name', ['missing', 'other_arch', 'fused'])
 def test_classifier_takes_no_part_of_an_authors_file(tmp_path, flat, name):
-    """mim test loads with strict=False; a file that does not fit is an error all the same."""
+    """mim test loads with strict=False, but mismatched files are still an error."""
     change, _ = BROKEN[name]
     path = tmp_path / 'broken.pth'
     torch.save(change(flat), path)
@@ -381,7 +381,7 @@ def test_converter_names_the_weights_it_took(flat):
     assert converter.convert(dict(net=flat, net_E=None))['meta']['weights'] == 'net'
 
 
-# Parts of our own layout, other networks, and other channels.
+# Parts of our layout, other networks, and other numbers of channels.
 
 
 def own_weights(**kwargs):
@@ -401,7 +401,7 @@ PARTS = {
 @pytest.mark.parametrize('deploy', [False, True])
 @pytest.mark.parametrize('name', PARTS)
 def test_a_part_of_the_network(name, deploy):
-    """What is there is loaded, what is missing is reported by torch, with strict=True as well."""
+    """Existing entries are loaded, and missing ones are reported by torch, also with strict=True."""
     source, backbone = small(), MobileMamba(SMALL)
     if deploy:
         source.switch_to_deploy()
@@ -448,7 +448,7 @@ def test_other_networks_are_not_described_as_this_one(name, prefix):
 
 @pytest.mark.parametrize(('checkpoint', 'network'), [('t2', 't4'), ('t4', 's6'), ('t4', 'b1'), ('b1', 's6')])
 def test_another_size_is_an_error(checkpoint, network):
-    """Though T4, S6 and B1 share one stage's width, and mmengine would load what fits."""
+    """T4, S6 and B1 share the width of a stage, and mmengine alone would load the matching part."""
     weights = MobileMamba(checkpoint).state_dict()
     backbone = MobileMamba(network)
     before = {key: value.clone() for key, value in backbone.state_dict().items()}
@@ -460,7 +460,7 @@ def test_another_size_is_an_error(checkpoint, network):
 
 
 def test_most_of_it_fits(capsys):
-    """A network of one block less and another number of channels: one warning, which names both."""
+    """With one block less and another number of channels, one warning names both."""
     shorter = dict(SMALL, depths=(1, 1, 1))
     weights = own_weights()
     backbone = MobileMamba(shorter, in_channels=4)
@@ -482,7 +482,7 @@ def features(backbone, image):
 @pytest.mark.parametrize('way', ['load_state_dict', 'load_checkpoint', 'init_cfg'])
 @pytest.mark.parametrize('channels', [1, 2, 4, 7])
 def test_rgb_weights_for_other_channels(tmp_path, channels, way, deploy):
-    """Gray images give the same features in one channel as in three."""
+    """Gray images have the same features with one channel as with three."""
     rgb = small()
     image = torch.rand(1, 1, 64, 96, generator=torch.Generator().manual_seed(0))
     if deploy:
@@ -508,7 +508,7 @@ def test_rgb_weights_for_other_channels(tmp_path, channels, way, deploy):
         repeated = torch.stack([of_rgb[:, channel % 3] for channel in range(channels)], 1)
         torch.testing.assert_close(filters, repeated * 3 / channels)
     own = {key: value.clone() for key, value in backbone.state_dict().items()}
-    backbone.load_state_dict(own)  # its own weights are taken as they are
+    backbone.load_state_dict(own)  # weights of the same network are loaded unchanged
     assert all(torch.equal(value, own[key]) for key, value in backbone.state_dict().items())
 
 
@@ -527,13 +527,13 @@ def test_channels_are_not_adapted_unasked(tmp_path):
     message = r'(?s)\(4, 3, 3, 3\) instead of \(4, 1, 3, 3\).*adapt_in_channels=True'
     with pytest.raises(CheckpointError, match=message):
         MobileMamba(SMALL, in_channels=1, init_cfg=init_cfg).init_weights()
-    two = own_weights(in_channels=2)  # of which nobody knows what the channels are
+    two = own_weights(in_channels=2)  # the meaning of the channels is unknown
     with pytest.raises(RuntimeError, match=r'size mismatch for stem\.0\.conv\.weight'):
         MobileMamba(SMALL, in_channels=4, adapt_in_channels=True).load_state_dict(two)
 
 
 def test_a_detectors_weights_in_a_classifier_and_back():
-    """The backbone is shared, whatever is on top."""
+    """The backbone's weights are loaded regardless of neck and head."""
     detector = {f'backbone.{key}': value for key, value in MobileMamba('t2').state_dict().items()}
     model = build_classifier()
     load_state_dict(model, {**detector, 'bbox_head.retina_cls.weight': torch.zeros(9)})

@@ -1,4 +1,4 @@
-"""Compilation by region: how many graphs there are, when new ones come, and that they are the network."""
+"""Regional compilation: number of graphs, recompilations, and equality with the network."""
 
 import copy
 import pickle
@@ -26,7 +26,7 @@ KINDS = 6  # the stem, the blocks of three stages, and two downsamples
 
 @pytest.fixture
 def counter():
-    """A backend that counts graphs, and none compiled before."""
+    """A backend that counts graphs, after a reset of the compiler."""
     torch.compiler.reset()
     counters.clear()
     yield CompileCounterWithBackend('eager')
@@ -36,7 +36,7 @@ def counter():
 def step(model, x):
     """One step of training: the last map, and the gradients."""
     model.zero_grad()
-    torch.manual_seed(1)  # of drop path
+    torch.manual_seed(1)  # for drop path
     out = model(x)
     out = out[-1] if isinstance(out, tuple) else out
     out.float().square().mean().backward()
@@ -44,7 +44,7 @@ def step(model, x):
 
 
 def assert_equal(found, expected, bound=1e-5):
-    """Outputs and gradients; those of parameters that a norm makes irrelevant are rounding alone."""
+    """Compare outputs and gradients; gradients of parameters before a norm can be rounding errors only."""
     assert relative_error(found[0], expected[0]) < bound
     largest = max(grad.abs().max() for grad in expected[1] if grad is not None)
     for one, other in zip(found[1], expected[1]):
@@ -91,7 +91,7 @@ def test_evaluation_if_it_is_wanted(counter):
 
 
 def test_other_sizes_are_bounded(counter):
-    """The second size compiles for any, but for odd sides, of which a CPU pads the map."""
+    """The second size compiles dynamic graphs, except for odd sides, which are padded on a CPU."""
     backbone = small(out_indices=0, compile=dict(backend=counter)).train()
     counts = []
     for size in ((64, 96), (96, 128), (128, 160), (48, 96), (128, 64), (80, 160)):
@@ -109,7 +109,7 @@ def test_with_other_settings(counter, kwargs):
         x = torch.rand(IMAGES) + number
         assert_equal(step(compiled, x), step(backbone, x))
         counts.append(counter.frame_count)
-    assert counts[0] == counts[1] <= 2 * KINDS  # of what is computed again, statistics stay as they are
+    assert counts[0] == counts[1] <= 2 * KINDS  # recomputation does not update the statistics
     for one, other in zip(compiled.buffers(), backbone.buffers()):
         torch.testing.assert_close(one, other)
 
@@ -130,7 +130,7 @@ def test_autocast(counter):
 @pytest.mark.slow
 @pytest.mark.parametrize('backend', ['aot_eager', 'inductor'])
 def test_gradients_of_compiled_code(backend):
-    """Of the stem and the first stage, by the backends that write a backward of their own."""
+    """For the stem and the first stage, with backends that generate a backward pass."""
     torch.compiler.reset()
     backbone = small(out_indices=0).train()
     compiled = compile_regions(copy.deepcopy(backbone), backend=backend)
@@ -149,7 +149,7 @@ def test_in_a_larger_model(counter):
 
 
 def test_under_ddp(counter, tmp_path):
-    """One process of a distributed training; gradients are those of the plain network."""
+    """In one process of a distributed training, gradients equal those of the plain network."""
     backbone = small(out_indices=0).train()
     compiled = compile_regions(copy.deepcopy(backbone), backend=counter)
     x = torch.rand(IMAGES)
@@ -166,7 +166,7 @@ def test_under_ddp(counter, tmp_path):
 
 
 def test_average_of_the_weights(counter):
-    """mmengine's EMA copies the network, averages it, and runs the copy in evaluation."""
+    """mmengine's EMA copies the network, averages the weights, and evaluates the copy."""
     backbone = small(out_indices=0, compile=dict(backend=counter)).train()
     average = ExponentialMovingAverage(backbone, momentum=0.5)
     start = copy.deepcopy(backbone.state_dict())
@@ -177,7 +177,7 @@ def test_average_of_the_weights(counter):
             backbone.stem[0].conv.weight.add_(1)
         average.update_parameters(backbone)
     weight = average.module.stem[0].conv.weight - start['stem.0.conv.weight']
-    torch.testing.assert_close(weight, torch.full_like(weight, 1.5))  # a copy at first, then half of a step
+    torch.testing.assert_close(weight, torch.full_like(weight, 1.5))  # a copy first, then half a step
     assert average.module.eval()(x)[0].shape == (4, 32, 4, 6)
     assert counter.frame_count == 2
 
@@ -190,7 +190,7 @@ def test_pickled_with_its_options():
 
 @torch.no_grad()
 def test_traced_as_it_is():
-    """A trace and an export take the plain form."""
+    """Traces and exports use the plain modules."""
     backbone = small(out_indices=0).eval()
     x = torch.rand(1, 3, 32, 32)
     expected = backbone(x)[0]

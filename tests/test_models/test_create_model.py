@@ -1,4 +1,4 @@
-"""``create_model``: the same numbers as the recipes' classifiers, weights by name, and what is refused."""
+"""``create_model``: results equal to the recipes' classifiers, weights by name, and errors."""
 
 import io
 import re
@@ -24,7 +24,7 @@ LINEAR = 'head.head.linear.weight'
 
 @pytest.fixture(autouse=True)
 def weights(authors_weights):
-    """Files of T2 and B1 in the authors' layout where names are looked up."""
+    """Files of T2 and B1 in the authors' layout, in the folder where names are looked up."""
     return authors_weights
 
 
@@ -95,7 +95,7 @@ def test_no_weights_are_the_paper_s_initialisation():
 
 
 def test_another_number_of_classes(monkeypatch):
-    """The linear layer is new, as where it is trained from nothing; the rest is loaded; the log says so."""
+    """The linear layer is initialised as for training from scratch; the rest is loaded; the log says so."""
     lines = []
     monkeypatch.setattr(plain_classifier, 'print_log', lambda line, logger: lines.append(line))
     full, few = create_model('t2', True).state_dict(), create_model('t2', True, num_classes=10).state_dict()
@@ -170,7 +170,7 @@ def test_refused(name):
 
 
 def ours(arch):
-    """A backbone in our layout, as in a classifier."""
+    """The state dict of a classifier's backbone in our layout."""
     return {f'backbone.{key}': value for key, value in MobileMamba(arch).state_dict().items()}
 
 
@@ -203,7 +203,7 @@ def test_files_that_do_not_fit(tmp_path, name):
     with pytest.raises(CheckpointError, match=re.escape(message)) as caught:
         create_model('t2', path)
     assert str(path) in str(caught.value)
-    if name != 'other_arch':  # the backbone is sound
+    if name != 'other_arch':  # the backbone matches
         create_model('t2', path, num_classes=0)
 
 
@@ -220,7 +220,7 @@ def test_reset_classifier():
     classifier = randomise(create_model('t2', num_classes=5)).double()
     norm = classifier.head.head.bn
     classifier.reset_classifier(3)
-    assert classifier.head.head.bn is norm  # which has learnt what features look like
+    assert classifier.head.head.bn is norm  # has the statistics of the features
     head = classifier.get_classifier()
     assert all(parameter.dtype == torch.float64 for parameter in head.parameters())
     assert not any(module.training for module in head.modules())

@@ -1,4 +1,4 @@
-"""The neck: levels, sources, and equality with mmdet's FPN where there are no finer levels."""
+"""The neck: levels, their inputs, and equality with mmdet's FPN if there are no finer levels."""
 
 import pytest
 import torch
@@ -49,7 +49,7 @@ def test_finer_levels_of_mask_rcnn():
 
 
 def test_finer_levels_come_from_the_summed_lateral():
-    """Extra output convolution 0 serves the finest level, transposed convolution 0 the coarsest."""
+    """Extra output convolution 0 is for the finest level, transposed convolution 0 for the coarsest."""
     neck, inputs = DeconvFPN(CHANNELS, 16, num_outs=5, num_extra_trans_convs=2), maps()
     laterals = [conv(x) for conv, x in zip(neck.lateral_convs, inputs)]
     up = nn.functional.interpolate(laterals[2], size=(6, 7), mode='nearest')

@@ -1,4 +1,4 @@
-"""The deployed form: each fold alone, whole networks, and checkpoints of either form."""
+"""The deployed form: each fold, whole networks, and checkpoints of both forms."""
 
 import copy
 import pickle
@@ -34,13 +34,13 @@ BN, GN = dict(type='BN'), dict(type='GN', num_groups=1)
 
 
 def both_forms(module):
-    """A module with random statistics, and a folded copy."""
+    """A module with random statistics and a folded copy."""
     randomise(module)
     return module, fold(copy.deepcopy(module))
 
 
 def trained(arch=SMALL):
-    """A network, the same at every call."""
+    """A network with the same random weights at every call."""
     torch.manual_seed(0)
     return randomise(MobileMamba(arch, out_indices=(0, 1, 2)))
 
@@ -67,7 +67,7 @@ def test_shortcut_goes_into_a_depthwise_convolution():
     x = noise_for((2, 8, 7, 6), 0).double()
     assert relative_error(folded(x), module(x)) < 1e-14
     before = folded.weight.clone()
-    fold(Residual(folded))  # another fold of the same convolution leaves it as it is
+    fold(Residual(folded))  # folding the same convolution again does not change it
     assert torch.equal(folded.weight, before)
 
 
@@ -107,7 +107,7 @@ def test_transposed_convolution():
 
 
 def test_rounds_once():
-    """float32 weights are folded in float64, and rounded at the end, however often they are folded."""
+    """float32 weights are folded in float64 and rounded once, also after several folds."""
     backbone = trained()
     exact = copy.deepcopy(backbone).double()
     for network in (backbone, exact):
@@ -150,7 +150,7 @@ def test_built_folded_and_loaded_strictly():
     assert backbone.is_deployed
     image = image_for((2, 3, 64, 96))
     assert relative_error(backbone.eval()(image)[2], trained()(image)[2]) < 1e-5
-    assert torch.equal(backbone.train()(image)[2], backbone.eval()(image)[2])  # there is no batch norm left
+    assert torch.equal(backbone.train()(image)[2], backbone.eval()(image)[2])  # no batch norm is left
 
 
 def test_synchronised_batch_norm_folds_too():
@@ -163,7 +163,7 @@ def test_synchronised_batch_norm_folds_too():
 
 
 def test_folding_leaves_no_trace():
-    """Neither in the random numbers nor in what gradients need, and the result can be copied and pickled."""
+    """Random states and requires_grad are unchanged, and the result can be copied and pickled."""
     backbone = MobileMamba(SMALL)
     state = torch.get_rng_state()
     with torch.inference_mode():
@@ -203,7 +203,7 @@ def strides(backbone):
 
 
 def test_layout_of_the_weights_outlives_what_is_done_with_a_network():
-    """That of the kernels, where there are kernels."""
+    """With C++ kernels, it is the layout of these kernels."""
     backbone = trained()
     backbone.switch_to_deploy()
     expected = strides(backbone)
@@ -226,7 +226,7 @@ def test_layout_of_the_weights_outlives_what_is_done_with_a_network():
 
 @torch.no_grad()
 def test_a_convolution_that_was_changed_later():
-    """As those do who dilate a backbone for segmentation."""
+    """For example, to dilate a backbone for segmentation."""
     conv = Conv2d(6, 6, 3, groups=6)
     x = noise_for((1, 6, 9, 9), 0).contiguous(memory_format=torch.channels_last)
     conv.dilation = conv.padding = (2, 2)
@@ -252,7 +252,7 @@ def test_stays_where_it_is():
 
 
 def test_a_device_without_float64_folds_on_the_cpu(monkeypatch):
-    """Apple's, which these weights say that they are on."""
+    """For Apple's GPUs, simulated by the device of the weights."""
     steps = []
     monkeypatch.setattr(MobileMamba, 'cpu', lambda self: steps.append('cpu'))
     monkeypatch.setattr(MobileMamba, 'to', lambda self, device: steps.append(device.type))
@@ -274,10 +274,10 @@ def test_frozen_stages_stay_frozen():
 
 @torch.no_grad()
 def test_other_norms_stay():
-    # Without kernels of ours, which would change the last bits of the stem.
+    # Without our kernels, which would change the last bits of the stem.
     backbone = MobileMamba(SMALL, norm_cfg=GN, scan_backend='torch').eval()
     for norm in (m for m in backbone.modules() if isinstance(m, nn.GroupNorm)):
-        nn.init.uniform_(norm.weight, 0.5, 1.5)  # those of residual branches start at 0
+        nn.init.uniform_(norm.weight, 0.5, 1.5)  # residual branches start at 0
     image = image_for((1, 3, 64, 64))
     state_dict, expected = copy.deepcopy(backbone.state_dict()), backbone(image)[0]
     backbone.switch_to_deploy()
@@ -330,7 +330,7 @@ def heads():
     pytest.importorskip('mmpretrain')
     from mmmobilemamba.models.heads import MobileMambaClsHead
 
-    init_default_scope('mmpretrain')  # where its loss is found
+    init_default_scope('mmpretrain')  # the scope of its loss
     head = randomise(MobileMambaClsHead(10, 24).double())
     folded = copy.deepcopy(head)
     folded.switch_to_deploy()
@@ -390,7 +390,7 @@ def test_neck():
 
 @torch.no_grad()
 def test_a_convolution_of_another_kind_is_left_alone():
-    """Weight standardisation would undo the fold."""
+    """Weight standardisation would revert the fold."""
     pytest.importorskip('mmdet')
     from mmmobilemamba.models.necks import DeconvFPN
 
@@ -432,7 +432,7 @@ def test_autocast():
 
 @torch.no_grad()
 def test_an_image_of_one_channel_stays_in_the_fast_format():
-    """Which is no format of its own for such an image, so PyTorch would go on in the other one."""
+    """For one channel, both memory formats are equal, and PyTorch would continue in the other one."""
     backbone = randomise(MobileMamba(SMALL, in_channels=1))
     formats = []
     for stage in backbone.stages:

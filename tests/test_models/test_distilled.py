@@ -1,4 +1,4 @@
-"""Distillation: the loss by hand, what the teacher sees, and that nothing else sees the teacher."""
+"""Distillation: the loss by hand, the inputs of the teacher, and its isolation from everything else."""
 
 import copy
 
@@ -37,14 +37,14 @@ def checkpoint(tmp_path_factory):
 
 
 def ready(checkpoint, **kwargs):
-    """A student with a teacher, in training, neither of them at its start."""
+    """A student with a teacher in training mode, both with random weights in every branch."""
     model = build(distilled_cfg(teacher_cfg(checkpoint), **kwargs))
     model.init_weights()
     return randomize(model, seed=2).train()
 
 
 def spy(model):
-    """A list that collects what the teacher's network is given."""
+    """A list that collects the inputs of the teacher."""
     seen = []
     model.teacher.classifier.backbone.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
     return seen
@@ -56,7 +56,7 @@ def log_softmax(logits):
 
 
 def bicubic(size_in, size_out):
-    """Matrix (out, in) of cubic convolution with a = -0.75, pixel centres aligned, edges repeated."""
+    """Matrix (out, in) of cubic convolution with a = -0.75, aligned pixel centres and repeated edges."""
     matrix = np.zeros((size_out, size_in))
     for row in range(size_out):
         centre = (row + 0.5) * size_in / size_out - 0.5
@@ -68,7 +68,7 @@ def bicubic(size_in, size_out):
 
 
 def test_distillation_loss_of_two_classes():
-    """Teacher (1/4, 3/4), student (1/2, 1/2); at tau 2 the odds of the teacher are sqrt(3)."""
+    """Teacher (1/4, 3/4), student (1/2, 1/2); with tau = 2, the odds of the teacher are sqrt(3)."""
     student, teacher = torch.tensor([[7.0, 7.0]]), torch.tensor([[2.0, 2.0 + np.log(3)]])
     expected = 0.25 * np.log(0.5) + 0.75 * np.log(1.5)
     assert distillation_loss(student, teacher, 1.0).item() == pytest.approx(expected, rel=1e-5)
@@ -76,12 +76,12 @@ def test_distillation_loss_of_two_classes():
     expected = 4 * (first * np.log(2 * first) + (1 - first) * np.log(2 * (1 - first)))
     assert distillation_loss(student, teacher, 2.0).item() == pytest.approx(expected, rel=1e-5)
     twice = distillation_loss(torch.cat([student, teacher]), torch.cat([teacher, teacher]), 2.0)
-    assert twice.item() == pytest.approx(expected / 2, rel=1e-5)  # a mean over the images
+    assert twice.item() == pytest.approx(expected / 2, rel=1e-5)  # averaged over the images
 
 
 @pytest.mark.parametrize('size, kd_weight, tau', [(80, 5.0, 1.0), (48, 2.0, 3.0)])
 def test_loss_by_hand(checkpoint, size, kd_weight, tau):
-    """Batch norm of the student is in training, so that its logits are those of the same batch."""
+    """The student's batch norms are in training mode, so its logits must come from the same batch."""
     np.random.seed(0)
     model = ready(checkpoint, teacher_size=size, kd_weight=kd_weight, tau=tau, train_cfg=AUGMENTS)
     seen, student_logits = spy(model), []
@@ -115,7 +115,7 @@ def test_loss_by_hand(checkpoint, size, kd_weight, tau):
 
 
 def test_teacher_sees_raw_images_of_its_own_size(checkpoint):
-    """RGB values 0 to 255 as loaded, without resizing."""
+    """The teacher gets RGB values 0 to 255 as loaded, without resizing."""
     model = ready(checkpoint, teacher_size=64)
     seen, data = spy(model), batch()
     model(**model.data_preprocessor(copy.deepcopy(data), training=True), mode='loss')
@@ -148,7 +148,7 @@ def test_student_is_a_plain_classifier(checkpoint):
 
 
 def test_same_start_as_a_plain_classifier(checkpoint):
-    """Making the teacher ready takes nothing from the random numbers of the student."""
+    """Building the teacher does not change the student's random numbers."""
     starts = []
     for cfg in (student_cfg(), distilled_cfg(teacher_cfg(checkpoint))):
         torch.manual_seed(5)
@@ -201,7 +201,7 @@ def test_teacher_keeps_its_precision_and_follows_the_images(checkpoint):
 
 
 def test_autocast(checkpoint):
-    """Both networks run in bfloat16, the divergence in float32."""
+    """Both networks run in bfloat16, the KL divergence in float32."""
     model = ready(checkpoint)
     outputs = []
     for head in (model.head, model.teacher.classifier.head):

@@ -1,4 +1,4 @@
-"""Distillation in whole runs, on two processes, and with teachers of timm."""
+"""Distillation in complete runs, in two processes, and with timm teachers."""
 
 import copy
 
@@ -30,7 +30,7 @@ def items(number):
 
 
 def runner(work_dir, teacher, **kwargs):
-    """A Runner for two epochs of two iterations with an averaged model, and for a test."""
+    """A Runner for two epochs of two iterations with EMA, and for testing."""
     loader = dict(
         batch_size=4,
         sampler=dict(type='DefaultSampler', shuffle=False),
@@ -55,7 +55,7 @@ def runner(work_dir, teacher, **kwargs):
 
 @pytest.mark.slow
 def test_run_with_an_averaged_model(tmp_path, checkpoint):
-    """The Runner's checkpoints are a plain classifier's, resume, and are tested without the teacher."""
+    """The checkpoints are those of a plain classifier, can be resumed, and are tested without the teacher."""
     training = runner(tmp_path / 'run', teacher_cfg(checkpoint), experiment_name='kd_train')
     training.train()
     frozen = torch.load(checkpoint)['state_dict']
@@ -100,7 +100,7 @@ def test_run_stops_before_training_without_its_teacher(tmp_path):
 
 
 def gradients(model, rank):
-    """Those of two of the four images of the batch."""
+    """Gradients for two of the four images of the batch."""
     images = slice(2 * rank, 2 * rank + 2)
     data = batch(labels=(1, 3, 0, 2))
     data = {key: value[images] for key, value in data.items()}
@@ -111,7 +111,7 @@ def gradients(model, rank):
 
 
 def student_for_ddp(checkpoint):
-    """In float64: batch norm over two values, as in the last stage, amplifies every rounding error."""
+    """In float64, because batch norm over two values, as in the last stage, amplifies rounding errors."""
     model = build(distilled_cfg(teacher_cfg(checkpoint)))
     model.init_weights()
     model.teacher.classifier.double()
@@ -119,11 +119,11 @@ def student_for_ddp(checkpoint):
 
 
 def worker(rank, folder, checkpoint):
-    """One of two processes; leaves its gradients and the student after a step in a file."""
+    """One of two processes; writes its gradients and the student after a step to a file."""
     torch.set_num_threads(1)
     store = f'file://{folder}/store'
     distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=2)
-    torch.manual_seed(rank)  # the two students start alike only because DDP makes them
+    torch.manual_seed(rank)  # the students start from equal weights only because of DDP
     model = DistributedDataParallel(student_for_ddp(checkpoint), find_unused_parameters=False)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.1)
     found = gradients(model, rank)
@@ -135,8 +135,8 @@ def worker(rank, folder, checkpoint):
 
 @pytest.mark.slow
 def test_two_processes(tmp_path, checkpoint):
-    """Both end with the mean of the gradients of their halves, and with the same student."""
-    # The two processes share one import of the packages, which takes longer than all the rest.
+    """Both get the mean of their gradients and end with the same student."""
+    # The processes share one import of the packages, which takes longer than everything else.
     torch.multiprocessing.get_context('forkserver').set_forkserver_preload(['mmpretrain.models'])
     torch.multiprocessing.start_processes(worker, (tmp_path, checkpoint), 2, start_method='forkserver')
     found = [torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1)]
@@ -157,7 +157,7 @@ def timm_teacher(**kwargs):
 
 @pytest.mark.parametrize('name', ['test_resnet', 'test_vit'])
 def test_teacher_of_timm(tmp_path, name):
-    """Its weights stay, though timm's ViTs have an ``init_weights`` that mmengine would call."""
+    """Its weights are kept, although timm's ViTs have an ``init_weights`` that mmengine would call."""
     timm = pytest.importorskip('timm')
     torch.manual_seed(1)
     net = randomize(timm.create_model(name, num_classes=5), seed=1).eval()
@@ -190,7 +190,7 @@ def test_timm_teacher_without_weights():
 
 
 def test_the_teacher_of_the_paper():
-    """TResNet-L v2 in timm: images of values 0 to 1 and 224 pixels, 1000 classes, 46.2 M parameters."""
+    """TResNet-L v2 of timm: images of 224 px with values 0 to 1, 1000 classes, 46.2 M parameters."""
     timm = pytest.importorskip('timm')
     cfg = timm.get_pretrained_cfg('tresnet_v2_l.miil_in21k_ft_in1k')
     assert (cfg.mean, cfg.std, cfg.input_size, cfg.num_classes) == ((0,) * 3, (1,) * 3, (3, 224, 224), 1000)

@@ -1,4 +1,4 @@
-"""The network against what the authors' network answers (tests/data/golden)."""
+"""The network against outputs of the authors' network (tests/data/golden)."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ from mmmobilemamba.models.checkpoint import convert_backbone, convert_head, rena
 
 from ..conftest import authors_checkpoint, golden, image_for, noise_for, relative_error
 
-EVAL_BOUND = 1e-6  # what README says
+EVAL_BOUND = 1e-6  # as in the README
 TRAINABLE = dict(t2=8806682, t4=14137690, s6=14996696, b1=17070625, b2=17070625, b4=17070625)
 
 
@@ -24,7 +24,7 @@ def case(request):
 
 
 def logits_of(backbone, head, x, training=False):
-    """Global average pool, BatchNorm1d and Linear under the names of the converted head."""
+    """Global average pooling, BatchNorm1d and Linear with the names of the converted head."""
     pooled = backbone(x)[-1].mean((2, 3))
     stats = (head['head.head.bn.running_mean'], head['head.head.bn.running_var'])
     affine = (head['head.head.bn.weight'], head['head.head.bn.bias'])
@@ -67,7 +67,7 @@ def test_mixer_parts(stage, block, size):
 
 
 def test_training_step():
-    """In float64, as in float32 the rounding of one ReLU's input can flip it, and with it a gradient."""
+    """In float64: in float32, rounding can flip the sign of a ReLU's input and change gradients."""
     checkpoint, expected = authors_checkpoint('b1'), golden('b1')
     backbone = MobileMamba('b1', drop_path_rate=0).train()
     backbone.load_state_dict(dict(checkpoint))
@@ -88,7 +88,7 @@ def test_training_step():
     ours = {**dict(backbone.named_parameters()), **trained_head}
     names = {name: our_name(name) for name in expected['grad_names']}
     assert set(names.values()) == set(ours)
-    # Some biases before a batch norm have no gradient in exact arithmetic, only rounding.
+    # The gradients of some biases before a batch norm are rounding errors only.
     rounding = 1e-6 * expected['grad_norms'].max()
     for name, norm in zip(expected['grad_names'], expected['grad_norms']):
         assert ours[names[name]].grad.norm().item() == pytest.approx(norm, rel=1e-3, abs=rounding), name
@@ -119,7 +119,7 @@ def test_parameter_count_and_every_key_converted(arch):
 
 
 def test_a_wrong_scan_would_be_seen():
-    """The bounds above have bite: 1 % on the decay moves the first stage by far more."""
+    """The bounds above are strict: changing the decay by 1 % changes the first stage by far more."""
     backbone = MobileMamba('b1', out_indices=0).eval()
     backbone.load_state_dict(authors_checkpoint('b1'))
     image = image_for((1, 3, 160, 224))

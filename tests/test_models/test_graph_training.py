@@ -1,4 +1,4 @@
-"""CUDA graphs of training steps, with a stand-in that keeps its outputs and gradients in fixed memory."""
+"""CUDA graphs of training steps, simulated by functions that reuse the memory of outputs and gradients."""
 
 import copy
 import pickle
@@ -22,7 +22,7 @@ captures = []
 
 
 def graphed_callables(module, sample_args, num_warmup_iters, allow_unused_input):
-    """Like PyTorch's: every call reads and writes the same memory, gradients included."""
+    """Like PyTorch's: every call reads and writes the same memory, including gradients."""
     assert allow_unused_input and not torch.is_autocast_cache_enabled()
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
     for _ in range(num_warmup_iters):
@@ -42,7 +42,7 @@ def graphed_callables(module, sample_args, num_warmup_iters, allow_unused_input)
             return tuple(memory.detach() for memory in outs_memory)
 
         @staticmethod
-        def backward(ctx, *grads):  # of the last step, whoever asks
+        def backward(ctx, *grads):  # always of the last step
             found = torch.autograd.grad(Graphed.outs, parameters, grads, allow_unused=True, retain_graph=True)
             for memory, grad in zip(grads_memory, found):
                 memory.copy_(grad)
@@ -54,13 +54,13 @@ def graphed_callables(module, sample_args, num_warmup_iters, allow_unused_input)
 @pytest.fixture
 def gpu(monkeypatch):
     captures.clear()
-    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')  # which mmengine's logger asks for
+    monkeypatch.setenv('CUDA_VISIBLE_DEVICES', '0')  # read by mmengine's logger
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
     monkeypatch.setattr(torch.cuda, 'make_graphed_callables', graphed_callables)
 
 
 def pair(**kwargs):
-    """A backbone, and a copy that is graphed."""
+    """A backbone, and a copy that runs as CUDA graphs."""
     backbone = small(**kwargs).train()
     return backbone, graph_training(copy.deepcopy(backbone))
 
@@ -76,7 +76,7 @@ def assert_same(found, expected, bound=1e-5):
 @pytest.mark.parametrize('set_to_none', [True, False])
 @pytest.mark.parametrize('steps', [1, 3])
 def test_steps_with_accumulation(gpu, set_to_none, steps):
-    """Gradients add up over steps, and begin anew; validation runs in between."""
+    """Gradients are accumulated over steps and reset; validation runs in between."""
     backbone, graphed = pair(out_indices=(0, 2), frozen_stages=0)
     for _ in range(2):
         for number in range(steps):
@@ -108,7 +108,7 @@ def test_two_outputs_before_a_backward(gpu):
     out = graphed(x)[0]
     with pytest.raises(RuntimeError, match=r'still waits for its backward.*Call backward first'):
         graphed(x)
-    del out  # a step that is given up does not wait
+    del out  # a discarded step is not pending
     graphed(x)[0].sum().backward()
     with torch.no_grad():
         graphed(x)

@@ -1,4 +1,4 @@
-"""The reader of checkpoints for versions of torch that have no list of what may be loaded."""
+"""The loader of checkpoints for versions of torch without an allow-list."""
 
 import os
 import pickle
@@ -12,7 +12,7 @@ from mmmobilemamba.models.checkpoint import load_weights
 
 
 class Harm:
-    """Runs a command where it is loaded without a check."""
+    """Runs a command when it is unpickled without a check."""
 
     def __init__(self, path):
         self.path = path
@@ -50,7 +50,7 @@ def test_nothing_else(tmp_path):
 
 
 def test_bytes_in_one_encoding_alone():
-    """Codecs are many, and some are found by importing what a file names."""
+    """Other codecs are refused, because looking up a codec can import modules named in the file."""
     assert load_weights._encode('\xe9', 'latin1') == b'\xe9'
     with pytest.raises(pickle.UnpicklingError, match='but for latin1'):
         load_weights._encode('x', 'zip')

@@ -1,4 +1,4 @@
-"""Widths by name: where they are replaced, where not, and what a wrong name says."""
+"""Widths by name: where they are replaced and where not, and errors of wrong names."""
 
 import pytest
 from mmengine.registry import MODELS, DefaultScope
@@ -10,7 +10,7 @@ from mmmobilemamba.models.match_widths import match_widths
 
 
 class Recorder(nn.Module):
-    """Keeps what it was built with."""
+    """Keeps the arguments it was built with."""
 
     def __init__(self, backbone, **model):
         super().__init__()
@@ -20,7 +20,7 @@ class Recorder(nn.Module):
 
 @pytest.fixture
 def built(monkeypatch):
-    """Builds a ``Recorder`` and returns it."""
+    """A function that builds a ``Recorder``."""
     monkeypatch.setitem(MODELS.module_dict, 'Recorder', Recorder)
 
     def build(backbone=None, **model):
@@ -47,7 +47,7 @@ def test_names_become_widths(built, arch):
 
 
 def test_every_key_of_channels(built):
-    """However a head calls them, however deep; not what merely contains the word."""
+    """All names that heads use, at any depth; not keys that merely contain the word."""
     fine, middle, coarse = ARCHS['t2']['embed_dims']
     found = built(
         decode_head=dict(channels='stage1', c1_in_channels='stage0', feat_channels=['stage2', 256]),
@@ -64,7 +64,7 @@ def test_every_key_of_channels(built):
 
 
 def test_result_is_the_plain_model(built):
-    """The backbone gets its config as it is; nothing of this is left in the model."""
+    """The backbone gets its config unchanged, and the model has no trace of the wrapper."""
     model = built(dict(arch='t2', out_indices=(0, 1)), neck=dict(in_channels='stage0'))
     assert type(model) is Recorder and type(model.backbone) is MobileMamba
     assert model.backbone.out_channels == (144, 272)
@@ -72,7 +72,7 @@ def test_result_is_the_plain_model(built):
 
 
 def test_backbones_with_a_scope(built):
-    """As mmaction2 has it from mmpretrain; within mmpretrain itself the name has no scope."""
+    """As in mmaction2's configs with mmpretrain; in mmpretrain itself, the name has no scope."""
     pytest.importorskip('mmpretrain')
     with DefaultScope.overwrite_default_scope('mmengine'):
         model = built(dict(arch='t2', type='mmpretrain.MobileMamba'), head=dict(in_channels='stage2'))
@@ -80,7 +80,7 @@ def test_backbones_with_a_scope(built):
 
 
 def test_other_arguments_stay(built):
-    """Other keys may have any words; numbers, None and nested settings stay."""
+    """Other keys can have any strings; numbers, None and nested settings are unchanged."""
     model = dict(
         neck=dict(type='FPN', in_channels=[1, 2], out_channels=3, add_extra_convs='on_input', norm_cfg=None),
         train_cfg=dict(name='stage0', sampler=dict(type='stage1')),
@@ -112,7 +112,7 @@ def test_unknown_name(model, path):
 
 @pytest.mark.parametrize('backbone', [dict(type='ResNet', depth=18), dict(type='MobileMamba')])
 def test_other_backbone(backbone):
-    """Whose widths nobody knows here; it would fail in the forward pass only."""
+    """The widths of other backbones are unknown; without the error, only the forward pass would fail."""
     with pytest.raises(ValueError, match=r"not from \{'type': .* use type='RetinaNet' and write the widths"):
         match_widths('RetinaNet', backbone, neck=dict(in_channels='stage0'))
 

@@ -1,6 +1,6 @@
-"""The network that is trained consists of plain modules, each of which does what its name says.
+"""The network in training form consists of plain modules, each with the function of its name.
 
-What they give is compared with a network that is written down here, function by function.
+They are compared with a functional implementation of the network in this file.
 """
 
 import copy
@@ -21,15 +21,15 @@ from .test_backbone import SMALL, small
 
 
 class Reference:
-    """MobileMamba in functions, in evaluation.
+    """MobileMamba in evaluation mode, implemented with functions.
 
     Args:
-        backbone (MobileMamba): Whose weights and sizes these are, not deployed.
-        deltas (dict[str, Tensor], optional): What is added to the outputs of convolutions, by their names.
-        without (str, optional): An activation that is left out.
+        backbone (MobileMamba): The backbone whose weights and sizes are used, not deployed.
+        deltas (dict[str, Tensor], optional): Added to the outputs of convolutions, by name.
+        without (str, optional): Name of an activation to omit.
 
     Attributes:
-        seen (dict[str, Tensor]): Outputs of convolutions, norms and activations, by the names of the modules.
+        seen (dict[str, Tensor]): Outputs of convolutions, norms and activations, by module name.
     """
 
     def __init__(self, backbone, deltas=None, without=None):
@@ -128,18 +128,18 @@ WATCHED = (nn.Conv2d, nn.BatchNorm2d, nn.LayerNorm, nn.ReLU, nn.SiLU)
 
 
 def network(**kwargs):
-    """Of float64, so that what is another order of sums elsewhere makes no difference here."""
+    """A network in float64, so that the order of summation makes no difference."""
     return small(**kwargs).double().eval().requires_grad_(False)
 
 
 def replace(root, name, module):
-    """Put a module in the place of another."""
+    """Replace a module."""
     parent, _, child = name.rpartition('.')
     setattr(root.get_submodule(parent), child, module)
 
 
 class Adapter(nn.Module):
-    """A convolution, or a convolution and its norm, and something that was learned beside it."""
+    """A convolution, optionally with its norm, plus a learned adapter."""
 
     def __init__(self, wrapped, delta):
         super().__init__()
@@ -229,7 +229,7 @@ def test_any_module_can_be_a_residual_branch():
 
 @pytest.mark.parametrize('form', ['trained', 'deployed', pytest.param('compiled', marks=needs_torch('2.5'))])
 def test_symbolic_trace(form):
-    """Operators that look at sizes and devices are one node each; the trace works for any size."""
+    """Operators that read sizes and devices are one node each; the trace works for any size."""
     backbone = small(out_indices=(0, 1, 2)).eval().requires_grad_(False)
     if form == 'deployed':
         backbone.switch_to_deploy()
@@ -245,7 +245,7 @@ def test_symbolic_trace(form):
 
 
 def test_feature_extractor():
-    """That of torchvision gives what a module of that name gives."""
+    """torchvision's feature extractor returns the outputs of the modules with these names."""
     extraction = pytest.importorskip('torchvision.models.feature_extraction')
     backbone = network()
     names = [
@@ -262,7 +262,7 @@ def test_feature_extractor():
 
 
 def test_folding_changes_no_source():
-    """What a folded part is made from stays what it was."""
+    """The source of a folded part is not modified."""
     wte = network().stages[0].blocks[0].mixer.fn.global_op
     for name in ('in_proj', 'out_proj'):
         setattr(wte.ss2d, name, getattr(wte.ss2d, name).folded())

@@ -1,4 +1,4 @@
-"""Packed convolutions: equal to the network that they are made from, which stays as it is."""
+"""Packed convolutions: equal to the source network, which is not modified."""
 
 import copy
 import pickle
@@ -51,7 +51,7 @@ def test_other_sizes(size):
 
 
 def test_any_network():
-    """Padding in words and other paddings than zero stay in PyTorch's hands."""
+    """Convolutions with a padding name or a padding mode other than zeros stay PyTorch's."""
     layers = [
         nn.Conv2d(3, 8, 3, stride=2, padding=1, dilation=2),
         nn.ReLU(),
@@ -84,7 +84,7 @@ def test_no_onednn(monkeypatch):
 
 @pytest.mark.parametrize('kind', [nn.Conv2d, Conv2d])
 def test_what_the_copy_cannot(kind):
-    """Whether its convolution is packed or remembers."""
+    """Both for packed convolutions and for those with cached calls."""
     network, image = nn.Sequential(kind(4, 16, 1), nn.ReLU()), torch.rand(1, 4, 8, 8)
     image = image.contiguous(memory_format=torch.channels_last)
     prepared = prepare_for_cpu(network, image)
@@ -100,9 +100,9 @@ def test_what_the_copy_cannot(kind):
         prepared.load_state_dict(network.state_dict(), strict=False)
 
 
-@needs_torch('2.8')  # or the words are torch's own
+@needs_torch('2.8')  # older versions raise torch's own message
 def test_packed_weights_stay_in_their_process():
-    """Torch's own words about them are "Cannot access storage of OpaqueTensorImpl"."""
+    """torch's message would be "Cannot access storage of OpaqueTensorImpl"."""
     backbone, image = small(scan_backend='torch').eval(), torch.rand(1, 3, 64, 64)
     prepared = prepare_for_cpu(backbone, image)
     with pytest.raises(RuntimeError, match=r'cannot be saved or loaded into\. Do that with the network'):
@@ -141,7 +141,7 @@ needs_kernels = pytest.mark.skipif(not cpu.has_vectors(), reason='no kernels wit
 
 
 def remembering(channels=16, kernel_size=1, activation=None, adds_shortcut=False, **kwargs):
-    """A prepared convolution and PyTorch's with the same weights."""
+    """A convolution with cached calls, and PyTorch's with the same weights."""
     follows = dict(activation=activation, adds_shortcut=adds_shortcut)
     conv = FusedConv2d(channels, channels, kernel_size, **follows, **kwargs).requires_grad_(False)
     plain = nn.Conv2d(channels, channels, kernel_size, padding=kernel_size // 2, **kwargs)
@@ -154,7 +154,7 @@ def remembering(channels=16, kernel_size=1, activation=None, adds_shortcut=False
 @pytest.mark.parametrize('activation', [None, 'relu'])
 @pytest.mark.parametrize('adds_shortcut', [True, False])
 def test_remembered_calls(activation, adds_shortcut):
-    """One for each shape and layout; images and shortcuts are new ones each time."""
+    """One cached call for each shape and layout; images and shortcuts differ each time."""
     prepared, plain = remembering(activation=activation, adds_shortcut=adds_shortcut)
     for size in ((1, 16, 4, 6), (2, 16, 5, 3)):
         for _ in range(3):
@@ -185,7 +185,7 @@ def test_depthwise_without_bias():
 @needs_kernels
 @torch.no_grad()
 def test_what_is_not_remembered():
-    """Maps in another format or type, and under autocast; of shapes that are known, too."""
+    """Maps of another memory format or dtype, and calls under autocast, even for cached shapes."""
     prepared, plain = remembering(activation='relu', adds_shortcut=True)
     x = torch.randn(2, 16, 4, 6).contiguous(memory_format=torch.channels_last)
     prepared(x, x)
@@ -247,7 +247,7 @@ def test_hooks_stay():
 @torch.no_grad()
 @pytest.mark.parametrize('tool', ['trace', 'export', 'fx', 'pickle'])
 def test_tools_of_pytorch(tool):
-    """They take the convolutions that remember, where all do."""
+    """They support networks whose convolutions cache their calls."""
     network = nn.Sequential(FusedConv2d(16, 32, activation='silu'), Conv2d(32, 16)).eval()
     image = torch.rand(1, 16, 12, 10).contiguous(memory_format=torch.channels_last)
     prepared = prepare_for_cpu(network, image)
@@ -264,7 +264,7 @@ def test_tools_of_pytorch(tool):
 @needs_kernels
 @torch.no_grad()
 def test_export_of_a_backbone():
-    """Whose Haar transform takes the weight of a convolution out of it."""
+    """Its Haar transform reads the weight of a convolution."""
     backbone = randomise(MobileMamba(dict(SMALL, embed_dims=(128, 144, 160))))
     x = image_for((1, 128, 6, 6)).contiguous(memory_format=torch.channels_last)
     prepared = prepare_for_cpu(backbone.stages[0].blocks[0].mixer, x)
@@ -275,7 +275,7 @@ def test_export_of_a_backbone():
 @needs_kernels
 @torch.no_grad()
 def test_a_copy_forgets():
-    """A call has the addresses of the weights."""
+    """Cached calls contain the addresses of the weights."""
     prepared, plain = remembering()
     x = torch.randn(1, 16, 4, 6).contiguous(memory_format=torch.channels_last)
     prepared(x)

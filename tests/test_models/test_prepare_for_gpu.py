@@ -1,4 +1,4 @@
-"""Networks prepared for a GPU, with a stand-in for CUDA graphs; on a GPU: tests/test_on_a_gpu.py."""
+"""Networks prepared for a GPU, with simulated CUDA graphs; tests on a GPU: tests/test_on_a_gpu.py."""
 
 import copy
 import sys
@@ -17,7 +17,7 @@ no_gpu = pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 
 
 class StandIn:
-    """Reads and writes the same memory at every call, as a graph does."""
+    """Reads and writes the same memory at every call, like a CUDA graph."""
 
     def __init__(self, network, image):
         self.network, self.image, self.out = network, image, network(image)
@@ -30,7 +30,7 @@ class StandIn:
 
 
 class Double(nn.Module):
-    """Twice the image, and the places where it is above 0."""
+    """Returns twice the image, and a mask of its positive values."""
 
     def forward(self, x):
         self.dtype, self.is_last = x.dtype, x.is_contiguous(memory_format=torch.channels_last)
@@ -86,7 +86,7 @@ def test_types_of_gpus():
 
 @needs_torch('2.5')
 def test_what_is_compiled():
-    """MobileMamba by region, whatever holds it; another network as a whole."""
+    """MobileMamba is compiled by region inside any model; other networks as a whole."""
     model = nn.Sequential(small(out_indices=0))
     assert compile_for_inference(model) is model
     region = model[0].stages[0].blocks[0].region

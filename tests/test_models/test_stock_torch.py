@@ -1,4 +1,4 @@
-"""What users of PyTorch do with any network, with a new one and with a deployed one."""
+"""Common PyTorch tools on a new and on a deployed network."""
 
 import copy
 
@@ -38,7 +38,7 @@ def answer(run, image=IMAGE):
 
 
 def test_safetensors(network, tmp_path):
-    """All entries are contiguous, as these files hold no others; the network keeps its layout."""
+    """All entries are contiguous, as these files require; the network keeps its memory layout."""
     safetensors = pytest.importorskip('safetensors.torch')
     expected, state_dict = answer(network), network.state_dict()
     strides = [parameter.stride() for parameter in network.parameters()]
@@ -66,7 +66,7 @@ def test_a_state_dict_with_its_graph_has_the_parameters(network):
     assert all(state_dict[name] is parameter for name, parameter in parameters.items())
 
 
-@needs_detection  # older versions have no convolution in float16
+@needs_detection  # older versions do not support float16 convolutions
 @pytest.mark.parametrize(
     ('dtype', 'bound'), [(torch.float16, 0.01), (torch.bfloat16, 0.05), (torch.float64, 1e-5)]
 )
@@ -95,7 +95,7 @@ def test_parameters_from_outside(network):
 
 @needs_detection
 def test_an_ensemble(network):
-    """The weights of two networks as one batch: https://pytorch.org/functorch/stable/notebooks/ensembling.html."""
+    """Two networks batched by vmap: https://pytorch.org/functorch/stable/notebooks/ensembling.html."""
     networks = [network, copy.deepcopy(network)]
     with torch.no_grad():
         for parameter in networks[1].parameters():
@@ -131,7 +131,7 @@ def test_gradients_of_each_image(network):
 
 @needs_detection
 def test_forward_mode(network):
-    """Against a difference."""
+    """Compared with a finite difference."""
     network.double()
     image, direction = IMAGE.double(), torch.randn(IMAGE.shape, dtype=torch.float64)
     _, found = torch.func.jvp(lambda x: network(x)[2], (image,), (direction,))
@@ -142,7 +142,7 @@ def test_forward_mode(network):
 
 @pytest.mark.parametrize('name', ['weight_norm', 'spectral_norm'])
 def test_parametrizations_stay(name):
-    """A convolution whose weight is computed is not folded; the answer is the same."""
+    """A convolution with a parametrised weight is not folded; outputs are unchanged."""
     backbone = make()
     for module in list(backbone.modules()):
         if isinstance(module, nn.Conv2d):
@@ -155,7 +155,7 @@ def test_parametrizations_stay(name):
 @pytest.mark.filterwarnings('ignore')
 @pytest.mark.parametrize('name', ['weight_norm', 'prune'])
 def test_weights_of_hooks_are_not_folded(name):
-    """Before anything has changed; a hook would put its weight in the place of the folded one."""
+    """The error occurs before any change; a hook would overwrite the folded weight."""
     backbone = make()
     for module in list(backbone.modules()):
         if type(module).__name__ == 'Conv2d':

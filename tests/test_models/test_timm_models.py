@@ -1,4 +1,4 @@
-"""What timm asks of its models, of those that ``mmmobilemamba.timm_models`` registers."""
+"""timm's requirements, for the models registered by ``mmmobilemamba.timm_models``."""
 
 import subprocess
 import sys
@@ -38,7 +38,7 @@ def image(size=64, channels=3, batch=2):
 
 @pytest.fixture(scope='module')
 def network():
-    """T2 with ten classes in which no branch is silent; tests leave it as it is."""
+    """T2 with ten classes in which every branch affects the output; tests do not modify it."""
     torch.manual_seed(0)
     return randomise(make(num_classes=10))
 
@@ -53,7 +53,7 @@ def test_names():
 
 @pytest.mark.parametrize('arch', sorted(PIXELS))
 def test_default_cfg_is_the_recipe(arch):
-    """Image size, crop, interpolation, mean and deviation are those of the test pipeline."""
+    """Image size, crop, interpolation, mean and standard deviation equal those of the test pipeline."""
     config, cfg = load(arch), timm.get_pretrained_cfg(f'mobilemamba_{arch}')
     _, resize, crop, _ = config.test_dataloader.dataset.pipeline
     assert cfg.input_size == (3, crop.crop_size, crop.crop_size)
@@ -83,7 +83,7 @@ def test_transform_makes_the_image_of_the_recipe(tmp_path):
 
 @pytest.mark.parametrize('name', NAMES)
 def test_shapes(name):
-    """Of features, logits and maps, as the configuration says; on 'meta', which computes shapes alone."""
+    """Shapes of features, logits and maps match the config; on 'meta', where only shapes are computed."""
     arch = name.split('_')[1]
     model = make(name, device='meta', dtype=torch.float32).eval()
     cfg, width = model.default_cfg, ARCHS[arch]['embed_dims'][-1]
@@ -140,7 +140,7 @@ def test_files_of_ones_own(authors_weights, tmp_path, form, way):
     ],
 )
 def test_files_of_other_networks(tmp_path, weights, message, num_classes):
-    """With another number of classes timm loads what fits, and says nothing when that is nothing."""
+    """With another number of classes, timm loads matching weights, and is silent even if there are none."""
     torch.save(weights(), tmp_path / 'other.pth')
     overlay = dict(file=str(tmp_path / 'other.pth'))
     with pytest.raises(CheckpointError, match=message):
@@ -149,7 +149,7 @@ def test_files_of_other_networks(tmp_path, weights, message, num_classes):
 
 @torch.no_grad()
 def test_folder_for_a_hub(tmp_path):
-    """What timm shares on a hub, and reads from one or from a folder."""
+    """The folder that timm uploads to a hub, and loads from a hub or a folder."""
     model = randomise(make(num_classes=4, in_chans=1))
     timm.models.save_for_hf(model, tmp_path, model_args=dict(in_chans=1))
     loaded = timm.create_model(f'local-dir:{tmp_path}', pretrained=True).eval()
@@ -253,7 +253,7 @@ def test_rates():
 
 
 def test_layers_of_parameters(network):
-    """timm's layer-wise decay has the layers of ours."""
+    """timm's layer-wise decay uses the same layers as ours."""
     layers = group_parameters(network, network.group_matcher(), reverse=True)
     expected = {
         name: network.backbone.get_layer_depth(name, prefix='backbone.')[0]

@@ -1,6 +1,6 @@
-"""What PyTorch makes of a network to run elsewhere: traces, exported programs and files of ONNX.
+"""Traces, exported programs and ONNX files, created with PyTorch's functions.
 
-By PyTorch's own functions, as for any other network, and with nothing chosen for it.
+The functions are called as for any other network, without selecting a backend.
 """
 
 import warnings
@@ -15,8 +15,8 @@ from ..conftest import image_for, relative_error
 from ..helpers import SMALL, randomise
 
 BOUND = 1e-5
-# What is traced comes first. PyTorch takes a side of 1, of the last map's bands, for one that stays 1, so
-# that images of more than 128 pixels a side are needed.
+# The first size is used for tracing. PyTorch specialises sides of 1, as in the bands of the last map, so
+# images need more than 128 px per side.
 SIZES = [(2, 3, 144, 160), (1, 3, 70, 101), (3, 3, 200, 135)]
 TINY = dict(SMALL, depths=(1, 1, 1))
 TELLS = hasattr(torch.compiler, 'is_exporting')
@@ -33,7 +33,7 @@ def network(deployed=False, arch=TINY, **kwargs):
 
 @torch.no_grad()
 def largest_error(run, backbone, sizes=SIZES):
-    """Over all maps of images of these sizes."""
+    """Largest error over all maps of images of these sizes."""
     images = [image_for(size) for size in sizes]
     return max(relative_error(x, y) for image in images for x, y in zip(run(image), backbone(image)))
 
@@ -42,7 +42,7 @@ def largest_error(run, backbone, sizes=SIZES):
 @pytest.mark.parametrize('gradients', [False, True])
 @pytest.mark.parametrize('backend', ['auto', 'torch', 'export'])
 def test_a_trace_is_for_any_size(deployed, gradients, backend):
-    """PyTorch's own check passes, and there is no warning, as nothing looks at a size."""
+    """PyTorch's check passes without a warning, because no size is read."""
     if backend not in ('auto', *available_backends()):
         pytest.skip(f'no {backend} here')
     backbone = network(deployed, scan_backend=backend)
@@ -53,7 +53,7 @@ def test_a_trace_is_for_any_size(deployed, gradients, backend):
 
 
 def test_a_trace_learns():
-    """With the gradients of the network."""
+    """Gradients of a trace equal those of the network."""
     backbone, image = network(), image_for(SIZES[0])
     traced = torch.jit.trace(backbone, image)
     grads = []
@@ -65,9 +65,7 @@ def test_a_trace_learns():
         torch.testing.assert_close(found, expected, rtol=1e-3, atol=1e-5)
 
 
-@pytest.mark.filterwarnings(
-    'ignore::torch.jit.TracerWarning'
-)  # of batch norm's look at the size of the batch
+@pytest.mark.filterwarnings('ignore::torch.jit.TracerWarning')  # because batch norm reads the batch size
 @pytest.mark.parametrize('gradients', [False, True])
 def test_a_trace_of_training(gradients):
     backbone = network().train()
@@ -78,7 +76,7 @@ def test_a_trace_of_training(gradients):
 
 
 def test_a_named_kernel_is_refused_in_a_trace():
-    """It would be missing where the trace runs."""
+    """The kernel would be missing where the trace runs."""
     with pytest.raises(RuntimeError, match=r"'cpp' cannot run: a traced or exported graph .*backend='auto'"):
         torch.jit.trace(network(scan_backend='cpp'), image_for(SIZES[0]))
 
@@ -102,13 +100,13 @@ def onnx_session(path, bound_on_nodes):
 @pytest.mark.parametrize('opset', [11, 13, 17])
 @pytest.mark.filterwarnings('ignore')
 def test_the_older_exporter(tmp_path, deployed, opset):
-    """With gradients on, as scripts without `torch.no_grad()` have them. Opset 11 is mmdeploy's default."""
+    """With gradients enabled, as in scripts without `torch.no_grad()`. Opset 11 is mmdeploy's default."""
     pytest.importorskip('onnx')
     backbone, path = network(deployed), str(tmp_path / 'network.onnx')
     names = ['image', 'stage0', 'stage1', 'stage2']
     free = {name: {0: 'batch', 2: f'{name}_height', 3: f'{name}_width'} for name in names}
     options = dict(input_names=names[:1], output_names=names[1:], dynamic_axes=free, opset_version=opset)
-    if hasattr(torch.onnx, 'ONNXProgram'):  # since there are two exporters
+    if hasattr(torch.onnx, 'ONNXProgram'):  # only if there are two exporters
         options['dynamo'] = False
     torch.onnx.export(backbone, (image_for(SIZES[0]),), path, **options)
     assert largest_error(onnx_session(path, bound_on_nodes=2000), backbone) < BOUND
@@ -130,7 +128,7 @@ def test_the_newer_exporter(tmp_path, deployed, free):
 @needs_export
 @pytest.mark.parametrize(('deployed', 'strict'), [(False, False), (True, True)])
 def test_an_exported_program(deployed, strict):
-    """It has no operator of ours, takes any number of images, and learns."""
+    """It has no custom operators, a dynamic batch size, and gradients."""
     backbone = network(deployed)
     free = ({0: torch.export.Dim.DYNAMIC},)
     program = torch.export.export(backbone, (image_for(SIZES[0]),), dynamic_shapes=free, strict=strict)
@@ -151,4 +149,4 @@ def test_what_is_chosen_while_something_is_exported(monkeypatch):
     for operation in ('conv', 'depthwise_conv', 'haar', 'norm_gate'):
         assert select_backend(operation=operation).backend == 'torch'
     if 'cpp' in available_backends():
-        assert select_backend('cpp').backend == 'cpp'  # torch.export keeps what is named
+        assert select_backend('cpp').backend == 'cpp'  # torch.export keeps a named backend

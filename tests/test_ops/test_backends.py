@@ -1,4 +1,4 @@
-"""What runs here and why not something faster, for each operation."""
+"""The backend selected for each operation, and the reasons against faster ones."""
 
 import ast
 
@@ -36,7 +36,7 @@ def test_on_a_cpu(operation):
 
 @pytest.mark.parametrize('operation', BESIDE_THE_SCAN)
 def test_what_surrounds_the_scan_is_left_to_pytorch(operation):
-    """Where the scan refuses a backend or has one of its own."""
+    """If the scan refuses a backend, or has one that other operations do not have."""
     for backend in BACKENDS[2:]:
         assert select_backend(backend, operation=operation) == ('torch', {})
     assert select_backend('cpp', 'meta', operation=operation) == (
@@ -49,7 +49,7 @@ def test_what_surrounds_the_scan_is_left_to_pytorch(operation):
 @needs_cpp
 @pytest.mark.parametrize('operation', BESIDE_THE_SCAN)
 def test_a_name_of_pytorch_is_missing(monkeypatch, operation):
-    """Nothing is called past PyTorch's dispatcher, and the choice says so; the scan has an operator."""
+    """Kernels are not called past PyTorch's dispatcher, and the choice says why; the scan has an operator."""
     monkeypatch.setattr(tracing, 'CAN_DETECT', False)
     monkeypatch.setattr(tracing, 'MISSING', ('torch._C._has_storage',))
     monkeypatch.setattr(cpu.library, 'has_vectors', cpu.has_vectors.__wrapped__)
@@ -142,7 +142,7 @@ MODULES = sorted(
 
 
 def imports_of(path):
-    """Modules of this package that a module imports at its top, by their full names (set)."""
+    """Full names of the modules of this package that a module imports at its top (set)."""
     parts = path.relative_to(ROOT).with_suffix('').parts
     package = list(parts[:-1])
     found = set()

@@ -1,4 +1,4 @@
-"""Convolution with what follows it: C++ against PyTorch, and where which of them is taken."""
+"""Fused convolutions: C++ against PyTorch, and the choice between them."""
 
 import pytest
 import torch
@@ -43,13 +43,13 @@ def channels_last(*maps):
 
 
 def assert_close(found, expected):
-    """To rounding in float32, of the largest value."""
+    """Check equality up to float32 rounding of the largest value."""
     assert found.shape == expected.shape
     assert (found - expected).abs().max() <= 2e-6 * expected.abs().max()
 
 
 def reference(x, weight, bias, stride, groups, activation, shortcut):
-    """In float64, by PyTorch."""
+    """The result of PyTorch in float64."""
     x, weight = x.double(), weight.double()
     out = F.conv2d(x, weight, None, stride, weight.shape[2] // 2, groups=groups)
     out = out if bias is None else out + bias.double().view(-1, 1, 1)
@@ -58,7 +58,7 @@ def reference(x, weight, bias, stride, groups, activation, shortcut):
 
 
 def arguments(x, shape, stride, rich):
-    """Weights of a shape, and with ``rich`` a bias and a shortcut, for a map."""
+    """Weights of a shape for a map, and a bias and a shortcut if ``rich``."""
     weight = noise_for(shape, 1) / (shape[1] * shape[2] ** 2) ** 0.5
     size = (x.shape[0], shape[0], -(-x.shape[2] // stride), -(-x.shape[3] // stride))
     return weight, noise_for(shape[:1], 2) if rich else None, noise_for(size, 3) if rich else None
@@ -70,7 +70,7 @@ def arguments(x, shape, stride, rich):
 @pytest.mark.parametrize(('batch', 'channels', 'outputs', 'size'), POINTWISE)
 @pytest.mark.parametrize('name', SETS)
 def test_pointwise(name, batch, channels, outputs, size, rich, activation):
-    """On a slice of a wider map, too."""
+    """Also on a slice of a wider map."""
     (x,) = channels_last(noise_for((batch, channels + 3, *size), 0))
     x = x[:, 2 : 2 + channels]
     weight, bias, shortcut = arguments(x, (outputs, channels, 1, 1), 1, rich)
@@ -128,7 +128,7 @@ def test_repeatable_whatever_the_threads(kernel, shape):
 )
 @pytest.mark.parametrize('name', SETS)
 def test_repeatable_whatever_the_batch_and_the_place(name, kernel, shape):
-    """In tiles of other sizes, too, and next to other borders."""
+    """Also in tiles of other sizes and next to other borders."""
     (x,), weight = channels_last(noise_for((3, 75, 11, 13), 0)), noise_for(shape, 1)
 
     def run(x):
@@ -144,7 +144,7 @@ def test_repeatable_whatever_the_batch_and_the_place(name, kernel, shape):
 @needs_cpp
 @pytest.mark.parametrize(('shape', 'groups'), [((40, 24, 1, 1), 1), ((24, 1, 5, 5), 24)])
 def test_layout_changes_nothing(shape, groups):
-    """That of weights, biases and shortcuts in memory."""
+    """The memory layout of weights, biases and shortcuts does not affect the result."""
     (x,), weight, bias = (
         channels_last(noise_for((2, 24, 6, 6), 0)),
         noise_for(shape, 1),
@@ -206,14 +206,14 @@ def test_other_convolutions_are_left_to_pytorch():
         ((64, 1, 3, 3), 1, 32),
         ((32, 1, 9, 9), 1, 32),
         ((32, 1, 3, 3), 3, 32),
-        ((15, 32, 1, 1), 1, 1),  # fewer elements than a vector has
+        ((15, 32, 1, 1), 1, 1),  # fewer elements than a vector
     ):
         assert cpu_conv.find_kernel(x, cpu_conv.lay_out(noise_for(shape, 0)), stride, groups) is None
     weight = noise_for((16, 32, 1, 1), 0)
     assert cpu_conv.find_kernel(x, weight, 1, 1) == 'pointwise'
     assert cpu_conv.find_kernel(x[:0], weight, 1, 1) is None
     weight, (wide,) = noise_for((32, 32, 3, 3), 0), channels_last(noise_for((1, 40, 8, 8), 0))
-    assert cpu_conv.find_kernel(x, weight, 1, 1) is None  # it would be laid out at every call
+    assert cpu_conv.find_kernel(x, weight, 1, 1) is None  # the weight would be repacked at every call
     weight = cpu_conv.lay_out(weight)
     assert cpu_conv.find_kernel(x, weight, 2, 1) == 'spatial'
     assert cpu_conv.find_kernel(wide[:, :32], weight, 2, 1) is None
@@ -224,7 +224,7 @@ def test_other_convolutions_are_left_to_pytorch():
 @pytest.mark.parametrize(
     ('shape', 'groups', 'bias'),
     [
-        ((24, 4, 1, 1), 1, None),  # for fewer channels than the map has
+        ((24, 4, 1, 1), 1, None),  # fewer channels than the map
         ((24, 96, 1, 1), 1, None),
         ((24, 96, 3, 3), 1, None),
         ((64, 2, 3, 3), 64, None),
@@ -234,7 +234,7 @@ def test_other_convolutions_are_left_to_pytorch():
     ],
 )
 def test_what_does_not_fit_is_as_in_pytorch(shape, groups, bias):
-    """An error, or the convolution that it is; nothing is read beyond its end."""
+    """Wrong shapes are an error or handled as in PyTorch; nothing is read out of bounds."""
     (x,), weight = channels_last(noise_for((1, 64, 8, 8), 0)), cpu_conv.lay_out(noise_for(shape, 1))
     bias = bias and noise_for((bias,), 2)
     try:
@@ -248,7 +248,7 @@ def test_what_does_not_fit_is_as_in_pytorch(shape, groups, bias):
 
 @needs_cpp
 def test_maps_of_one_pixel(monkeypatch):
-    """As squeeze-excite has them: their strides say little."""
+    """As in squeeze-and-excitation; their strides do not determine the memory format."""
     monkeypatch.setattr(F, 'conv2d', None)
     for x in channels_last(noise_for((3, 12, 5, 5), 0)):
         pooled, weight = x.mean((2, 3), keepdim=True), noise_for((20, 12, 1, 1), 1)
@@ -277,7 +277,7 @@ def test_nan_and_infinity_stay():
 @pytest.mark.parametrize('batch', [1, 3, 16])
 @pytest.mark.parametrize('size', [(16, 16), (7, 9), (13, 13), (2, 2), (1, 64)])
 def test_pointwise_of_few_images(batch, size):
-    """PyTorch sees the pixels as more images; neither values nor gradients nor memory format change."""
+    """Pixels are passed to PyTorch as more images; values, gradients and memory format are unchanged."""
     (wide,) = channels_last(noise_for((batch, 8, *size), 0).double())
     x, bias = wide[:, 1:7].requires_grad_(), noise_for((5,), 2).double().requires_grad_()
     weight = noise_for((5, 6, 1, 1), 1).double().requires_grad_()
@@ -296,7 +296,7 @@ def test_pointwise_of_few_images(batch, size):
 )
 @needs_torch('2.3')
 def test_how_many_images_pytorch_sees(monkeypatch, shape, seen):
-    """Sixteen or more, each of some pixels; in the other memory format as many as there are."""
+    """At least sixteen in channels-last, if the sides permit; the original number in the other format."""
     (x,), weight, sizes = channels_last(noise_for(shape, 0).double()), noise_for((5, 6, 1, 1), 1).double(), []
     real = F.conv2d
     monkeypatch.setattr(
@@ -309,7 +309,7 @@ def test_how_many_images_pytorch_sees(monkeypatch, shape, seen):
 
 @needs_export
 def test_free_sizes_are_not_asked_for():
-    """An exported graph has no condition on the number of pixels."""
+    """An exported graph has no guard on the number of pixels."""
 
     class Convolution(torch.nn.Module):
         def forward(self, x, weight):
@@ -328,7 +328,7 @@ def test_free_sizes_are_not_asked_for():
 
 @pytest.mark.parametrize('shape', [(16, 16, 1, 3), (16, 16, 3, 1), (16, 16, 2, 2), (16, 16), (16, 16, 3)])
 def test_kernels_that_would_change_the_size_are_refused(shape):
-    """In silence, they gave another shape; so did depthwise ones."""
+    """Otherwise, they would silently return another shape; also for depthwise convolutions."""
     for x in channels_last(noise_for((1, 16, 6, 6), 0)):
         with pytest.raises(ValueError, match=r'weight must have the shape \(O, C / groups, k, k\), k odd'):
             conv2d(x, noise_for(shape, 1))

@@ -1,4 +1,4 @@
-"""The C++ kernels: instruction sets, threads, building, and what happens where they cannot be built."""
+"""The C++ kernels: instruction sets, threads, building, and build failures."""
 
 import ctypes
 import os
@@ -19,14 +19,14 @@ from .test_selective_scan import NAMES, arguments
 
 needs_cpp = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not()))
 SETS = cpu.INSTRUCTION_SETS[: 1 + (0 if cpu.why_not() else cpu.load()[1])]
-# Steps around groups of 8 and chunks of 64; channels around vectors of 4 to 16 and blocks of 32; ranks around
-# vectors; more images than have sums of their own in backward, 64 over the blocks.
+# Steps near multiples of groups of 8 and chunks of 64; channels near vectors of 4 to 16 and blocks of 32;
+# ranks near vectors; more images than have separate sums in backward (64 over the blocks).
 SHAPES = [(1, 1, 1, 1), (2, 7, 33, 2), (1, 8, 16, 17), (2, 63, 40, 5), (1, 65, 70, 4), (3, 130, 31, 16)]
 SHAPES += [(50, 9, 70, 18), (2, 20, 32, 19), (3, 5, 20, 10)]
 
 
 def test_a_compiler_is_enough():
-    """Where the tests run there is one, so the kernels are not silently left out."""
+    """The test environment has a compiler, so the kernels are not skipped silently."""
     assert cpu.why_not() is None
     assert available_backends()[0] == 'cpp'
     assert select_backend() == ('cpp', {})
@@ -48,12 +48,12 @@ def test_every_instruction_set(name, shape, dtype, bound):
     for label, found, x in zip(NAMES, grads, exact_args):
         scale = max(x.grad.abs().max().item(), 1e-3)
         assert (found - x.grad).abs().max().item() < bound * scale, label
-    assert torch.equal(*grads[NAMES.index('D')])  # of which only the sum counts
+    assert torch.equal(*grads[NAMES.index('D')])  # only the sum matters
 
 
 @needs_cpp
 def test_no_rank():
-    """As if the step sizes had nothing but their bias."""
+    """Step sizes then only depend on their bias."""
     u, x_dbl, dt_weight, *others = arguments(2, 9, 40, torch.float32, rank=1)
     grad_y = torch.randn(u.shape)
     narrow, wide = (u, x_dbl[..., 1:], dt_weight[..., :0], *others), (u, x_dbl, 0 * dt_weight, *others)
@@ -105,7 +105,7 @@ def test_threads_without_openmp(monkeypatch):
 
 @needs_cpp
 def test_saturated_steps():
-    """Step sizes far beyond where the polynomials are good are clamped, not wrong."""
+    """Step sizes far outside the range of the polynomials are clamped correctly."""
     u, x_dbl, dt_weight, A, D, dt_bias = arguments(1, 40, 20)
     for bias in (-200.0, -90.0, -30.0, 30.0, 90.0, 200.0):
         args = [u, x_dbl, dt_weight, A, D, torch.full_like(dt_bias, bias)]
@@ -124,15 +124,15 @@ def test_not_a_number_comes_out():
 
 @needs_cpp
 def test_built_at_first_use(tmp_path, monkeypatch):
-    """What installation left out is built into the cache, once, and loads."""
+    """Kernels missing from the installation are built once into the cache, and can be loaded."""
     cache = tmp_path / 'für mich & "dich"'
     monkeypatch.setenv('TORCH_EXTENSIONS_DIR', str(cache))
-    monkeypatch.setenv('TMPDIR', '/proc')  # where no compiler can write
+    monkeypatch.setenv('TMPDIR', '/proc')  # not writable for compilers
     monkeypatch.setattr(build.Path, 'glob', lambda self, pattern: [])  # no installed library
     path = build.find_library()
     assert path.parent == cache / 'mmmobilemamba'
     assert [file.name for file in path.parent.iterdir()] == [path.name]
-    assert build.fingerprint().encode() in path.read_bytes()  # by which an installed one is known
+    assert build.fingerprint().encode() in path.read_bytes()  # identifies an installed library
     made = path.stat().st_mtime_ns
     assert build.find_library() == path
     assert path.stat().st_mtime_ns == made
@@ -147,7 +147,7 @@ def test_built_at_first_use(tmp_path, monkeypatch):
     ],
 )
 def test_where_it_cannot_be_built(tmp_path, environment, reason):
-    """Nothing fails: 'auto' takes the next backend, and says why."""
+    """No error: 'auto' selects the next backend and gives the reason."""
     code = (
         'import re, torch\n'
         'from mmmobilemamba.ops.cpu import build\n'
@@ -174,7 +174,7 @@ def test_where_it_cannot_be_built(tmp_path, environment, reason):
 
 @pytest.fixture
 def no_library(monkeypatch):
-    """Nothing is installed, and no place for a library is named."""
+    """No library is installed or configured."""
     monkeypatch.setattr(build.Path, 'glob', lambda self, pattern: [])
     for name in ('TORCH_EXTENSIONS_DIR', 'XDG_CACHE_HOME'):
         monkeypatch.delenv(name, raising=False)
@@ -197,7 +197,7 @@ def test_a_folder_that_cannot_be_used(tmp_path, monkeypatch, variable, kind):
     (tmp_path / 'file').touch()
     folder = dict(zip(('where nothing can be written', 'a file'), ('/proc', str(tmp_path / 'file'))))
     monkeypatch.setenv(variable, folder.get(kind, '/somewhere'))
-    if kind == 'unreadable':  # which stops root nowhere
+    if kind == 'unreadable':  # root can read everything
 
         def refuse(self):
             raise PermissionError(13, 'Permission denied', str(self))
@@ -245,7 +245,7 @@ def test_the_command_of_the_compiler(monkeypatch):
 
 @pytest.mark.skipif(not hasattr(os, 'geteuid') or os.geteuid() != 0, reason='needs root')
 def test_a_user_without_a_name():
-    """And without $HOME, as in containers that are run with a number for a user."""
+    """And without $HOME, as in containers that run with a numeric user id."""
     code = (
         'import os, torch, mmmobilemamba\n'
         'from mmmobilemamba.ops import select_backend\n'
@@ -266,15 +266,15 @@ def test_a_user_without_a_name():
 
 
 def mirror(name, fields):
-    """A mirror of a struct."""
+    """A ctypes mirror of a struct."""
     return type(name, (ctypes.Structure,), dict(_fields_=fields))
 
 
 GATE = structs.Gate._fields_
 WRONG_MIRRORS = [
-    (mirror('Gate', GATE[:-1]), 'Gate is 64, not 56'),  # a field of the library is missing
+    (mirror('Gate', GATE[:-1]), 'Gate is 64, not 56'),  # a field is missing
     (mirror('Gate', [*GATE, ('scale', ctypes.c_double)]), 'Gate is 64, not 72; Gate.scale is -1, not 64'),
-    (mirror('Gate', [*GATE[:3], GATE[4], GATE[3], *GATE[5:]]), 'Gate.weight is 32, not 24'),  # another order
+    (mirror('Gate', [*GATE[:3], GATE[4], GATE[3], *GATE[5:]]), 'Gate.weight is 32, not 24'),  # wrong order
     (mirror('Door', GATE), 'Door is -1, not 64'),
 ]
 
@@ -282,7 +282,7 @@ WRONG_MIRRORS = [
 @needs_cpp
 @pytest.mark.parametrize(('wrong', 'message'), WRONG_MIRRORS)
 def test_a_wrong_mirror_of_a_struct_is_refused(monkeypatch, wrong, message):
-    """As the library is loaded; a call would read or write other memory."""
+    """When the library is loaded; otherwise, calls would access wrong memory."""
     monkeypatch.setattr(structs, 'STRUCTS', (structs.Map, wrong))
     with pytest.raises(build.BuildError, match=rf'does not fit ops/cpu/structs\.py.*: {message}'):
         library.load.__wrapped__()
@@ -297,7 +297,7 @@ def test_other_numbers_of_activations_are_refused(monkeypatch):
 
 @needs_cpp
 def test_default_device():
-    """What the kernels write into is where their input is."""
+    """Outputs are on the device of the input, whatever the default device."""
     args = [x.requires_grad_() for x in arguments(1, 9, 5)]
     with torch.device('meta'):
         y = selective_scan(*args)
@@ -310,7 +310,7 @@ def test_default_device():
 @needs_cpp
 @pytest.mark.skipif(not tracing.CAN_DETECT, reason='this PyTorch does not tell')
 def test_kernels_are_called_directly_only_outside_of_traces_and_transforms():
-    """What is recorded or transformed has to pass PyTorch's dispatcher; the result is the same."""
+    """Traces and transforms require PyTorch's dispatcher; results are equal."""
     args = arguments(2, 9, 5, torch.float32)
     expected = selective_scan(*args)
     seen = []

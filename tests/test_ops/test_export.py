@@ -1,4 +1,4 @@
-"""The form of the scan for graphs that leave PyTorch."""
+"""The export form of the scan."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ pytestmark = pytest.mark.skipif('export' not in available_backends(), reason='ne
 
 
 class Scan(nn.Module):
-    """The scan as a network of its own."""
+    """A network that only consists of the scan."""
 
     def forward(self, u, x_dbl, dt_weight, A, D, dt_bias):
         return selective_scan(u, x_dbl, dt_weight, A, D, dt_bias, backend='export')
@@ -54,7 +54,7 @@ def test_one_loop_and_nothing_of_ours(program):
 
 
 def test_softplus_of_large_numbers():
-    """Written out for ONNX, it neither overflows nor loses small results."""
+    """The form for ONNX neither overflows nor flushes small results to zero."""
     from mmmobilemamba.ops.export.scan import softplus
 
     x = torch.tensor([-200.0, -20.0, -1.0, 0.0, 1.0, 20.0, 200.0])

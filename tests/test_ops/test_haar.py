@@ -1,4 +1,4 @@
-"""The Haar transform: inverse of itself, PyWavelets' db1, and C++ against PyTorch."""
+"""The Haar transform: inversion, equality with PyWavelets' db1, and C++ against PyTorch."""
 
 import numpy as np
 import pytest
@@ -39,7 +39,7 @@ def test_equals_pywavelets_db1():
 
 @pytest.mark.parametrize('backend', ['torch', 'auto'])
 def test_bands_of_one_patch(backend):
-    """First the averages of all channels, then top - bottom, left - right, and the diagonals."""
+    """The bands are the averages of all channels, then top - bottom, left - right, and the diagonals."""
     patch = torch.tensor([[1.0, 2.0], [4.0, 8.0]])
     (x,) = channels_last(torch.stack([patch, 10 * patch])[None])
     expected = torch.tensor([15.0, -9.0, -5.0, 3.0])
@@ -69,7 +69,7 @@ def test_same_in_either_memory_format(backend):
 @pytest.mark.parametrize('name', SETS)
 @pytest.mark.parametrize('dtype', [torch.float32, torch.float64])
 def test_cpp_is_pytorch(name, channels, size, dtype):
-    """On slices of wider maps, too. The forward sums are the same, to the last bit."""
+    """Also on slices of wider maps. Forward results are bit-identical."""
     wide = noise_for((2, 2 * channels + 3, *size), 6).to(dtype).contiguous(memory_format=torch.channels_last)
     x, base = wide[:, 3 : 3 + channels], wide[:, -channels:]
     bands = haar.haar_dwt_cpp(x, name)

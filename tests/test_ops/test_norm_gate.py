@@ -14,7 +14,7 @@ needs_cpp = pytest.mark.skipif(cpu.why_not() is not None, reason=str(cpu.why_not
 
 
 def arguments(batch, length, channels, dtype=torch.float64):
-    """y, weight, bias, eps and the second half of what a projection gives."""
+    """y, weight, bias, eps, and z as the second half of a projection's output."""
     y, wide = torch.randn(batch, length, channels) + 2, 3 * torch.randn(batch, length, 2 * channels)
     weight, bias = torch.rand(channels), torch.randn(channels)
     y, weight, bias, wide = (x.to(dtype) for x in (y, weight, bias, wide))
@@ -47,13 +47,13 @@ def test_any_strides():
     weight, bias, y = torch.rand(896)[::2], torch.randn(896)[::2], y.mT.contiguous().mT
     expected = norm_gate(y, weight, bias, eps, z, 'torch')
     torch.testing.assert_close(norm_gate_cpp(y, weight, bias, eps, z), expected)
-    by_time = z.transpose(0, 1).contiguous().transpose(0, 1)  # no one stride leads through its pixels
+    by_time = z.transpose(0, 1).contiguous().transpose(0, 1)  # its pixels have no common stride
     torch.testing.assert_close(norm_gate(y, weight, bias, eps, by_time), expected)
 
 
 @needs_cpp
 def test_large_gates():
-    """What exp cannot hold is clamped: the gate is open or shut."""
+    """Values for which exp overflows are clamped, so the gate is fully open or closed."""
     y, weight, bias, eps, _ = arguments(1, 4, 8, torch.float32)
     z = torch.tensor([-1e4, -100.0, 100.0, 1e4]).view(1, 4, 1).repeat(1, 1, 8)
     normed = F.layer_norm(y, (8,), weight, bias, eps)
@@ -62,7 +62,7 @@ def test_large_gates():
 
 
 def test_types_and_gradients():
-    """Under autocast y is float32 and z is not; gradients are PyTorch's own."""
+    """Under autocast, y is float32 and z is not; gradients are computed by PyTorch."""
     y, weight, bias, eps, z = arguments(2, 5, 6, torch.float32)
     out = norm_gate(y, weight, bias, eps, z.bfloat16())
     assert out.dtype == torch.bfloat16

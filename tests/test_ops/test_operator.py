@@ -17,7 +17,7 @@ needs_operator = pytest.mark.skipif(not AS_OPERATOR, reason='needs torch 2.4')
 
 
 def half(args):
-    """A mix of types, as under autocast: what a linear layer makes is bfloat16, parameters are not."""
+    """Mixed dtypes as under autocast: outputs of linear layers are bfloat16, parameters float32."""
     return [x.to(torch.bfloat16) for x in args[:2]] + args[2:]
 
 
@@ -70,7 +70,7 @@ def test_gradients_have_the_types_of_the_inputs():
 
 
 def test_no_second_derivative():
-    """Backward has no formula of its own, and says so."""
+    """Raises on double backward."""
     u, *others = arguments(1, 5, 3)
     u.requires_grad_()
     (grad,) = torch.autograd.grad(selective_scan(u, *others).square().sum(), u, create_graph=True)
@@ -113,9 +113,9 @@ def train_once(forward, backbone, x):
 
 @needs_operator
 @pytest.mark.slow
-@needs_torch('2.8')  # 2.6 adds gradients in another order: 2 of 5832 differ by 1e-4
+@needs_torch('2.8')  # 2.6 sums gradients in a different order: 2 of 5832 differ by 1e-4
 def test_compiled_as_one_graph():
-    """With the backend of a real compiler left out: what is tested is that the graph is whole, and right."""
+    """Without a compiler backend: only checks that the graph is complete and correct."""
     backbone = randomise(MobileMamba('t2'))
     x = torch.randn(2, 3, 96, 64)
     compiled = torch.compile(backbone, fullgraph=True, backend='aot_eager')
@@ -133,7 +133,7 @@ def test_compiled_as_one_graph():
 @needs_operator
 @pytest.mark.slow
 def test_exported_program():
-    """torch.export keeps the operator where it is named."""
+    """torch.export keeps the operator if its backend is named."""
     backbone = randomise(MobileMamba('t2', scan_backend='cpp'))
     x = torch.randn(2, 3, 64, 96)
     program = torch.export.export(backbone, (x,))
@@ -144,7 +144,7 @@ def test_exported_program():
 
 
 def test_traced_graphs_have_no_operator_of_ours():
-    """What torch.jit.trace makes runs in C++ and on phones, where there is no Python."""
+    """Traces can run in C++ and on phones, without Python."""
     backbone = randomise(MobileMamba('t2'))
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():

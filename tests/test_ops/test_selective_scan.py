@@ -1,4 +1,4 @@
-"""The scan: naive against the maths, every other form against naive."""
+"""The scan: the naive form against the equations, every other form against the naive one."""
 
 import re
 from functools import partial
@@ -18,7 +18,7 @@ LENGTHS = (1, 2, 3, 7, 64, 196, 1023, 4200)
 
 
 def triple_loop(u, x_dbl, dt_weight, A, D, dt_bias):
-    """The equations in numpy, one number at a time."""
+    """The equations in NumPy, one number at a time."""
     u, x_dbl, dt_weight, A, D, dt_bias = (x.numpy() for x in (u, x_dbl, dt_weight, A, D, dt_bias))
     y = np.zeros_like(u)
     batch, length, channels = u.shape
@@ -56,7 +56,7 @@ def test_fast_backends_equal_naive(length, batch):
 
 @torch.no_grad()
 def test_torch_is_recorded_for_any_batch(monkeypatch):
-    """Parts of a batch are of no concern to a graph, which would keep their number."""
+    """A graph must not split the batch, because the number of parts would be fixed."""
     monkeypatch.setattr(chunked, 'AT_ONCE', 1)
     args, more = arguments(2, 20, 6), arguments(5, 20, 6, seed=1)
 
@@ -67,7 +67,7 @@ def test_torch_is_recorded_for_any_batch(monkeypatch):
     assert relative_error(traced(*more), scan(*more)) < 1e-12
 
 
-@needs_torch('2.12')  # of those tried, the first that pads tensors without elements
+@needs_torch('2.12')  # the first tested version that can pad empty tensors
 def test_torch_of_nothing(monkeypatch):
     monkeypatch.setattr(chunked, 'AT_ONCE', 1)
     args = arguments(2, 20, 6)
@@ -78,7 +78,7 @@ def test_torch_of_nothing(monkeypatch):
 @torch.no_grad()
 @pytest.mark.parametrize('length', [9, 40])
 def test_torch_without_gradients(monkeypatch, length):
-    """It computes in place, and some images at a time; inputs stay as they are."""
+    """It computes in place and in parts of the batch, but does not modify inputs."""
     monkeypatch.setattr(chunked, 'AT_ONCE', 2 * length * 6)
     args = arguments(5, length, 6)
     before = [x.clone() for x in args]
@@ -156,7 +156,7 @@ def test_inputs_are_left_alone():
 @pytest.mark.parametrize('backend', available_backends())
 @pytest.mark.parametrize('direction', [0, 1])
 def test_causality(direction, backend):
-    """A direction whose partner is silenced never sees what comes later in its walk."""
+    """With the other direction disabled, outputs do not depend on later steps of the walk."""
     u, x_dbl, *others = arguments(1, 50, 3)
     x_dbl[:, :, 1 - direction, -1] = 0  # C
     changed = u.clone()
@@ -173,7 +173,7 @@ def test_causality(direction, backend):
 def test_adjointness(backend):
     """<scan(u), v> == <u, scan*(v)>, where scan* swaps the directions and the roles of B and C.
 
-    With a step size that is constant in time the adjoint of one direction is the other one.
+    If step sizes are constant in time, the adjoint of one direction is the other one.
     """
     u, x_dbl, dt_weight, *channelwise = arguments(3, 45, 4)
     v = arguments(3, 45, 4, seed=1)[0]
@@ -187,7 +187,7 @@ def test_adjointness(backend):
 
 @pytest.mark.parametrize('backend', available_backends())
 def test_merge_adds_each_direction_once(backend):
-    """Both directions together are the sum of each with the other silenced."""
+    """The result equals the sum of both directions, each computed with the other one disabled."""
     u, x_dbl, dt_weight, A, D, dt_bias = arguments(4, 30, 3)
     parts = 0
     for k in range(2):

@@ -1,4 +1,4 @@
-"""The scan in Triton: under Triton's interpreter, in a process of its own, and on a GPU if there is one."""
+"""The scan in Triton: under Triton's interpreter in a separate process, and on a GPU if available."""
 
 import os
 import subprocess
@@ -13,10 +13,10 @@ from ..conftest import ROOT, relative_error
 from ..helpers import needs_torch
 from .test_selective_scan import NAMES, arguments
 
-# Lengths around segments of 16 and 32 and chunks of 64 and 256, channels around blocks of 32, odd ranks.
+# Lengths near segments of 16 and 32 and chunks of 64 and 256, channels near blocks of 32, odd ranks.
 SHAPES = [(1, 1, 1, 1), (2, 7, 33, 3), (1, 32, 32, 2), (1, 33, 40, 5), (2, 100, 31, 1), (2, 517, 64, 17)]
-# Each shape and type is compiled on its own: on a GPU, one number of segments once. Types differ in what is
-# loaded alone.
+# Each shape and dtype is compiled separately, so on a GPU each number of segments is tested once. Dtypes
+# only differ in loads.
 LONG = [(4, 1050, 544, 17), (1, 4200, 320, 10)]
 ON_A_GPU = [(shape, torch.float32) for shape in SHAPES[1:] + LONG]
 ON_A_GPU += [(SHAPES[-2], torch.float16), (SHAPES[-1], torch.bfloat16)]
@@ -37,7 +37,7 @@ check(scan, (1, 27, 40, 5), torch.float32, 'cpu', 1e-5)
 
 
 def check(kernels, shape, dtype, device, bound, backward=True):
-    """Outputs and gradients of float32 arithmetic on inputs of ``dtype``, against float64."""
+    """Check outputs and gradients, computed in float32 from inputs of ``dtype``, against float64."""
     *sizes, rank = shape
     given = arguments(*sizes, dtype, rank=rank)
     exact_args = [x.double().requires_grad_() for x in given]
@@ -60,7 +60,7 @@ def check(kernels, shape, dtype, device, bound, backward=True):
 
 
 def interpret(program):
-    """Run a program in which Triton interprets kernels, for tensors on the CPU; skip without Triton."""
+    """Run a program under Triton's interpreter, for tensors on the CPU; skip without Triton."""
     pytest.importorskip('triton')
     environment = dict(os.environ, TRITON_INTERPRET='1', CUDA_VISIBLE_DEVICES='')
     command = [sys.executable, '-W', 'ignore', '-c', program]
@@ -85,7 +85,7 @@ def test_on_a_gpu(shape, dtype):
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 @pytest.mark.parametrize('length', [384, 500])
 def test_walk_on_a_gpu(length, monkeypatch):
-    """Of one program through all chunks, as with many images; backward has no such form."""
+    """One program walks through all chunks, as for many images; backward has no such form."""
     from mmmobilemamba.ops.triton import scan, scan_common
 
     monkeypatch.setattr(scan_common, 'ENOUGH', 1)

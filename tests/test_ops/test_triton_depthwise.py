@@ -1,4 +1,4 @@
-"""Depthwise convolution in Triton: under Triton's interpreter, in a process of its own, and on a GPU."""
+"""Depthwise convolution in Triton: under Triton's interpreter in a separate process, and on a GPU."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ needs_operator = pytest.mark.skipif(not AS_OPERATOR, reason='needs torch 2.4')
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a GPU')
 BOUNDS = {torch.float32: 2e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
 
-# Sides, strides, channels and sizes: maps of one pixel, of odd sizes and of several tiles.
+# Kernel sides, strides, channels and sizes: maps of one pixel, of odd sizes and of several tiles.
 SHAPES = [
     (3, 1, 5, (1, 1)),
     (3, 1, 40, (3, 9)),
@@ -50,7 +50,7 @@ check_memory_formats(depthwise, 'cpu')
 
 
 def near(found, expected, dtype):
-    """Equal to ``expected``, in float64, but for the rounding to ``dtype``."""
+    """Whether values equal ``expected`` (float64) up to the rounding of ``dtype``."""
     return found.dtype == dtype and relative_error(found.cpu(), expected) < BOUNDS[dtype]
 
 
@@ -60,12 +60,12 @@ def last(x):
 
 
 def slice_of_wider(x):
-    """The same map as a slice of the channels of one in channels-last."""
+    """The same map as a channel slice of a wider one in channels-last."""
     return last(torch.cat([x, x, x], dim=1))[:, x.shape[1] : 2 * x.shape[1]]
 
 
 def exact(x, weight, bias, stride, activation=None, shortcut=None):
-    """In float64, by PyTorch."""
+    """The result of PyTorch in float64."""
     side, groups = weight.shape[2], weight.shape[0]
     out = F.conv2d(x, weight, bias, stride, side // 2, groups=groups)
     out = out if activation is None else getattr(F, activation)(out)
@@ -73,7 +73,7 @@ def exact(x, weight, bias, stride, activation=None, shortcut=None):
 
 
 def check_all(kernels, batch, shape, dtype, device):
-    """Outputs with and without what follows, and both gradients, of a slice of channels."""
+    """Check outputs with and without fused operations, and both gradients, for a slice of channels."""
     side, stride, channels, size = shape
     given = [
         noise_for(shape, salt).to(dtype)
@@ -101,7 +101,7 @@ def check_all(kernels, batch, shape, dtype, device):
 
 
 def check_memory_formats(kernels, device):
-    """Whatever lies in memory in another way is copied, and weights may lie in any."""
+    """Maps in other memory formats are copied; weights can have any layout."""
     x, weight = noise_for((2, 8, 4, 5), 0).to(device), noise_for((8, 1, 3, 3), 1).to(device)
     out = kernels.forward(last(x), weight)
     grads = kernels.grad_input(last(out), weight, (4, 5)), kernels.grad_weight(last(out), last(x), 3)
@@ -145,7 +145,7 @@ def test_opcheck(pattern):
 
 
 def check_operators(args):
-    """PyTorch's own checks of all four operators."""
+    """Run PyTorch's opcheck on all four operators."""
     x, weight, bias, stride = args
     operators = torch.ops.mmmobilemamba
     torch.library.opcheck(operators.depthwise_conv.default, args)
@@ -190,7 +190,7 @@ def network(x, weight, last_weight, backend='auto'):
 
 
 def graph_of(*args, function=network, **options):
-    """Names of the calls in the one graph that a compiler sees of a function."""
+    """Names of the calls in the single graph that a compiler gets for a function."""
     graphs = []
 
     def keep(graph, inputs):
@@ -206,7 +206,7 @@ def graph_of(*args, function=network, **options):
 
 @pytest.fixture
 def on_a_gpu():
-    """Arguments of :func:`network` on a GPU, with nothing in them, which need none."""
+    """Fake GPU arguments of :func:`network`, which need no GPU."""
     pytest.importorskip('triton')
     with FakeTensorMode():
         weights = [torch.empty(8, 1, side, side, device='cuda', requires_grad=True) for side in (3, 5)]
@@ -217,7 +217,7 @@ def on_a_gpu():
 @pytest.mark.parametrize('dynamic', [False, True])
 @needs_torch('2.12')
 def test_compiled_for_a_gpu(on_a_gpu, dynamic):
-    """Without a graph break, and in one operator with what follows where nothing is to be learnt."""
+    """Without graph breaks, and as one fused operator without gradients."""
     names, out = graph_of(*on_a_gpu, dynamic=dynamic)
     operators = [name for name in names if 'conv' in name]
     assert operators == ['depthwise_conv'] * 2 and 'relu' in names
@@ -230,7 +230,7 @@ def test_compiled_for_a_gpu(on_a_gpu, dynamic):
 
 @pytest.fixture
 def autocast_on_a_gpu():
-    """bfloat16, switched on by hand, as the context manager refuses without a GPU."""
+    """Enable bfloat16 autocast directly, because the context manager requires a GPU."""
     before = torch.get_autocast_dtype('cuda')
     torch.set_autocast_enabled('cuda', True)
     torch.set_autocast_dtype('cuda', torch.bfloat16)
@@ -242,7 +242,7 @@ def autocast_on_a_gpu():
 @needs_operator
 @needs_torch('2.12')
 def test_compiled_for_a_gpu_under_autocast(on_a_gpu, autocast_on_a_gpu):
-    """Triton's in inference, cuDNN's in training."""
+    """Uses Triton in inference and cuDNN in training."""
     names, out = graph_of(*on_a_gpu)
     assert 'conv2d' in names and 'depthwise_conv' not in names
     with torch.no_grad():
@@ -255,7 +255,7 @@ def test_compiled_for_a_gpu_under_autocast(on_a_gpu, autocast_on_a_gpu):
 @needs_operator
 @pytest.mark.parametrize('shape', [(25, 3, 3, 3), (32, 8, 3, 3), (25, 8, 1, 1)])
 def test_channels_in_eights_for_tensor_cores(on_a_gpu, autocast_on_a_gpu, shape):
-    """Only where a compiler makes the padding part of something else."""
+    """Only if a compiler can fuse the padding."""
     x = torch.empty(2, 9, 9, shape[1], device='cuda').permute(0, 3, 1, 2)
     weight = torch.empty(shape, device='cuda', requires_grad=True)
     names, out = graph_of(x, weight, function=conv2d)
@@ -272,7 +272,7 @@ def test_channels_in_eights_change_nothing():
 
 @needs_operator
 def test_left_to_pytorch_on_a_gpu(on_a_gpu):
-    """Other memory formats, types and backends."""
+    """Other memory formats, dtypes and backends."""
     x, *weights = on_a_gpu
     doubles = [y.double() for y in on_a_gpu]
     for args in ((x.contiguous(), *weights), doubles, (*on_a_gpu, 'torch')):
@@ -321,7 +321,7 @@ def test_operators_on_a_gpu():
 @needs_gpu
 @pytest.mark.parametrize('dtype', [None, torch.bfloat16, torch.float16])
 def test_chosen_on_a_gpu(dtype):
-    """In training and inference, also under autocast."""
+    """The choice in training and inference, also under autocast."""
     given = last(noise_for((2, 8, 6, 7), 0)), noise_for((8, 1, 3, 3), 1), noise_for((8,), 2)
     leaves = [y.cuda().requires_grad_() for y in given]
     leaves[0] = leaves[0].detach().requires_grad_()

@@ -1,4 +1,4 @@
-"""The Haar transform in Triton, under its interpreter and on a GPU if there is one, and the operators."""
+"""The Haar transform in Triton, under its interpreter and on a GPU if available, and the operators."""
 
 from importlib.util import find_spec
 
@@ -15,13 +15,13 @@ from .test_triton import interpret
 
 HALF, BRAIN, SINGLE = torch.float16, torch.bfloat16, torch.float32
 BOUNDS = {SINGLE: 1e-6, HALF: 2e-3, BRAIN: 1e-2}
-# The last has several tiles, and a number of channels that two does not divide.
+# The last one has several tiles and an odd number of channels.
 SHAPES = [(2, 16, 8, 6), (3, 6, 7, 5), (2, 1, 1, 4), (2, 8, 1, 1), (2, 7, 17, 18)]
 TYPES = [(SINGLE, SINGLE), (BRAIN, BRAIN), (HALF, HALF), (BRAIN, SINGLE), (SINGLE, HALF)]
 CASES = [(shape, SINGLE, SINGLE) for shape in SHAPES[1:]]
 CASES += [(SHAPES[0], *dtypes) for dtypes in TYPES]
 FORMATS = (True, False)  # channels-last or not
-# Each case is compiled on its own: types differ in what is loaded and stored alone.
+# Each case is compiled separately; dtypes only differ in loads and stores.
 ON_A_GPU = [(shape, SINGLE, SINGLE, is_last) for shape in (SHAPES[1], SHAPES[-1]) for is_last in FORMATS]
 ON_A_GPU += [(SHAPES[0], *dtypes, True) for dtypes in TYPES[1:]] + [(SHAPES[0], BRAIN, BRAIN, False)]
 
@@ -52,7 +52,7 @@ def expect(found, exact, dtype):
 
 
 def check(kernels, shape, dtype, base_dtype, is_last, device):
-    """Both transforms and the gradients of each, against float64."""
+    """Check both transforms and their gradients against float64."""
     x, base = slice_of(shape, dtype, is_last, 0), slice_of(shape, base_dtype, is_last, 1)
     exact_x, exact_base = (tensor.double().requires_grad_() for tensor in (x, base))
     exact_bands = haar_dwt(exact_x, 'torch')
@@ -93,7 +93,7 @@ def test_on_a_gpu(case):
 
 @needs_gpu
 def test_many_images_on_a_gpu():
-    """More programs than run at once; the gradients are those of the operators."""
+    """More programs than run concurrently; gradients equal those of the operators."""
     wide = noise_for((256, 40, 14, 14), 0).cuda().contiguous(memory_format=torch.channels_last)
     grads = []
     for backend in ('triton', 'torch'):
@@ -104,7 +104,7 @@ def test_many_images_on_a_gpu():
 
 
 def operator_cases(device, formats=FORMATS):
-    """Arguments of the operators: memory formats and mixes of types, and without a base."""
+    """Arguments of the operators: memory formats, mixed dtypes, and without a base."""
     operators = torch.ops.mmmobilemamba
     for is_last in formats:
         x, base = (slice_of((2, 6, 7, 5), SINGLE, is_last, salt).to(device) for salt in (0, 1))
@@ -195,7 +195,7 @@ def test_compiled_as_one_graph(monkeypatch):
 @pytest.mark.skipif(find_spec('triton') is None, reason='needs Triton')
 @needs_torch('2.12')
 def test_chosen_for_tensors_on_a_gpu():
-    """Asked of tensors that have a device and no memory."""
+    """For fake tensors, which have a device but no memory."""
     with FakeTensorMode():
         x = torch.empty(2, 6, 7, 5, device='cuda')
         for other, expected in ((x, True), (x.bfloat16(), True), (x.double(), False), (x.cpu(), False)):

@@ -1,4 +1,4 @@
-"""The gate in Triton, under its interpreter and on a GPU if there is one, and the operators."""
+"""The gate in Triton, under its interpreter and on a GPU if available, and the operators."""
 
 from importlib.util import find_spec
 
@@ -20,7 +20,7 @@ EPS = 1e-5
 SHAPES = [(2, 9, 40), (1, 1, 1), (3, 1, 4), (2, 17, 5)]
 CASES = [(shape, SINGLE, memory_format) for shape in SHAPES for memory_format in FORMATS]
 CASES += [(SHAPES[0], dtype, memory_format) for dtype in (HALF, BRAIN) for memory_format in FORMATS[:2]]
-# A row beyond half of the next power of two, the largest row, and sequences of many tiles.
+# A row longer than half of the next power of two, the longest row, and sequences of many tiles.
 LARGE = [((65, 30, 272), BRAIN, 'last'), ((4, 49, 320), HALF, 'first'), ((2, 3, 4096), SINGLE, 'last')]
 
 needs_operator = pytest.mark.skipif(not AS_OPERATOR, reason='needs torch 2.4')
@@ -38,7 +38,7 @@ for case in CASES:
 
 
 def arguments(shape, dtype, memory_format):
-    """y, weight, bias and the second half of a wider gate."""
+    """y, weight, bias, and z as the second half of a wider tensor."""
     batch, length, channels = shape
     generator = torch.Generator().manual_seed(0)
     y, wide = (torch.randn(batch, length, size, generator=generator) for size in (channels, 2 * channels))
@@ -54,7 +54,7 @@ def arguments(shape, dtype, memory_format):
 
 
 def check(kernels, shape, dtype, memory_format, device):
-    """Output and gradients against float64, and that gradients repeat to the bit."""
+    """Check output and gradients against float64, and that gradients are deterministic."""
     given = arguments(shape, dtype, memory_format)
     grad = torch.randn(shape, generator=torch.Generator().manual_seed(1)).to(dtype)
     y, weight, bias, z = exact_args = [x.double().requires_grad_() for x in given]
@@ -89,7 +89,7 @@ def test_on_a_gpu(shape, dtype, memory_format):
 
 @needs_gpu
 def test_large_gates_on_a_gpu():
-    """The gate is open or shut where exp overflows."""
+    """The gate is fully open or closed if exp overflows."""
     y, weight, bias, _ = (x.cuda() for x in arguments((1, 4, 8), SINGLE, 'last'))
     z = torch.tensor([-1e4, -100.0, 100.0, 1e4], device='cuda').view(1, 4, 1).repeat(1, 1, 8)
     found = norm_gate(y, weight, bias, EPS, z, 'triton')
@@ -124,7 +124,7 @@ def test_opcheck_on_a_gpu(case):
 @needs_operator
 @pytest.mark.parametrize('dtype', [SINGLE, BRAIN])
 def test_operator_on_a_cpu(dtype):
-    """The same as the form in PyTorch and its gradients."""
+    """Results and gradients equal those of the form in PyTorch."""
     results = []
     for run in (torch.ops.mmmobilemamba.norm_gate, lambda *args: norm_gate(*args, 'torch')):
         y, weight, bias, z = (x.clone().requires_grad_() for x in arguments((2, 7, 6), dtype, 'last'))
@@ -178,7 +178,7 @@ def test_compiled_as_one_graph(monkeypatch):
 @pytest.mark.skipif(find_spec('triton') is None, reason='needs Triton')
 @needs_torch('2.12')
 def test_chosen_for_tensors_on_a_gpu():
-    """Asked of tensors that have a device and no memory."""
+    """For fake tensors, which have a device but no memory."""
     with FakeTensorMode():
         for channels, expected in ((4096, 'mmmobilemamba_norm_gate'), (4097, 'MulBackward')):
             y = torch.empty(1, 2, channels, device='cuda', requires_grad=True)

@@ -1,4 +1,4 @@
-"""The scan without a loop: exact for any length, and no more operators than it says."""
+"""The scan without a loop: equal for any length, with the documented number of operators."""
 
 import math
 from functools import partial
@@ -18,7 +18,7 @@ LENGTHS = (1, 2, 3, 4, 5, 9, 36, 37, 64, 144, 169, 251, 450, 1009, 1024)
 
 
 def walk(u, x_dbl, dt_weight, A, D, dt_bias, softplus=F.softplus):
-    """With the arguments of :func:`~mmmobilemamba.ops.selective_scan`."""
+    """The walk with the arguments of :func:`~mmmobilemamba.ops.selective_scan`."""
     chunks = chunks_of(u.shape[1])
     padded, x_dbl = pad(u, chunks), pad(x_dbl.flatten(2), chunks).unflatten(2, (2, -1))
     step, B, C = x_dbl[..., :-2], x_dbl[..., -2:-1], x_dbl[..., -1:]
@@ -28,7 +28,7 @@ def walk(u, x_dbl, dt_weight, A, D, dt_bias, softplus=F.softplus):
 
 
 class Function(torch.nn.Module):
-    """A function as a network of its own."""
+    """A function as a module."""
 
     def __init__(self, function):
         super().__init__()
@@ -39,7 +39,7 @@ class Function(torch.nn.Module):
 
 
 def scaled(args, name):
-    """Arguments of which the decays underflow, hardly differ from 1, or the inputs are large."""
+    """Arguments with decays that underflow or are close to 1, or with large inputs."""
     u, x_dbl, dt_weight, A, D, dt_bias = args
     return dict(
         plausible=args,
@@ -63,7 +63,7 @@ def test_equal_to_naive(length, values):
 @pytest.mark.parametrize('backward', [False, True])
 @pytest.mark.parametrize(('count', 'steps'), [(1, 6), (6, 1), (2, 3), (3, 2), (4, 5)])
 def test_any_chunks(count, steps, backward):
-    """Those that are never the cheapest, too."""
+    """Including chunks that are never the cheapest."""
     a, b = torch.rand(2, 2, count, steps, 3, dtype=torch.float64)
     flat = [x.flatten(1, 2).flip(1) if backward else x.flatten(1, 2) for x in (a, b)]
     h, expected = torch.zeros(2, 3, dtype=torch.float64), []
@@ -77,7 +77,7 @@ def test_any_chunks(count, steps, backward):
 
 @pytest.mark.parametrize('length', [*LENGTHS, 4200])
 def test_number_of_operators(length):
-    """As many as the chunks say, and no more than the docstring, in either direction."""
+    """It equals that of the chunks, and does not exceed the one in the docstring, in both directions."""
     chunks = chunks_of(length)
     assert chunks.operators <= 5 * math.sqrt(length) + 8
     a, b = torch.rand(2, 1, chunks.count, chunks.steps, 5)
@@ -88,7 +88,7 @@ def test_number_of_operators(length):
 
 
 def test_chunks():
-    """A square is cut into its lines, and a prime number of steps padded by few."""
+    """A square is split into its lines, and a prime number of steps is padded by a few."""
     assert chunks_of(1) == Chunks(1, 1, 1)
     assert chunks_of(144).padding == chunks_of(1024).padding == 0
     for length in (251, 1009):

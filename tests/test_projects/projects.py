@@ -1,4 +1,4 @@
-"""What the tests of the other projects share: a recipe cut to two iterations, and the project's own tool."""
+"""Shared by the tests of other projects: recipes reduced to two iterations, and the project's tools."""
 
 import json
 import os
@@ -17,7 +17,7 @@ IMAGES, BATCH = 4, 2
 
 
 def recipe(pattern):
-    """The config of ``configs/projects`` that matches, with T2 from scratch in it."""
+    """The matching config of ``configs/projects``, with T2 from scratch."""
     (path,) = (ROOT / 'configs/projects').glob(pattern)
     config = Config.fromfile(path)
     config.model.backbone.update(arch='t2', init_cfg=None)
@@ -26,7 +26,7 @@ def recipe(pattern):
 
 
 def shorten(config):
-    """Two iterations of two images and no validation, on one process."""
+    """Reduce a config to two iterations of two images, without validation, in one process."""
     for loader in (config.train_dataloader, config.test_dataloader):
         loader.update(batch_size=BATCH, num_workers=0, persistent_workers=False)
     config.train_cfg.max_epochs = 1
@@ -37,7 +37,7 @@ def shorten(config):
 
 
 def replace(pipeline, **steps):
-    """Arguments of the steps of a pipeline, by their ``type``."""
+    """Update arguments of a pipeline's steps by ``type``."""
     for step in pipeline:
         step.update(steps.get(step['type'].rpartition('.')[2], {}))
 
@@ -64,14 +64,14 @@ def train(config, folder):
 
 
 def evaluate(path, checkpoint, folder):
-    """What ``tools/test.py`` logs of a checkpoint: scores by name."""
+    """Scores by name, logged by ``tools/test.py`` for a checkpoint."""
     run('test.py', path, checkpoint, '--work-dir', folder / 'tested', cwd=folder)
     (log,) = (folder / 'tested').glob('*/*.json')
     return json.loads(log.read_text())
 
 
 def run(tool, *arguments, cwd):
-    """Run one of our tools, which hand a config on to those of its project."""
+    """Run one of our tools, which dispatch to those of the config's project."""
     result = subprocess.run(
         [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)],
         cwd=cwd,
@@ -85,7 +85,7 @@ def run(tool, *arguments, cwd):
 
 
 def draw(folder, number=IMAGES, height=160, width=120):
-    """Grey noise as PNG files; their names."""
+    """Write gray noise as PNG files; returns their names."""
     generator, names = np.random.default_rng(0), [f'{index}.png' for index in range(number)]
     folder.mkdir(parents=True)
     for name in names:

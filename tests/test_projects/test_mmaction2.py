@@ -14,7 +14,7 @@ SIDE = 64
 
 @pytest.fixture(scope='module')
 def videos(tmp_path_factory):
-    """Four videos of eight frames with a list of them, of two classes."""
+    """Four videos of eight frames in two classes, and their list."""
     folder = tmp_path_factory.mktemp('videos')
     generator = np.random.default_rng(0)
     for index in range(IMAGES):
@@ -27,7 +27,7 @@ def videos(tmp_path_factory):
 
 
 def test_recipe(videos, tmp_path):
-    """mmaction2's own tool trains it and predict with it."""
+    """mmaction2's tools train it and predict with it."""
     from mmaction.apis import inference_recognizer, init_recognizer
 
     config = recipe('mmaction2/tsn_*.py')
@@ -50,7 +50,7 @@ def test_recipe(videos, tmp_path):
 
 
 def losses_of(config):
-    """The loss of one batch of random frames, with its gradients computed, and the model."""
+    """The loss of a batch of random frames after a backward pass, and the model."""
     from mmaction.structures import ActionDataSample
 
     torch.manual_seed(0)
@@ -63,7 +63,7 @@ def losses_of(config):
 
 
 def test_both_names():
-    """They are one network; the class itself, which mmaction2 takes for one of its own, returns a tuple."""
+    """Both names build the same network; the class itself would return a tuple, which mmaction2 rejects."""
     from mmmobilemamba import MobileMamba
     from mmmobilemamba.mmaction import FrameMobileMamba
 
@@ -95,7 +95,7 @@ def test_one_map_or_several():
 
 
 def test_constructor_of_tsm():
-    """It refuses layer norms; mmengine's own serves."""
+    """It rejects layer norms; mmengine's default constructor works."""
     from mmengine.optim import build_optim_wrapper
 
     model = MODELS.build(recipe('mmaction2/tsn_*.py').model)

@@ -1,4 +1,4 @@
-"""mmocr: DBNet on four levels that two stages and DeconvFPN make."""
+"""mmocr: DBNet on four levels from two stages and DeconvFPN."""
 
 import json
 
@@ -15,7 +15,7 @@ SIDE = 128
 
 @pytest.fixture(scope='module')
 def signs(tmp_path_factory):
-    """Four pictures in the layout of mmocr's converted ICDAR 2015, with two words each."""
+    """Four images in the layout of mmocr's converted ICDAR 2015, with two words each."""
     folder = tmp_path_factory.mktemp('signs')
     instances = []
     for left, top, right, bottom in ((10, 20, 110, 60), (10, 90, 110, 130)):
@@ -31,7 +31,7 @@ def signs(tmp_path_factory):
 
 
 def test_recipe(signs, tmp_path):
-    """mmocr's own tool trains it and predict with it."""
+    """mmocr's tools train it and predict with it."""
     from mmengine.structures import InstanceData
     from mmocr.apis import TextDetInferencer
 
@@ -50,7 +50,7 @@ def test_recipe(signs, tmp_path):
 
 
 def test_sizes():
-    """Strides of 4 to 32 between the two necks, 4 behind them, and a map of the image's size in the end."""
+    """Strides are 4 to 32 between the necks and 4 after them; the final map has the size of the image."""
     config = recipe('mmocr/dbnet_*.py')
     model = MODELS.build(config.model).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""mmpose: heatmaps from stage 1, SimCC, and the other heads that the page describes."""
+"""mmpose: heatmaps from stage 1, SimCC, and the other heads described on the page."""
 
 import json
 
@@ -15,7 +15,7 @@ HEIGHT, WIDTH = 160, 120
 
 @pytest.fixture(scope='module')
 def people(tmp_path_factory):
-    """Four pictures of COCO's layout, each with a person of 17 keypoints."""
+    """Four images in COCO's layout, each with a person of 17 keypoints."""
     folder = tmp_path_factory.mktemp('people')
     generator = np.random.default_rng(1)
     images, annotations = [], []
@@ -35,7 +35,7 @@ def people(tmp_path_factory):
 
 @pytest.mark.parametrize('pattern', ['mmpose/td-hm_*.py', 'mmpose/simcc_*.py'])
 def test_recipe(pattern, people, tmp_path):
-    """mmpose's own tool trains it and predict with it."""
+    """mmpose's tools train it and predict with it."""
     from mmpose.apis import inference_topdown, init_model
 
     config = recipe(pattern)
@@ -51,12 +51,12 @@ def test_recipe(pattern, people, tmp_path):
     (found,) = inference_topdown(model, str(people / 'images/0.png'), np.array([[15, 15, 105, 145]]))
     points, scores = found.pred_instances.keypoints, found.pred_instances.keypoint_scores
     assert points.shape == (1, 17, 2) and scores.shape == (1, 17)
-    centre, reach = np.array([60, 80]), 1.25 * np.array([97.5, 130]) / 2 + 4  # of the padded box of 3 : 4
+    centre, reach = np.array([60, 80]), 1.25 * np.array([97.5, 130]) / 2 + 4  # of the box padded to 3 : 4
     assert (abs(points - centre) <= reach).all() and np.isfinite(scores).all()
 
 
 def head_of(config, **backbone):
-    """Backbone to head of a config with another backbone: the shapes of the head's outputs."""
+    """Shapes of the head's outputs for a config with other backbone settings."""
     config.model.backbone.update(backbone)
     model = MODELS.build(config.model).eval()
     with torch.no_grad():
@@ -65,16 +65,16 @@ def head_of(config, **backbone):
 
 
 def test_sizes():
-    """Heatmaps of a quarter of the image, and SimCC's bins, two a pixel."""
+    """Heatmaps have a quarter of the image's sides; SimCC has two bins per pixel."""
     assert head_of(recipe('mmpose/td-hm_*.py')) == [(2, 17, 64, 48)]
     assert head_of(recipe('mmpose/simcc_*.py')) == [(2, 17, 384), (2, 17, 512)]
 
 
 def test_heatmaps_of_other_stages():
-    """The last stage takes one more deconvolution, and all stages together one less."""
+    """The last stage needs one more deconvolution, all stages together one less."""
     config = recipe('mmpose/td-hm_*.py')
     config.model.head.in_channels = 'stage2'
-    assert head_of(config, out_indices=2) == [(2, 17, 32, 24)]  # half of what the codec draws
+    assert head_of(config, out_indices=2) == [(2, 17, 32, 24)]  # half the size of the codec's heatmaps
     config.model.head.update(deconv_out_channels=(256,) * 4, deconv_kernel_sizes=(4,) * 4)
     assert head_of(config, out_indices=2) == [(2, 17, 64, 48)]
     config.model.head.update(in_channels=144 + 272 + 368)

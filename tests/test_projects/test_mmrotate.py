@@ -13,7 +13,7 @@ SIDE = 128
 
 @pytest.fixture(scope='module')
 def harbour(tmp_path_factory):
-    """Four pictures in DOTA's layout, each with a turned ship."""
+    """Four images in DOTA's layout, each with a rotated ship."""
     folder = tmp_path_factory.mktemp('harbour')
     (folder / 'annfiles').mkdir()
     for name in draw(folder / 'images', height=SIDE, width=SIDE):
@@ -23,7 +23,7 @@ def harbour(tmp_path_factory):
 
 
 def test_recipe(harbour, tmp_path):
-    """mmrotate's own tool trains it, and mmdet's predict with it, as mmrotate's pages say."""
+    """mmrotate's tool trains it, and mmdet's predicts with it, as in mmrotate's docs."""
     from mmdet.apis import inference_detector, init_detector
 
     config = recipe('mmrotate/rotated-retinanet-*.py')
@@ -32,7 +32,7 @@ def test_recipe(harbour, tmp_path):
         loader.dataset.update(data_root=str(harbour), ann_file='annfiles/', img_shape=(SIDE, SIDE))
         loader.dataset.data_prefix = dict(img_path='images/')
         replace(loader.dataset.pipeline, Resize=dict(scale=(SIDE, SIDE)))
-    config.model.test_cfg.update(score_thr=0.0, max_per_img=10)  # so little training finds nothing sure
+    config.model.test_cfg.update(score_thr=0.0, max_per_img=10)  # scores are low after such a short training
     path, checkpoint = train(config, tmp_path)
     assert 0 <= evaluate(path, checkpoint, tmp_path)['dota/mAP'] <= 1
 
@@ -44,7 +44,7 @@ def test_recipe(harbour, tmp_path):
 
 
 def test_strides():
-    """Maps and anchors have the same."""
+    """Maps and anchors have the same strides."""
     config = recipe('mmrotate/rotated-retinanet-*.py')
     model = MODELS.build(config.model).eval()
     with torch.no_grad():

@@ -1,4 +1,4 @@
-"""The configs of the real datasets, resolved once, and their models."""
+"""The configs for the real datasets, resolved once, and their models."""
 
 import copy
 from functools import cache
@@ -42,7 +42,7 @@ def resolve(name):
 
 
 def load(name):
-    """A recipe's config, one's own, with its codebase as the default scope."""
+    """A copy of a recipe's config, with its codebase as the default scope."""
     pytest.importorskip(CODEBASES[name])
     config = copy.deepcopy(resolve(name))
     init_default_scope(CODEBASES[name])
@@ -50,11 +50,11 @@ def load(name):
 
 
 def build(config, device='meta'):
-    """The model of a config without its pretrained weights; on ``'meta'`` it has shapes and no values."""
+    """The model of a config without pretrained weights; on ``'meta'``, only shapes are computed."""
     model = copy.deepcopy(config.model)
     model.backbone.init_cfg = None
     if 'data_preprocessor' in config:
-        model.setdefault('data_preprocessor', config.data_preprocessor)  # as the Runner does
+        model.setdefault('data_preprocessor', config.data_preprocessor)  # as in the Runner
     with torch.device(device):
         return MODELS.build(model)
 

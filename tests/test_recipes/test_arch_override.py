@@ -1,4 +1,4 @@
-"""Another size of the family is one override away from every downstream recipe."""
+"""One override changes the arch of every downstream recipe."""
 
 import pytest
 import torch
@@ -59,7 +59,7 @@ def test_widths_follow(name, arch):
 @pytest.mark.parametrize('arch', ['t2', 's6'])
 @pytest.mark.parametrize('name', LEAVES)
 def test_forward(name, arch):
-    """With values: finite, and not the same for two images."""
+    """Outputs are finite, and differ between two images."""
     model = build(override(name, arch), device='cpu')
     model.init_weights()
     model.eval()
@@ -76,7 +76,7 @@ def test_forward(name, arch):
 
 @pytest.mark.parametrize('name', LEAVES)
 def test_pretrained_weights_are_overridden_alike(name, tmp_path):
-    """The second and last thing to change; weights of the size that was there before are refused."""
+    """The only other change that is needed; weights of the original arch are refused."""
     path = tmp_path / 'mobilemamba_t2.pth'
     weights = authors_checkpoint('t2')
     torch.save(weights, path)

@@ -1,4 +1,4 @@
-"""Data of the classifiers: sizes, interpolation, augmentations, mixed targets, on a real image file."""
+"""Data pipelines of classifiers: sizes, interpolation, augmentations, mixed targets, on a real image."""
 
 import numpy as np
 import pytest
@@ -39,13 +39,13 @@ POLICY = [
 
 @pytest.fixture(scope='module')
 def photo(tmp_path_factory):
-    """A JPEG file, 500 pixels wide and 375 high, that claims to lie on its side."""
+    """A JPEG file of 500 x 375 px (width x height) with an EXIF orientation."""
     y, x = np.mgrid[:375, :500]
     waves = [128 + 90 * np.sin(x / a + y / b) for a, b in ((9, 31), (23, 7), (61, 13))]
     noise = np.random.default_rng(0).normal(0, 12, (375, 500, 3))
     path = tmp_path_factory.mktemp('photo') / 'photo.jpg'
     exif = Image.Exif()
-    exif[0x0112] = 6  # orientation, which timm's reader ignores
+    exif[0x0112] = 6  # orientation, ignored by timm's reader
     pixels = np.clip(np.stack(waves, axis=-1) + noise, 0, 255).astype(np.uint8)
     Image.fromarray(pixels).save(path, quality=95, exif=exif)
     return str(path)
@@ -63,7 +63,7 @@ def preprocessor_of(name):
 
 @pytest.mark.parametrize('name', CLASSIFIERS)
 def test_testing_is_torchvisions(name, photo):
-    """Shorter side to size / 0.875, truncated, antialiased bicubic; centre; normalised red, green, blue."""
+    """Shorter side to size / 0.875, truncated, antialiased bicubic; centre crop; normalised RGB."""
     size, short = PIXELS[name], RESIZED[name]
     pipeline = pipeline_of(name, 'test_dataloader')
     loading, resize, crop, _ = pipeline.transforms
@@ -127,7 +127,7 @@ def built(name, kind):
 
 
 def rand_augments(name):
-    """The two of a recipe; an image goes through either, with even odds."""
+    """The two RandAugment transforms of a recipe, one of which is chosen per image with equal probability."""
     choice = built(name, 'RandomChoice')
     assert choice.prob is None
     augments = [step for steps in choice.transforms for step in steps]
@@ -137,7 +137,7 @@ def rand_augments(name):
 
 @pytest.mark.parametrize('name', CLASSIFIERS)
 def test_rand_augment(name):
-    """rand-m9-mstd0.5-inc1: 2 of 15 operations, each with a chance of one half, at 9 +- 0.5 of 10."""
+    """rand-m9-mstd0.5-inc1: 2 of 15 operations, each with probability 0.5, at level 9 +- 0.5 of 10."""
     for augment, interpolation in zip(rand_augments(name), ('bilinear', 'bicubic')):
         assert augment.num_policies == 2
         assert [(type(op).__name__, op.magnitude_range) for op in augment.transforms] == POLICY
@@ -148,7 +148,7 @@ def test_rand_augment(name):
         assert {(op.magnitude_level, op.magnitude_std, op.total_level) for op in strong} == {(9, 0.5, 10)}
         filled = [op for op in augment.transforms if hasattr(op, 'pad_val')]
         assert len(filled) == 5
-        assert all(tuple(op.pad_val) == (104, 116, 124) for op in filled)  # the mean, blue first
+        assert all(tuple(op.pad_val) == (104, 116, 124) for op in filled)  # the mean in BGR
         assert {op.interpolation for op in filled} == {interpolation}
 
 
@@ -157,7 +157,7 @@ def test_rand_augment_magnitudes_and_fill():
     np.random.seed(0)
     angles = np.array([rotate.random_magnitude() for _ in range(4000)])
     assert angles.mean() == pytest.approx(27, abs=0.1) and angles.max() == 30  # clipped at level 10
-    assert angles.std() == pytest.approx(1.45, abs=0.05)  # 0.5 levels are 1.5 degrees, less what is clipped
+    assert angles.std() == pytest.approx(1.45, abs=0.05)  # 0.5 levels are 1.5 degrees, reduced by clipping
     disabled = np.mean([rotate.random_disable() for _ in range(4000)])
     assert disabled == pytest.approx(0.5, abs=0.03)
     negative = np.mean([rotate.random_negative(1) for _ in range(4000)])
@@ -169,7 +169,7 @@ def test_rand_augment_magnitudes_and_fill():
 
 @pytest.mark.parametrize('name', CLASSIFIERS)
 def test_random_erasing(name):
-    """A quarter of the images, 2 to 33 % of the area, by noise of mean 0 and deviation 1 when normalised."""
+    """For 25 % of the images, 2 to 33 % of the area, with standard normal noise after normalisation."""
     erase = built(name, 'RandomErasing')
     assert (erase.erase_prob, erase.min_area_ratio, erase.max_area_ratio) == (0.25, 0.02, 1 / 3)
     assert erase.aspect_range == (3 / 10, 10 / 3) and erase.mode == 'rand'
@@ -186,25 +186,25 @@ def test_erased_pixels():
             areas.append(erased.mean())
             pixels.append(results['img'][erased])
             rows, columns = erased.any(1), erased.any(0)
-            assert erased.sum() == rows.sum() * columns.sum()  # one rectangle
+            assert erased.sum() == rows.sum() * columns.sum()  # a single rectangle
     assert len(areas) / 2000 == pytest.approx(0.25, abs=0.03)
     assert 0.018 < min(areas) < 0.03 and 0.31 < max(areas) < 0.34
     assert np.mean(areas) == pytest.approx((0.02 + 1 / 3) / 2, abs=0.015)
     blue_first = np.concatenate(pixels).astype(float)
     noise = (blue_first - MEAN[::-1]) / STD[::-1]
-    # An image has values from 0 to 255 in whole numbers, which cuts the noise off at two deviations.
+    # Images have integer values from 0 to 255, which clips the noise at two standard deviations.
     assert noise.mean(0) == pytest.approx(np.zeros(3), abs=0.03)
     assert noise.std(0) == pytest.approx(np.full(3, 0.97), abs=0.02)
 
 
 def batch_of(size):
-    """Plain images, each with a class of its own whose number is its value."""
+    """Uniform images of different classes; the value of an image is its class."""
     inputs = [torch.full((3, 16, 16), value, dtype=torch.uint8) for value in range(size)]
     return dict(inputs=inputs, data_samples=[DataSample().set_gt_label(value) for value in range(size)])
 
 
 def test_mixed_targets():
-    """Mixup 0.8 or CutMix 1.0 with even odds, always; a target holds each class's share of the pixels."""
+    """Always Mixup 0.8 or CutMix 1.0 with equal probability; targets are the classes' shares of pixels."""
     preprocessor, alphas = preprocessor_of('b1'), []
     draw = np.random.beta
     np.random.seed(0)
@@ -220,7 +220,7 @@ def test_mixed_targets():
             values = data['inputs'] * torch.tensor(STD).view(3, 1, 1) + torch.tensor(MEAN).view(3, 1, 1)
             means = (scores * torch.arange(1000.0)).sum(1)
             torch.testing.assert_close(values.mean((1, 2, 3)), means, atol=1e-4, rtol=0)
-            mixed = (values.std((2, 3)) < 1e-3).all()  # no edge anywhere
+            mixed = (values.std((2, 3)) < 1e-3).all()  # no edges
             assert mixed or alphas[-1] == (1.0, 1.0)
     assert len(alphas) == 400 and set(alphas) == {(0.8, 0.8), (1.0, 1.0)}
     assert alphas.count((0.8, 0.8)) / 400 == pytest.approx(0.5, abs=0.08)
@@ -228,7 +228,7 @@ def test_mixed_targets():
 
 @pytest.mark.parametrize('name', [*CLASSIFIERS, *DISTILLED])
 def test_classifier_mixes_and_smooths(name):
-    """The model has these augmentations, and its loss gives 0.1 to all classes in equal parts."""
+    """The model has these augmentations, and its loss a label smoothing of 0.1."""
     model = build(load(name))
     augments = model.data_preprocessor.batch_augments
     assert augments.probs is None

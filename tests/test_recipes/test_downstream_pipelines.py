@@ -1,4 +1,4 @@
-"""Data of the detectors and segmentors: sizes, boxes, masks and labels, on real image files."""
+"""Data pipelines of detectors and segmentors: sizes, boxes, masks and labels, on real image files."""
 
 import json
 
@@ -24,7 +24,7 @@ def write_image(path, width, height, seed):
 
 @pytest.fixture(scope='module')
 def coco(tmp_path_factory):
-    """COCO with three good images; of two more, one has no box and one is 31 pixels high."""
+    """COCO with three valid images, one without boxes, and one of 31 px height."""
     root = tmp_path_factory.mktemp('coco')
     images, annotations = [], []
     for number, (width, height) in enumerate([*SIZES, (64, 64), (64, 31)]):
@@ -45,7 +45,7 @@ def coco(tmp_path_factory):
 
 @pytest.fixture(scope='module')
 def ade(tmp_path_factory):
-    """ADE20K with three images, whose left half has no label and the right half label 7 of 1 to 150."""
+    """ADE20K with three images whose left half has no label and whose right half has label 7 of 1 to 150."""
     root = tmp_path_factory.mktemp('ade')
     for number, (width, height) in enumerate(SIZES):
         for split in ('training', 'validation'):
@@ -59,7 +59,7 @@ def ade(tmp_path_factory):
 
 
 def dataset(name, loader, root):
-    """The dataset of a recipe, with its files elsewhere."""
+    """The dataset of a recipe, with other file paths."""
     config = load(name)[loader].dataset
     (config.dataset if config.type == 'RepeatDataset' else config).data_root = root
     return DATASETS.build(config)
@@ -73,16 +73,16 @@ def preprocess(name, sample, training=False):
 
 
 def normalized(image):
-    """An image (3, H, W), blue first -> float, red first, as the networks see it."""
+    """A BGR image (3, H, W) -> the float RGB input of the networks."""
     return (image.flip(0) - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 @pytest.mark.parametrize('name', ['retinanet', 'maskrcnn'])
 @pytest.mark.parametrize('loader', ['train_dataloader', 'test_dataloader'])
 def test_detectors_resize_to_1333_by_800(name, loader, coco):
-    """The largest size within 1333 x 800 either way round; then zeros to multiples of 32."""
+    """The largest size within 1333 x 800 or 800 x 1333, then zero padding to multiples of 32."""
     data = dataset(name, loader, coco)
-    assert len(data) == (3 if loader == 'train_dataloader' else 5)  # training leaves out the last two
+    assert len(data) == (3 if loader == 'train_dataloader' else 5)  # training filters out the last two
     expected = [((800, 1067), (800, 1088)), ((1067, 800), (1088, 800)), ((400, 1333), (416, 1344))]
     for index, (resized, padded) in enumerate(expected):
         sample = data[index]
@@ -119,7 +119,7 @@ def test_detectors_flip_boxes_and_masks(name, coco):
             rows, columns = np.nonzero(mask)
             edges = [columns.min(), rows.min(), columns.max() + 1, rows.max() + 1]
             assert edges == pytest.approx(found.tolist(), abs=2)
-    assert 10 <= sum(flips) <= 30  # an even chance, to 3 standard deviations
+    assert 10 <= sum(flips) <= 30  # probability 0.5, to 3 standard deviations
 
 
 @pytest.mark.parametrize('name', SSD)
@@ -140,7 +140,7 @@ def test_ssdlite_resizes_to_a_square(name, coco):
         assert sample['inputs'].shape == (3, size, size)
         assert sample['data_samples'].scale_factor == pytest.approx((size / width, size / height))
         found = preprocess(name, sample)['inputs']
-        assert found.shape == (1, 3, size, size)  # nothing added
+        assert found.shape == (1, 3, size, size)  # no padding
         torch.testing.assert_close(found[0], normalized(sample['inputs'].float()), atol=1e-5, rtol=0)
 
 
@@ -179,7 +179,7 @@ def test_segmentors_share_their_data():
 
 
 def test_segmentors_train_on_crops(ade):
-    """Half to twice 2048 x 512, a crop of 512 x 512, and padding where the image is smaller."""
+    """Scale 0.5 to 2 of 2048 x 512, crop to 512 x 512, and padding of smaller images."""
     data = dataset('fpn', 'train_dataloader', ade)
     _, _, resize, crop, flip, distort, _ = data.pipeline.transforms
     assert [type(t).__name__ for t in (resize, crop, flip, distort)] == [
@@ -202,7 +202,7 @@ def test_segmentors_train_on_crops(ade):
         label = sample['data_samples'].gt_sem_seg.data
         height, width = label.shape[1:]
         assert sample['inputs'].shape == (3, height, width) and max(height, width) <= 512
-        assert set(label.unique().tolist()) <= {6, 255}  # label 0 is ignored, the others move down
+        assert set(label.unique().tolist()) <= {6, 255}  # label 0 is ignored, the others are shifted by 1
         small += min(height, width) < 512
         padded = preprocess('fpn', sample, training=True)
         assert padded['inputs'].shape == (1, 3, 512, 512)
@@ -216,7 +216,7 @@ def test_segmentors_train_on_crops(ade):
 
 @pytest.mark.parametrize('name', SEGMENTORS)
 def test_segmentors_test_whole_images(name, ade):
-    """The largest size within 2048 x 512 either way round, not padded; labels keep their size."""
+    """The largest size within 2048 x 512 or 512 x 2048, without padding; labels are not resized."""
     data = dataset(name, 'test_dataloader', ade)
     expected = [(512, 683), (683, 512), (512, 1707)]
     for index, ((width, height), resized) in enumerate(zip(SIZES, expected)):

@@ -1,4 +1,4 @@
-"""The models of the recipes: trainable parameters, levels, anchors and heads; the authors' logs say which."""
+"""Models of the recipes against the authors' logs: trainable parameters, levels, anchors and heads."""
 
 import pytest
 import torch
@@ -11,10 +11,10 @@ from mmmobilemamba.models.backbones.arch import stage_splits
 
 from .recipes import CLASSIFIERS, DETECTORS, DISTILLED, PIXELS, SEGMENTORS, build, count, load
 
-# What an author's dump counts and we do not: 32 constants of wavelet filters a channel of a scan.
+# Counted in the authors' logs, but not here: 32 constants of wavelet filters per channel of a scan.
 FILTERS = 52_224  # of B1
-STAGE_3 = 8_437_112  # of B1, which SSDLite does not use; the authors build it, we do not
-# Trainable parameters by part, and the authors' totals.
+STAGE_3 = 8_437_112  # of B1; not used by SSDLite, but built by the authors
+# Trainable parameters of each part, and the authors' totals.
 PARTS = dict(
     maskrcnn=(
         dict(backbone=16_620_729, neck=3_738_112, rpn_head=593_935, roi_head=16_949_985),
@@ -33,7 +33,7 @@ PARTS = dict(
     ),
 )
 PARTS['ssdlite_512'] = PARTS['ssdlite']
-# Millions of trainable and of constant parameters of the classifiers, in the authors' count.
+# Millions of trainable and constant parameters of the classifiers, as counted by the authors.
 MILLIONS = dict(t2=(8.8067, 0.0302), t4=(14.1377, 0.0384), s6=(14.9967, 0.0399), b1=(17.0706, 0.0522))
 MILLIONS.update(b2=MILLIONS['b1'], b4=MILLIONS['b1'])
 
@@ -43,7 +43,7 @@ def sizes(maps):
 
 
 def forward(model, height, width):
-    """Outputs without values for one image."""
+    """Outputs for one image, on the meta device."""
     with torch.no_grad():
         return model.eval()(torch.empty(1, 3, height, width, device='meta'), mode='tensor')
 
@@ -62,7 +62,7 @@ def test_classifiers_parameters(name):
 
 
 def test_head_starts_as_the_authors_does():
-    """Truncated normal, 0.02 wide, and no bias; batch norm as ever."""
+    """Truncated normal with a standard deviation of 0.02, zero bias, default batch norm."""
     head = build(load('b1'), device='cpu').head
     head.init_weights()
     linear, norm = head.head.linear, head.head.bn
@@ -85,7 +85,7 @@ def test_downstream_parameters(name):
 
 
 def test_ssdlite_has_no_third_stage():
-    """Of the authors' 18,020,845 parameters these get no gradient, and DDP would stop at them."""
+    """The authors' 18,020,845 parameters include stage 3, which gets no gradients and would stop DDP."""
     with torch.device('meta'):
         assert count(MobileMamba('b1').stages[2]) == STAGE_3
     assert len(build(load('ssdlite')).backbone.stages) == 2
@@ -100,7 +100,7 @@ def test_ssdlite_has_no_third_stage():
     ],
 )
 def test_levels_of_detectors(name, strides, modules):
-    """Finest first, with the authors' names; 256 channels, no norm, no activation."""
+    """Finest first, with the authors' names; 256 channels, without norm and activation."""
     neck = build(load(name)).neck.eval()
     with torch.no_grad():
         channels = zip((16, 32, 64), (200, 376, 448))
@@ -146,7 +146,7 @@ def test_retinanet_head():
 
 
 def anchors(name, head):
-    """The anchor generator of a recipe, and width and height of its anchors, level by level."""
+    """The anchor generator of a recipe, and width and height of its anchors by level."""
     generator = TASK_UTILS.build(load(name).model[head].anchor_generator)
     return generator, [base[:, 2:] - base[:, :2] for base in generator.base_anchors]
 
@@ -194,7 +194,7 @@ def test_roi_heads():
         assert layers == {((size, size), 0)}
     box, mask = roi.bbox_head, roi.mask_head
     assert [fc.out_features for fc in box.shared_fcs] == [1024, 1024]
-    assert (box.fc_cls.out_features, box.fc_reg.out_features) == (81, 4 * 80)  # a box for every class
+    assert (box.fc_cls.out_features, box.fc_reg.out_features) == (81, 4 * 80)  # class-specific boxes
     assert type(box.loss_bbox).__name__ == 'L1Loss' and tuple(box.bbox_coder.stds) == (0.1, 0.1, 0.2, 0.2)
     assert [conv.conv.out_channels for conv in mask.convs] == [256] * 4
     assert mask.conv_logits.out_channels == 80
@@ -212,7 +212,7 @@ def test_roi_heads():
     ('name', 'levels'), [('ssdlite', (20, 10, 5, 3, 2, 1)), ('ssdlite_512', (32, 16, 8, 4, 2, 1))]
 )
 def test_ssdlite(name, levels):
-    """320 and 512 are one network with one set of anchors, meant for 320 pixels."""
+    """The recipes for 320 and 512 px have the same network and anchors, which are designed for 320 px."""
     model = build(load(name))
     widths = (200, 376, 512, 256, 256, 128)
     size = 320 if name == 'ssdlite' else 512
@@ -259,14 +259,14 @@ def test_ssdlite_layers():
 
 
 def synchronized(head):
-    """Whether every batch norm, and at least one, is synchronised."""
+    """Whether there are batch norms and all of them are synchronised."""
     norms = [module for module in head.modules() if isinstance(module, _BatchNorm)]
     return bool(norms) and all(isinstance(norm, nn.SyncBatchNorm) for norm in norms)
 
 
 @pytest.mark.parametrize('name', SEGMENTORS)
 def test_segmentors_heads(name):
-    """Synchronised batch norm, dropout 0.1, 150 classes, cross entropy of weight 1 and of 0.4 beside it."""
+    """SyncBN, dropout 0.1, 150 classes, and cross entropy with weight 1 (0.4 in auxiliary heads)."""
     model = build(load(name))
     head = model.decode_head
     assert (head.num_classes, head.dropout_ratio, head.align_corners) == (150, 0.1, False)
@@ -285,7 +285,7 @@ def test_segmentors_heads(name):
 
 
 def test_context_of_segmentors():
-    """Dilations of DeepLabv3, pools of PSPNet, levels of Semantic FPN."""
+    """Dilations of DeepLabv3, pooling scales of PSPNet, levels of Semantic FPN."""
     aspp = build(load('deeplabv3')).decode_head
     assert [branch.conv.dilation[0] for branch in aspp.aspp_modules] == [1, 12, 24, 36]
     assert build(load('pspnet')).decode_head.pool_scales == (1, 2, 3, 6)

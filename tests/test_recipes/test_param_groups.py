@@ -1,4 +1,4 @@
-"""Optimisation: what is decayed and how fast it learns, clipping, precision, averaging, when to test."""
+"""Optimisation: weight decay, learning rates, clipping, precision, EMA, and validation epochs."""
 
 import inspect
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from .recipes import CLASSIFIERS, CODEBASES, DETECTORS, DISTILLED, RECIPES, SEGMENTORS, build, count, load
 
-# Peak learning rate, largest norm of the gradient, and images of a batch on how many GPUs.
+# Peak learning rate, maximum gradient norm, batch size and number of GPUs.
 PEAKS = {
     **dict.fromkeys((*CLASSIFIERS, *DISTILLED), 3e-3),
     **dict(retinanet=2e-4, maskrcnn=2e-4, ssdlite=2.4e-3, ssdlite_512=2.4e-3),
@@ -28,16 +28,16 @@ BATCHES = {
     **dict(retinanet=(4, 4), maskrcnn=(4, 4), ssdlite=(8, 24), ssdlite_512=(8, 24)),
     **dict.fromkeys(SEGMENTORS, (4, 8)),
 }
-# Parameters with more than one dimension that a careless recipe would not decay.
+# Parameters with several dimensions that a recipe could wrongly exclude from decay.
 DECAYED = ('A_log', 'dt_proj_bias', 'dt_proj_weight', 'x_proj_weight', 'base_scale', 'wavelet_scale')
 
 
 def optimize(name):
-    """The model of a recipe, its optimizer wrapper, and the group of every parameter."""
+    """The model of a recipe, its optimizer wrapper, and the parameter group of each parameter."""
     config = load(name)
     model = build(config)
     if config.optim_wrapper.type == 'AmpOptimWrapper':
-        config.optim_wrapper.type = 'OptimWrapper'  # the former needs an accelerator
+        config.optim_wrapper.type = 'OptimWrapper'  # AmpOptimWrapper requires an accelerator
     wrapper = build_optim_wrapper(model, config.optim_wrapper)
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     groups = {names[id(p)]: group for group in wrapper.optimizer.param_groups for p in group['params']}
@@ -46,7 +46,7 @@ def optimize(name):
 
 
 def split(groups):
-    """Names that are decayed and names that are not; there is one decay."""
+    """Names of parameters with and without weight decay, which has a single value."""
     assert {group['weight_decay'] for group in groups.values()} == {0, 0.05}
     decayed = {name for name, group in groups.items() if group['weight_decay']}
     return decayed, set(groups) - decayed
@@ -65,7 +65,7 @@ def test_optimizer(name):
 
 @pytest.mark.parametrize('name', CLASSIFIERS)
 def test_classification_decays_what_is_no_vector(name):
-    """The authors' rule: nothing with one dimension and no ``.bias``, whatever else it is called."""
+    """The authors' rule: no decay for parameters of one dimension or with names that end in ``.bias``."""
     model, _, groups = optimize(name)
     parameters = dict(model.named_parameters())
     decayed, plain = split(groups)
@@ -88,10 +88,10 @@ def test_classification_decays_what_is_no_vector(name):
 
 @pytest.mark.parametrize('name', ['b1', 'b1s'])
 def test_groups_of_b1_are_as_large_as_the_authors(name):
-    """230 tensors with 104,258 elements plain, 159 with 16,516,471 decayed, in the backbone.
+    """In the backbone, 230 tensors (104,258 elements) without and 159 (16,516,471) with decay.
 
-    The authors' scales and scan have other names here, but the same numbers of dimensions and elements;
-    their wavelet filters, which are constant, are in neither group there and no parameters here.
+    Scales and scan parameters have other names than the authors', but the same dimensions and sizes. The
+    authors' wavelet filters are constant: they are in neither group, and are not parameters here.
     """
     model, _, groups = optimize(name)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
@@ -110,7 +110,7 @@ def test_groups_of_b1_are_as_large_as_the_authors(name):
 
 @pytest.mark.parametrize('name', DISTILLED)
 def test_distillation_optimizes_the_students_parameters(name):
-    """The same groups as without a teacher, in the same order."""
+    """Groups are the same as without a teacher, in the same order."""
     groups, plain = optimize(name)[2], optimize(name[:-1])[2]
     assert list(groups) == list(plain)
     settings = ('lr', 'weight_decay', 'betas', 'eps')
@@ -120,7 +120,7 @@ def test_distillation_optimizes_the_students_parameters(name):
 
 @pytest.mark.parametrize('name', [*DETECTORS, *SEGMENTORS])
 def test_downstream_spares_the_norm_of_the_scan_only(name):
-    """7 blocks with a weight and a bias; SSDLite has no stage 3, so only 5."""
+    """7 blocks with a weight and a bias each; SSDLite has no stage 3 and therefore only 5."""
     model, _, groups = optimize(name)
     decayed, plain = split(groups)
     blocks = [path for path, _ in model.named_modules() if path.endswith('.ss2d.out_norm')]
@@ -132,7 +132,7 @@ def test_downstream_spares_the_norm_of_the_scan_only(name):
 
 @pytest.mark.parametrize('name', [*DETECTORS, *SEGMENTORS])
 def test_downstream_rates(name):
-    """One rate for all, but ten times as much for the head of Semantic FPN."""
+    """One learning rate for all parameters, ten times as high for the head of Semantic FPN."""
     _, _, groups = optimize(name)
     head = {key for key in groups if key.startswith('decode_head.')} if name == 'fpn' else set()
     assert len(head) == (14 if name == 'fpn' else 0)
@@ -142,7 +142,7 @@ def test_downstream_rates(name):
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_precision(name):
-    """Mixed in the training of classifiers, by float16 and a scaler with PyTorch's settings; else float32."""
+    """Classifiers are trained in float16 mixed precision with PyTorch's default scaler, others in float32."""
     config = load(name)
     if CODEBASES[name] == 'mmpretrain':
         assert config.optim_wrapper.type == 'AmpOptimWrapper'
@@ -159,7 +159,7 @@ def test_batches(name):
     config = load(name)
     gpus, batch = BATCHES[name]
     assert config.train_dataloader.batch_size == batch
-    if f'{gpus}xb{batch}' not in RECIPES[name]:  # mmdet's 1x says neither
+    if f'{gpus}xb{batch}' not in RECIPES[name]:  # not in the name of mmdet's 1x
         assert name in ('retinanet', 'maskrcnn') and '_1x_' in RECIPES[name]
     if name in SEGMENTORS:
         assert 'auto_scale_lr' not in config and config.train_dataloader.sampler.type == 'InfiniteSampler'
@@ -171,7 +171,7 @@ def test_batches(name):
 
 
 def test_other_loaders():
-    """Images in a test batch, and workers, of each GPU; COCO five times in an epoch of SSDLite."""
+    """Test batch size and workers per GPU; an epoch of SSDLite repeats COCO five times."""
     loaders = {name: (load(name).train_dataloader, load(name).val_dataloader) for name in RECIPES}
     assert all(load(name).test_dataloader == val for name, (_, val) in loaders.items())
     for name in (*CLASSIFIERS, *DISTILLED):
@@ -193,7 +193,7 @@ def test_other_loaders():
 
 
 def epochs_of_tests(train_cfg):
-    """After which epochs mmengine's training loop would run the tests."""
+    """The epochs after which mmengine's training loop validates."""
     tested = []
     runner = SimpleNamespace(
         val_loop=SimpleNamespace(run=lambda: tested.append(loop.epoch)),
@@ -234,9 +234,9 @@ def test_when_to_test_and_save(name):
 
 @pytest.mark.parametrize('name', [*CLASSIFIERS, *DISTILLED])
 def test_moving_average(name):
-    """0.9998 of what was and 0.0002 of what is, of weights and running statistics, from the start."""
+    """EMA with momentum 0.0002 (decay 0.9998), of weights and running statistics, from the start."""
     (config,) = load(name).custom_hooks
-    assert config.pop('priority') == 'ABOVE_NORMAL'  # the Runner's part
+    assert config.pop('priority') == 'ABOVE_NORMAL'  # used by the Runner
     hook = HOOKS.build(config)
     assert hook.evaluate_on_ema and hook.evaluate_on_origin
     assert (hook.begin_iter, hook.begin_epoch) == (0, 0)
@@ -245,7 +245,7 @@ def test_moving_average(name):
     runner = SimpleNamespace(model=model, iter=0, epoch=0, optim_wrapper=wrapper)
     hook.before_run(runner)
     assert type(hook.ema_model) is ExponentialMovingAverage
-    hook.after_train_iter(runner, 0)  # mmengine copies the first time
+    hook.after_train_iter(runner, 0)  # mmengine copies the weights at the first step
     with torch.no_grad():
         model.weight.fill_(3.0)
         model.running_mean.fill_(5.0)
@@ -269,13 +269,13 @@ def test_seed_and_cudnn(name):
     if CODEBASES[name] == 'mmpretrain':
         assert config.randomness == dict(seed=42, diff_rank_seed=True, deterministic=False)
     else:
-        assert 'randomness' not in config  # drawn, as the authors' were
+        assert 'randomness' not in config  # random seed, as in the authors' runs
     assert config.env_cfg.cudnn_benchmark is (name not in ('retinanet', 'maskrcnn'))
 
 
 @pytest.mark.parametrize('name', RECIPES)
 def test_batch_norm_and_drop_path(name):
-    """Detectors keep the statistics of batch norm and train its weights; the others do neither."""
+    """Detectors freeze the statistics of batch norms; all recipes train their weights."""
     model = build(load(name)).train()
     assert model.backbone.frozen_stages == -1
     norms = [module for module in model.backbone.modules() if isinstance(module, _BatchNorm)]

@@ -1,4 +1,4 @@
-"""182 learning rates from the authors' 13 logs, stepped out of the configs by the Runner's own parts."""
+"""182 learning rates from the authors' 13 logs against the configs, stepped by the Runner's schedulers."""
 
 import json
 
@@ -16,7 +16,7 @@ from ..conftest import ROOT
 from .recipes import CLASSIFIERS, DETECTORS, DISTILLED, SEGMENTORS, load
 
 POINTS = json.loads((ROOT / 'tests/data/lr_points.json').read_text())['points']
-# Iterations of an epoch: ImageNet in batches of 1024, COCO in ones of 16, five times COCO in ones of 192.
+# Iterations per epoch: ImageNet with batch size 1024, COCO with 16, five times COCO with 192.
 EPOCH_LENGTHS = {
     **dict.fromkeys((*CLASSIFIERS, *DISTILLED), 1251),
     **dict(retinanet=7330, maskrcnn=7330, ssdlite=3054, ssdlite_512=3054),
@@ -26,7 +26,7 @@ HEAD, BACKBONE = 'decode_head.weight', 'backbone.weight'
 
 
 class Parts(BaseModel):
-    """A parameter of each kind whose learning rate a recipe may set."""
+    """One parameter of each kind for which a recipe sets a learning rate."""
 
     def __init__(self):
         super().__init__()
@@ -38,10 +38,10 @@ class Parts(BaseModel):
 
 
 def build_runner(name, work_dir):
-    """A Runner with the optimizer wrapper and the schedulers of a config, as before its first iteration."""
+    """A Runner with the optimizer wrapper and schedulers of a config, before its first iteration."""
     config = load(name)
     if config.optim_wrapper.type == 'AmpOptimWrapper':
-        config.optim_wrapper.type = 'OptimWrapper'  # the former needs an accelerator
+        config.optim_wrapper.type = 'OptimWrapper'  # AmpOptimWrapper requires an accelerator
     runner = Runner(
         Parts(),
         work_dir=str(work_dir),
@@ -66,7 +66,7 @@ def rates_of(runner):
 
 
 def step_through(runner, epoch_length):
-    """Learning rate of the backbone in every iteration of the run."""
+    """Learning rate of the backbone in each iteration."""
     (hook,) = (hook for hook in runner.hooks if isinstance(hook, ParamSchedulerHook))
     (group,) = (
         group
@@ -84,7 +84,7 @@ def step_through(runner, epoch_length):
 
 @pytest.fixture(scope='module')
 def curve(tmp_path_factory):
-    """Rates of all iterations by name; recipes that say the same are stepped once."""
+    """Learning rates of all iterations by name; recipes with equal schedules are stepped once."""
     curves, work_dir = {}, tmp_path_factory.mktemp('schedules')
 
     def get(name):
@@ -98,7 +98,7 @@ def curve(tmp_path_factory):
 
 
 def check_formula(rates, points):
-    """``rates`` in the points' iterations, against the formula to 1e-6 and against what was printed."""
+    """Check ``rates`` at some iterations against the formula, to 1e-6, and against the printed values."""
     assert rates == pytest.approx([exact for _, _, exact in points], rel=1e-6)
     for rate, (_, printed, _) in zip(rates, points):
         assert printed is None or f'{rate:.6f}' == f'{printed:.6f}'
@@ -109,11 +109,11 @@ def test_classification(name, curve):
     rates, points = curve(name), POINTS[name]
     assert len(rates) == 300 * 1251 and len(points) == 16
     check_formula([rates[iteration - 1] for iteration, _, _ in points], points)
-    assert rates.argmax() == 25_019  # the last of the warm-up
+    assert rates.argmax() == 25_019  # the last step of the warm-up
 
 
 def jump(runner, iteration):
-    """Learning rates in an iteration, counted from 1, of a schedule that needs nothing but the time."""
+    """Learning rates in an iteration, counted from 1, of a schedule that only depends on the step."""
     (scheduler,) = runner.param_schedulers
     assert type(scheduler) is WarmupCosineLR
     scheduler.load_state_dict(dict(last_step=iteration - 2, _global_step=iteration - 1))
@@ -123,7 +123,7 @@ def jump(runner, iteration):
 
 @pytest.mark.parametrize('name', DISTILLED)
 def test_distillation(name, tmp_path):
-    """Over a thousand epochs the rates are looked up; ``test_classification`` steps the same scheduler."""
+    """For 1000 epochs, rates are computed directly; ``test_classification`` steps the same scheduler."""
     runner, points = build_runner(name, tmp_path), POINTS[name]
     assert runner.max_iters == 1000 * 1251 and len(points) == 11
     found = [jump(runner, iteration) for iteration, _, _ in points]
@@ -156,7 +156,7 @@ def test_segmentation(name, curve):
 
 
 def test_head_of_semantic_fpn_learns_ten_times_as_fast(tmp_path):
-    """In the warm-up and at the peak; a schedule multiplies whatever a group begins with."""
+    """During the warm-up and at the peak: schedules multiply the initial rate of each group."""
     runner = build_runner('fpn', tmp_path)
     (hook,) = (hook for hook in runner.hooks if isinstance(hook, ParamSchedulerHook))
     for iteration in range(1500):
@@ -170,7 +170,7 @@ def test_head_of_semantic_fpn_learns_ten_times_as_fast(tmp_path):
     'names', [CLASSIFIERS, DISTILLED, ('retinanet', 'maskrcnn'), ('ssdlite', 'ssdlite_512')]
 )
 def test_sizes_share_their_recipe(names):
-    """One stepping stands for all of them."""
+    """Therefore, stepping one of them covers all."""
     configs = [load(name) for name in names]
     for key in ('optim_wrapper', 'param_scheduler', 'train_cfg'):
         assert all(config[key] == configs[0][key] for config in configs)

@@ -1,6 +1,6 @@
-"""Recipes that nobody has trained, and what docs/any_project.md says of stock configs: widths and strides.
+"""Widths and strides of untrained recipes and of the stock configs in docs/any_project.md.
 
-On the meta device, so that a network has shapes and no values.
+Networks are on the meta device, where only shapes are computed.
 """
 
 import copy
@@ -33,14 +33,14 @@ STARTING_POINTS = dict(
     segformer='segformer/mobilemamba-b4_segformer_4xb8-80k_ade20k-512x512',
     mask2former='mask2former/mobilemamba-b4_mask2former_8xb2-160k_ade20k-512x512',
 )
-# The configs of the page, by what they are of.
+# The configs on the page by model.
 PAGE = dict(
     zip(
         ('cascade', 'rtmdet_ins', 'yolox_64', 'detr', 'mask2former_mmdet', 'deeplabv3plus', 'segformer_8'),
         (text for _, text in config_snippets(ROOT / 'docs/any_project.md')),
     )
 )
-# Strides of the maps that the heads get, and channels, where a neck makes those.
+# Strides of the heads' input maps, and their channels if they come from a neck.
 MAPS = dict(
     faster_rcnn=([4, 8, 16, 32, 64], 256),
     fcos=([8, 16, 32, 64, 128], 256),
@@ -69,7 +69,7 @@ def resolve(name):
 
 
 def load(name, arch=None):
-    """One's own config, of another size if that is given."""
+    """A copy of a config, optionally with another arch."""
     config = copy.deepcopy(resolve(name))
     init_default_scope(config.default_scope)
     if arch is not None:
@@ -83,7 +83,7 @@ def features(model, height=HEIGHT, width=WIDTH):
 
 
 def strides_in_heads(model):
-    """What anchors, points, regions and pixel decoders take for the strides of their maps, level by level."""
+    """Strides by level as configured in anchors, points, RoI extractors and pixel decoders."""
     found = []
     for module in model.modules():
         generator = getattr(module, 'prior_generator', None) or getattr(module, 'point_generator', None)
@@ -98,7 +98,7 @@ def strides_in_heads(model):
     ('name', 'arch'), [*itertools.product(STARTING_POINTS, ARCHS), *((name, 't2') for name in PAGE)]
 )
 def test_strides_and_widths(name, arch):
-    """The maps have the strides that the heads believe, and every size fits without another change."""
+    """Maps have the strides configured in the heads, and every arch works without further changes."""
     model = build(load(name, arch))
     dims = ARCHS[arch]['embed_dims']
     assert model.backbone.out_channels == tuple(dims[index] for index in model.backbone.out_indices)
@@ -111,7 +111,7 @@ def test_strides_and_widths(name, arch):
     assert len(strides_in_heads(model)) == PRIORS.get(name, 0)
 
 
-# In how many places a model knows strides: of R-CNNs in the RPN and each region extractor.
+# Number of modules with strides in a model: for R-CNNs, the RPN and each RoI extractor.
 PRIORS = dict(
     faster_rcnn=2,
     fcos=1,
@@ -136,7 +136,7 @@ def test_scale_of_the_logits(name, stride):
 
 
 def test_heads_read_the_maps():
-    """Four levels of DINO; three of Mask2Former's four in its encoder, the finest for the masks."""
+    """DINO uses four levels; Mask2Former's encoder uses three of four, and the finest is for masks."""
     dino = build(load('dino'))
     attention = [m for m in dino.modules() if type(m).__name__ == 'MultiScaleDeformableAttention']
     assert len(attention) == 12 and {m.num_levels for m in attention} == {4}
@@ -149,7 +149,7 @@ def test_heads_read_the_maps():
 
 @pytest.mark.parametrize('name', MAPS)
 def test_images_are_those_of_the_weights(name):
-    """RGB with ImageNet's mean and deviation, whatever the stock config has."""
+    """RGB with ImageNet's mean and standard deviation, regardless of the stock config."""
     preprocessor = load(name).model.data_preprocessor
     assert preprocessor.mean == [123.675, 116.28, 103.53] and preprocessor.std == [58.395, 57.12, 57.375]
     assert preprocessor.bgr_to_rgb is True
@@ -157,7 +157,7 @@ def test_images_are_those_of_the_weights(name):
 
 @pytest.mark.parametrize('name', STARTING_POINTS)
 def test_parameters(name):
-    """Those of the metafile, of twins, too; and the backbone has the stages that its maps need alone."""
+    """Equal to the metafile's, also for twins; the backbone only has the stages that are used."""
     for entry in mmengine.load(ROOT / f'configs/{name}/metafile.yml')['Models']:
         twin = 'digits' in entry['Name']
         model = build(Config.fromfile(ROOT / entry['Config']) if twin else load(name))
@@ -167,7 +167,7 @@ def test_parameters(name):
 
 @pytest.mark.parametrize(('name', 'side'), [('yolox_64', 544), ('rtmdet_64', 160)])
 def test_sides_in_multiples_of_the_coarsest_stride(name, side):
-    """As the page says: an error of the stock neck, which a divisor of 64 keeps away."""
+    """As on the page: an error of the stock neck, avoided by a divisor of 64."""
     config = load('yolox_64' if name == 'yolox_64' else 'rtmdet')
     if name == 'rtmdet_64':
         config.model.backbone.out_indices = (0, 1, 2)
@@ -178,12 +178,12 @@ def test_sides_in_multiples_of_the_coarsest_stride(name, side):
     padded = -(-side // 64) * 64
     assert [x.shape[2] for x in features(model, padded, padded)] == [padded // s for s in (16, 32, 64)]
     assert load('yolox_64').model.data_preprocessor.pad_size_divisor == 64
-    assert features(build(load('yolox')), 544, 544)[2].shape[2] == 17  # two necks take multiples of 32
+    assert features(build(load('yolox')), 544, 544)[2].shape[2] == 17  # two necks support multiples of 32
 
 
 @pytest.mark.parametrize(('side', 'enough'), [(384, False), (416, True)])
 def test_queries_of_dino(side, enough):
-    """900 of them need as many pixels of all levels."""
+    """900 queries need at least 900 pixels in all levels."""
     model = build(load('dino'))
     assert (sum(x.shape[2] * x.shape[3] for x in features(model, side, side)) >= model.num_queries) == enough
 
@@ -203,7 +203,7 @@ def test_lraspp_wants_a_stride_of_16():
 
 
 def test_dino_with_finer_levels():
-    """The neck that the page names, for the strides of the stock config."""
+    """The neck named on the page matches the strides of the stock config."""
     text = ' '.join((ROOT / 'docs/any_project.md').read_text().split())
     neck = (
         "dict(_delete_=True, type='DeconvFPN', in_channels=['stage0', 'stage1', 'stage2'], out_channels=256, "

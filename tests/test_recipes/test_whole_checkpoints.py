@@ -1,4 +1,4 @@
-"""The authors' whole detectors and segmentors, strictly into our recipes, tensor by tensor."""
+"""The authors' detectors and segmentors load strictly into our recipes; each tensor is compared."""
 
 import pytest
 import torch
@@ -16,7 +16,7 @@ BY_CONFIG = {path.rpartition('/')[2]: name for name, path in {**DETECTORS, **SEG
 
 
 def model_of(name):
-    """The model of the recipe that weights belong to, as it is built, whose values are not the file's."""
+    """The model of the matching recipe, with other values than the file's."""
     config = load(BY_CONFIG[weights_of(name).config])
     config.model.backbone.init_cfg = None
     return MODELS.build(config.model)
@@ -33,7 +33,7 @@ def test_all_seven_are_here():
 
 @pytest.mark.parametrize('name', WHOLE)
 def test_counts_of_the_logs(name):
-    """What is written down has as many numbers as the authors' logs count."""
+    """The shapes in authors_files.py have the number of parameters in the authors' logs."""
     shapes = shapes_of(name)
     assert {part: count_of(shapes, part) for part in COUNTS[name]} == COUNTS[name]
     assert {key.partition('.')[0] for key in shapes} == set(COUNTS[name])
@@ -41,7 +41,7 @@ def test_counts_of_the_logs(name):
 
 @pytest.mark.parametrize('name', WHOLE)
 def test_loads_strictly(name, tmp_path):
-    """As training has left it, with the log and the optimizer in it."""
+    """As saved by a training, with log and optimizer."""
     state_dict = state_dict_of(name)
     torch.save(runner_file(state_dict), tmp_path / 'authors.pth')
     model = model_of(name)
@@ -52,7 +52,7 @@ def test_loads_strictly(name, tmp_path):
 @pytest.mark.parametrize('name', ['retinanet-b1', 'sem-fpn-b4'])
 @pytest.mark.parametrize('form', ['flat', 'module'])
 def test_other_forms(name, form, tmp_path):
-    """The state dict alone, as publishing leaves it, and what a wrapper for several GPUs leaves."""
+    """A plain state dict, as published, and a state dict of a wrapper for several GPUs."""
     state_dict = state_dict_of(name)
     prefix = 'module.' if form == 'module' else ''
     torch.save({f'{prefix}{key}': value for key, value in state_dict.items()}, tmp_path / 'authors.pth')
@@ -78,7 +78,7 @@ def test_a_missing_tensor_is_an_error(key, message, tmp_path):
 
 @pytest.mark.parametrize('name', WHOLE)
 def test_export_reads_the_same(name, tmp_path, monkeypatch):
-    """What leaves PyTorch has the numbers of the file, found by its name, with batch norms folded."""
+    """The exported network has the values of the named file, with batch norms folded."""
     monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path))
     path = tmp_path / weights_of(name).file_name
     torch.save(runner_file(state_dict_of(name), dataset_meta=dict(classes=('a', 'b'))), path)

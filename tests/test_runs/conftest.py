@@ -1,4 +1,4 @@
-"""What the runs need: a folder with small data and checkpoints, made once."""
+"""A folder with small data and checkpoints for the runs, created once."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from . import workplace
 
 @pytest.fixture(scope='session')
 def folder(tmp_path_factory):
-    """Data and checkpoints where the configs look for them."""
+    """Data and checkpoints at the paths used by the configs."""
     folder = tmp_path_factory.mktemp('workplace')
     workplace.make(folder)
     return folder
@@ -15,7 +15,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture
 def at_work(folder, monkeypatch):
-    """The same, as the current folder, whose weights come before any of this machine."""
+    """The same folder as the working directory; its weights take precedence over others on this machine."""
     monkeypatch.chdir(folder)
     monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(folder / 'checkpoints'))
     return folder

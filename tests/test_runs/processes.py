@@ -9,17 +9,17 @@ WORLD_SIZE = 2
 
 
 def start(worker, folder, *args):
-    """Run ``worker(rank, folder, *args)`` in two processes, in ``folder``, and wait for both.
+    """Run ``worker(rank, folder, *args)`` in two processes and wait for both.
 
     Args:
-        worker (Callable): A function of a module.
-        folder (Path): The data and checkpoints; where the processes work.
-        *args: More arguments, the first of them a folder of this call alone.
+        worker (Callable): A function at module level.
+        folder (Path): The folder with data and checkpoints, the working directory of the processes.
+        *args: Further arguments; the first is a folder used by this call only.
 
     Raises:
-        ProcessRaisedException: If one of them failed, with its traceback.
+        ProcessRaisedException: If a process fails; the message has its traceback.
     """
-    # They share one import of the packages, which takes longer than most of the rest.
+    # The processes share one import of the packages, which takes longer than most of the rest.
     packages = ['mmdet.models', 'mmseg.models', 'mmpretrain.models']
     torch.multiprocessing.get_context('forkserver').set_forkserver_preload(packages)
     torch.multiprocessing.start_processes(

@@ -19,10 +19,10 @@ TWINS = {
 
 
 def watch_types(model, monkeypatch):
-    """Sets, filled during forward, of the types that scans and convolutions give."""
+    """Sets of the output dtypes of scans and convolutions, filled during the forward pass."""
     scans, convs = set(), set()
 
-    def gate(y, *args):  # right after a scan
+    def gate(y, *args):  # called directly after a scan
         scans.add(y.dtype)
         return norm_gate(y, *args)
 
@@ -36,11 +36,11 @@ def watch_types(model, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.parametrize('name', TWINS)
 def test_it_trains(name, at_work, tmp_path, monkeypatch):
-    """The same four images again and again, each an epoch."""
+    """Each epoch is one batch of the same four images."""
     config = small_config(TWINS[name], tmp_path, batch_size=4)
     config.train_cfg.max_epochs = STEPS
     config.optim_wrapper.type = 'CPUAmpOptimWrapper'
-    config.param_scheduler = None  # whose warm-up is longer than this
+    config.param_scheduler = None  # its warm-up is longer than this run
     runner = Runner.from_cfg(config)
     scans, convs = watch_types(runner.model, monkeypatch)
     runner.train()

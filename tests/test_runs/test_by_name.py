@@ -1,4 +1,4 @@
-"""``--checkpoint mobilemamba://NAME`` in our testing command and in those of the codebases."""
+"""``--checkpoint mobilemamba://NAME`` in our test command and in those of the codebases."""
 
 import pickle
 import subprocess
@@ -24,14 +24,14 @@ MIM = Path(sys.executable).with_name('mim')
 
 @pytest.fixture
 def published(at_work, tmp_path, monkeypatch):
-    """An empty folder of weights, which the names are looked for in."""
+    """An empty folder in which names are looked up."""
     monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path / 'weights'))
     (tmp_path / 'weights').mkdir()
     return tmp_path / 'weights'
 
 
 def config_of(name, folder):
-    """A recipe on two small images, as a file of its own; its path, and the config."""
+    """A recipe for two small images, written to a file; its path and the config."""
     config = small_config(Path(config_path(weights_of(name).config)), folder)
     config.log_level = 'INFO'
     config.dump(folder / 'small.py')
@@ -39,7 +39,7 @@ def config_of(name, folder):
 
 
 def mim_test(package, config, name, *options):
-    """What `mim test` prints, having read the weights of a name."""
+    """The output of `mim test` with the weights of a name."""
     command = (MIM, 'test', package, config, '--checkpoint', f'mobilemamba://{name}', *options)
     result = subprocess.run(
         [str(word) for word in command],
@@ -54,7 +54,7 @@ def mim_test(package, config, name, *options):
 
 
 def publish(name, published, folder):
-    """Put a whole model's file where names are looked up; its path, and :func:`config_of` it."""
+    """Write a whole model's file where names are looked up; its path, and its :func:`config_of`."""
     path = published / weights_of(name).file_name
     torch.save(runner_file(state_dict_of(name)), path)
     return path, *config_of(name, folder)
@@ -62,7 +62,7 @@ def publish(name, published, folder):
 
 @pytest.mark.slow
 def test_classifier_by_bare_name(published, tmp_path):
-    """The scores are those of the file, read by its path."""
+    """Scores equal those of the file given by its path."""
     mmpretrain = pytest.importorskip('mmpretrain')
     torch.save(authors_checkpoint('t2'), published / 'mobilemamba_t2.pth')
     options = ('test_dataloader.dataset.indices=2', 'test_dataloader.num_workers=0')
@@ -72,7 +72,7 @@ def test_classifier_by_bare_name(published, tmp_path):
     mim_test('mmmobilemamba', *command, '--cfg-options', *options)
     found = pickle.loads((tmp_path / 'scores.pkl').read_bytes())
     path = str(published / 'mobilemamba_t2.pth')
-    init_default_scope('mmpretrain')  # other tests have left theirs
+    init_default_scope('mmpretrain')  # other tests change the default scope
     classifier = mmpretrain.ImageClassificationInferencer(config_path(config), pretrained=path)
     expected = classifier([each['img_path'] for each in found])
     assert len(found) == 2
@@ -92,7 +92,7 @@ def test_classifier_in_mmpretrain(published, tmp_path):
 
 @pytest.mark.slow
 def test_detector_in_mmdet(published, tmp_path):
-    """The authors' whole file; the boxes are those of the file, read by its path."""
+    """For the authors' whole file, boxes equal those of the file given by its path."""
     pytest.importorskip('mmdet')
     from mmdet.apis import inference_detector, init_detector
 
@@ -111,14 +111,14 @@ def test_detector_in_mmdet(published, tmp_path):
 
 @pytest.mark.slow
 def test_training_goes_on_from_a_whole_model(published, tmp_path):
-    """`load_from`, as the page says: all of the file is there when training begins."""
+    """`load_from`, as in the docs: training starts from all weights of the file."""
     pytest.importorskip('mmdet')
     name = 'retinanet-b1'
     state_dict = state_dict_of(name)
     torch.save(runner_file(state_dict), published / weights_of(name).file_name)
     _, config = config_of(name, tmp_path)
     config.merge_from_dict({'load_from': f'mobilemamba://{name}', 'model.backbone.init_cfg': None})
-    config.optim_wrapper.optimizer.lr = 0.0  # so that a step changes nothing
+    config.optim_wrapper.optimizer.lr = 0.0  # steps do not change the weights
     runner = Runner.from_cfg(config)
     runner.train()
     assert runner.iter == 1
@@ -127,13 +127,13 @@ def test_training_goes_on_from_a_whole_model(published, tmp_path):
 
 @pytest.mark.slow
 def test_segmentor_in_mmseg(published, tmp_path):
-    """The authors' whole file; the maps are those of the file, read by its path."""
+    """For the authors' whole file, maps equal those of the file given by its path."""
     pytest.importorskip('mmseg')
     from mmseg.apis import inference_model, init_model
 
     name = 'sem-fpn-b4'
     path, config, small = publish(name, published, tmp_path)
-    small.test_pipeline = small.test_dataloader.dataset.pipeline  # which inference_model reads
+    small.test_pipeline = small.test_dataloader.dataset.pipeline  # read by inference_model
     output = mim_test('mmseg', config, name, '--work-dir', tmp_path, '--out', tmp_path / 'maps')
     assert 'mIoU' in output and 'do not match' not in output
     model = init_model(small, str(path), device='cpu')
@@ -142,5 +142,5 @@ def test_segmentor_in_mmseg(published, tmp_path):
     root = Path(small.test_dataloader.dataset.data_root, 'images/validation')
     for file in files:
         expected = inference_model(model, str(root / f'{file.stem}.jpg')).pred_sem_seg.data[0].numpy()
-        np.testing.assert_array_equal(np.asarray(Image.open(file)), expected + 1)  # labels begin at 1
+        np.testing.assert_array_equal(np.asarray(Image.open(file)), expected + 1)  # labels start at 1
         assert len(np.unique(expected)) > 1

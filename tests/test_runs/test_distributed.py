@@ -1,4 +1,4 @@
-"""Every task head on two processes, and batch norm that is synchronised between them."""
+"""Every task head in two processes, and synchronised batch norm."""
 
 import copy
 
@@ -20,12 +20,12 @@ STEPS = 2
 
 
 def t2_config(name, out):
-    """A recipe with a T2 from scratch, for two steps on each process."""
+    """A recipe with T2 from scratch, for two steps in each process."""
     path = ROOT / 'configs' / f'{RECIPES[name]}.py'
     config = small_config(path, out / name, iterations=STEPS, processes=2)
     config.model.backbone.update(arch='t2', init_cfg=None)
-    config.param_scheduler = None  # whose warm-up starts at nearly nothing
-    # As tools/train.py does where there is no GPU.
+    config.param_scheduler = None  # its warm-up starts near 0
+    # As in tools/train.py without a GPU.
     config.update(launcher='pytorch', auto_scale_lr=None)
     config.model_wrapper_cfg = dict(
         type='MMDistributedDataParallel',
@@ -37,14 +37,14 @@ def t2_config(name, out):
 
 
 def use_batch_norm(config):
-    """Give the heads of a segmentor a batch norm that a CPU has on two processes, too."""
+    """Replace SyncBN in a segmentor's heads by batch norm, which also works in two processes on a CPU."""
     for head in ('decode_head', 'auxiliary_head'):
         if head in config.model:
             config.merge_from_dict({f'model.{head}.norm_cfg.type': 'BN'})
 
 
 def train_every_head(rank, folder, out):
-    """Two steps each, the second of which would raise if the first had left a parameter unused."""
+    """Two steps each; the second one would raise if a parameter was unused in the first one."""
     for name in HEADS:
         config = t2_config(name, out)
         if name in SEGMENTORS:
@@ -60,13 +60,13 @@ def train_every_head(rank, folder, out):
         assert all(state[p]['step'] == STEPS for p in trainable), name
         losses = all_gather(torch.tensor(runner.message_hub.get_scalar('train/loss').data[0]))
         assert all(torch.isfinite(loss).all() for loss in losses), name
-        assert not torch.equal(*losses), name  # each has images of its own
+        assert not torch.equal(*losses), name  # different images in each process
         first, second = all_gather(torch.cat([p.detach().flatten() for p in trainable]))
         assert torch.equal(first, second), name
 
 
 def refuse_sync_bn(rank, folder, out):
-    """torch has no synchronised batch norm for a CPU, and says so."""
+    """torch has no SyncBN for CPUs and raises an error."""
     config = t2_config('pspnet', out)
     with pytest.raises(ValueError, match='SyncBatchNorm layers only work with GPU modules'):
         Runner.from_cfg(config)
@@ -88,7 +88,7 @@ def count(model, kind):
 
 @pytest.mark.parametrize('name', SEGMENTORS)
 def test_sync_bn_undistributed(name):
-    """The recipes have it in their heads; reverted, or brought to all of the backbone, names stay."""
+    """The recipes use SyncBN in their heads; converting it, or converting the backbone to it, keeps names."""
     model = build(load(name), 'cpu').eval()
     wanted = model.state_dict()
     synchronised, all_of_them = count(model, nn.SyncBatchNorm), count(model, _BatchNorm)

@@ -1,4 +1,4 @@
-"""The recipes with fewer images than they are made for, in mmengine's own Runner."""
+"""Recipes with few images, in mmengine's Runner."""
 
 import pytest
 from mmengine.runner import Runner
@@ -14,7 +14,7 @@ SEM_FPN = 'mobilemamba-b4_fpn_4xb8-160k_ade20k-512x512'
 
 
 def build(name, work_dir, batch_size):
-    """A recipe with T2 from scratch, on as many images as there are in a batch."""
+    """A recipe with T2 from scratch, with one batch of images."""
     config = small_config(PATHS[name], work_dir, batch_size=batch_size)
     config.model.backbone.update(arch='t2', init_cfg=None)
     return config
@@ -45,7 +45,7 @@ def test_fewer_images_than_a_batch(name, drop_last, at_work, tmp_path):
     ],
 )
 def test_one_image(name, norm, at_work, tmp_path):
-    """Refused where a map of it has one pixel, and taken elsewhere."""
+    """Refused if a map has one pixel, otherwise accepted."""
     runner = Runner.from_cfg(build(name, tmp_path, 1))
     if norm is None:
         runner.train()

@@ -1,4 +1,4 @@
-"""Every config through the Runner of its codebase: one training iteration, one test iteration."""
+"""One training and one test iteration of every config in the Runner of its codebase."""
 
 import math
 
@@ -17,7 +17,7 @@ METRICS = {
 
 
 def watch_gradients(model):
-    """The names, filled during backward, of the trainable parameters that get a gradient."""
+    """Names of the trainable parameters that get a gradient, filled during the backward pass."""
     found = set()
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
@@ -42,7 +42,7 @@ def test_one_iteration(path, at_work, tmp_path):
     losses = {key: scalar.current() for key, scalar in scalars.items() if 'loss' in key}
     assert 'train/loss' in losses and all(math.isfinite(value) for value in losses.values()), losses
     assert losses['train/loss'] > 0 and scalars['train/lr'].current() > 0
-    # So that DistributedDataParallel needs no find_unused_parameters.
+    # Then DistributedDataParallel does not need find_unused_parameters.
     assert found == trainable, sorted(trainable - found)
 
     metrics = runner.test()
@@ -54,7 +54,7 @@ def test_one_iteration(path, at_work, tmp_path):
 
 
 def weights(path, work_dir, seed):
-    """Those of a network after three iterations."""
+    """The weights of a network after three iterations."""
     config = small_config(path, work_dir, iterations=3)
     config.randomness = dict(seed=seed)
     runner = Runner.from_cfg(config)
@@ -65,7 +65,7 @@ def weights(path, work_dir, seed):
 
 @pytest.mark.slow
 def test_same_seed_same_weights(at_work, tmp_path):
-    """Initialisation, order of the images, their crops and dropped paths all follow the seed."""
+    """Initialisation, order of images, crops and drop path all depend on the seed."""
     path = next(path for path in CONFIGS if path.match('mobilemamba/mobilemamba-t2_*digits*'))
     first, second, other = (weights(path, tmp_path / name, seed) for name, seed in zip('abc', (0, 0, 1)))
     assert torch.equal(first, second)

@@ -1,4 +1,4 @@
-"""The configs that the pages show, saved as a reader would, through one training and one test iteration."""
+"""One training and one test iteration of the configs on the pages, saved as a reader would."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from ..pages import config_snippets
 from .workplace import small_config
 
 ALL = dict(config_snippets(*sorted((ROOT / 'docs').glob('*.md'))))
-# Those with a Runner of their own need several processes, and CUDA graphs a GPU; test_starting_points.py has
+# Configs with another Runner need several processes, and CUDA graphs need a GPU; test_starting_points.py has
 # the configs of other detectors and segmentors.
 SNIPPETS = {
     name: text
@@ -31,7 +31,7 @@ SCORES = dict(mmpretrain='accuracy/top1', mmdet='coco/bbox_mAP', mmseg='mIoU')
 
 
 def names_by_label(dataset):
-    """The first sample's names of objects or of the image: by our classes, and by the files themselves."""
+    """Class names in the first sample, according to the config and according to the files."""
     info, classes = dataset.get_data_info(0), dataset.metainfo['classes']
     if 'gt_label' in info:
         return [classes[info['gt_label']]], [Path(info['img_path']).parent.name]
@@ -43,7 +43,7 @@ def names_by_label(dataset):
 
 
 def provide_checkpoints(config):
-    """Write the weights that a config names and nobody has: the authors', or an untrained teacher's."""
+    """Write the weights that a config needs: stand-ins for the authors', or an untrained teacher's."""
     init_default_scope(config.default_scope)
     backbone, teacher = config.model.backbone, config.model.get('teacher', {})
     for model, state_dict in (
@@ -75,7 +75,7 @@ def test_snippet(name, at_work, tmp_path):
     assert 0 <= metrics[SCORES[config.default_scope]] <= 100
 
     dataset = runner.test_dataloader.dataset
-    if 'metainfo' in SNIPPETS[name] and config.default_scope != 'mmseg':  # whose labels are pixels' values
+    if 'metainfo' in SNIPPETS[name] and config.default_scope != 'mmseg':  # its labels are pixel values
         ours, theirs = names_by_label(dataset)
         assert ours == theirs and ours
     classes = dataset.metainfo['classes']
@@ -87,7 +87,7 @@ def test_snippet(name, at_work, tmp_path):
 @pytest.mark.skipif(torch.cuda.is_available(), reason='there is a GPU')
 @needs_torch('2.5')
 def test_snippet_for_a_gpu(at_work, tmp_path):
-    """Refused before the first step without one; compiled, without CUDA graphs, it trains."""
+    """Without a GPU, it is refused before the first step; compiled without CUDA graphs, it trains."""
     path = tmp_path / 'mine.py'
     path.write_text(ALL['gpu-0'])
     config = small_config(path, tmp_path)
@@ -97,7 +97,7 @@ def test_snippet_for_a_gpu(at_work, tmp_path):
         runner.train()
     assert runner.iter == 0
     config.custom_hooks = [hook for hook in config.custom_hooks if hook.type != 'CUDAGraphHook']
-    config.model.backbone.compile = dict(backend='eager')  # quicker than what `True` means
+    config.model.backbone.compile = dict(backend='eager')  # faster than `True`
     runner = Runner.from_cfg(config)
     runner.train()
     assert runner.iter == 1
@@ -108,13 +108,13 @@ def test_snippet_for_a_gpu(at_work, tmp_path):
 @pytest.mark.parametrize(
     ('name', 'labels'),
     [
-        # In the files 0 is a rim, 1 the background, 2 and more are digits.
+        # In the files, 0 is a rim, 1 the background, and 2 and above are digits.
         ('segmentation-0', lambda file: np.where(file == 0, 255, file.astype(int) - 1)),
         ('segmentation-1', lambda file: file.astype(int)),
     ],
 )
 def test_labels_of_a_segmentor(name, labels, at_work, tmp_path):
-    """Where label 0 is no class, and where it is the first one; in training, too."""
+    """With label 0 ignored, and with label 0 as the first class; also in training."""
     path = tmp_path / 'mine.py'
     path.write_text(SNIPPETS[name])
     config = Config.fromfile(path)
@@ -131,7 +131,7 @@ def test_labels_of_a_segmentor(name, labels, at_work, tmp_path):
 
 
 def test_average_of_a_short_training(tmp_path):
-    """The classifier's moving average forgets ten times as fast as the recipe's, and all else is the same."""
+    """The classifier's EMA momentum is ten times the recipe's; everything else is equal."""
     path = tmp_path / 'mine.py'
     path.write_text(SNIPPETS['classification-0'])
     (hook,) = Config.fromfile(path).custom_hooks

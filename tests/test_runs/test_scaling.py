@@ -1,4 +1,4 @@
-"""What docs/scaling.md says of FSDP: the config on that page, on two processes without a GPU."""
+"""FSDP as in docs/scaling.md: the config on the page, in two processes without a GPU."""
 
 import pytest
 import torch
@@ -21,18 +21,18 @@ DDP = dict(
 
 
 def sharded_config(path, work_dir):
-    """The config on the page, for two epochs of two steps, which leave a checkpoint."""
+    """The config on the page, for two epochs of two steps, with a checkpoint."""
     config = small_config(path, work_dir, iterations=2, processes=2)
     config.train_cfg.max_epochs = 2
-    config.param_scheduler = None  # whose warm-up starts at nearly nothing
-    config.optim_wrapper.clip_grad = dict(max_norm=1e9)  # so that norms are logged
+    config.param_scheduler = None  # its warm-up starts near 0
+    config.optim_wrapper.clip_grad = dict(max_norm=1e9)  # to log norms
     config.default_hooks.checkpoint.interval = 2
     config.launcher = 'pytorch'
     return config
 
 
 def train(rank, folder, out, path):
-    """With FSDP, with DDP for comparison, and again with FSDP from the first one's checkpoint."""
+    """Train with FSDP, with DDP for comparison, and with FSDP from the checkpoint of the first run."""
     found = {}
     for name in ('fsdp', 'ddp', 'again'):
         config = sharded_config(path, out / name)
@@ -58,7 +58,7 @@ def train(rank, folder, out, path):
 
 
 def average(out, path):
-    """The moving average is a copy, and what is sharded cannot be copied."""
+    """EMA copies the model, which is impossible if it is sharded."""
     config = sharded_config(path, out / 'average')
     config.custom_hooks = [dict(type='EMAHook')]
     with pytest.raises(TypeError, match='EMAHook'):
@@ -66,21 +66,21 @@ def average(out, path):
 
 
 def checkpoint(folder, prefix=''):
-    """What a run left."""
+    """The checkpoint of a run."""
     content = torch.load(folder / 'epoch_2.pth')
     assert 'optimizer' not in content
     return {key.removeprefix(prefix): value for key, value in content['state_dict'].items()}
 
 
 def distance(first, second, names):
-    """Euclidean, between the parameters of two networks."""
+    """Euclidean distance between the parameters of two networks."""
     return sum((first[name] - second[name]).square().sum() for name in names).sqrt().item()
 
 
 @pytest.mark.slow
-@needs_torch('2.2')  # which wraps models on a CPU
+@needs_torch('2.2')  # first version with FSDP on a CPU
 def test_fsdp(folder, tmp_path):
-    """It is as good as DDP with half of the numbers on each process; its checkpoints are as any other."""
+    """Equivalent to DDP with half of the parameters in each process; checkpoints have the usual format."""
     path = tmp_path / 'mine.py'
     path.write_text(SNIPPETS[0])
     start(train, folder, tmp_path, path)
@@ -91,7 +91,7 @@ def test_fsdp(folder, tmp_path):
         for key in ('parameters', 'moments'):
             assert rank['fsdp'][key] == pytest.approx(rank['ddp'][key] / 2, rel=0.01)
     assert ranks[0]['fsdp']['loss'][-1] < 0.9 * ranks[0]['fsdp']['loss'][0]
-    # A process clips by the norm of its own part.
+    # Each process clips by the norm of its own shard.
     squares = sum(rank['fsdp']['grad_norm'][0] ** 2 for rank in ranks)
     torch.testing.assert_close(squares.sqrt(), ranks[0]['ddp']['grad_norm'][0], rtol=1e-4, atol=0)
     assert ranks[0]['fsdp']['grad_norm'][0] < 0.9 * squares.sqrt()
@@ -105,13 +105,13 @@ def test_fsdp(folder, tmp_path):
     again = checkpoint(tmp_path / 'again')
     names = [name for name, _ in model.named_parameters()]
     assert distance(fsdp, again, names) == 0
-    # Four steps of AdamW at this rate lead some 10 away.
+    # Four AdamW steps at this learning rate change the weights by about 10.
     assert distance(fsdp, ddp, names) < 0.1
 
 
 @pytest.mark.slow
 def test_distilled_config(at_work, tmp_path):
-    """The key of docs/scaling.md keeps a test from asking for the teacher."""
+    """With the key in docs/scaling.md, tests do not need the teacher."""
     path = next(path for path in CONFIGS if path.match('mobilemamba/*-kd_*digits*'))
     config = small_config(path, tmp_path)
     config.runner_type = 'FlexibleRunner'

@@ -1,4 +1,4 @@
-"""Recipes that nobody has trained, and configs of docs/any_project.md: T2 for two iterations, and a test."""
+"""Untrained recipes and configs of docs/any_project.md: two iterations with T2, and a test."""
 
 import math
 
@@ -13,24 +13,24 @@ from . import workplace
 from .workplace import STARTING_POINTS, small_config
 
 METRICS = dict(mmdet={'coco/bbox_mAP', 'coco/bbox_mAP_50'}, mmseg={'aAcc', 'mIoU', 'mAcc'})
-# They make objects smaller still, so that a level may have none; stock hooks drop them at the end, too.
+# They shrink objects further, so that a level may have none; stock hooks also disable them at the end.
 MIXES = {'Mosaic', 'RandomAffine', 'MixUp', 'CachedMosaic', 'CachedMixUp'}
 PAGE = dict(config_snippets(ROOT / 'docs/any_project.md'))
 
 
 @pytest.fixture(scope='module')
 def data(tmp_path_factory):
-    """Eight training scenes and four others, as COCO and as ADE20K."""
+    """Eight training and four validation scenes, as COCO and as ADE20K."""
     folder = tmp_path_factory.mktemp('data')
     workplace.make_data(folder)
     return folder
 
 
 def smallest(path, work_dir):
-    """T2 from scratch, on two batches of two images, and of layers that repeat two."""
+    """T2 from scratch, with two batches of two images, and two of each repeated layer."""
     config = small_config(path, work_dir, iterations=2)
     config.model.backbone.update(arch='t2', init_cfg=None, norm_eval=False)
-    config.param_scheduler = []  # whose warm-ups begin with almost nothing
+    config.param_scheduler = []  # their warm-ups start near 0
     fewer = {
         'model.encoder.num_layers': 2,
         'model.decoder.num_layers': 2,
@@ -47,15 +47,15 @@ def smallest(path, work_dir):
     dataset.pipeline = [step for step in dataset.pipeline if step['type'] not in MIXES]
     for step in dataset.pipeline:
         if 'poly2mask' in step:
-            step.poly2mask = True  # the masks of the scenes are no polygons
+            step.poly2mask = True  # masks of the scenes are not polygons
     if config.model.model_type == 'DINO':
-        config.model.num_queries = 20  # so small an image has no 900 pixels to choose from
+        config.model.num_queries = 20  # small images have fewer than 900 pixels
     config.merge_from_dict({key: value for key, value in fewer.items() if has_key(config.to_dict(), key)})
     return config
 
 
 def parts(model):
-    """The name of what a parameter belongs to, by the first part of its own."""
+    """Names of parameters grouped by their first component."""
     found = {}
     for name, parameter in model.named_parameters():
         found.setdefault(name.partition('.')[0], {})[name] = parameter
@@ -65,9 +65,9 @@ def parts(model):
 @pytest.mark.slow
 @pytest.mark.parametrize('item', [*STARTING_POINTS, *PAGE], ids=lambda item: getattr(item, 'stem', item))
 def test_two_iterations(item, data, tmp_path, monkeypatch):
-    """The loss is finite, all parameters get gradients and most of every part move, and predictions count."""
+    """Losses are finite, all parameters get gradients, most of them change, and metrics are computed."""
     monkeypatch.chdir(data)
-    # A Runner writes its config five times, and laying it out takes longer than the training.
+    # A Runner writes its config five times, and formatting it takes longer than the training.
     monkeypatch.setattr('mmengine.config.config.FormatCode', lambda text, **style: (text, True))
     path = item
     if item in PAGE:
@@ -83,7 +83,7 @@ def test_two_iterations(item, data, tmp_path, monkeypatch):
     assert runner.iter == 2
     losses = {k: v.current() for k, v in runner.message_hub.log_scalars.items() if 'loss' in k}
     assert losses['train/loss'] > 0 and all(map(math.isfinite, losses.values())), losses
-    assert not missed, sorted(missed)  # as DistributedDataParallel wants it
+    assert not missed, sorted(missed)  # required by DistributedDataParallel
     for part, values in parts(runner.model).items():
         moved = [name for name, value in values.items() if not torch.equal(value, before[name])]
         assert len(moved) > 0.8 * len(values), (part, sorted(set(values) - set(moved)))

@@ -1,7 +1,7 @@
-"""A folder where every config finds its data and checkpoints, and configs cut to a few iterations.
+"""A folder with data and checkpoints for every config, and configs reduced to a few iterations.
 
-The digits scenes stand in for COCO, ADE20K and ImageNet in the layout of each, so that datasets, classes
-and heads stay those of the config.
+The digits scenes replace COCO, ADE20K and ImageNet in their respective layouts, so that datasets, classes
+and heads are those of the config.
 """
 
 import json
@@ -16,12 +16,12 @@ from ..conftest import ROOT, authors_checkpoint, load_script
 from ..helpers import write_digits_start
 
 CONFIGS = sorted(path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_')
-# Folders of recipes that no one has trained, and their configs.
+# Folders of untrained recipes, and their configs.
 UNTRAINED = {'faster_rcnn', 'fcos', 'rtmdet', 'yolox', 'dino', 'upernet', 'segformer', 'mask2former'}
 STARTING_POINTS = [path for path in CONFIGS if path.parent.name in UNTRAINED]
 SPLITS = dict(train='training', val='validation')
 TRESNET = 'checkpoints/tresnet_v2_l.pth'
-SIDE = 128  # pixels; larger sizes of a config are cut to it
+SIDE = 128  # px; larger sizes in a config are reduced to it
 
 
 def make(folder):
@@ -32,7 +32,7 @@ def make(folder):
 
 
 def make_data(folder):
-    """The scenes, as they are and as COCO, ADE20K and ImageNet."""
+    """Write the scenes in their own layout and as COCO, ADE20K and ImageNet."""
     scenes = folder / 'data/digits_scenes'
     load_script('tools/dataset_converters/digits_scenes.py').main([str(scenes), '--train', '8', '--val', '4'])
     for split in SPLITS:
@@ -42,7 +42,7 @@ def make_data(folder):
 
 
 def make_coco(scenes, out, split):
-    """COCO 2017: its names of files, and its 80 categories, the first ten of which are digits."""
+    """COCO 2017 with its file names and 80 categories, the first ten of which are the digits."""
     from mmdet.datasets import CocoDataset
 
     (out / 'annotations').mkdir(parents=True, exist_ok=True)
@@ -53,7 +53,7 @@ def make_coco(scenes, out, split):
 
 
 def make_ade(scenes, out, split):
-    """ADE20K: pictures that end in ``.jpg``, label maps as they are."""
+    """ADE20K with ``.jpg`` images and unchanged label maps."""
     for kind, suffix in (('images', '.jpg'), ('annotations', '.png')):
         (out / kind / SPLITS[split]).mkdir(parents=True)
         for path in (scenes / kind / SPLITS[split]).iterdir():
@@ -61,7 +61,7 @@ def make_ade(scenes, out, split):
 
 
 def make_imagenet(scenes, out, split):
-    """ImageNet with lists of files, of classes 0 to 9."""
+    """ImageNet with file lists, of classes 0 to 9."""
     (out / 'meta').mkdir(parents=True, exist_ok=True)
     os.symlink(scenes / split, out / split)
     paths = sorted((scenes / split).glob('*/*.png'))
@@ -71,7 +71,7 @@ def make_imagenet(scenes, out, split):
 
 
 def make_checkpoints(folder):
-    """Those of the authors, rebuilt from names and shapes, and an untrained TResNet-L v2."""
+    """Write the authors' checkpoints, rebuilt from names and shapes, and an untrained TResNet-L v2."""
     import timm
 
     (folder / 'checkpoints').mkdir()
@@ -81,7 +81,7 @@ def make_checkpoints(folder):
 
 
 def make_teacher(teacher):
-    """What another of our configs would have trained, where ``teacher`` looks for it."""
+    """Write the checkpoint of another of our configs where ``teacher`` expects it."""
     file = Path(teacher.init_cfg.checkpoint)
     if not file.exists():
         init_default_scope('mmpretrain')
@@ -90,7 +90,7 @@ def make_teacher(teacher):
 
 
 def cut(config, side=SIDE):
-    """``config`` with the sizes of a pipeline or preprocessor cut to ``side`` pixels."""
+    """Limit the sizes in a pipeline or preprocessor to ``side`` pixels."""
     if isinstance(config, (list, tuple)):
         return [cut(item, side) for item in config]
     if not isinstance(config, dict):
@@ -107,17 +107,17 @@ def cut(config, side=SIDE):
 
 
 def small_config(path, work_dir, iterations=1, batch_size=2, processes=1):
-    """A config for a few iterations on small images of a CPU, followed by a test; all else stays.
+    """Reduce a config to a few iterations on small images on a CPU, followed by a test.
 
     Args:
         path (Path): The config.
-        work_dir (Path): Where the run writes.
-        iterations (int): Training iterations: one epoch, or iterations where the loop counts those.
-        batch_size (int): Images of an iteration, in each process.
-        processes (int): How many share the work.
+        work_dir (Path): The output folder of the run.
+        iterations (int): Training iterations, in one epoch unless the loop is iteration-based.
+        batch_size (int): Batch size of each process.
+        processes (int): Number of processes.
 
     Returns:
-        Config: For :meth:`mmengine.runner.Runner.from_cfg`, in the folder that :func:`make` has filled.
+        Config: A config for :meth:`mmengine.runner.Runner.from_cfg`, in the folder filled by :func:`make`.
     """
     config = Config.fromfile(path)
     for split, count in (('train', iterations * batch_size * processes), ('test', 2)):
@@ -133,7 +133,7 @@ def small_config(path, work_dir, iterations=1, batch_size=2, processes=1):
     config.train_cfg[limit] = iterations if limit == 'max_iters' else 1
     config.update(val_cfg=None, val_dataloader=None, val_evaluator=None)
 
-    if config.optim_wrapper.type == 'AmpOptimWrapper':  # which refuses a CPU
+    if config.optim_wrapper.type == 'AmpOptimWrapper':  # requires a GPU
         config.optim_wrapper.type = 'OptimWrapper'
     for preprocessor in (config.model.get('data_preprocessor'), config.get('data_preprocessor')):
         if preprocessor is not None:
@@ -146,11 +146,11 @@ def small_config(path, work_dir, iterations=1, batch_size=2, processes=1):
             config.model.teacher.update(pretrained=False, checkpoint_path=TRESNET)
     for test_cfg in (config.model.get('test_cfg'), config.model.get('test_cfg', {}).get('rcnn')):
         if test_cfg and 'score_thr' in test_cfg:
-            test_cfg.score_thr = 0.0  # so little training finds nothing that is sure
+            test_cfg.score_thr = 0.0  # scores are low after such a short training
     if 'rcnn' in (config.model.get('train_cfg') or {}):
         stages = config.model.train_cfg.rcnn
         for stage in stages if isinstance(stages, list) else [stages]:
-            stage.sampler.num = 64  # regions of an image, where each costs most
+            stage.sampler.num = 64  # RoIs per image, the largest cost
     config.default_hooks.checkpoint.update(interval=-1, save_last=False)
     config.update(work_dir=str(work_dir), experiment_name=f'{path.stem}-{work_dir.name}', log_level='ERROR')
     config.randomness = dict(seed=0)

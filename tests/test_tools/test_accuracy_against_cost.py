@@ -1,4 +1,4 @@
-"""Tables and pictures of accuracy against cost and speed: what is in them, and that it can be read."""
+"""Tables and plots of accuracy against cost and speed: content and legibility."""
 
 import itertools
 import json
@@ -15,7 +15,7 @@ TIMES = {(1, 'plain'): 50.0, (1, 'deploy'): 40.0, (1, 'deploy+onnx'): 30.0, (16,
 
 
 def written(path, processor='A', threads=1, train=False, device='cpu', **results):
-    """A file as the benchmark writes it, with a batch-1 and a batch-16 time of each model."""
+    """A file in the format of the benchmark, with batch-1 and batch-16 times of each model."""
     rows = [
         dict(
             model=name,
@@ -48,7 +48,7 @@ def tables(monkeypatch):
 
 
 def test_files_of_a_cpu(plot, tmp_path):
-    """Latency and throughput, each in two formats and two themes, of the fastest variant."""
+    """Latency and throughput of the fastest variant, in two formats and two themes each."""
     contents = plot.read([written(tmp_path / 'a.json', b1=TIMES, unknown=TIMES)])
     drawn = [(panel.name, panel.points) for panel in plot.panels(contents)]
     assert drawn == [('latency', {('b1', 256): 30.0}), ('throughput', {('b1', 256): 40.0})]
@@ -97,7 +97,7 @@ def test_files_without_a_published_network(plot, tables, content, message, tmp_p
 
 
 def test_files_of_a_gpu(plot, tmp_path):
-    """Images/s of inference and of training, one picture each."""
+    """Images/s of inference and of training, one plot each."""
     files = [
         written(
             tmp_path / f'{train}.json', train=train, device='cuda', b1={(128, 'plain'): 64.0 + 64 * train}
@@ -112,7 +112,7 @@ def test_files_of_a_gpu(plot, tmp_path):
 
 
 def test_kinds_of_training_are_apart(plot):
-    """Two dots of one network, of two shapes, with a line between them, and a front for each kind."""
+    """Two connected markers of different shapes for one network, and a Pareto front for each kind."""
     points = {('b1', 256): 40.0, ('timm/efficientnet_b0', 224): 50.0}
     figure, missing = plot.picture(plot.Panel('latency', 'ms', points, True), plot.THEMES[0], None)
     (axis,) = figure.axes
@@ -133,7 +133,7 @@ def test_kinds_of_training_are_apart(plot):
     ('less_is_better', 'front'), [(True, [(1, 70), (2, 75), (3, 80)]), (False, [(4, 79), (3, 80)])]
 )
 def test_pareto_front(plot, less_is_better, front):
-    """An equal accuracy at a higher cost is not on it, nor is less at an equal cost."""
+    """It excludes equal accuracy at a higher cost, and lower accuracy at an equal cost."""
     dots = [(3, 80), (1, 70), (2, 75), (4, 79), (2, 71), (3, 75), (1, 60)]
     assert plot.pareto(dots, less_is_better) == front
 
@@ -145,7 +145,7 @@ def test_a_front_rises_where_a_network_is_reached(plot):
 
 @pytest.mark.parametrize('seed', range(3))
 def test_labels_do_not_overlap(plot, seed):
-    """All networks at random places: every name once, inside of the axes, over no other name and no dot."""
+    """Networks at random positions: each name occurs once, inside the axes, without overlaps."""
     generator = random.Random(seed)
     networks = sys.modules['published'].networks()
     points = {key: 10 ** generator.uniform(0.5, 2) for key in networks}
@@ -168,7 +168,7 @@ def test_labels_do_not_overlap(plot, seed):
 
 
 def test_a_label_without_a_place_is_left_out(plot):
-    """Many at one place of a small figure: they are named, and those that are written do not overlap."""
+    """With many networks at one position, omitted names are reported, and written ones do not overlap."""
     axis = plot.Figure(figsize=(1.2, 1.2), dpi=100).subplots()
     axis.plot(1, 1, 'o')
     labels = plot.Labels(axis, size=7)
@@ -182,7 +182,7 @@ def test_a_label_without_a_place_is_left_out(plot):
 
 
 def test_times(tables, tmp_path, capsys):
-    """A column for each runtime, of its fastest variant."""
+    """One column for each runtime, with its fastest variant."""
     faster = {(1, 'deploy'): 20.0, (16, 'deploy'): 160.0, (1, 'deploy+onnx_int8'): 10.0}
     path = written(tmp_path / 'a.json', b1=TIMES, **{'timm/fastvit_t12': faster})
     tables.main(['times', str(path)])
@@ -218,12 +218,12 @@ def test_times(tables, tmp_path, capsys):
 
 
 def cells(line):
-    """Cells of a line of a table."""
+    """Cells of a table row."""
     return [cell.strip() for cell in line.strip('|').split('|')]
 
 
 def test_the_page_has_what_is_published(tables):
-    """The table of costs in docs/performance.md: every network with its accuracies and its source."""
+    """The table of costs in docs/performance.md has every network with its accuracies and source."""
     page = (ROOT / 'docs/performance.md').read_text().partition('### Accuracy against cost')[2]
     found = {}
     for line in itertools.takewhile(

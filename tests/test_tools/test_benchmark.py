@@ -1,4 +1,4 @@
-"""The benchmark: what it compares is equal, what it measures is right, what it writes is complete."""
+"""The benchmark: variants are equivalent, measurements are correct, and output is complete."""
 
 import itertools
 import json
@@ -85,7 +85,7 @@ def benchmark():
 @torch.no_grad()
 @pytest.mark.parametrize('variant', FORMS)
 def test_every_form_is_the_network(benchmark, variant):
-    """The baseline, too: what it leaves out is speed."""
+    """Including the baseline, which is only slower."""
     backbone = MobileMamba('t2').eval()
     backbone.load_state_dict(authors_checkpoint('t2'))
     image = image_for((2, 3, 96, 128))
@@ -137,7 +137,7 @@ def test_others_are_folded_too(benchmark, name):
 
 @pytest.fixture
 def networks(tmp_path, monkeypatch):
-    """A file with networks, which imports its neighbour."""
+    """A file with networks that imports a neighbouring module."""
     monkeypatch.setattr(sys, 'path', list(sys.path))
     for name, text in (('networks', NETWORK), ('parts', PARTS)):
         (tmp_path / f'{name}.py').write_text(text)
@@ -149,7 +149,7 @@ def networks(tmp_path, monkeypatch):
 
 @torch.no_grad()
 def test_networks_of_a_file(benchmark, networks):
-    """Folded by their own method, and their batch norms; compiled as a whole."""
+    """They are folded by their own method and batch norm folding, and compiled as a whole."""
     models = benchmark.benchmark_models
     model = models.build(f'{networks}:make')
     image = image_for((2, 3, 64, 64))
@@ -176,7 +176,7 @@ def test_files_without_a_network(benchmark, networks):
 
 
 def test_a_file_of_a_package(benchmark, networks):
-    """It may import its neighbours by relative names, and a class is a function, too."""
+    """It can use relative imports, and a class counts as a function."""
     folder = networks.parent / 'a_package'
     folder.mkdir()
     for name, text in (('__init__', ''), ('parts', PARTS), ('network', f'from torch import nn\n{PACKAGE}')):
@@ -202,7 +202,7 @@ def test_a_file_of_a_package(benchmark, networks):
     ],
 )
 def test_unknown_models(benchmark, name, message, capsys):
-    """Before anything is timed."""
+    """The error occurs before any measurement."""
     pytest.importorskip('timm')
     with pytest.raises(SystemExit):
         benchmark.parse_args(['t2@64', f'{name}@64'])
@@ -210,7 +210,7 @@ def test_unknown_models(benchmark, name, message, capsys):
 
 
 def test_reparameterize_stops_where_a_part_knows_how(benchmark):
-    """What it does with its own parts is its own affair."""
+    """A module with its own method handles its children itself."""
     calls = []
 
     class Part(nn.Module):
@@ -244,7 +244,7 @@ def test_a_classifier_is_folded(benchmark):
 
 
 def steps(benchmark, words, network, variant):
-    """A step of a network on small images."""
+    """A benchmark step of a network on small images."""
     args = benchmark.parse_args(words)
     image = benchmark.random_images(2, (64, 64), args)
     return benchmark.make_step(network, variant, image, args)
@@ -253,7 +253,7 @@ def steps(benchmark, words, network, variant):
 @pytest.mark.parametrize('train', [False, True])
 @needs_torch('2.4')
 def test_amp(benchmark, train):
-    """Parameters and images stay float32, the convolution computes in bfloat16; gradients are float32."""
+    """Parameters, images and gradients are float32; the convolution runs in bfloat16."""
     seen = []
 
     class Spy(nn.Conv2d):
@@ -284,7 +284,7 @@ def test_images_have_the_memory_format_of_the_network(benchmark):
 
 
 def test_what_is_captured(benchmark, monkeypatch):
-    """A compiled step has run often enough before that compilation is over."""
+    """A compiled step is run before the capture until compilation is complete."""
     monkeypatch.setattr(benchmark, 'capture', lambda step, warm_up=3: (step, warm_up))
     assert benchmark.captured('plain+compile', 'step') == 'step'
     assert benchmark.captured('plain+cuda_graph', 'step') == ('step', 3)
@@ -292,7 +292,7 @@ def test_what_is_captured(benchmark, monkeypatch):
 
 
 def test_prepared_for_a_gpu_in_the_type_of_the_images(benchmark, monkeypatch):
-    """The GPU's form is its own function's, which chooses a type unless told."""
+    """The GPU form comes from prepare_for_gpu, which chooses a dtype unless it is given."""
     calls = []
     monkeypatch.setattr(
         'mmmobilemamba.models.prepare_for_inference', lambda *args, **options: calls.append((args, options))
@@ -304,7 +304,7 @@ def test_prepared_for_a_gpu_in_the_type_of_the_images(benchmark, monkeypatch):
 
 @torch.no_grad()
 def test_a_convolution_with_other_users_is_not_folded(benchmark):
-    """Its norm stays, as in the attention of FastViT, and the other one is folded."""
+    """Its norm is kept, as in the attention of FastViT; the other norm is folded."""
 
     class Shared(nn.Module):
         def __init__(self):
@@ -338,7 +338,7 @@ def test_a_convolution_that_is_called_twice_is_an_error(benchmark):
 
 
 def test_measure(benchmark, monkeypatch):
-    """By a clock that only the functions move."""
+    """With a clock that only advances in the measured functions."""
     now = [0.0]
     monkeypatch.setattr(time, 'perf_counter', lambda: now[0])
     durations = dict(short=itertools.cycle([0.04]), long=itertools.cycle([0.1, 0.2, 0.6]))
@@ -357,7 +357,7 @@ def test_measure(benchmark, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
 def test_memory_of_a_step():
-    """64 MiB that a step allocates and frees, in a process where nothing else comes and goes."""
+    """A step allocates and frees 64 MiB, in a process without other allocations."""
     command = [sys.executable, '-c', MEMORY_OF_A_STEP]
     done = subprocess.run(command, cwd=SCRIPT.parent, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr
@@ -414,7 +414,7 @@ def test_what_cannot_be_compared(benchmark, words, message, capsys):
 
 @pytest.mark.parametrize('together', [False, True])
 def test_who_takes_turns(benchmark, together, monkeypatch):
-    """The variants of each model, or those of all; ratios are to the first of them."""
+    """Variants of each model or of all models alternate; ratios are relative to the first one."""
     words = ['t2@64', 'b1@32x64', '--batch', '1', '2', '--threads', '1', '--variants', 'plain', 'deploy']
     args = benchmark.parse_args(words + ['--together'] * together)
     measured = []
@@ -446,7 +446,7 @@ def test_who_takes_turns(benchmark, together, monkeypatch):
 
 
 def test_scan_inputs(benchmark):
-    """Stage 1 of B1 at 256 pixels: 8 x 8 positions, 256 channels."""
+    """Stage 1 of B1 at 256 px: 8 x 8 positions, 256 channels."""
     args = benchmark.parse_args(['scan:b1@256', '--train', '--variants', 'cpp'])
     u, rows, dt_weight, A, D, dt_bias = benchmark.scan_inputs('b1', 1, (256, 256), 3, args)
     assert u.shape == (3, 64, 512) and rows.shape == (3, 64, 2, 18) and dt_weight.shape == (2, 512, 16)
@@ -455,7 +455,7 @@ def test_scan_inputs(benchmark):
 
 
 def test_published_networks(benchmark):
-    """All that can be measured here, at the sizes of their accuracies, each once."""
+    """All networks that can be measured, once each, at the input sizes of their accuracies."""
     models = benchmark.parse_args(['published', 't2@64']).models
     assert models[0] == ('t2', 192, 192) and ('timm/efficientvim_m4', 256, 256) in models
     assert models[-1] == ('t2', 64, 64) and len(set(models)) == len(models) > 30
@@ -469,7 +469,7 @@ def test_models_need_a_size(benchmark, text, capsys):
 
 
 def run(tmp_path, *options):
-    """What the script prints, and what it writes."""
+    """Run the script; returns its output and the content of its file."""
     command = [
         sys.executable,
         str(SCRIPT),
@@ -504,7 +504,7 @@ def test_table_and_json(tmp_path):
 
 
 def test_costs(benchmark, networks, tmp_path):
-    """Of the deployed network: two convolutions with a bias each, and no shortcut or norm."""
+    """Costs of the deployed network: two convolutions with biases, without shortcut and norm."""
     printed, found = run(tmp_path, f'{networks}:make@34', '--variants', 'plain', 'deploy', '--costs')
     parameters, flops = 8 * (27 + 1) + 8 * (8 + 1), 32 * 32 * (8 * 27 + 8 * 8)
     assert [(row['parameters'], row['flops']) for row in found['results']] == [(parameters, flops)] * 2
@@ -513,7 +513,7 @@ def test_costs(benchmark, networks, tmp_path):
 
 
 def test_costs_with_a_classifier(benchmark):
-    """The head of T2 is a matrix of 368 x 1000, with a bias."""
+    """The head of T2 is a 368 x 1000 matrix with a bias."""
     build, count = benchmark.benchmark_models.build, benchmark.count_costs
     (bare, whole) = (count(build('t2', classifier), (64, 64)) for classifier in (False, True))
     assert whole['parameters'] - bare['parameters'] == 369_000
@@ -529,7 +529,7 @@ def test_scans(tmp_path):
 
 @needs_torch('2.5')
 def test_a_network_of_a_file_is_compiled(networks, tmp_path):
-    """In training, under autocast: what combines, from the command line."""
+    """In training, under autocast, from the command line."""
     options = ['t2@32', f'{networks}:make@32x64', '--batch', '2', '--train', '--amp', '--dtype', 'bfloat16']
     options += ['--variants', 'plain', 'plain+channels_last+compile', '--compile-backend', 'aot_eager']
     _, found = run(tmp_path, *options)
@@ -539,7 +539,7 @@ def test_a_network_of_a_file_is_compiled(networks, tmp_path):
 
 
 def test_machine_with_a_gpu(benchmark, monkeypatch):
-    """Its memory, libraries, and driver are named."""
+    """Memory, libraries and driver are included."""
     timing = sys.modules['timing']
     properties = SimpleNamespace(name='NVIDIA H100', total_memory=80 * 2**30)
     monkeypatch.setattr(torch.cuda, 'get_device_properties', lambda device: properties)

@@ -1,4 +1,4 @@
-"""Wheels that are wrong are told apart from good ones."""
+"""check_wheel.py accepts valid wheels and detects invalid ones."""
 
 import sysconfig
 import zipfile
@@ -13,7 +13,7 @@ PURE, OTHER = 'py3-none-any', 'py3-none-manylinux_2_28_riscv64'
 
 
 def make_wheel(folder, tags=PURE, library=None, pure=None, without=None):
-    """A wheel of that name with what is shipped, as empty files, and ``library`` (bytes) as the kernels."""
+    """A wheel with these tags, empty files for its content, and ``library`` (bytes) as the kernels."""
     wheel = folder / f'mmmobilemamba-1.0-{tags}.whl'
     files = dict.fromkeys(check_wheel.SHIPPED, '')
     files.update(
@@ -32,7 +32,7 @@ def make_wheel(folder, tags=PURE, library=None, pure=None, without=None):
 
 @pytest.fixture
 def kernels(tmp_path):
-    """Bytes that hold the fingerprint of the one source file of :func:`make_wheel`."""
+    """Bytes with the fingerprint of the only source file in :func:`make_wheel`."""
     with zipfile.ZipFile(make_wheel(tmp_path)) as archive:
         archive.extractall(tmp_path / 'unpacked')
     recipe = check_wheel.runpy.run_path(str(tmp_path / 'unpacked' / CPU / 'recipe.py'))
@@ -45,7 +45,7 @@ def test_good_wheels(tmp_path, kernels):
 
 
 def test_tags(tmp_path, kernels):
-    """Those of one Python, of every platform with kernels, and of one without."""
+    """Tags of one Python version, of any platform with kernels, and of one platform without kernels."""
     for tags, library in (('cp311-cp311-win_amd64', kernels), (PURE, kernels), (OTHER, None)):
         (problem,) = check_wheel.problems(make_wheel(tmp_path, tags, library))
         assert problem == f'its tags are {tags}, not py3-none-{"PLATFORM" if library else "any"}'
@@ -54,7 +54,7 @@ def test_tags(tmp_path, kernels):
 
 
 def test_kernels(tmp_path, kernels):
-    """Missing, unwanted, of other sources, and one that needs Python."""
+    """Kernels that are missing, unexpected, built from other sources, or dependent on Python."""
     for library, tags, wanted, expected in (
         (None, PURE, True, 'it has no compiled kernels: see what the compiler said when it was built'),
         (kernels, OTHER, False, 'it has compiled kernels'),

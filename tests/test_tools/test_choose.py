@@ -1,4 +1,4 @@
-"""What choose.py makes of raw outputs, with NumPy alone, is what files of ONNX have inside."""
+"""choose.py, which uses NumPy only, selects the same objects from raw outputs as ONNX files."""
 
 import numpy as np
 import pytest
@@ -25,10 +25,10 @@ NMS = dict(type='nms', iou_threshold=0.5)
 
 @torch.no_grad()
 def assert_same(model, image):
-    """That a raw graph and choose.py find what the detector does; how many objects that is, by image.
+    """Check that a raw graph with choose.py returns the results of the detector.
 
     Returns:
-        tuple[list[int], ndarray]: These, and the scores.
+        tuple[list[int], ndarray]: Number of objects of each image, and the scores.
     """
     build.check_supported(model, 'detection')
     expected = [x.numpy() for x in DenseDetector(model)(image)]
@@ -78,9 +78,9 @@ SETTINGS = {
     'score_threshold': dict(nms=dict(NMS, score_threshold=0.6)),
     'no nms': dict(nms=None),
 }
-SPLIT = {'split_thr', 'class_agnostic, split_thr'}  # each class by itself, as it is without class_agnostic
-# What changes nothing for a head: words for what is so already, what it does not read, and thresholds of 0
-# where the best candidates of each level are above the other one anyway.
+SPLIT = {'split_thr', 'class_agnostic, split_thr'}  # per class, as by default without class_agnostic
+# Settings without effect on a head: defaults, settings that it does not read, and thresholds of 0 if the
+# best candidates of each level exceed the other threshold anyway.
 SAME = {
     'RetinaHead': {*SPLIT, 'no min_bbox_size', 'no score_thr'},
     'YOLOXHead': {*SPLIT, 'no min_bbox_size', 'max_per_img', 'nms_pre'},
@@ -90,7 +90,7 @@ SAME = {
 
 @pytest.mark.parametrize('name', SAME)
 def test_settings(name):
-    """Each of them changes what is found, unless it is said that it does not."""
+    """Each setting changes the results, except for those listed as having no effect."""
     model, image, found = build_model(config_of(name)), noise_for((2, 3, *SIZE), 2), {}
     for key, settings in SETTINGS.items():
         model.bbox_head.test_cfg = config_of(name, dict(max_per_img=1000) | settings).test_cfg
@@ -103,7 +103,7 @@ def test_settings(name):
 
 @pytest.mark.parametrize('nms', [NMS, dict(NMS, split_thr=20)], ids=str)
 def test_boxes_beyond_the_image(nms):
-    """They may overlap those of other classes after mmcv has moved these apart."""
+    """They may overlap boxes of other classes even after mmcv has shifted them by class."""
     coder = dict(DELTAS, clip_border=False)
     model = build_model(config_of('RetinaHead', dict(nms=nms), dict(bbox_coder=coder)))
     counts, _ = assert_same(model, noise_for((2, 3, *SIZE), 3))
@@ -118,12 +118,12 @@ def test_nothing_is_found(name):
 
 
 def test_suppression_by_hand():
-    """Half of the second box is in the first, all of the third in the second."""
+    """Half of the second box lies in the first one, all of the third in the second."""
     boxes = np.float32([[0, 0, 10, 10], [0, 5, 10, 15], [0, 5, 10, 14], [40, 0, 50, 10], [3, 3, 3, 3]])
     assert choose.suppress(boxes, 0.34).tolist() == [0, 1, 3, 4]
     assert choose.suppress(boxes, 0.33).tolist() == [0, 3, 4]
     assert choose.suppress(boxes, 0.34, limit=2).tolist() == [0, 1]
-    # 66 of 176 px with a px more to each side, 37.5 %.
+    # With an offset of 1 px per side, 66 of 176 px, 37.5 %.
     assert choose.suppress(boxes, 0.36, offset=1).tolist() == [0, 3, 4]
     assert choose.suppress(boxes[:0], 0.5).shape == (0,)
 

@@ -1,4 +1,4 @@
-"""The confusion matrix of segmentors, by hand: labels, ignored pixels, the table, and both files."""
+"""The confusion matrix of segmentors, by hand: labels, ignored pixels, the table, and both output files."""
 
 import csv
 
@@ -30,7 +30,7 @@ test_dataloader = dict(
 IGNORED = 255
 TRUTH = {'a': [[0, 0, 0, 1], [1, 1, 1, IGNORED]], 'b': [[0, 0, 0, 2], [2, 2, 2, IGNORED]]}
 PREDICTED = {'a': [[0, 0, 0, 1], [1, 2, 2, 0]], 'b': [[0, 1, 2, 2], [2, 2, 2, 3]]}
-# Sky: 4 right, 1 sea, 1 sand. Sea: 2 right, 2 sand. Sand: 4 right. There is no ship.
+# Sky: 4 correct, 1 sea, 1 sand. Sea: 2 correct, 2 sand. Sand: 4 correct. No ship.
 MATRIX = [[4, 1, 1, 0], [0, 2, 2, 0], [0, 0, 4, 0], [0, 0, 0, 0]]
 
 
@@ -41,7 +41,7 @@ def save(path, labels):
 
 @pytest.fixture(params=[False, True], ids=['plain', 'reduced'])
 def folder(request, tmp_path, monkeypatch):
-    """Two images of 4 x 2 pixels; in files with a reduced zero label 0 is ignored and classes start at 1."""
+    """Two images of 4 x 2 px; with reduce_zero_label, files have 0 for ignored pixels and classes from 1."""
     for name, truth in TRUTH.items():
         truth, predicted = np.array(truth), np.array(PREDICTED[name])
         if request.param:
@@ -76,14 +76,14 @@ def test_files_and_table(folder, capsys):
     ]
     picture = np.asarray(Image.open('out/confusion_matrix.png').convert('RGB'))
     assert picture.shape == (600, 600, 3)
-    # Two rows and two columns lie between the cells of sky and of sand; the scale is at the right of both.
+    # Sky's and sand's cells are two rows and two columns apart; the colour bar is to the right of both.
     sky, sand = (box_of(picture[:, :500], share) for share in (200 / 3, 100))
     side = sand[1] - sand[0]
     assert side > 80 and sand - sky == pytest.approx(2 * side, abs=6)
 
 
 def test_config_in_python(folder):
-    """Classes in place of names."""
+    """With classes as types."""
     classes = ('BaseSegDataset', 'LoadAnnotations', 'PackSegInputs', 'LoadImageFromFile')
     text = (folder / 'config.py').read_text()
     for name in classes:
@@ -98,7 +98,7 @@ def test_config_in_python(folder):
 
 
 def box_of(picture, share):
-    """First and last row, first and last column of the cells that are coloured for a share in per cent."""
+    """First and last row, first and last column of the cells with the colour of a percentage."""
     color = colormaps['Blues'](share / 100, bytes=True)[:3]
     places = np.argwhere((picture == color).all(axis=2))
     (top, left), (bottom, right) = places.min(axis=0), places.max(axis=0)
@@ -106,7 +106,7 @@ def box_of(picture, share):
 
 
 def test_a_part_of_the_images(folder):
-    """Whatever of the dataset the config is cut to."""
+    """Only the part of the dataset that the config selects."""
     (folder / 'found/b.png').unlink()
     with pytest.raises(
         SystemExit, match=r'1 of 2 images have no prediction in found, such as b\.png; `mim te'
@@ -132,7 +132,7 @@ def test_what_does_not_fit(folder):
 
 
 def test_counts_do_not_overflow():
-    """Labels come in 8 bits; 150 classes have 22,500 pairs."""
+    """Labels are 8-bit, and 150 classes have 22,500 pairs."""
     truth, predicted = np.array([[149, 149, 3, 255]], np.uint8), np.array([[149, 2, 3, 9]], np.uint8)
     matrix = tool.count(truth, predicted, 150, 255)
     assert {tuple(pair): int(matrix[tuple(pair)]) for pair in np.argwhere(matrix)} == {

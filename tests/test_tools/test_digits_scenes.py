@@ -1,4 +1,4 @@
-"""Tests of ``tools/dataset_converters/digits_scenes.py``: what it writes and how it behaves."""
+"""``tools/dataset_converters/digits_scenes.py``: its output and behaviour."""
 
 import errno
 import filecmp
@@ -35,7 +35,7 @@ SPLITS = pytest.mark.parametrize('split', ['train', 'val'])
 
 @pytest.fixture(scope='module')
 def dataset(tmp_path_factory):
-    """A dataset that tests only read."""
+    """A dataset that tests do not modify."""
     out = tmp_path_factory.mktemp('digits') / 'scenes'
     digits_scenes.main([str(out), *ARGUMENTS])
     return out
@@ -43,7 +43,7 @@ def dataset(tmp_path_factory):
 
 @pytest.fixture
 def tiny(tmp_path):
-    """A dataset that a test may break."""
+    """A dataset that tests may modify."""
     out = tmp_path / 'tiny'
     digits_scenes.main([str(out), *TINY])
     return out
@@ -70,23 +70,23 @@ def scene_masks(coco, image):
 
 
 def make_scenes(count, split='train', size=SIZE, digits=(3, 8)):
-    """Return ``count`` scenes and what they are made of, without writing anything."""
+    """Return ``count`` scenes and their components without writing them."""
     sources = digits_scenes.load_sources(0)[split]
     rngs = [digits_scenes.make_rng(0, ['train', 'val'].index(split), index) for index in range(count)]
     return [digits_scenes.make_scene(rng, sources, size, digits) for rng in rngs], sources
 
 
 def set_free(monkeypatch, free):
-    """Let every disk have ``free`` bytes left."""
+    """Simulate ``free`` bytes on every disk."""
     usage = shutil.disk_usage('.')._replace(free=free)
     monkeypatch.setattr(shutil, 'disk_usage', lambda folder: usage)
 
 
 def fail(*argv, says=()):
-    """Run with ``argv``, expect an error whose message has all of ``says``, and return it."""
+    """Run with ``argv`` and check that the error message contains all of ``says``; returns it."""
     with pytest.raises(SystemExit) as stop:
         digits_scenes.main([str(each) for each in argv])
-    assert isinstance(stop.value.code, str)  # which Python writes to stderr, with status 1
+    assert isinstance(stop.value.code, str)  # written to stderr, with exit status 1
     assert [part for part in says if part not in stop.value.code] == []
     return stop.value.code
 
@@ -206,7 +206,7 @@ def test_boxes_are_tight_and_masks_do_not_overlap(dataset, split):
 
 
 def replay_scene(scene, sources):
-    """Paste the digits' whole masks one after the other; return the owner map and the whole areas."""
+    """Paste the digits' complete masks in order; returns the map of owners and the complete areas."""
     owner, areas = np.zeros(scene.owner.shape, int), []
     for number, digit in enumerate(scene.digits, 1):
         mask = digits_scenes.render_alpha(sources.scans[digit.scan], digit.side, digit.angle) >= 0.5
@@ -227,7 +227,7 @@ def test_later_digits_occlude_earlier_ones_within_bounds():
         expected = fractions[-len(areas) :]
         assert [each['visible_fraction'] for each in annotations] == pytest.approx(expected, abs=1e-4)
     assert min(fractions) >= 0.7
-    assert sum(fraction < 1 for fraction in fractions) > 10  # occlusion does happen
+    assert sum(fraction < 1 for fraction in fractions) > 10  # some digits are occluded
 
 
 @pytest.mark.parametrize('size', [64, 160, 320])
@@ -254,7 +254,7 @@ def test_digits_stand_out_from_what_is_around_them():
             around = luminance[window][background[window]]
             contrasts.append(abs(np.median(inside) - np.median(around)))
     assert len(contrasts) > 80
-    assert min(contrasts) > 40  # 45 was asked for, before the camera's noise
+    assert min(contrasts) > 40  # 45 is requested, before camera noise
 
 
 def test_no_tint_on_surroundings_of_every_luminance():
@@ -278,10 +278,10 @@ def test_semantic_maps_agree_with_masks(dataset, split):
             assert np.all(labels[mask] == annotation['category_id'] + 1)
         outside = ~masks.any(0)
         assert set(np.unique(labels[outside])) == {0, 1}
-        assert 0.001 < np.mean(labels == 0) < 0.15  # a thin rim, not an area
+        assert 0.001 < np.mean(labels == 0) < 0.15  # a thin rim
         grown = np.pad(~outside, 5)
         shifts = [np.roll(grown, (dy, dx), (0, 1)) for dy in range(-5, 6) for dx in range(-5, 6)]
-        assert np.any(shifts, axis=0)[5:-5, 5:-5][labels == 0].mean() > 0.99  # and next to digits
+        assert np.any(shifts, axis=0)[5:-5, 5:-5][labels == 0].mean() > 0.99  # adjacent to digits
         seen |= set(np.unique(labels))
     assert seen <= set(range(12))
     same = dataset / 'coco' / split / '000001.png', dataset / 'ade' / 'images' / ADE[split] / '000001.png'
@@ -449,7 +449,7 @@ def test_overwrite_refuses_a_dataset_with_a_foreign_file(tiny, capsys):
     (tiny / 'thesis.txt').write_text('mine')
     fail(tiny, *TINY, '--overwrite', says=['thesis.txt'])
     assert (tiny / 'thesis.txt').read_text() == 'mine'
-    digits_scenes.main([str(tiny), *TINY])  # without deleting, it does no harm
+    digits_scenes.main([str(tiny), *TINY])  # without deletion, no files are changed
     assert 'nothing to do' in capsys.readouterr().out
 
 

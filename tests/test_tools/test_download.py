@@ -1,4 +1,4 @@
-"""Weights and configs by name into a folder: our command and mim's; a server stands in for Google."""
+"""Downloads of weights and configs by name with our command and mim's; Google is simulated."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ CONFIG = 'mobilemamba-t2_8xb128_in1k'
 
 @pytest.fixture
 def mirror(tmp_path, monkeypatch):
-    """A folder with T2's file; none of the folders of this machine has any."""
+    """A mirror folder with T2's file; no weights in the folders of this machine."""
     monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path / 'weights'))
     monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', str(tmp_path / 'mirror'))
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
@@ -45,7 +45,7 @@ def test_by_any_name(name, mirror, tmp_path, capsys):
 
 
 def test_again_and_another_file(mirror, tmp_path, capsys):
-    """The same file stays; another one is not overwritten."""
+    """An equal file is kept, and a different one is not overwritten."""
     tool.main(['t2'])
     tool.main(['t2'])
     (tmp_path / 'mobilemamba_t2.pth').write_bytes(b'mine')
@@ -61,7 +61,7 @@ def test_again_and_another_file(mirror, tmp_path, capsys):
 
 @pytest.mark.parametrize('name', ['b9', 'mobilemamba-t2_1xb64-4e_digits-64px'])
 def test_no_such_weights(name, mirror):
-    """The small twins have none."""
+    """The small twins have no published weights."""
     with pytest.raises(SystemExit, match=f'error: There are no published weights named {name!r}'):
         tool.main([name])
 
@@ -76,7 +76,7 @@ def test_mim_run(mirror, tmp_path):
 
 @pytest.fixture
 def google(monkeypatch):
-    """Answers of a server that stands in for Google's, by the id of the file; what it was asked for."""
+    """Simulated responses of Google's server by file id, and its requests."""
     answers, asked = {}, []
 
     class Handler(BaseHTTPRequestHandler):
@@ -108,7 +108,7 @@ def google(monkeypatch):
 
 
 def test_mim_download(google, tmp_path):
-    """The file under its own name, and a config that finds it right."""
+    """The file has its own name, and a matching config is saved."""
     mim = pytest.importorskip('mim')
     answers, asked = google
     torch.save(authors_checkpoint('t2'), tmp_path / 'source.pth')

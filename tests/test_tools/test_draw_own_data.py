@@ -1,4 +1,4 @@
-"""Pictures of predictions of what users bring: names, labels, sizes, and annotations that lack something."""
+"""Drawing predictions on users' data: names, labels, sizes, and incomplete annotations."""
 
 import json
 import os
@@ -36,7 +36,7 @@ def config_for(scope, dataset, **more):
 
 
 def draw(found, *options):
-    """Write predictions, unless it is where they are; draw them; the pictures by their names."""
+    """Draw predictions, given as a list or a path; returns the images by name."""
     if not isinstance(found, str):
         with open('found.pkl', 'wb') as file:
             pickle.dump(found, file)
@@ -53,7 +53,7 @@ def test_file_names():
     assert names(['/d/0.jpg', '/d/b/0.jpg', '/d/b/c/0.jpg']) == ['0', 'b_0', 'b_c_0']
     assert names(['d/0.jpg', 'd/0.png']) == ['0.jpg', '0.png']
     assert names(['d/a/x/0.jpg', 'd/a_x/0.jpg']) == ['0_0', '1_0']
-    assert names(['d/A.jpg', 'd/a.jpg']) == ['0_A', '1_a']  # one file to many file systems
+    assert names(['d/A.jpg', 'd/a.jpg']) == ['0_A', '1_a']  # the same file on case-insensitive file systems
     assert names(['d/overview.jpg', 'd/b.jpg']) == ['overview.jpg', 'b.jpg']
     assert names([None, None]) == ['image_0', 'image_1']
     deep = names([f'{name}{"x" * 150}/{"y" * 150}/0.jpg' for name in 'ab'])
@@ -91,7 +91,7 @@ def test_classes_with_images_of_the_same_name(labelled):
     colors = [draw_predictions.RIGHT, draw_predictions.WRONG] if labelled else [draw_predictions.UNKNOWN] * 2
     for name, color in zip(('cat_1', 'dog_1'), colors):
         assert_color(pictures[name], (1, pictures[name].height - 2), color)
-        # The whole image, in its own proportions.
+        # The whole image, in its own aspect ratio.
         assert_color(pictures[name], (80, pictures[name].height - 80), GREY)
         assert_color(pictures[name], (80, pictures[name].height - 8), (255, 255, 255))
 
@@ -127,7 +127,7 @@ def test_several_classes_in_an_image():
 
 
 def coco(name, folder, instances, images=('a.png',), size=(80, 60)):
-    """A file of COCO with the annotations of its first image; the others have none."""
+    """A COCO file with annotations of its first image only."""
     listed = [dict(id=i, file_name=each, width=size[0], height=size[1]) for i, each in enumerate(images)]
     notes = [
         {
@@ -164,7 +164,7 @@ def boxes_found(path, number, boxes, scores=None, **more):
 
 
 def test_annotations_that_lack_something(capsys):
-    """No polygon, one that is none, a crowd's run lengths; boxes that are no numbers, and no box at all."""
+    """Missing and invalid polygons, RLE of crowds, non-finite boxes, and no boxes."""
     images_in('img/a.png', 'img/b.png')
     crowd = pycocotools.mask.encode(np.asfortranarray(box_mask(50, 10, 70, 30).astype(np.uint8)))
     crowd = dict(size=[60, 80], counts=crowd['counts'].decode())
@@ -217,7 +217,7 @@ def test_masks_as_arrays_and_a_box_from_a_mask():
 
 
 def test_without_ground_truth():
-    """Predictions alone, where no image of the test set has any annotation."""
+    """Only predictions are drawn if no test image has annotations."""
     images_in('img/a.png')
     config_for('mmdet', coco('coco.json', 'img/', []))
     assert draw([boxes_found('img/a.png', 0, [[30, 30, 60, 50]])])['a'].size == (80, 82)
@@ -241,11 +241,11 @@ def test_test_sets_with_the_same_ids_and_names():
 
 @pytest.mark.parametrize('ignored', [True, False])
 def test_turned_photos(ignored):
-    """In the geometry that the config's loader gives the model; never boxes of the other."""
+    """Images are drawn in the orientation of the config's loader, with matching boxes."""
     exif = Image.Exif()
     exif[0x0112] = 6
     picture = grey()
-    picture.paste((200, 200, 200), (0, 0, 80, 10))  # the top of what is stored
+    picture.paste((200, 200, 200), (0, 0, 80, 10))  # the top of the stored image
     os.mkdir('img')
     picture.save('img/a.png', exif=exif)
     dataset = coco('coco.json', 'img/', [dict(bbox=[20, 20, 10, 10])])
@@ -258,7 +258,7 @@ def test_turned_photos(ignored):
     width = 80 if ignored else 60
     assert image.size == (2 * width + 8, (60 if ignored else 80) + 22)
     assert_color(image, (width + 8 + 20, 25 + 22), RED)
-    # Upright, what is stored as the top is at the right.
+    # After rotation, the stored top is on the right.
     assert_color(image, (50, 5 + 22) if ignored else (55, 40 + 22), (200, 200, 200))
     found['ori_shape'] = found['ori_shape'][::-1]
     with pytest.raises(SystemExit, match=r'img/a\.png: The picture that the model has seen of shape'):
@@ -266,7 +266,7 @@ def test_turned_photos(ignored):
 
 
 def test_what_can_be_shown_of_pixels():
-    """16 bits, floats, one to five channels."""
+    """16-bit images, floats, and one to five channels."""
     deep = np.array([[0, 4095], [2048, 1024]], np.uint16)
     assert np.asarray(to_picture(deep))[..., 1].tolist() == [[0, 255], [127, 63]]
     pixels = np.zeros((2, 2, 5), np.uint8)
@@ -276,12 +276,12 @@ def test_what_can_be_shown_of_pixels():
     assert to_picture(pixels[..., :3].astype(np.float32)).getpixel((0, 0)) == (3, 2, 1)
     unit = np.array([[0, 0.5], [1, np.nan]], np.float32)
     assert np.asarray(to_picture(unit))[..., 0].tolist() == [[0, 127], [255, 0]]
-    # A dataset that holds pixels has them in RGB.
+    # Datasets with in-memory pixels store RGB.
     assert Sample(object(), dict(img=pixels[..., :3])).read().getpixel((0, 0)) == (1, 2, 3)
 
 
 def segments(truth, found, classes=('sky', 'sea'), pipeline=(dict(type='LoadAnnotations'),), **dataset):
-    """Data of one image with ground truth (array or None), and what was found."""
+    """Data of one image with ground truth (array or None) and a prediction."""
     images_in('img/a.png')
     for name, labels in (('truth', truth), ('found', found)):
         Path(name).mkdir(exist_ok=True)
@@ -296,7 +296,7 @@ def segments(truth, found, classes=('sky', 'sea'), pipeline=(dict(type='LoadAnno
 
 
 def test_labels_that_are_no_class(capsys):
-    """Palettes, 255 and another ignore_index, and labels above the number of classes."""
+    """Palette images, 255 and another ignore_index, and labels beyond the number of classes."""
     truth = np.zeros((60, 80))
     truth[:, 20:40], truth[:, 40:60], truth[:30, 60:], truth[30:, 60:] = 1, 255, 7, 3
     found = np.ones((60, 80))
@@ -332,14 +332,14 @@ def test_maps_of_another_size():
 
 
 def test_maps_that_overwrite_each_other():
-    """mmseg names them after the images alone; a file of DumpResults has them all."""
+    """mmseg names maps by file name only; a file of DumpResults has all of them."""
     dataset = segments(None, np.zeros((60, 80)), pipeline=[])
     images_in('img/deep/a.png')
     config_for('mmseg', dataset)
     for tool, out in ((draw_predictions, 'out'), (confusion, 'matrix')):
         with pytest.raises(SystemExit, match=r'img/a\.png and img/deep/a\.png into the same.*DumpResults'):
             tool.main(['config.py', 'found', out])
-    maps = [torch.full((1, 60, 80), label) for label in (0.0, 1.0)]  # floats, of a head with one output
+    maps = [torch.full((1, 60, 80), label) for label in (0.0, 1.0)]  # floats, from a head with one output
     found = [
         dict(img_path=path, pred_sem_seg=dict(data=labels))
         for path, labels in zip(('img/a.png', 'img/deep/a.png'), maps)
@@ -380,7 +380,7 @@ def test_colors_without_a_palette():
 
 
 def test_configs_of_pure_python():
-    """Without a default scope, and with classes for types."""
+    """Without a default scope, and with classes as types."""
     from mmpretrain.datasets import CustomDataset
 
     from mmmobilemamba.utils.test_results import ResultsError, check_codebase
@@ -395,7 +395,7 @@ def test_configs_of_pure_python():
 
 
 def test_names_in_any_script(capsys, monkeypatch):
-    """What no font has is said once, and a font that is given is used."""
+    """Characters that no font has are reported once, and a given font is used."""
     from mmmobilemamba.utils import fonts
 
     from ..test_utils.test_fonts import make_font
@@ -413,7 +413,7 @@ def test_names_in_any_script(capsys, monkeypatch):
         missing = '犬' if not options else 'ß'
         assert errors.count(f'no font for {missing}, as in the name') == (2 if not options else 1)
         assert 'Glyph' not in errors
-    # The block of our font is larger than the box for what is missing.
+    # The block glyph of our font is larger than the box for missing glyphs.
     drawn = [(plain[options][22:45] > 200).all(-1).sum() for options in ((), ('--font', font))]
     assert drawn[1] > 1.5 * drawn[0] > 0
     assert (plain['matrix', ()] != plain['matrix', ('--font', font)]).any()

@@ -1,4 +1,4 @@
-"""Pictures of predictions: sizes, colours at known places, and what is read of every codebase's files."""
+"""Drawings of predictions: sizes, colours at known positions, and files of every codebase."""
 
 import json
 import pickle
@@ -23,7 +23,7 @@ def half(color, base=GREY):
 
 
 def assert_color(image, place, color):
-    """The pixel at ``place`` (x, y) is ``color`` to within rounding."""
+    """Check that the pixel at ``place`` (x, y) has a colour, up to rounding."""
     assert np.abs(np.subtract(image.getpixel(place), color)).max() <= 1, (place, image.getpixel(place), color)
 
 
@@ -49,7 +49,7 @@ def test_instances():
     assert_color(image, (160, 120), half(GREEN))
     assert_color(image, (80, 90), GREY)  # in the box, outside the mask
     assert_color(image, (120, 150), GREY)  # outside both
-    # The first one's name stands on its colour above its box, the second one's above the second.
+    # Names are on the colour of their box, above the box.
     assert np.any(np.all(np.asarray(image)[42:58, 30:60] == RED, axis=-1))
     assert np.any(np.all(np.asarray(image)[72:88, 150:180] == GREEN, axis=-1))
 
@@ -59,7 +59,7 @@ def test_names_stay_inside():
     image = np.asarray(draw_predictions.draw_instances(grey(), boxes, labels, CLASSES, 1, scores))
     columns = np.flatnonzero(np.all(image == RED, axis=-1).any(0))
     width = draw_predictions.FONT.getlength('zero 0.50')
-    assert abs(columns.min() - (80 - width)) <= 2  # not 70, where the box begins
+    assert abs(columns.min() - (80 - width)) <= 2  # not 70, the edge of the box
 
 
 def test_map():
@@ -75,7 +75,7 @@ def test_map():
     assert_color(image, (10, 110), half((0, 0, 0)))
     assert_color(image, (120, 20), GREY)
     pixels = np.asarray(image)
-    assert np.all(pixels == RED, axis=-1).sum() > 100  # the name's ground
+    assert np.all(pixels == RED, axis=-1).sum() > 100  # background of the name
     assert np.all(pixels == GREEN, axis=-1).sum() == 0
     assert np.all(pixels == palette[0], axis=-1).sum() == 0
 
@@ -130,7 +130,7 @@ def test_masks_of_every_kind():
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty current folder with one picture of 80 x 60 px."""
+    """The working directory, with one image of 80 x 60 px."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'images').mkdir()
     grey().save(tmp_path / 'images' / 'a.png')
@@ -143,7 +143,7 @@ def write_config(folder, scope, **dataset):
 
 
 def test_detector(folder):
-    """Ground truth from COCO's file, predictions above the threshold only, both with masks."""
+    """Ground truth from the COCO file and predictions above the threshold, both with masks."""
     truth = {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [10, 20, 20, 20], 'area': 400, 'iscrowd': 0}
     truth['segmentation'] = [[10, 20, 30, 20, 30, 40, 10, 40]]
     coco = {'images': [{'id': 1, 'file_name': 'a.png', 'width': 80, 'height': 60}], 'annotations': [truth]}
@@ -170,15 +170,15 @@ def test_detector(folder):
     image = Image.open(folder / 'out' / 'a.png')
     assert image.size == (2 * 80 + 8, 60 + 22)
     assert_color(image, (20, 30 + 22), half(RED))
-    assert_color(image, (60, 45 + 22), GREY)  # the truth has nothing there
+    assert_color(image, (60, 45 + 22), GREY)  # no ground truth here
     assert_color(image, (88 + 60, 45 + 22), half(GREEN))
-    assert_color(image, (88 + 20, 30 + 22), GREY)  # too unsure
+    assert_color(image, (88 + 20, 30 + 22), GREY)  # score below the threshold
     assert Image.open(folder / 'out' / 'overview.png').size == (2 * 176 + 8, 90 + 8)
 
 
 @pytest.mark.parametrize('reduce_zero', [True, False])
 def test_segmentor(folder, reduce_zero):
-    """The files of both hold 0 for nothing, if classes count from 1, which ground truth alone ignores."""
+    """With classes from 1, both files have 0 for no class, which is only ignored in the ground truth."""
     first = 1 if reduce_zero else 0
     truth, found = (np.full((60, 80), first, dtype=np.uint8) for _ in range(2))
     truth[30:50, 10:30] = first + 1
@@ -213,7 +213,7 @@ def test_classifier(folder):
         (folder / 'crops' / name).mkdir(parents=True)
         grey(9, 9).save(folder / 'crops' / name / f'{name}.png')
     write_config(folder, 'mmpretrain', type='CustomDataset', data_prefix='crops', pipeline=[])
-    # In the order of the folders' names: one, zero.
+    # In the order of folder names: one, zero.
     found = [
         {'img_path': 'crops/one/one.png', 'gt_label': torch.tensor([0]), 'pred_label': torch.tensor([0])},
         {'img_path': 'crops/zero/zero.png', 'gt_label': torch.tensor([1]), 'pred_label': torch.tensor([0])},
@@ -231,7 +231,7 @@ def test_classifier(folder):
 
 
 def test_what_cannot_be_drawn(folder):
-    """Errors that say what is missing, and what would help."""
+    """Error messages say what is missing and what to do."""
     dataset = dict(type='CustomDataset', data_prefix='.', pipeline=[])
     write_config(folder, 'mmpretrain', **dataset)
     with pytest.raises(SystemExit, match=r'There is no file found\.pkl; `mim test .* --out found\.pkl`'):

@@ -1,4 +1,4 @@
-"""mim's commands for this package, and the dispatch of ``tools/train.py`` and ``tools/test.py``."""
+"""mim's commands for this package, and the dispatch in ``tools/train.py`` and ``tools/test.py``."""
 
 import importlib.util
 import json
@@ -25,7 +25,7 @@ SMALL += ('test_dataloader.dataset.indices=4', 'default_hooks.logger.interval=1'
 
 
 def name_of(pattern):
-    """Bare name of the one config whose path in ``configs`` fits a pattern."""
+    """Name of the only config whose path in ``configs`` matches a pattern."""
     (path,) = (ROOT / 'configs').glob(pattern)
     return path.name
 
@@ -36,7 +36,7 @@ SEGMENTOR = name_of('sem_fpn/*_digits*.py')
 
 
 def run(*command, cwd, fails=False):
-    """Output of a command, run outside the repository."""
+    """Run a command outside the repository; returns its output."""
     result = subprocess.run(
         [str(part) for part in command],
         cwd=cwd,
@@ -51,7 +51,7 @@ def run(*command, cwd, fails=False):
 
 
 def two_processes():
-    """Options of mim, whose own choice of a port may be taken."""
+    """Options of mim for two processes, with a free port, because mim's choice may be in use."""
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         return ('--launcher', 'pytorch', '--gpus', '2', '--port', free.getsockname()[1])
@@ -68,7 +68,7 @@ def scenes(tmp_path_factory):
 
 @pytest.mark.parametrize('tool', ['train.py', 'test.py'])
 def test_help_imports_nothing_and_names_no_device(tool, tmp_path):
-    """mim calls it before every run, and where it finds ``--gpus`` in the text it passes devices on."""
+    """mim reads the help before every run, and passes devices on if it contains ``--gpus``."""
     code = (
         'import runpy, sys\n'
         f'path = sys.argv[0] = {str(ROOT / "tools" / tool)!r}\n'
@@ -96,7 +96,7 @@ def test_stock_tool(codebase):
 
 
 def test_stock_tool_of_an_editable_install(monkeypatch, tmp_path):
-    """Its tools are beside the package."""
+    """The tools of an editable installation are beside the package."""
     for name in ('mmdet/__init__.py', 'tools/train.py'):
         (tmp_path / name).parent.mkdir()
         (tmp_path / name).touch()
@@ -170,7 +170,7 @@ def test_train_and_test_by_bare_name(scenes):
 
 @pytest.mark.slow
 def test_two_processes_without_a_gpu(scenes):
-    """16 images in batches of 4 are 4 iterations of one process, and 2 of two."""
+    """16 images with batch size 4 are 4 iterations in one process, and 2 in two processes."""
     pytest.importorskip('mmdet')
     work_dir = scenes / 'two'
     small = (*SMALL, 'train_dataloader.batch_size=4', 'train_cfg.max_epochs=1')
@@ -182,9 +182,9 @@ def test_two_processes_without_a_gpu(scenes):
 
 @pytest.mark.slow
 def test_two_processes_of_a_stock_tool(scenes):
-    """mmpretrain's own train.py, which knows nothing of machines without a GPU, and its test.py.
+    """mmpretrain's train.py, which does not support machines without a GPU, and its test.py.
 
-    ``--amp`` is the option of a GPU, too, and means bfloat16 here.
+    ``--amp`` is an option for GPUs as well, and means bfloat16 here.
     """
     pytest.importorskip('mmpretrain')
     work_dir, config = scenes / 'stock', next((ROOT / 'configs').glob(f'*/{CLASSIFIER}'))
@@ -203,7 +203,7 @@ def test_two_processes_of_a_stock_tool(scenes):
 
 @pytest.mark.slow
 def test_two_processes_share_a_test(scenes):
-    """mmseg's tool, through torchrun; each process predicts half of the images."""
+    """With mmseg's tool and torchrun, each process predicts half of the images."""
     pytest.importorskip('mmseg')
     config = Config.fromfile(next((ROOT / 'configs').glob(f'*/{SEGMENTOR}')))
     init_default_scope('mmseg')

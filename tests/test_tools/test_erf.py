@@ -1,4 +1,4 @@
-"""Effective receptive fields from the command line: table, figure, arrays, and what is refused."""
+"""Effective receptive fields from the command line: table, figure, arrays, and errors."""
 
 import numpy as np
 import pytest
@@ -27,14 +27,14 @@ RESNET = 'timm/resnet10t'
 
 @pytest.fixture
 def config(tmp_path, monkeypatch):
-    """A config of a small classifier, in the current folder."""
+    """A config of a small classifier in the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'small.py').write_text(CONFIG)
     return 'small.py'
 
 
 def rows_of(output):
-    """Sides by what is before them, of the table that the tool prints."""
+    """Sides in the tool's table, by the row's label."""
     lines = [line.split() for line in output.splitlines() if 'stage' in line]
     return {' '.join(words[: -len(SHARES)]): [int(side) for side in words[-len(SHARES) :]] for words in lines}
 
@@ -62,7 +62,7 @@ def test_two_networks_and_branches(config, capsys):
         assert saved['shares'].tolist() == list(SHARES)
         assert [name.replace(', stage', ' stage') for name in saved['names']] == list(rows)
         fields = saved['fields']
-    assert not np.allclose(fields[2], fields[0], rtol=0.01)  # in stage 0 without the scan, and with it
+    assert not np.allclose(fields[2], fields[0], rtol=0.01)  # stage 0 with and without the scan
     with Image.open('a.png') as figure:
         assert figure.width > 500 and figure.height > figure.width  # four rows of two
 

@@ -1,4 +1,4 @@
-"""FLOPs by part: the authors' figures, hand counts, and every codebase."""
+"""FLOPs by part: the authors' figures, manual counts, and every codebase."""
 
 import mmengine
 import pytest
@@ -17,12 +17,12 @@ from ..test_runs.workplace import UNTRAINED
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 
-# Those of the starting points say nothing of FLOPs.
+# Entries of starting points have no FLOPs.
 METAFILES = [
     path for path in sorted((ROOT / 'configs').glob('*/metafile.yml')) if path.parent.name not in UNTRAINED
 ]
-# Config, side in pixels, parameters, and millions of FLOPs as the authors' README has them and without
-# the scan, both to the last digit that they print.
+# Config, side in px, parameters, and MFLOPs in the authors' README and without the scan, both to the
+# authors' precision.
 CLASSIFIERS = [
     ('mobilemamba-t2_8xb128_in1k', 192, 8_806_682, 254.7, 253.4),
     ('mobilemamba-t4_8xb128_in1k', 192, 14_137_690, 412.5, 410.8),
@@ -34,13 +34,13 @@ CLASSIFIERS = [
 
 
 def find_config(pattern):
-    """The one config whose path in ``configs`` fits a pattern."""
+    """The only config whose path in ``configs`` matches a pattern."""
     (path,) = (ROOT / 'configs').glob(pattern)
     return Config.fromfile(path)
 
 
 def count(config, shape):
-    """FLOPs by module, the listed portions, and the model."""
+    """FLOPs by module, FLOPs of the listed parts, and the model."""
     model, images, data_samples = get_flops.build(config, shape)
     return *get_flops.count_flops(model, images, data_samples), model
 
@@ -63,7 +63,7 @@ def test_classifiers_have_the_authors_figures(name, side, parameters, authors, w
 
 
 def test_portions_by_hand():
-    """T2 at 192 pixels: maps of 12, 6 and 3 pixels, 3 of which are padded to 4; blocks 1, 2, 2."""
+    """T2 at 192 px: maps with sides 12, 6 and 3, of which 3 is padded to 4; 1, 2 and 2 blocks."""
     flops, portions, _ = count(find_config('mobilemamba/mobilemamba-t2_8xb128_in1k.py'), (192, 192))
     blocks = ((1, 112, 7, 12, 6), (2, 192, 5, 6, 3), (2, 224, 3, 3, 2))  # number, channels, kernel, sides
     scans = [10 * side**2 * 4 * channels for _, channels, _, side, _ in blocks]
@@ -71,7 +71,7 @@ def test_portions_by_hand():
     numbers = [block[0] for block in blocks]
     assert portions['scan'] == sum(number * scan for number, scan in zip(numbers, scans))
     assert portions['wavelet convolutions'] == sum(number * conv for number, conv in zip(numbers, convs))
-    # The parts of the last mixer's global branch: what is left is the two Haar transforms.
+    # Parts of the last mixer's global branch; the remainder is the two Haar transforms.
     prefix = 'backbone.stages.2.blocks.1.mixer.fn.global_op'
     rest = flops[prefix] - flops[f'{prefix}.ss2d'] - flops[f'{prefix}.wavelet_conv']
     assert flops[f'{prefix}.wavelet_conv'] == convs[2]
@@ -80,7 +80,7 @@ def test_portions_by_hand():
 
 
 def test_folded():
-    """The deployed form has the same scans and wavelets, and no batch norm."""
+    """The deployed form has the same scans and wavelets, but no batch norms."""
     config = find_config('mobilemamba/mobilemamba-t2_8xb128_in1k.py')
     flops, portions, _ = count(config, (192, 192))
     config.merge_from_dict({'model.backbone.deploy': True, 'model.head.deploy': True})
@@ -91,7 +91,7 @@ def test_folded():
 
 
 def test_attention():
-    """In one call of PyTorch: both products of 6 queries with 4 keys, in 2 heads."""
+    """A single PyTorch call: both products of 6 queries with 4 keys, in 2 heads."""
 
     class Attention(torch.nn.Module):
         def forward(self, images):
@@ -134,7 +134,7 @@ def test_segmentor_leaves_out_the_auxiliary_head():
     assert get_flops.default_shape(config) == (512, 512)
     flops, portions, model = count(config, (64, 64))
     assert flops['auxiliary_head'] == 0 and model.with_auxiliary_head
-    # The pooled branch of the head, resized: bilinear, 4 a value.
+    # The resized pooling branch of the head: bilinear, 4 FLOPs per value.
     assert flops[''] - flops['backbone'] - flops['decode_head'] == 4 * 256
     assert any(line.split() == ['rest', '0', '1,024'] for line in get_flops.table(model, flops, portions))
 
@@ -156,7 +156,7 @@ def test_command_line(capsys):
 
 @pytest.mark.parametrize('metafile', METAFILES, ids=lambda path: path.parent.name)
 def test_metafiles(metafile):
-    """Parameters and FLOPs of every entry are those that the tool prints."""
+    """Parameters and FLOPs of every entry equal the tool's output."""
     for entry in mmengine.load(metafile)['Models']:
         config = Config.fromfile(ROOT / entry['Config'])
         flops, _, model = count(config, get_flops.default_shape(config))
@@ -166,7 +166,7 @@ def test_metafiles(metafile):
 
 
 def config_with(*steps, **preprocessor):
-    """A config of that test pipeline."""
+    """A config with a test pipeline."""
     dataset = dict(pipeline=list(steps))
     return Config(dict(model=dict(data_preprocessor=preprocessor), test_dataloader=dict(dataset=dataset)))
 
@@ -186,7 +186,7 @@ EDGE = dict(type='ResizeEdge', scale=36)
     ],
 )
 def test_default_shapes(steps, shape):
-    """The largest that the pipeline makes, as an exported network has it."""
+    """The largest size after the pipeline, as for an exported network."""
     config = config_with(*steps)
     assert get_flops.default_shape(config) == shape
     about = dict(build_graphs.describe(config, 'backbone'), labels=[])
@@ -194,7 +194,7 @@ def test_default_shapes(steps, shape):
 
 
 def test_shape_of_a_segmentor():
-    """Its crops, as published figures are, but of a picture what the pipeline makes of it."""
+    """The crop size, as in published figures; for a given image, its size after the pipeline."""
     config = config_with(dict(type='Resize', scale=(2048, 512), keep_ratio=True), size=(512, 512))
     assert get_flops.default_shape(config) == (512, 512)
     assert get_flops.default_shape(config, (480, 640)) == (512, 683)
@@ -202,7 +202,7 @@ def test_shape_of_a_segmentor():
 
 @pytest.mark.parametrize('channels', [1, 4])
 def test_other_channels(channels):
-    """Of the first convolution of the stem alone, 3 x 3 with a stride of 2, the FLOPs change."""
+    """Only the FLOPs of the stem's first convolution, 3 x 3 with stride 2, change."""
     config = find_config('mobilemamba/mobilemamba-t2_8xb128_in1k.py')
     colors, _, _ = count(config, (64, 64))
     config.model.backbone.in_channels = channels
@@ -218,7 +218,7 @@ def test_pipelines_without_a_largest_size(steps):
 
 
 def test_size_of_a_picture(capsys):
-    """480 x 640, of which the test pipeline makes 96 x 128, and the model multiples of 64."""
+    """480 x 640 is resized to 96 x 128 by the test pipeline and padded to multiples of 64 by the model."""
     (path,) = (ROOT / 'configs').glob('retinanet/*_digits.py')
     options = [
         'test_dataloader.dataset.pipeline.1.scale=(128,100)',

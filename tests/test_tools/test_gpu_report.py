@@ -1,4 +1,4 @@
-"""The report of GPUs, tried out on a CPU: what it measures, and that a failure stops nothing."""
+"""The GPU report, run on a CPU: its measurements, and that failures do not stop it."""
 
 import json
 import re
@@ -23,10 +23,10 @@ def make():
 SMALL = ('--device', 'cpu', '--train-batch', '2', '--inference-batch', '2', '1', '--seconds', '0.02')
 SMALL += ('--compile-backend', 'eager')
 NETWORKS = ('t2@32', 'timm/mobilenetv3_small_050@32')
-MEASURED = ('scan', 'training', 'tests', 'formats')  # in another order than they are run in
+MEASURED = ('scan', 'training', 'tests', 'formats')  # not in the order of execution
 
 
-pytestmark = needs_export  # it compiles, and compares with what is exported
+pytestmark = needs_export  # it compiles, and compares exported networks
 
 
 @pytest.fixture(scope='module')
@@ -38,7 +38,7 @@ def report():
 
 @pytest.fixture(scope='module')
 def measured(report, tmp_path_factory):
-    """Results by part of a run with a network that is broken, and a part that is; the tables, the folder."""
+    """Results by part of a run with a broken network and a broken part; the tables and the folder."""
     pytest.importorskip('timm')
     folder = tmp_path_factory.mktemp('report')
     (folder / 'broken.py').write_text(BROKEN)
@@ -76,7 +76,7 @@ def test_parts(measured):
 
 
 def test_training(measured):
-    """Each network as it is and compiled, in one memory format."""
+    """Each network is measured uncompiled and compiled, in one memory format."""
     content = measured[0]['training']
     found = {}
     for row in content['results']:
@@ -112,7 +112,7 @@ def test_scans(measured):
 
 
 def test_resume(report, measured, monkeypatch):
-    """Nothing is measured twice, and no process is started for what is there."""
+    """Existing results are not measured again, and no process is started for them."""
     contents, _, folder = measured
     monkeypatch.setattr(sys.modules['gpu_report_parts'], 'formats', lambda report: report.part('formats'))
     monkeypatch.setattr(sys.modules['gpu_report_pool'], 'Process', None)
@@ -141,7 +141,7 @@ def worker(report):
 
 
 def test_profile(report, worker):
-    """By kind, nothing is lost, and most of the kinds are there."""
+    """Times by kind are complete, and most kinds occur."""
     module, parts = sys.modules['gpu_report_worker'], sys.modules['gpu_report_parts']
     kernels = worker.profile(module.Job('t2', (64, 64), 2, False, 'float32'), 'channels_last')
     times = [ms for _, _, ms in kernels]
@@ -173,7 +173,7 @@ def test_kinds_of_kernels(report):
 
 
 def test_faster_peers(report):
-    """Those that are as accurate or less, and faster; by the fastest variant."""
+    """Networks that are faster without being more accurate, by the fastest variant."""
     order = sys.modules['gpu_report_order']
 
     def row(model, size, rate):
@@ -188,7 +188,7 @@ def test_faster_peers(report):
 
 
 def test_memory_bounds_what_runs_at_once(report):
-    """Beside a task, another one is sent only if both fit; alone, any is."""
+    """Concurrent tasks must fit into memory together; a single task is always started."""
     pool = sys.modules['gpu_report_pool']
     sent = []
 
@@ -253,5 +253,5 @@ def test_published_networks_exist(report):
     models = [model for model, _ in sys.modules['published'].networks()]
     ours = [model for model in models if not model.startswith('timm/')]
     assert set(ours) <= set(report.ARCHS)
-    if timm.__version__ == '1.0.31':  # older ones have fewer
+    if timm.__version__ == '1.0.31':  # older versions have fewer
         assert all(timm.is_model(model[len('timm/') :]) for model in set(models) - set(ours))

@@ -1,4 +1,4 @@
-"""What a report of GPUs measures first, and what it does when time is short; with workers that only wait."""
+"""The order of measurements in a GPU report, and its behaviour when time is short; with simulated workers."""
 
 import json
 import sys
@@ -11,7 +11,7 @@ from ..conftest import ROOT, load_script
 
 FOLDER = ROOT / 'tools/analysis_tools'
 MACHINE = dict(gpu='A GPU', torch='2.11.0', cores='16')
-# Seconds on a GPU with 16 cores, as measured or more.
+# Seconds on a machine with a GPU and 16 cores, measured or estimated upwards.
 START, WARM_UP, COMPILE, TESTS = 25, 25, dict(train=70, infer=20), 80
 
 
@@ -25,7 +25,7 @@ def modules():
 
 
 class Clock:
-    """A clock that nobody waits for."""
+    """A simulated clock."""
 
     now = 1000.0
 
@@ -34,7 +34,7 @@ class Clock:
 
 
 class Workers:
-    """In place of a pool: all answers are made up, and take their time on the clock alone."""
+    """Replaces the pool: results are made up and only take time on the simulated clock."""
 
     def __init__(self, clock, seconds):
         self.clock, self.seconds = clock, seconds
@@ -46,7 +46,7 @@ class Workers:
         return {}
 
     def parallel(self, tasks, limit):
-        """Each worker does its tasks one after the other, all at the same time."""
+        """Workers run in parallel, and each runs its tasks in sequence."""
         begin, values, errors, events = self.clock.now, {}, {}, list(tasks)
         self.log.append([(task.method, task.key.job) for task in tasks])
         free = {}
@@ -81,7 +81,7 @@ class Workers:
 
 
 def seconds(workers, task):
-    """How long a task takes, as was seen of such runs."""
+    """Duration of a task, as observed in such runs."""
     if task.method != 'compile':
         return 3 if task.method == 'warm_up_scan' else WARM_UP / 2
     if task.arguments in workers.compiled:
@@ -92,7 +92,7 @@ def seconds(workers, task):
 
 @pytest.fixture
 def run(modules, monkeypatch, tmp_path):
-    """Run a report; returns it, its clock at zero when it began."""
+    """Run a report and return it; its clock starts at zero."""
 
     def run(limit=540, **options):
         clock = Clock()
@@ -114,7 +114,7 @@ def run(modules, monkeypatch, tmp_path):
 
 
 class QuickTests:
-    """In place of the tests for GPUs."""
+    """Replaces the tests for GPUs."""
 
     def __init__(self, clock):
         self.clock, self.begin = clock, clock.now
@@ -129,7 +129,7 @@ class QuickTests:
 
 
 def compile_time(report):
-    """In place of the part."""
+    """Replaces the part of this name."""
     part = report.part('compile_time')
     if not part.find():
         report.pool.clock.now += 80
@@ -137,13 +137,13 @@ def compile_time(report):
 
 
 def compiled(report, name):
-    """Networks of a part that have been compiled, without repetition, in order."""
+    """Compiled networks of a part in order, without duplicates."""
     rows = [row for row in report.rows(name) if 'compile' in row['options']]
     return list(dict.fromkeys(row['model'] for row in rows))
 
 
 def test_the_most_important_comes_first(run):
-    """Within the time: the first waves, and each part that looks at one network."""
+    """Within the time limit: the first waves, and each part that measures a single network."""
     report = run()
     assert report.elapsed() < 545
     for name in ('training', 'inference'):
@@ -211,12 +211,12 @@ def test_order_of_waves(modules):
     jobs = [exact, unknown, s6, slow, small, single, b1]
     found = modules.order.waves(jobs, ('b1', (256, 256)), rates, 2)
     assert found == [[b1, small, single], [slow, s6], [unknown, exact]]
-    # RepViT is less accurate by the kind of training that is published of it.
+    # RepViT is less accurate in the kind of training that is published for it.
     assert modules.order.waves([better, slow], ('b1', (256, 256)), rates, 1) == [[better], [slow]]
 
 
 def test_time_is_short(modules, run):
-    """A wave is skipped where less is left than the last one took, and the other kind goes on."""
+    """A wave is skipped if less time is left than the last one took; the other kind continues."""
     report = run(limit=620)
     skipped = {name: report.part(name).content['skipped'] for name in ('training', 'inference')}
     assert len(compiled(report, 'inference')) > 4
@@ -225,7 +225,7 @@ def test_time_is_short(modules, run):
 
 
 def test_cut_off(run):
-    """Whenever it ends, what was measured is there."""
+    """Results measured before the interruption are complete."""
     report = run(limit=150)
     content = json.loads((report.out / 'training.json').read_text())
     assert content['error'] == 'cut off: the time was up' and report.elapsed() <= 155

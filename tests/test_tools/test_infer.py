@@ -1,4 +1,4 @@
-"""Exported networks on pictures without PyTorch: numbers by hand, by OpenCV and by mmdet, and all errors."""
+"""Exported networks on images without PyTorch: results by hand, by OpenCV and by mmdet, and all errors."""
 
 import json
 import os
@@ -24,9 +24,9 @@ TYPES = {'uint8': onnx.TensorProto.UINT8, 'float32': onnx.TensorProto.FLOAT}
 
 
 def make_file(path, task, outputs=(), size=(8, 8), preprocessed=False, name='image', **about):
-    """An ONNX file whose outputs are constants, or, if it has none, its image.
+    """An ONNX file with constant outputs or, if none are given, with its input as the output.
 
-    ``outputs`` has arrays without the axis of the batch; ``about`` changes the metadata, None for none.
+    ``outputs`` has arrays without the batch axis; ``about`` changes the metadata, None removes them.
     """
     about = dict(
         dict(
@@ -60,20 +60,20 @@ def make_file(path, task, outputs=(), size=(8, 8), preprocessed=False, name='ima
 
 
 def detections(*rows, masks=None):
-    """Outputs of a detector, of rows (x1, y1, x2, y2, score, label)."""
+    """Outputs of a detector from rows (x1, y1, x2, y2, score, label)."""
     rows = np.array(rows, np.float32)
     outputs = dict(boxes=rows[:, :4], scores=rows[:, 4], labels=rows[:, 5].astype(np.int64))
     return outputs if masks is None else dict(outputs, masks=np.array(masks, np.float32))
 
 
 def picture_of(width, height, seed=0):
-    """Noise, RGB."""
+    """An RGB image of noise."""
     noise = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
     return Image.fromarray(noise)
 
 
 def found_by(path, picture, **options):
-    """What a file finds in one picture."""
+    """Results of a file for one image."""
     network = infer.Network(path, threads=1)
     batch, placement = network.prepare(picture)
     return network.found(network.run(batch), 0, placement, **options)
@@ -116,13 +116,13 @@ def test_resizes_as_pillow():
     ],
 )
 def test_sizes_of_steps(step, expected):
-    """Of a picture of 60 x 40."""
+    """For an image of 60 x 40."""
     assert infer.pictures.resized_size(60, 40, step) == expected
 
 
 @pytest.mark.parametrize('codebase', ['mmpretrain', 'mmdet', 'mmseg'])
 def test_prepares_as_the_pipeline(codebase):
-    """Sizes and pixels, for several shapes of pictures."""
+    """Sizes and pixels, for several image sizes."""
     pytest.importorskip(codebase)
     transforms = __import__(f'{codebase}.datasets.transforms', fromlist=['x'])
     steps = [dict(type='Resize', scale=(41, 30), keep_ratio=True)]
@@ -150,7 +150,7 @@ def test_prepares_as_the_pipeline(codebase):
 @pytest.mark.parametrize('channels', ['RGB', 'BGR'])
 @pytest.mark.parametrize('preprocessed', [False, True])
 def test_prepares_by_hand(tmp_path, channels, preprocessed):
-    """Two pixels, of which the second is read in the network's order, then padded to the fixed size."""
+    """Two pixels, in the network's channel order, padded to the fixed size."""
     path = make_file(
         tmp_path / 'x.onnx', 'backbone', size=(2, 3), channels=channels, preprocessed=preprocessed
     )
@@ -161,7 +161,7 @@ def test_prepares_by_hand(tmp_path, channels, preprocessed):
     assert placement == ((2, 1), (1, 1), (0, 0), (2, 1))
     if preprocessed:
         assert batch.dtype == np.uint8 and batch.shape == (1, 2, 3, 3)
-        mean = MEAN if channels == 'RGB' else MEAN[::-1]  # which is nothing after normalisation
+        mean = MEAN if channels == 'RGB' else MEAN[::-1]  # 0 after normalisation
         assert batch[0].tolist() == [
             [[50, 60, 70], [110, 120, 130], list(mean)],
             [list(mean)] * 3,
@@ -189,9 +189,9 @@ def test_free_sizes_are_padded_to_the_divisor(tmp_path):
 
 
 def test_exif_and_depth(tmp_path):
-    """A picture that is to be turned, and one of 16 bits."""
+    """An image with an EXIF orientation, and a 16-bit image."""
     exif = Image.Exif()
-    exif[0x0112] = 6  # a quarter turn clockwise
+    exif[0x0112] = 6  # rotate by 90 degrees clockwise
     picture = picture_of(6, 4)
     picture.save(tmp_path / 'a.png', exif=exif)
     upright = infer.pictures.upright(Image.open(tmp_path / 'a.png'))
@@ -202,11 +202,11 @@ def test_exif_and_depth(tmp_path):
 
 
 def test_boxes_go_back(tmp_path):
-    """From 100 x 50 shown of 100 x 100 to a picture of 200 x 100: doubled, clipped, without the padding's."""
+    """From 100 x 50 within 100 x 100 to an image of 200 x 100: doubled, clipped, and without the padding."""
     rows = (
         (10, 5, 30.5, 40, 0.9, 1),
-        (90, 40, 100, 60, 0.8, 2),  # reaches into the padding
-        (10, 55, 30, 90, 0.7, 1),  # is in it
+        (90, 40, 100, 60, 0.8, 2),  # extends into the padding
+        (10, 55, 30, 90, 0.7, 1),  # inside the padding
         (0, 0, 10, 10, 0.3, 0),
         (0, 0, 10, 10, 0.2, 0),
         (0, 0, 10, 10, 0.0, 0),
@@ -221,7 +221,7 @@ def test_boxes_go_back(tmp_path):
 
 
 def test_crops_go_back(tmp_path):
-    """A picture of 40 x 20 becomes 16 x 8, of which the middle 8 x 8 are seen, from x = 4."""
+    """An image of 40 x 20 is resized to 16 x 8 and cropped to the middle 8 x 8, from x = 4."""
     steps = [dict(type='ResizeEdge', scale=8, edge='short'), dict(type='CenterCrop', crop_size=8)]
     path = make_file(tmp_path / 'x.onnx', 'detection', detections((0, 2, 8, 8, 1, 1)), resize=steps)
     found = found_by(path, picture_of(40, 20))
@@ -229,7 +229,7 @@ def test_crops_go_back(tmp_path):
 
 
 def test_masks(tmp_path):
-    """A left half, in a box that reaches into the padding below and is doubled."""
+    """A left half, in a box that extends into the padding below and is doubled."""
     mask = np.zeros((4, 4))
     mask[:, :2] = 1
     outputs = detections((2, 2, 6, 10, 0.9, 1), (0, 0, 4, 4, 0.8, 2), masks=[mask, np.ones((4, 4))])
@@ -239,7 +239,7 @@ def test_masks(tmp_path):
     assert found['boxes'].tolist() == [[4, 4, 12, 16], [0, 0, 8, 8]]
     expected = np.zeros((2, 16, 32), bool)
     expected[0, 4:16, 4:8] = True
-    expected[0, 4, [4, 7]] = False  # corners, to which mmdet's zeros around the mask leave 0.625 * 0.75
+    expected[0, 4, [4, 7]] = False  # corners: 0.625 * 0.75, due to mmdet's zeros around the mask
     expected[1, :8, :8] = True
     assert found['masks'].dtype == bool and np.array_equal(found['masks'], expected)
     assert found_by(path, picture_of(32, 16), score_threshold=1.0)['masks'].shape == (0, 16, 32)
@@ -260,7 +260,7 @@ def test_masks_as_in_mmdet():
 
 
 def test_class_map_goes_back(tmp_path):
-    """8 x 4 shown of 8 x 8 for a picture of 16 x 8: each pixel four times, the padding gone."""
+    """8 x 4 within 8 x 8 for an image of 16 x 8: each pixel is repeated four times, without the padding."""
     classes = np.zeros((8, 8), np.int32)
     classes[:4, 6:] = 1
     classes[3, 0] = 2
@@ -288,7 +288,7 @@ def test_class_map_goes_back(tmp_path):
 
 @pytest.mark.parametrize('topk', [1, 2, 5])
 def test_classes(tmp_path, topk):
-    """The file names two; more are taken of the logits."""
+    """The file returns two classes; more are selected from the logits."""
     logits = np.log(np.array([0.1, 0.6, 0.3], np.float32))
     outputs = dict(logits=logits, scores=np.float32([0.6, 0.3]), labels=np.array([1, 2]))
     path = make_file(tmp_path / 'x.onnx', 'classification', outputs)
@@ -312,7 +312,7 @@ def test_backbone(tmp_path):
 
 
 def test_folder(tmp_path, capsys):
-    """Pictures of two formats with one stem, one that cannot be read, one too large, and other files."""
+    """Images in two formats with the same stem, an unreadable one, one that is too large, and other files."""
     outputs = detections((2, 2, 6, 6, 0.9, 1), (1, 1, 3, 3, 0.5, 7), masks=np.ones((2, 2, 2)))
     path = make_file(tmp_path / 'x.onnx', 'detection', outputs)
     folder = tmp_path / 'pictures'
@@ -341,7 +341,7 @@ def test_folder(tmp_path, capsys):
     ]
     drawn = Image.open(tmp_path / 'out/b.png.png').convert('RGB')
     assert drawn.size == (480, 480)
-    assert drawn.getpixel((120, 300)) == infer.drawing.color_of(1)  # the box's left side
+    assert drawn.getpixel((120, 300)) == infer.drawing.color_of(1)  # left side of the box
     names = {path.name for path in (tmp_path / 'out').iterdir()}
     assert names == {'b.JPG.png', 'b.png.png', 'results.json'}
 
@@ -406,7 +406,7 @@ def test_errors_at_once(tmp_path, monkeypatch, capsys, arguments, message):
 
 
 def test_needs_neither_pytorch_nor_openmmlab(tmp_path):
-    """Nor the rest of the repository: five files, copied."""
+    """Five copied files work without the rest of the repository."""
     for name in ('infer.py', 'pictures.py', 'drawing.py', 'runtimes.py', 'choose.py'):
         shutil.copy(ROOT / 'tools/deployment' / name, tmp_path)
     make_file(tmp_path / 'x.onnx', 'detection', detections((2, 2, 6, 6, 0.9, 1)))

@@ -1,4 +1,4 @@
-"""How infer.py reads pictures: as mmcv does by the loader that a file names, or a refusal."""
+"""Image loading in infer.py: equal to mmcv with the loader in the file's metadata, or an error."""
 
 import io
 
@@ -19,7 +19,7 @@ SUFFIXES = dict(PNG='png', JPEG='jpg', TIFF='tif', BMP='bmp', WEBP='webp', GIF='
 
 
 def pictures():
-    """Of every mode of Pillow's that a file has (PIL.Image), with the format."""
+    """Images in all of Pillow's modes that files support (PIL.Image), with their formats."""
     picture = Image.fromarray(RGB)
     alpha = Image.fromarray(RGB[..., 2])
     rgba, gray = picture.copy(), picture.convert('L')
@@ -47,11 +47,11 @@ def pictures():
 
 
 PICTURES = {name: (picture, kind) for name, picture, kind in pictures()}
-REFUSED = {  # in every color, by the backend
+REFUSED = {  # for every color_type, by backend
     'cv2': {'I-TIFF', 'F-TIFF', 'LAB-TIFF', 'RGBA-TIFF'},
     'pillow': {'I-TIFF', 'F-TIFF', 'I;16-PNG', 'I;16-TIFF'},
 }
-UNCHANGED = {'RGB', 'L', 'RGBA'}  # which color_type='unchanged' may leave
+UNCHANGED = {'RGB', 'L', 'RGBA'}  # allowed with color_type='unchanged'
 
 
 def encode(picture, kind, **kwargs):
@@ -62,7 +62,7 @@ def encode(picture, kind, **kwargs):
 
 
 def read(content, **load):
-    """What infer reads, as mmcv orders it."""
+    """Pixels read by infer.py, in mmcv's channel order."""
     picture = infer.pictures.read_picture(
         Image.open(io.BytesIO(content)), {'type': 'LoadImageFromFile', **load}
     )
@@ -73,7 +73,7 @@ def read(content, **load):
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
 @pytest.mark.parametrize('name', PICTURES)
 def test_every_mode(name, backend):
-    """Equal pixels with Pillow and, for colours, nearly with OpenCV; gray of colours to 2 of 255."""
+    """Pixels equal with Pillow and nearly equal for colours with OpenCV; gray from colours to 2 of 255."""
     content = encode(*PICTURES[name])
     if backend == 'cv2' and 'GIF' in name and digit_version(cv2.__version__) < digit_version('5.0'):
         pytest.skip('needs OpenCV 5.0, which reads GIF')
@@ -102,14 +102,14 @@ def test_orientations(kind, orientation):
             mine = read(content, imdecode_backend=backend, color_type=color)
             assert mine.shape == expected.shape
             assert np.abs(mine.astype(int) - expected).max() <= 2
-    # turbojpeg never turns a picture
+    # turbojpeg ignores the orientation
     if kind == 'JPEG':
         stored = read(content, imdecode_backend='cv2', color_type='unchanged')
         assert np.array_equal(read(content, imdecode_backend='turbojpeg'), stored)
 
 
 def test_our_loader(tmp_path):
-    """As PillowLoadImageFromFile reads, 16 bits among them."""
+    """Equal to PillowLoadImageFromFile, including 16-bit images."""
     pytest.importorskip('mmpretrain')
     from mmmobilemamba.datasets import PillowLoadImageFromFile
 
@@ -162,7 +162,7 @@ def test_loaders_that_cannot_be_followed(tmp_path, load, message):
     [('gray', 'grayscale', 'RGB'), ('gray', 'unchanged', 'L'), ('BGRA', 'unchanged', 'RGBA')],
 )
 def test_other_channels(tmp_path, channels, color, mode, preprocessed):
-    """Gray and BGRA, as mmcv reads them, resized, normalised and padded."""
+    """Gray and BGRA images as read by mmcv, resized, normalised and padded."""
     count = 1 if channels == 'gray' else 4
     about = dict(mean=[10.0, 20.0, 30.0, 40.0][:count], std=[2.0] * count, channels=channels)
     load = dict(type='LoadImageFromFile', color_type=color, imdecode_backend='pillow')
@@ -199,7 +199,7 @@ def test_channels_that_do_not_fit(tmp_path):
 
 
 def test_pictures_are_drawn_as_the_network_sees_them(tmp_path):
-    """Stored on its side and read as stored, a photo keeps its sides; the results say so."""
+    """A rotated photo that is read as stored keeps its sides, and the results say so."""
     exif = Image.Exif()
     exif[0x0112] = 6
     (tmp_path / 'photos').mkdir()
@@ -234,14 +234,14 @@ def test_pads_as_mmcv(step):
 
 
 def test_pad_of_a_segmentor_is_refused(tmp_path):
-    """mmseg stretches the padded map over the picture."""
+    """mmseg stretches the padded map over the image."""
     path = make_file(tmp_path / 'x.onnx', 'segmentation', resize=[dict(type='Pad', size=[8, 8])])
     with pytest.raises(infer.pictures.NetworkError, match='Pad in the test pipeline of a segmentor'):
         infer.Network(path).prepare(picture_of(8, 8))
 
 
 def test_files_that_do_not_say_how(tmp_path):
-    """Of older releases: as OpenCV reads, with a warning."""
+    """Files of older releases are read with OpenCV's conventions, with a warning."""
     path = make_file(tmp_path / 'x.onnx', 'backbone', load='left out')
     with pytest.warns(
         UserWarning, match=r'x.onnx does not say how pictures are read: .* Export the network again'
@@ -254,7 +254,7 @@ def test_files_that_do_not_say_how(tmp_path):
 
 
 def test_a_classifier_takes_pictures_of_its_size_alone(tmp_path):
-    """It would pool over what is padded, and answer otherwise than the model."""
+    """It would pool over the padding and differ from the model."""
     network = infer.pictures.Preparation(
         dict(
             task='classification', mean=[0.0] * 3, std=[1.0] * 3, channels='RGB', pad_divisor=1, labels=[],
@@ -271,7 +271,7 @@ def test_a_classifier_takes_pictures_of_its_size_alone(tmp_path):
 
 @pytest.mark.parametrize('backend', ['cv2', 'pillow'])
 def test_orientation_in_xmp_alone(backend):
-    """Pillow looks there too, and OpenCV does not."""
+    """Pillow reads it, OpenCV does not."""
     xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description tiff:Orientation="6"/></x:xmpmeta>'
     content = encode(Image.fromarray(RGB), 'JPEG', xmp=xmp)
     expected = mmcv.imfrombytes(content, backend=backend)

@@ -1,4 +1,4 @@
-"""infer.py with files of other runtimes than ONNX Runtime: inputs, raw outputs, and what is missing."""
+"""infer.py with files for runtimes other than ONNX Runtime: inputs, raw outputs, and missing files."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ CANDIDATES = dict(
 
 
 class Constant(infer.runtimes.Session):
-    """A runtime whose files are constants, NAME.npz; it takes one image at a time."""
+    """A runtime for files NAME.npz with constants; its batch size is 1."""
 
     runtime, packages = 'Constants', 'constants'
 
@@ -52,7 +52,7 @@ def _runtime(monkeypatch):
 
 
 def make(path, task, outputs, about=()):
-    """A file of that runtime, whose outputs have no axis of the batch; ``about`` changes what it says."""
+    """A file for that runtime, with outputs without batch axis; ``about`` changes the metadata."""
     path.touch()
     np.savez(f'{path}.npz', **{name: np.asarray(value, np.float32) for name, value in outputs.items()})
     known = dict(
@@ -73,7 +73,7 @@ def make(path, task, outputs, about=()):
 @pytest.mark.parametrize('layout', ['NCHW', 'NHWC'])
 @pytest.mark.parametrize('dtype', ['float32', 'uint8'])
 def test_pixels_with_normalisation_inside(tmp_path, channels, layout, dtype):
-    """RGB in 0 to 255, and behind the picture what is nothing after normalisation."""
+    """RGB in 0 to 255; padding is 0 after normalisation."""
     mean = [10.25, 20.5, 30.0]
     about = dict(
         size=(2, 3), channels=channels, mean=mean, preprocessed=True, input=dict(layout=layout, dtype=dtype)
@@ -118,7 +118,7 @@ def test_logits_of_a_segmentor(tmp_path):
 
 
 def test_candidates_of_a_detector(tmp_path):
-    """Three places: the second overlaps the first, of which both classes stay; scores times factors."""
+    """Three priors: the second overlaps the first, which keeps both classes; scores are times factors."""
     outputs = dict(
         boxes=[[0, 0, 4, 4], [0, 0, 4, 5], [4, 4, 8, 8]],
         scores=[[0, 0.9, 0.8], [0.04, 0.7, 0], [0.6, 0, 0]],
@@ -206,7 +206,7 @@ def test_older_name(tmp_path):
 
 
 def test_infer_alone(tmp_path):
-    """Without the files that belong to it."""
+    """infer.py without its accompanying files."""
     shutil.copy(ROOT / 'tools/deployment/infer.py', tmp_path)
     done = run_script('infer.py', 'x.onnx', 'a.png', '--out', 'out', cwd=tmp_path)
     assert done.returncode == 1
@@ -220,7 +220,7 @@ def test_infer_alone(tmp_path):
 @pytest.mark.parametrize('name', ['classifier', 'retinanet'])
 @needs_export
 def test_in_a_runtime_of_phones(name, suffix, package, tmp_path):
-    """What its file finds in a picture is what the detector inside a file of ONNX finds."""
+    """Results for an image equal those of an ONNX file with the selection inside."""
     pytest.importorskip(package)
     torch = pytest.importorskip('torch')
     for codebase in ('mmdet', 'mmpretrain', 'pnnx' if suffix == '.ncnn' else 'onnxscript'):

@@ -1,4 +1,4 @@
-"""Pictures of maps, sub-bands and the scan from the command line, and the figures that they are."""
+"""Figures of maps, sub-bands and the scan, from the command line and as objects."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ look = load_script('tools/visualizations/look.py')
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """A config of a small classifier and two pictures, in the current folder."""
+    """A config of a small classifier and two images in the working directory."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'small.py').write_text(CONFIG)
     for index, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (2, 40, 40, 3), np.uint8)):
@@ -29,7 +29,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def drawn(figure):
-    """What the panels of a figure show, row by row, without colour bars."""
+    """Arrays in the axes of a figure, row by row, without colour bars."""
     return [axes.images[0].get_array() for axes in figure.axes if axes.images]
 
 
@@ -52,7 +52,7 @@ def network(tmp_path_factory):
 
 
 def test_figures_show_what_is_computed(network):
-    """Images at the left, then a panel for each of the values, in order."""
+    """Images are on the left, followed by one panel for each value, in order."""
     images = torch.rand(2, 3, 96, 128)
     x = global_input(network.backbone, network.normalise(images), 1, 0)
     branch = network.backbone.stages[1].blocks[0].mixer.fn.global_op
@@ -84,7 +84,7 @@ def test_a_gray_image_is_shown(network):
 
 
 def test_fields_have_one_scale():
-    """Each relative to its own largest value."""
+    """Each field is relative to its largest value."""
     fields = {'a, b': {'0': np.eye(16) + 1e-9, '1': 5 * np.eye(16) + 1}, 'a, c, d': {'0': np.ones((16, 16))}}
     figure = erf_figure(fields)
     shown = drawn(figure)

@@ -1,4 +1,4 @@
-"""``make test-projects``: what it is told of each project, and how it names one that cannot be installed."""
+"""``make test-projects``: its settings for each project, and the error if one cannot be installed."""
 
 import re
 

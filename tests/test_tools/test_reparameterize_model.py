@@ -1,4 +1,4 @@
-"""Folding checkpoints: a classifier, a detector and a segmentor, and mmpretrain's own tool."""
+"""Folding checkpoints of a classifier, a detector and a segmentor, and mmpretrain's tool."""
 
 import subprocess
 import sys
@@ -26,11 +26,11 @@ PATTERNS = dict(
 
 
 def make(kind, path):
-    """Config, and a model with random statistics whose checkpoint is written to ``path``."""
+    """A config, and a model with random statistics whose checkpoint is written to ``path``."""
     (source,) = (path for path in (ROOT / 'configs').glob(PATTERNS[kind]) if '-kd_' not in path.name)
     config = Config.fromfile(source)
     config.model.backbone.init_cfg = None
-    if kind == 'detector':  # the twin's group norm does not fold
+    if kind == 'detector':  # the twin's group norm cannot be folded
         config.model.neck.norm_cfg = dict(type='BN')
     init_default_scope(config.default_scope)
     model = MODELS.build(config.model)
@@ -95,7 +95,7 @@ def test_other_channels(channels, tmp_path, capsys):
 
 
 def test_a_neck_that_doubles_its_maps(tmp_path, capsys):
-    """The trial image has sides that such a neck takes."""
+    """The sides of the test image are supported by such a neck."""
     config, _ = make('detector', tmp_path / 'trained.pth')
     config = Config.fromfile(config)
     neck = config.model.neck
@@ -131,7 +131,7 @@ def test_what_is_refused(tmp_path, capsys):
 @pytest.mark.parametrize('part', ['backbone.stem.0.bias', 'head.head.weight'])
 @pytest.mark.parametrize('value', [10.0, float('nan')])
 def test_a_difference_is_seen(tmp_path, monkeypatch, part, value):
-    """A fold that goes wrong writes nothing."""
+    """If folding changes outputs, nothing is written."""
     config, _ = make('classifier', tmp_path / 'trained.pth')
     deploy = tool.deploy
 
@@ -147,7 +147,7 @@ def test_a_difference_is_seen(tmp_path, monkeypatch, part, value):
 
 
 def test_a_head_that_cannot_be_built_folded(tmp_path):
-    """mmpretrain's own head folds, but what it folds to cannot be built; so nothing is written."""
+    """mmpretrain's folded head cannot be built from a config, so nothing is written."""
     config, _ = make('classifier', tmp_path / 'trained.pth')
     trained = str(tmp_path / 'trained.pth')
     options = ('model.head.type=LeViTClsHead', 'model.head.distillation=False')
@@ -158,7 +158,7 @@ def test_a_head_that_cannot_be_built_folded(tmp_path):
 
 @pytest.mark.slow
 def test_the_tool_of_mmpretrain(tmp_path):
-    """It folds the backbone, and leaves the head as it is."""
+    """It folds the backbone but not the head."""
     import mmpretrain
 
     config, model = make('classifier', tmp_path / 'trained.pth')

@@ -1,4 +1,4 @@
-"""The set-up: nothing to do the second time, and failures that say what to do."""
+"""The set-up: repeated runs do nothing, and errors say what to do."""
 
 import importlib.util
 import platform
@@ -19,7 +19,7 @@ VERSIONS = sorted(path.stem for path in (ROOT / 'requirements/versions').iterdir
 
 
 def is_made_here():
-    """Whether ``make env`` has made this environment for this clone; of another, it would install again."""
+    """Whether ``make env`` created this environment for this clone; otherwise, it would install again."""
     origin = metadata.distribution('mmmobilemamba').read_text('direct_url.json') or ''
     return (OURS / '.steps' / 'check').is_file() and f'"{ROOT.as_uri()}"' in origin
 
@@ -95,7 +95,7 @@ def test_progress_counts_objects(tmp_path):
 
 
 def libraries_of(package):
-    """Compiled libraries of an installed package, without importing it."""
+    """Compiled libraries of an installed package, found without importing it."""
     (folder,) = importlib.util.find_spec(package).submodule_search_locations
     return list(Path(folder).glob('_ext*.so'))
 
@@ -103,7 +103,7 @@ def libraries_of(package):
 @pytest.mark.skipif(not libraries_of('mmcv'), reason='mmcv without operators')
 @pytest.mark.skipif(not is_made_here(), reason='not an environment of `make env` in this clone')
 def test_the_operators_were_built_without_asserts():
-    """Their names would be among the imported ones; where they are, there is no optimisation either."""
+    """Assertion symbols would be imported; builds with them are also not optimised."""
     for library in libraries_of('mmcv'):
         content = library.read_bytes()
         assert b'GLIBC' in content
@@ -111,7 +111,7 @@ def test_the_operators_were_built_without_asserts():
 
 
 class Recorded(setup_env.Environment):
-    """An environment whose commands are written down, and succeed."""
+    """An environment that records its commands, all of which succeed."""
 
     def __init__(self, path, versions=None):
         super().__init__(path, versions)
@@ -131,7 +131,7 @@ class Recorded(setup_env.Environment):
 
 @pytest.fixture
 def environment(tmp_path):
-    """With the source of mmcv, so that nothing is downloaded."""
+    """An environment with mmcv's source, so that nothing is downloaded."""
     env = Recorded(tmp_path / 'my env')
     source = env.path / 'build/mmcv-2.1.0'
     source.mkdir(parents=True)
@@ -140,7 +140,7 @@ def environment(tmp_path):
 
 
 def installed(env):
-    """The wheel that the last command installed."""
+    """The wheel installed by the last command."""
     return Path(env.commands[-1][-1])
 
 
@@ -164,7 +164,7 @@ def test_mmcv_is_optimised_and_its_wheel_kept(environment, tmp_path, monkeypatch
 
 @pytest.mark.parametrize('home', ['none', 'read-only'])
 def test_a_wheel_that_cannot_be_kept_is_installed(environment, monkeypatch, home):
-    """After ten minutes of compiling, a home that is missing or full is no reason to fail."""
+    """A missing or full home directory must not fail after ten minutes of compiling."""
 
     def no_home():
         raise RuntimeError('Could not determine home directory.')
@@ -209,7 +209,7 @@ def test_versions_come_before_those_that_are_pinned(name, tmp_path):
     known, env = setup_env.pinned_versions(None), Recorded(tmp_path / 'env', name)
     own = dict(line.split('==') for line in setup_env.read_lines(setup_env.VERSIONS / f'{name}.txt'))
     assert own and env.versions == {**known, **own}
-    assert not own.items() & known.items()  # deltas alone
+    assert not own.items() & known.items()  # only differences
     setup_env.install_torch(env)
     (command,) = env.commands
     pins = Path(command[command.index('-c') + 1]).read_text().split()

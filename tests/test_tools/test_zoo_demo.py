@@ -1,4 +1,4 @@
-"""The zoo demo with a stand-in for mim: what is run, what is not run again, the table, and the status."""
+"""The zoo demo with a simulated mim: executed and skipped steps, the table, and the exit status."""
 
 import json
 import os
@@ -87,7 +87,7 @@ GOOD = {
 
 
 class Zoo:
-    """A folder with configs, a stand-in for mim that does what ``plan`` says, and a record of its calls."""
+    """A folder with configs, a simulated mim that follows ``plan``, and a record of its calls."""
 
     def __init__(self, folder):
         self.folder, self.work = folder, folder / 'work'
@@ -95,7 +95,7 @@ class Zoo:
         self.want(SCENES, version=1)
 
     def want(self, arguments, version):
-        """What the stand-in for the maker of the scenes makes, and accepts."""
+        """Set the arguments and version that the simulated scene generator produces and accepts."""
         content = {'arguments': arguments, 'version': version}
         (self.folder / 'wanted.json').write_text(json.dumps(content))
 
@@ -103,7 +103,7 @@ class Zoo:
         (self.folder / 'plan.json').write_text(json.dumps({'scores': scores, 'broken': list(broken)}))
 
     def run(self, *options, fails=False):
-        """Run the demo; returns mim's calls (list[list[str]]), and with ``fails`` the last words as well."""
+        """Run the demo; returns mim's calls (list[list[str]]), with ``fails`` also the error message."""
         calls = self.folder / 'calls.jsonl'
         calls.write_text('')
         words = None
@@ -111,18 +111,18 @@ class Zoo:
             with pytest.raises(SystemExit) as stop:
                 zoo_demo.main(['--work-dir', 'work', *options])
             words = stop.value.code
-            assert isinstance(words, str)  # which Python writes to stderr, with status 1
+            assert isinstance(words, str)  # written to stderr, with exit status 1
         else:
             zoo_demo.main(['--work-dir', 'work', *options])
         made = [json.loads(line) for line in calls.read_text().splitlines()]
         return (made, words) if fails else made
 
     def steps(self, *options):
-        """What the demo ran: list of (verb, name of the config)."""
+        """Steps run by the demo: list of (verb, name of the config)."""
         return [(call[0], Path(call[2]).stem) for call in self.run(*options)]
 
     def rows(self):
-        """The table's lines below the head."""
+        """Rows of the table below its header."""
         lines = (self.work / 'table.md').read_text().splitlines()
         return [line for line in lines if line.startswith('| The')]
 
@@ -218,11 +218,11 @@ def test_done_is_not_done_again(zoo):
 def test_a_subset_updates_the_one_table(zoo):
     assert zoo.steps('--tasks', 'second') == [('train', 'second'), ('test', 'second')]
     assert [row[:8] for row in zoo.rows()] == ['| The Se']
-    # The pupil needs the first, which is run as well.
+    # The student needs the first one, which is run as well.
     ran = [('train', 'first'), ('test', 'first'), ('train', 'pupil'), ('test', 'pupil')]
     assert zoo.steps('--tasks', 'pupil') == ran
     assert [row[:8] for row in zoo.rows()] == ['| The Fi', '| The Se', '| The Pu']
-    # With other options it is trained anew, but not the first, which only lends its checkpoint.
+    # With other options, it is trained again, but not the first one, of which only the checkpoint is used.
     assert zoo.steps('--tasks', 'pupil', '--cfg-options', 'lr=3') == ran[2:]
     assert '`configs/b/pupil.py lr=3`' in zoo.rows()[2]
 
@@ -234,15 +234,15 @@ def test_missed_target(zoo, capsys):
     summary = f'bbox mAP 0.6 (target 0.5), {missed}'
     assert words.splitlines()[1:] == [f'first: missed {missed}']
     assert f'    {summary}: MISSED {missed}\n' in capsys.readouterr().out
-    assert len(calls) == 4  # the second was run all the same
+    assert len(calls) == 4  # the second one was run nevertheless
     assert f'| {summary} |' in zoo.rows()[0]
     assert '| **no** |' in zoo.rows()[0] and '| yes |' in zoo.rows()[1]
     assert zoo.run('--tasks', 'first', fails=True) == ([], words)
 
 
 def test_time_limit(zoo, monkeypatch):
-    """Training and testing count together, and a task without a limit takes as long as it takes."""
-    short = tuple(task._replace(limit=task.limit and 0.003) for task in TASKS)  # training alone takes 0.2 s
+    """The limit covers training and testing; a task without a limit runs to its end."""
+    short = tuple(task._replace(limit=task.limit and 0.003) for task in TASKS)  # training takes 0.2 s
     monkeypatch.setattr(zoo_demo, 'TASKS', short)
     _, words = zoo.run(fails=True)
     missed = re.findall(
@@ -311,7 +311,7 @@ def test_changed_config(zoo, capsys):
 
 
 def test_changed_teacher(zoo):
-    """A pupil of another teacher is another pupil."""
+    """A changed teacher requires a new training of the student."""
     zoo.run('--tasks', 'pupil')
     config = zoo.folder / 'configs/a/first.py'
     config.write_text(config.read_text().replace('0.1', '0.2'))
@@ -323,7 +323,7 @@ def test_data(zoo):
     zoo.run('--tasks', 'first')
     log = (zoo.work / 'data.log').read_text()
     assert 'data.py data/digits_scenes' in log and '--train' not in log
-    # Other scenes stop it, and those of another version make what was trained on the old ones stale.
+    # Different scenes are an error, and scenes of another version invalidate earlier results.
     zoo.want(SCENES, version=2)
     calls, words = zoo.run('--tasks', 'first', fails=True)
     assert calls == [] and 'digits_scenes.py: error: another dataset' in words
@@ -334,7 +334,7 @@ def test_data(zoo):
 
 
 def test_other_scenes_are_refused(zoo, monkeypatch):
-    """By the maker itself: those of fewer scenes, before anything is trained."""
+    """The scene generator refuses folders with fewer scenes before any training."""
     maker = ROOT / 'tools/dataset_converters/digits_scenes.py'
     monkeypatch.setattr(zoo_demo, 'MAKE_DATA', maker)
     load_script(maker).main(['data/digits_scenes', '--train', '2', '--val', '1'])
@@ -361,7 +361,7 @@ def test_training_data(package, dataset, expected):
 
 
 def test_training_data_of_the_twins():
-    """Detectors and segmentors train on the first 2,000 of the scenes, classifiers on crops of all."""
+    """Detectors and segmentors train on the first 2,000 scenes, classifiers on crops of all scenes."""
     found = [
         zoo_demo.describe_training_data(zoo_demo.load_config(zoo_demo.find_config(task), []), SCENES)
         for task in zoo_demo.TASKS
@@ -370,7 +370,7 @@ def test_training_data_of_the_twins():
 
 
 def test_absent_config(zoo, capsys):
-    """A config that is not there stops the demo before anything runs, if its task was asked for."""
+    """A missing config stops the demo before any run if its task is selected."""
     zoo.run()
     (zoo.folder / 'configs/b/pupil.py').unlink()
     calls, words = zoo.run(fails=True)
@@ -386,7 +386,7 @@ def test_absent_config(zoo, capsys):
 
 @pytest.mark.parametrize('options', [[], ['--fresh']])
 def test_foreign_folder(zoo, options):
-    """What is not of the demo is not deleted."""
+    """Files that do not belong to the demo are not deleted."""
     (zoo.work / 'first').mkdir(parents=True)
     (zoo.work / 'first' / 'epoch_12.pth').touch()
     calls, words = zoo.run('--tasks', 'first', *options, fails=True)
@@ -410,7 +410,7 @@ def test_best_checkpoint(zoo):
 
 
 def test_interruption_ends_what_was_started(tmp_path, monkeypatch):
-    """Ctrl-C, or a SIGTERM, reaches the processes that mim starts."""
+    """Ctrl-C and SIGTERM are passed to the processes started by mim."""
     monkeypatch.setattr(zoo_demo, 'HEARTBEAT', 0.1)
     child = 'import os, time, pathlib; pathlib.Path("pid").write_text(str(os.getpid())); time.sleep(60)'
     parent = f"import subprocess, sys; subprocess.run([sys.executable, '-c', '''{child}'''])"
@@ -430,7 +430,7 @@ def test_interruption_ends_what_was_started(tmp_path, monkeypatch):
 
 
 def is_running(pid):
-    """Whether there is such a process, and not only what is left of it until its parent looks."""
+    """Whether a process is running; zombies do not count."""
     try:
         return Path(f'/proc/{pid}/stat').read_text().rpartition(')')[2].split()[0] != 'Z'
     except (FileNotFoundError, ProcessLookupError):
@@ -450,7 +450,7 @@ def test_parameters_are_the_trainable_ones():
 
 
 def test_tasks_fit_their_configs():
-    """Every task has one config, of its package, with the key that is set to the needed checkpoint."""
+    """Every task has one config of its package, with the key for the required checkpoint."""
     names = [task.name for task in zoo_demo.TASKS]
     assert len(set(names)) == len(names) == 10
     configs = [zoo_demo.find_config(task) for task in zoo_demo.TASKS]
@@ -467,7 +467,7 @@ def test_tasks_fit_their_configs():
 
 
 def test_targets():
-    """What the twins have to reach."""
+    """The scores that the twins must reach."""
     targets = {task.name: [metric.target for metric in task.metrics] for task in zoo_demo.TASKS}
     classifiers = {name: [95.0] for name in ('classification', 'teacher', 'distillation')}
     classifiers['pretraining'] = [85.0]

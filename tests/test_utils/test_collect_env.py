@@ -1,4 +1,4 @@
-"""What a bug report says of the machine."""
+"""The environment report for bug reports."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def test_backends():
 
 
 def test_without_kernels(monkeypatch):
-    """Reasons are printed; nothing is raised."""
+    """Reasons are reported without raising an error."""
     monkeypatch.setattr(cpu, 'why_not', lambda: 'there is no C++ compiler')
     monkeypatch.setattr(cpu.library, 'why_not', lambda: 'there is no C++ compiler')
     monkeypatch.setenv('CXX', '/nowhere/c++')

@@ -1,4 +1,4 @@
-"""Where the recipes are installed."""
+"""Lookup of installed recipes, and reading configs."""
 
 import re
 from argparse import ArgumentTypeError
@@ -12,7 +12,7 @@ from ..conftest import ROOT
 
 
 def test_where_the_configs_are(tmp_path, monkeypatch):
-    """``.mim`` comes before the checkout, and neither is an error that says what to do."""
+    """``.mim`` takes precedence over the checkout; if both are missing, the error says what to do."""
     package = tmp_path / 'mmmobilemamba'
     monkeypatch.setattr(configs, '__file__', str(package / 'utils/configs.py'))
     with pytest.raises(FileNotFoundError, match='Install the package again'):
@@ -47,7 +47,7 @@ def test_no_such_recipe(name, message):
 
 
 def test_config_as_an_argument(tmp_path):
-    """A file comes before a recipe of the same name."""
+    """A file takes precedence over a recipe of the same name."""
     assert Path(config_argument('mobilemamba-b1_8xb128_in1k')).name == 'mobilemamba-b1_8xb128_in1k.py'
     mine = tmp_path / 'mobilemamba-b1_8xb128_in1k.py'
     mine.touch()
@@ -61,16 +61,16 @@ def test_config_as_an_argument(tmp_path):
 
 
 def test_every_tool_takes_configs_so():
-    """Then a wrong one is a message, and a recipe's name will do."""
+    """So every tool accepts names of recipes and reports wrong ones."""
     texts = {path.name: path.read_text() for path in (ROOT / 'tools').rglob('*.py')}
     tools = [name for name, text in texts.items() if re.search(r"add_argument\(\s*'config'", text)]
     without = [name for name in tools if not re.search(r'type=.*config_argument', texts[name])]
     assert len(tools) > 5
-    assert without == ['train.py']  # which mim starts, and whose help is to import nothing
+    assert without == ['train.py']  # started by mim; its help must not import anything
 
 
 def test_a_fork_that_is_not_found(monkeypatch):
-    """mmengine asks for the distribution; our error names the fork, where there is one."""
+    """mmengine looks up the distribution; our error names the fork if one is installed."""
     config = config_path('mobilemamba-b4_pspnet_4xb8-80k_ade20k-512x512')
     words = 'mmsegmentation is not installed, please install mmsegmentation manually'
 

@@ -1,4 +1,4 @@
-"""Names in any script: what fonts have, and which are chosen, with the package and without it."""
+"""Names in any script: coverage and choice of fonts, in the package and in infer.py."""
 
 import numpy as np
 import pytest
@@ -13,7 +13,7 @@ DEJAVU = font_manager.findfont('DejaVu Sans')
 
 
 def make_font(path, chars):
-    """A font file in which each of ``chars`` is a block, and what is missing a flat line."""
+    """A font file in which each of ``chars`` is a block, and missing characters are a flat line."""
     from fontTools.fontBuilder import FontBuilder
     from fontTools.pens.ttGlyphPen import TTGlyphPen
 
@@ -40,7 +40,7 @@ def make_font(path, chars):
 
 @pytest.fixture
 def system(tmp_path, monkeypatch):
-    """A system with three fonts: two of a script each, and a file that is none."""
+    """A system with two fonts of one script each, and a file that is not a font."""
     drawing = load_script('tools/deployment/drawing.py')
     folder = tmp_path / 'share/fonts/deep'
     folder.mkdir(parents=True)
@@ -62,11 +62,11 @@ def test_what_a_font_has():
 
 
 def test_choice(system):
-    """Pillow's font if it will do, then DejaVu Sans, then what the system has, several if need be."""
+    """The order is Pillow's font, DejaVu Sans, then system fonts, several if necessary."""
     drawing, (dog, deva) = system
     assert fonts.choose_fonts(['cat', 'dog']) == ([None], None)
     assert fonts.choose_fonts(['Riß', 'Кот']) == ([DEJAVU, None], None)
-    # Decomposed letters, as macOS names folders, are composed.
+    # Decomposed letters, as in macOS file names, are composed.
     assert fonts.one_line('a\u0308b\n c') == 'äb c'
     assert fonts.choose_fonts(['Großer Hund 犬']) == ([DEJAVU, dog, None], None)
     assert fonts.choose_fonts(['犬', 'आ']) == ([DEJAVU, deva, dog, None], None)
@@ -75,7 +75,7 @@ def test_choice(system):
     assert warning.startswith(
         "no font for 語, as in the name '語 犬': empty boxes are drawn instead. Name a font"
     )
-    # Without the package, the same without matplotlib's font.
+    # infer.py chooses the same fonts except for matplotlib's.
     assert drawing.choose_fonts(['cat']) == ([None], None)
     chosen, warning = drawing.choose_fonts(['犬', 'आ'])
     assert [str(file) for file in chosen] == [deva, dog, 'None'] and warning is None
@@ -102,7 +102,7 @@ def test_a_font_that_is_given(system, tmp_path):
 
 
 def test_one_line_of_several_fonts(system):
-    """Each character is drawn by the font that has it; a mark goes with the letter before it."""
+    """Each character is drawn in a font that has it; combining marks follow their letter."""
     drawing, (dog, deva) = system
     for tool in (fonts, drawing):
         font = tool.NameFont([dog, deva, None], 20)
@@ -113,6 +113,6 @@ def test_one_line_of_several_fonts(system):
         image = Image.new('L', (60, 30))
         font.write(ImageDraw.Draw(image), (5, 3), '犬', 255)
         drawn = np.asarray(image) > 128
-        # A block of 800 x 700 of 1000 units, at the left edge of the letter.
+        # A block of 800 x 700 units (of 1000), at the left edge of the letter.
         assert 14 * 15 <= drawn.sum() <= 15 * 17
         assert not drawn[:, :5].any() and not drawn[:, 24:].any()

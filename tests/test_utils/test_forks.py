@@ -1,4 +1,4 @@
-"""Forks under the names of what they fork, in folders that stand for site-packages."""
+"""Forks under the names of the original packages, in simulated site-packages."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ SCRIPT = ROOT / 'mmmobilemamba/utils/forks.py'
 
 @pytest.fixture
 def packages(tmp_path):
-    """With a fork of mmsegmentation, and a fork of mmdet beside mmdet itself."""
+    """A fork of mmsegmentation, and a fork of mmdet together with mmdet."""
     install(tmp_path, 'onedl-mmsegmentation', '1.4.2', 'mmseg')
     install(tmp_path, 'onedl-mmdetection', '3.5.1', 'mmdet')
     install(tmp_path, 'mmdet', '3.3.0', 'mmdet')
@@ -29,7 +29,7 @@ def install(packages, name, version, module):
 
 
 def run(packages):
-    """What the script prints where ``packages`` is all that is installed."""
+    """Run the script with only ``packages`` installed; returns its output."""
     code = f'import runpy, sys; sys.path = [{str(packages)!r}, *sys.path[1:]]; '
     code += f'runpy.run_path({str(SCRIPT)!r}, run_name="__main__")'
     # -S: the environment that runs the tests has mmdet and mmsegmentation.
@@ -45,7 +45,7 @@ def test_a_fork_is_found_under_both_names(packages):
     (found,) = metadata.distributions(name='mmsegmentation', path=[str(packages)])
     assert found.version == '1.4.2' and found.read_text('top_level.txt') == 'mmseg\n'
     assert found.requires == ['onedl-mmsegmentation']
-    assert found.files is None  # or mim takes the folder of the first for the package
+    assert found.files is None  # otherwise, mim takes the folder of the first file for the package
 
 
 def test_a_second_call_and_no_forks(packages):

@@ -1,4 +1,4 @@
-"""Pictures of segmentors: drawn with the classes of the model, or not at all."""
+"""Visualisation of segmentors: drawn with the model's classes, or an error."""
 
 import numpy as np
 import pytest
@@ -15,7 +15,7 @@ IMAGE = np.zeros((8, 8, 3), np.uint8)
 
 
 def predicted(channels, label=1):
-    """A prediction of one label everywhere."""
+    """A prediction with the same label everywhere."""
     sample = SegDataSample(pred_sem_seg=PixelData(data=torch.full((1, 8, 8), label)))
     sample.seg_logits = PixelData(data=torch.zeros(channels, 8, 8))
     return sample
@@ -36,9 +36,9 @@ def test_colours_are_those_of_the_classes(channels, classes, tmp_path):
 
 @pytest.mark.parametrize('channels', [150, 11, 1])
 def test_classes_of_cityscapes_are_refused(channels, tmp_path):
-    """More classes than names, fewer, and two of one channel."""
+    """More classes than names, fewer classes, and two classes in one channel."""
     visualizer = ContiguousSegVisualizer()
-    visualizer.set_dataset_meta(None, None, None)  # as MMSegInferencer does
+    visualizer.set_dataset_meta(None, None, None)  # as in MMSegInferencer
     message = f'predicts {max(channels, 2)} classes, but there are names and colours of 19 .road, sidewalk'
     with pytest.raises(ValueError, match=message):
         draw(visualizer, predicted(channels), tmp_path / 'x.png')

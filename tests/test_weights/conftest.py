@@ -1,4 +1,4 @@
-"""A file of weights, folders to keep it in, and Google Drive on this machine."""
+"""A weights file, folders for it, and a simulated Google Drive."""
 
 import hashlib
 import io
@@ -15,14 +15,14 @@ from .drive import serving, stand_in
 
 
 def as_bytes(checkpoint):
-    """A checkpoint as ``torch.save`` writes it."""
+    """The bytes of a checkpoint saved by ``torch.save``."""
     buffer = io.BytesIO()
     torch.save(checkpoint, buffer)
     return buffer.getvalue()
 
 
 def check_whole(folder, content):
-    """The file of T2, its sha256 and nothing else are in a folder."""
+    """Check that a folder contains the file of T2, its SHA-256, and nothing else."""
     assert sorted(os.listdir(folder)) == ['mobilemamba_t2.pth', 'mobilemamba_t2.pth.sha256']
     assert (folder / 'mobilemamba_t2.pth').read_bytes() == content
     kept = (folder / 'mobilemamba_t2.pth.sha256').read_text()
@@ -31,19 +31,19 @@ def check_whole(folder, content):
 
 @pytest.fixture(scope='session')
 def t2():
-    """The authors' file of T2, with other values (bytes)."""
+    """The authors' T2 file with other values (bytes)."""
     return as_bytes(authors_checkpoint('t2'))
 
 
 @pytest.fixture(scope='session')
 def t4():
-    """The same of T4."""
+    """The authors' T4 file with other values (bytes)."""
     return as_bytes(authors_checkpoint('t4'))
 
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """The folder that downloads go to, still to be made; all others are empty."""
+    """The download folder, which does not exist yet; other folders are empty."""
     monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
     monkeypatch.setenv('MMMOBILEMAMBA_WEIGHTS', str(tmp_path / 'weights'))
     monkeypatch.delenv('MMMOBILEMAMBA_MIRROR', raising=False)
@@ -54,7 +54,7 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def server(folder):
-    """A server, at ``server.address``."""
+    """A server at ``server.address``."""
     with serving() as (running, address):
         running.address = address
         yield running
@@ -62,7 +62,7 @@ def server(folder):
 
 @pytest.fixture
 def mirror(server, monkeypatch):
-    """A mirror at an address, and no Google Drive."""
+    """A mirror URL, without Google Drive."""
     monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', f'{server.address}/')
     monkeypatch.setitem(sys.modules, 'gdown', None)
     return server
@@ -70,7 +70,7 @@ def mirror(server, monkeypatch):
 
 @pytest.fixture
 def drive(server, tmp_path, monkeypatch):
-    """Google Drive."""
+    """A simulated Google Drive."""
     pytest.importorskip('gdown')
     monkeypatch.setattr(sys.modules['gdown.download'], 'DEFAULT_COOKIES_FILE', str(tmp_path / 'cookies.txt'))
     stand_in(server.address, monkeypatch.setattr)

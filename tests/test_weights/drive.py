@@ -1,4 +1,4 @@
-"""A server on this machine that stands in for Google Drive and for mirrors, which tests cannot reach."""
+"""A local server that simulates Google Drive and mirrors, which tests cannot access."""
 
 import re
 import threading
@@ -7,7 +7,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import requests
 
-# What Google Drive answers, shortened to what gdown reads there:
+# Responses of Google Drive, reduced to the parts read by gdown:
 # https://github.com/wkentaro/gdown/blob/main/gdown/download.py
 CONFIRMATION = (
     '<!DOCTYPE html><html><head><title>Google Drive - Virus scan warning</title></head><body>'
@@ -23,16 +23,16 @@ LOGIN = '<!DOCTYPE html><html><body>Sign in to the hotel network</body></html>'
 
 
 class Server:
-    """What is served, and what has been asked for.
+    """The files of the server, and its requests.
 
     Attributes:
-        files (dict[str, bytes]): By the path of a mirror, or the id of Google Drive.
-        confirms (bool): Whether Google Drive's warning about viruses comes before a file.
-        page (str, optional): What comes instead of a file, at every address.
-        cut (int, optional): After so many bytes of a file the connection ends.
-        started (threading.Event): A file is being sent.
-        go_on (threading.Event): The second half of a file waits for it; set unless a test clears it.
-        sent (list[str]): The files that were asked for and are there, in turn.
+        files (dict[str, bytes]): Content by path on a mirror or Google Drive id.
+        confirms (bool): Whether Google Drive shows its virus warning before a file.
+        page (str, optional): A page returned for every URL instead of a file.
+        cut (int, optional): Number of bytes of a file after which the connection is closed.
+        started (threading.Event): Set when a file is being sent.
+        go_on (threading.Event): The second half of a file is sent once this is set, as it is by default.
+        sent (list[str]): Requested files that exist, in order.
     """
 
     def __init__(self):
@@ -84,11 +84,11 @@ class Server:
 
 @contextmanager
 def serving():
-    """A :class:`Server` and the address at which it is."""
+    """Run a :class:`Server`; yields it and its address."""
     server = Server()
     http = ThreadingHTTPServer(('127.0.0.1', 0), server.handler())
     http.daemon_threads = True
-    http.handle_error = lambda *_: None  # of a client that is killed
+    http.handle_error = lambda *_: None  # errors of killed clients
     thread = threading.Thread(target=http.serve_forever, daemon=True)
     thread.start()
     try:
@@ -101,7 +101,7 @@ def serving():
 
 
 def stand_in(address, patch=setattr):
-    """Send what is asked of Google's machines to ``address``; ``patch`` sets an attribute."""
+    """Redirect requests to Google to ``address``; ``patch`` sets an attribute."""
     send = requests.adapters.HTTPAdapter.send
 
     def send_here(self, request, *args, **kwargs):

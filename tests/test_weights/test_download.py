@@ -1,4 +1,4 @@
-"""Downloads, from a server on this machine: what arrives, what does not, and what is left behind."""
+"""Downloads from a local server: complete and interrupted ones, and leftover files."""
 
 import errno
 import io
@@ -21,7 +21,7 @@ T2 = weights_of('t2')
 
 @pytest.mark.parametrize('confirms', [False, True])
 def test_google_drive(folder, drive, capsys, t2, confirms):
-    """With its warning that large files are not searched for viruses, and without; then no second time."""
+    """With and without the warning about virus scans of large files; the file is downloaded once."""
     drive.files[T2.drive_id], drive.confirms = t2, confirms
     assert fetch('t2') == fetch('t2') == folder / 'mobilemamba_t2.pth'
     check_whole(folder, t2)
@@ -31,7 +31,7 @@ def test_google_drive(folder, drive, capsys, t2, confirms):
 
 
 def test_others_may_read_the_file(folder, drive, t2):
-    """As the umask has it: temporary files of Python are for their user alone."""
+    """Permissions follow the umask, unlike those of Python's temporary files."""
     drive.files[T2.drive_id] = t2
     umask = os.umask(0o022)
     try:
@@ -43,7 +43,7 @@ def test_others_may_read_the_file(folder, drive, t2):
 
 @pytest.mark.parametrize('name', ['mobilemamba_t2.pth', 'mobilemamba-t2_8xb128_in1k.pth', 't2.pth'])
 def test_mirror(folder, mirror, t2, name):
-    """Under any of the names that a folder may have; here the file has that of the table."""
+    """Under any possible name on the mirror; the local file has the name in the table."""
     mirror.files[name] = t2
     assert fetch('t2') == fetch('t2') == folder / 'mobilemamba_t2.pth'
     assert mirror.sent == [name]
@@ -88,7 +88,7 @@ def test_mirror_that_is_not_there(folder, monkeypatch):
 
 @pytest.mark.parametrize('source', ['mirror', 'drive'])
 def test_cut_off(request, folder, t2, source):
-    """The second try takes the file."""
+    """The second attempt downloads the file."""
     server = request.getfixturevalue(source)
     name = T2.file_name if source == 'mirror' else T2.drive_id
     server.files[name], server.cut = t2, len(t2) // 2
@@ -102,7 +102,7 @@ def test_cut_off(request, folder, t2, source):
 
 
 def test_cut_off_before_it_was_published(folder, mirror, t2):
-    """A file that is served whole, but is not."""
+    """A truncated file is served completely."""
     mirror.files[T2.file_name] = t2[: len(t2) // 2]
     with pytest.raises(CheckpointError, match=r'The mobilemamba_t2.pth that came is damaged'):
         fetch('t2')
@@ -180,7 +180,7 @@ def test_full_disk(request, folder, monkeypatch, t2, source):
 
 
 def test_disk_full_of_the_file(folder, mirror, monkeypatch, t2):
-    """There is no room for its sha256."""
+    """There is no space for its SHA-256."""
     mirror.files[T2.file_name] = t2
 
     def fail(*_):

@@ -1,4 +1,4 @@
-"""Files that are there: where and under which names they are found, and what is compared."""
+"""Local files: folders and names that are searched, and comparisons of the content."""
 
 import hashlib
 import os
@@ -26,7 +26,7 @@ def put(folder, name, content):
 
 @pytest.mark.parametrize('place', ['weights', 'torch/hub/checkpoints', 'checkpoints', 'mirror'])
 def test_folders(tmp_path, folder, monkeypatch, place, t2):
-    """Of downloads, torch's own, the one of our old configs, and a mirror; the file stays where it is."""
+    """Download folder, torch's, that of our old configs, and a mirror; the file is not moved."""
     if place == 'mirror':
         monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', str(tmp_path / 'mirror'))
     path = put(tmp_path / place, 'mobilemamba_t2.pth', t2)
@@ -60,7 +60,7 @@ def test_names_of_files(folder, name, t2):
 
 
 def test_converted_file(folder, t2):
-    """What the converter writes is found by the name that the docs have it write."""
+    """The converter's output is found under the name used in the docs."""
     converter = load_script('tools/model_converters/mobilemamba_to_mm.py')
     folder.mkdir()
     checkpoint = converter.convert(authors_checkpoint('t2'))
@@ -112,7 +112,7 @@ def test_mirror_with_a_password(folder, monkeypatch):
 
 
 def test_file_that_has_changed(folder, t2):
-    """The error names both files; without the old sha256 the new file is looked into, and taken."""
+    """The error names both files; after deleting the old SHA-256, the new file is verified and used."""
     path = put(folder, 'mobilemamba_t2.pth', t2)
     fetch('t2')
     path.write_bytes(as_bytes({'net': authors_checkpoint('t2')}))
@@ -126,14 +126,14 @@ def test_file_that_has_changed(folder, t2):
 
 
 def test_folder_that_cannot_be_written(tmp_path, folder, monkeypatch, t2):
-    """The file is used, and nothing is kept beside it; a download has nowhere to go."""
+    """Files are used without storing a SHA-256; downloads are an error."""
     path = put(folder, 'mobilemamba_t2.pth', t2)
     for parent in (tmp_path, *tmp_path.parents):
         if parent.stat().st_uid == os.geteuid() and not parent.stat().st_mode & 0o001:
             parent.chmod(0o755)
     folder.chmod(0o555)
     user = os.geteuid()
-    if user == 0:  # for whom no folder is read-only
+    if user == 0:  # root can write to any folder
         os.seteuid(65534)
     try:
         assert fetch('t2') == path
@@ -173,7 +173,7 @@ def without(state_dict, *starts):
 
 
 def whole(*keys):
-    """A downstream checkpoint of B1 with some keys beside its backbone."""
+    """A downstream checkpoint of B1 with additional keys."""
     backbone = {f'backbone.{key}': value for key, value in without(authors_checkpoint('b1'), 'head.').items()}
     return {'state_dict': {**backbone, **{key: torch.zeros(1) for key in keys}}}
 
@@ -191,7 +191,7 @@ KEYS = {
 
 @pytest.mark.parametrize('name', KEYS)
 def test_whole_models(folder, name):
-    """B1, B2 and B4 are one network."""
+    """B1, B2 and B4 are the same network."""
     path = put(folder, weights_of(name).file_name, as_bytes(whole(*KEYS[name])))
     assert fetch(name) == path
 
@@ -220,7 +220,7 @@ def test_other_tasks(folder, name, checkpoint, wanted):
 
 
 def test_own_classifier(folder):
-    """Of ours, trained for 10 classes, in the authors' layout or ours."""
+    """A classifier trained for 10 classes, in the authors' layout and in ours."""
     tensors = authors_checkpoint('t2')
     tensors.update({key: value[:10] for key, value in tensors.items() if key.startswith('head.l.')})
     put(folder, 'mobilemamba_t2.pth', as_bytes(tensors))
@@ -229,7 +229,7 @@ def test_own_classifier(folder):
 
 
 def test_short_names_in_folders_for_all(tmp_path, folder, t2):
-    """``t2.pth`` may be anything in a folder that is not for these weights alone."""
+    """``t2.pth`` is ambiguous in a folder shared with other weights."""
     for place in ('torch/hub/checkpoints', 'checkpoints'):
         put(tmp_path / place, 't2.pth', t2)
     assert find(weights_of('t2')) is None
@@ -245,7 +245,7 @@ def test_incomplete_backbone(folder):
 
 
 def test_nothing_is_there(folder, tmp_path, monkeypatch):
-    """One message: the file, where a browser finds it, and where it is looked for."""
+    """The message has the file name, its URL for browsers, and the folders that are searched."""
     monkeypatch.setitem(sys.modules, 'gdown', None)
     monkeypatch.setenv('MMMOBILEMAMBA_MIRROR', str(tmp_path / 'mirror'))
     (tmp_path / 'mirror').mkdir()
@@ -260,7 +260,7 @@ def test_nothing_is_there(folder, tmp_path, monkeypatch):
 
 
 def test_ways_into_a_network(folder, t2):
-    """``init_cfg``, which takes a prefix, and ``load_checkpoint``."""
+    """``init_cfg``, with a prefix, and ``load_checkpoint``."""
     put(folder, 'mobilemamba_t2.pth', t2)
     expected = MobileMamba('t2')
     expected.load_state_dict(authors_checkpoint('t2'))

@@ -1,4 +1,4 @@
-"""Several processes, and one that is killed."""
+"""Concurrent and killed processes."""
 
 import os
 import signal
@@ -22,7 +22,7 @@ CODE = "from mmmobilemamba.weights import fetch; print(fetch('t2'))"
 
 
 def start():
-    """A process that fetches T2."""
+    """Start a process that fetches T2."""
     env = dict(os.environ, PYTHONPATH=str(ROOT))
     return subprocess.Popen(
         [sys.executable, '-c', CODE], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=env
@@ -30,12 +30,12 @@ def start():
 
 
 def test_two_at_once(folder, mirror, t2):
-    """One downloads, and the other waits for it."""
+    """One process downloads, the other waits for it."""
     mirror.files[T2.file_name] = t2
     mirror.go_on.clear()
     processes = [start(), start()]
     assert mirror.started.wait(60)
-    time.sleep(1)  # the other comes as far as it can
+    time.sleep(1)  # the other process reaches the lock
     mirror.go_on.set()
     outputs = [process.communicate(timeout=60)[0] for process in processes]
     assert all(output.rstrip().endswith(str(folder / T2.file_name)) for output in outputs), outputs
@@ -44,7 +44,7 @@ def test_two_at_once(folder, mirror, t2):
 
 
 def test_killed_and_tried_again(folder, mirror, t2):
-    """What a killed process leaves has no name, holds nobody up and goes."""
+    """Files left by a killed process are temporary, do not block others, and are removed."""
     mirror.files[T2.file_name] = t2
     mirror.go_on.clear()
     process = start()
@@ -61,7 +61,7 @@ def test_killed_and_tried_again(folder, mirror, t2):
 
 
 def test_leftovers_of_others(folder):
-    """Of other weights, of programs that are not ours, and of another machine that may still write."""
+    """Files of other weights, other programs, and other machines that may still be writing are kept."""
     folder.mkdir()
     t2, t4 = (temporary_beside(folder / f'mobilemamba_{name}.pth') for name in ('t2', 't4'))
     there = t2.with_name(t2.name.replace(MACHINE, '0' * 12))
@@ -75,7 +75,7 @@ def test_leftovers_of_others(folder):
 
 @pytest.mark.parametrize('kind', [FileLock, SoftFileLock])
 def test_lock_that_is_held_too_long(folder, monkeypatch, kind):
-    """The message names the file; with it deleted, the next try goes on."""
+    """The message names the lock file; after deleting it, the next attempt succeeds."""
     folder.mkdir()
     monkeypatch.setattr(store, 'LOCK_TIMEOUT', 0.3)
     monkeypatch.setattr(store, 'FileLock', kind)
@@ -85,7 +85,7 @@ def test_lock_that_is_held_too_long(folder, monkeypatch, kind):
 
 
 def test_file_system_without_locks(folder, mirror, monkeypatch, t2):
-    """Some shared disks; the existence of a file is the lock there."""
+    """On some shared disks, the existence of a file is the lock."""
     mirror.files[T2.file_name] = t2
     seen = []
 

@@ -1,4 +1,4 @@
-"""The table of what is published. No test can reach Google Drive: ids are tested for their form alone."""
+"""The table of published weights. Tests cannot access Google Drive, so only the format of ids is tested."""
 
 import re
 from pathlib import Path
@@ -51,7 +51,7 @@ def test_unknown_name_gives_the_names(name):
 
 
 def test_page_has_the_table():
-    """A row for each, with what is asked for, the file and its address."""
+    """One row for each entry, with its name, file and URL."""
     page = Path(ROOT / 'docs/checkpoints.md').read_text(encoding='utf-8')
     rows = re.findall(
         r'^\| `mobilemamba://(\S+)` \| \[`(\S+)`\]\((\S+)\) \| `(\S+)` \| (\S.*) \|$', page, re.M

@@ -1,4 +1,4 @@
-"""Names where a checkpoint is asked for: command lines, and the teacher of a distillation."""
+"""Names as checkpoints on command lines and for the teacher of a distillation."""
 
 import argparse
 import sys
@@ -32,7 +32,7 @@ def weights(folder, t2):
 
 
 def test_argument():
-    """Names and addresses keep their slashes; all else is a path."""
+    """Names and URLs keep their slashes; everything else is a path."""
     for text in ('mobilemamba://b1', 'https://example.org/b1.pth'):
         assert checkpoint_argument(text) == text
     assert checkpoint_argument('checkpoints//b1.pth') == Path('checkpoints/b1.pth')
@@ -50,7 +50,7 @@ def test_wrong_name(tool, folder, capsys):
 
 
 def test_every_tool_with_a_checkpoint_is_here():
-    """None takes one as a mere path."""
+    """No tool parses checkpoints as plain paths."""
     found = [
         str(path.relative_to(ROOT / 'tools'))
         for path in (ROOT / 'tools').rglob('*.py')
@@ -74,15 +74,15 @@ def test_converters(weights, tmp_path, capsys):
 
 
 def test_export_and_evaluate_load_the_classifier(weights):
-    """Both call this."""
+    """Both use this function."""
     config = Config.fromfile(CONFIG)
     model = load_model(config, 'mobilemamba://t2')
-    key = 'stages.0.blocks.0.mixer.fn.global_op.ss2d.D'  # which folding leaves as it is
+    key = 'stages.0.blocks.0.mixer.fn.global_op.ss2d.D'  # not changed by folding
     assert torch.equal(model.backbone.state_dict()[key], convert_backbone(authors_checkpoint('t2'))[key])
 
 
 def test_teacher(weights):
-    """A distilled classifier with the authors' T2 as its teacher."""
+    """A distilled classifier with the authors' T2 as the teacher."""
     init_default_scope('mmpretrain')
     model = Config.fromfile(CONFIG).model
     teacher = dict(model, init_cfg=dict(type='Pretrained', checkpoint='mobilemamba://t2'))
@@ -108,7 +108,7 @@ def test_fetch_checkpoint(weights):
     ],
 )
 def test_wrong_name_in_training(folder, tmp_path, monkeypatch, capsys, arguments):
-    """On the command line and in a config; an error in words, before anything is built."""
+    """On the command line and in a config, it is a clear error before anything is built."""
     text = "model = dict(backbone=dict(init_cfg=dict(type='Pretrained', checkpoint='mobilemamba://t3')))"
     (tmp_path / 'mine.py').write_text(f'_base_ = {CONFIG!r}\n{text}\n')
     monkeypatch.setattr(sys, 'argv', list(arguments))

@@ -1,4 +1,4 @@
-"""Reading pictures with Pillow, 16-bit gray ones among them."""
+"""Image loading with Pillow, including 16-bit gray images."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from mmengine import fileio
 from mmengine.registry import TRANSFORMS
 from PIL import Image, ImageOps
 
-DEEP = ('I;16', 'I;16B', 'I;16L', 'I;16N')  # modes of Pillow with 16 bits of gray
+DEEP = ('I;16', 'I;16B', 'I;16L', 'I;16N')  # Pillow's 16-bit gray modes
 
 
 @TRANSFORMS.register_module()
 class PillowLoadImageFromFile(LoadImageFromFile):
-    """mmcv's LoadImageFromFile with ``imdecode_backend='pillow'``, which takes 16-bit gray pictures as well.
+    """mmcv's LoadImageFromFile with ``imdecode_backend='pillow'`` and support for 16-bit gray images.
 
-    Of those, mmcv makes all values above 255 white, as Pillow's conversion to RGB clips them
-    (https://github.com/python-pillow/Pillow/issues/2574). Here, as with OpenCV, the higher 8 of the 16 bits
-    count. All other pictures are read as mmcv reads them.
+    In mmcv, all values above 255 of such images become white, because Pillow's conversion to RGB clips them
+    (https://github.com/python-pillow/Pillow/issues/2574). This transform keeps the upper 8 of the 16 bits,
+    like OpenCV. All other images are read as in mmcv.
 
     Args:
-        color_type (str): ``'color'``, ``'grayscale'``, either with ``'_ignore_orientation'`` for pictures as
-            they are stored, or ``'unchanged'``. Defaults to 'color_ignore_orientation', as torchvision and
-            timm read.
-        to_float32 (bool): Whether to give float32 instead of uint8. Defaults to False.
-        ignore_empty (bool): Give None for a file that cannot be read. Defaults to False.
-        backend_args (dict, optional): See :func:`mmengine.fileio.get`.
+        color_type (str): ``'color'``, ``'grayscale'``, either of them with ``'_ignore_orientation'`` to
+            ignore the EXIF orientation, or ``'unchanged'``. Defaults to 'color_ignore_orientation', as in
+            torchvision and timm.
+        to_float32 (bool): Whether to return float32 instead of uint8. Defaults to False.
+        ignore_empty (bool): Whether to return None for a file that cannot be read. Defaults to False.
+        backend_args (dict, optional): See :func:`mmengine.fileio.get`. Defaults to None.
 
     Raises:
-        ValueError: Of pictures with values of 32 bits, integers or floats, whose range nothing says.
+        ValueError: If an image has 32-bit values, integers or floats, because their range is unknown.
     """
 
     def __init__(
@@ -42,16 +42,19 @@ class PillowLoadImageFromFile(LoadImageFromFile):
         )
 
     def transform(self, results: dict) -> dict | None:
-        """Reads ``img_path``; sets ``img``, (H, W, 3) of BGR or (H, W) of gray, and its shapes.
+        """Read ``img_path``; sets ``img``, BGR (H, W, 3) or gray (H, W), ``img_shape`` and ``ori_shape``.
 
-        An ``img`` without ``img_path`` stays: mmpretrain's inferencers read pictures themselves, and take no
-        loader but mmcv's out of the pipeline.
+        Results that have ``img`` but no ``img_path`` are returned unchanged: mmpretrain's inferencers load
+        images themselves, but remove only mmcv's loader from the pipeline.
+
+        Raises:
+            ValueError: If the image has 32-bit values.
         """
         if 'img' in results and 'img_path' not in results:
             return results
         try:
             img = self.read(fileio.get(results['img_path'], backend_args=self.backend_args))
-        except Exception as error:  # of many kinds, by the format
+        except Exception as error:  # the type depends on the image format
             if self.ignore_empty:
                 return None
             if type(error) is ValueError:
@@ -63,9 +66,13 @@ class PillowLoadImageFromFile(LoadImageFromFile):
         return results
 
     def read(self, content: bytes) -> np.ndarray:
-        """A file's content -> uint8 (H, W, 3), BGR, or (H, W), gray; unchanged, uint16 perhaps."""
+        """Decode a file's content: uint8, BGR (H, W, 3) or gray (H, W); ``'unchanged'`` also returns uint16.
+
+        Raises:
+            ValueError: If the image has 32-bit values.
+        """
         with Image.open(io.BytesIO(content)) as file:
-            deep = file.mode in DEEP or (file.mode == 'I' and file.format in ('PNG', 'PPM'))  # of 16 bits
+            deep = file.mode in DEEP or (file.mode == 'I' and file.format in ('PNG', 'PPM'))
             if self.color_type != 'unchanged' and not deep and file.mode in ('I', 'F'):
                 raise ValueError(
                     f'A {file.format} of mode {file.mode} has values of 32 bits, whose range nothing says; '

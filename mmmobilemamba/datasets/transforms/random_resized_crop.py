@@ -1,4 +1,4 @@
-"""Random resized crop that also draws its interpolation."""
+"""Random resized crop with a random interpolation."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ INTERPOLATIONS = ('bilinear', 'bicubic')
 
 @TRANSFORMS.register_module()
 class RandomResizedCropAndInterpolation(RandomResizedCrop):
-    """mmpretrain's RandomResizedCrop, bilinear for one image and bicubic for another.
+    """mmpretrain's RandomResizedCrop with bilinear or bicubic interpolation, chosen at random for each image.
 
-    Either has a chance of one half, as with ``interpolation='random'`` of timm's transform of this name
-    (https://github.com/huggingface/pytorch-image-models), which the paper's recipe uses. Images are
-    resized by Pillow, so with antialiasing.
+    Both have a probability of 0.5, as in timm's transform of the same name with ``interpolation='random'``
+    (https://github.com/huggingface/pytorch-image-models), which the paper's recipe uses. Images are resized
+    by Pillow, with antialiasing.
 
     Args:
-        scale (int | Sequence[int]): Height and width of the output in pixels; one number for a square.
-        crop_ratio_range (tuple[float, float]): Share of the image's area to crop. Defaults to (0.08, 1).
-        aspect_ratio_range (tuple[float, float]): Width over height of the crop. Defaults to (3/4, 4/3).
-        max_attempts (int): Draws before the crop is taken from the centre. Defaults to 10.
+        scale (int | Sequence[int]): Height and width of the output in px; a single number for a square.
+        crop_ratio_range (tuple[float, float]): Range of the crop's area relative to the image. Defaults to
+            (0.08, 1).
+        aspect_ratio_range (tuple[float, float]): Range of the crop's width / height. Defaults to (3/4, 4/3).
+        max_attempts (int): Number of attempts before falling back to a centre crop. Defaults to 10.
     """
 
     def __init__(
@@ -34,10 +35,10 @@ class RandomResizedCropAndInterpolation(RandomResizedCrop):
 
     @cache_randomness
     def rand_interpolation(self) -> str:
-        """One of ``INTERPOLATIONS``."""
+        """Draw one of ``INTERPOLATIONS`` (str)."""
         return INTERPOLATIONS[np.random.randint(len(INTERPOLATIONS))]
 
     def transform(self, results: dict) -> dict:
-        """``img`` (H, W, C) uint8 -> (height, width, C) uint8; sets ``img_shape`` too."""
+        """Crop and resize ``img``, uint8 (H, W, C) -> (height, width, C); updates ``img_shape``."""
         self.interpolation = self.rand_interpolation()
         return super().transform(results)

@@ -1,6 +1,6 @@
-"""Runtimes of phones and servers: for each, how a network becomes a file for it.
+"""Converters for mobile and server runtimes.
 
-All of them get the same network, :func:`~..portable.portable`.
+All of them convert the same network, :func:`~..portable.portable`.
 """
 
 from pathlib import Path
@@ -20,5 +20,5 @@ __all__ = ['TARGETS', 'Target', 'about_of', 'target_of']
 
 
 def target_of(path: Path) -> Target | None:
-    """The runtime that a name's ending asks for, or None."""
+    """Return the runtime of a file extension (Target), or None."""
     return TARGETS.get(Path(path).suffix)

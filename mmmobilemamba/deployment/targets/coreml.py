@@ -1,7 +1,7 @@
-"""Core ML: one folder, NAME.mlpackage, of a program of ``torch.export``.
+"""Core ML: one folder, NAME.mlpackage, converted from a program of ``torch.export``.
 
-It runs on Apple's systems alone. Elsewhere :mod:`.mil` computes its operators one by one, to prove the file.
-Source: https://apple.github.io/coremltools/docs-guides/source/convert-pytorch.html
+Core ML only runs on Apple's systems. On other systems, :mod:`.mil` executes the operators of the file to
+verify it. Source: https://apple.github.io/coremltools/docs-guides/source/convert-pytorch.html
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from ..graphs import graph_of
 from .program import to_program
 from .target import Target
 
-# What is computed in float16, if wanted. The scan, its step sizes and norm layers stay in float32.
+# Operators computed in float16 if requested. The scan, its step sizes and norm layers stay in float32.
 HALF = ('conv', 'conv_transpose', 'relu', 'pad', 'pixel_shuffle', 'max_pool', 'avg_pool')
 
 
 class CoreMl(Target):
-    """Core ML; in float16 are convolutions and their neighbours, in 8 bits the weights of convolutions."""
+    """Core ML. float16 covers convolutions and adjacent operators; int8 only the weights of convolutions."""
 
     name, suffix = 'Core ML', '.mlpackage'
     modules = ('coremltools',)
     pins = ('coremltools==9.0',)
     runs_here = sys.platform == 'darwin'
-    takes_pixels = False  # its arrays are of float16, float32 and int32
+    takes_pixels = False  # Core ML arrays are float16, float32 or int32
     precisions = ('float16', 'int8')
 
     def convert(
         self, form: nn.Module, image: Tensor, path: Path, precision: str, batches: Iterable[np.ndarray]
     ) -> None:
         program = to_program(form, image, exact_resize=True)
-        # Its progress bars ask for no level of logging.
+        # Its progress bars ignore logging levels.
         with redirect_stderr(io.StringIO()), quietly(), refusing('hand it to coremltools'):
             tools = import_module('coremltools')
             half = tools.transform.FP16ComputePrecision(op_selector=lambda op: op.op_type in HALF)
@@ -57,7 +57,7 @@ class CoreMl(Target):
             model.save(str(path))
 
     def prove_session(self, path: Path) -> Any:
-        """What computes a file where Core ML does not run, with the ``run`` of a session; None on a Mac."""
+        """Return an emulation of Core ML with the session interface (MilProgram); None on a Mac."""
         if sys.platform == 'darwin':
             return None
         with quietly():
@@ -65,10 +65,10 @@ class CoreMl(Target):
 
 
 def to_int8(model: Any) -> Any:
-    """A model of Core ML with the weights of convolutions in 8 bits; all is computed with them in float32.
+    """Store the weights of convolutions in 8 bits; the computation stays in float32.
 
     Args:
-        model (coremltools.models.MLModel): In float32.
+        model (coremltools.models.MLModel): The float32 model.
     """
     optimise = import_module('coremltools.optimize.coreml')
     weights = optimise.OpLinearQuantizerConfig(mode='linear_symmetric')

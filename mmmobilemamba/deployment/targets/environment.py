@@ -1,7 +1,7 @@
-"""Environments of their own, for converters that cannot be installed beside OpenMMLab.
+"""Separate virtual environments for converters that cannot be installed alongside OpenMMLab.
 
-One is made when it is first needed, and kept. It sees the packages of the environment that it is made from,
-PyTorch among them, and has what a converter needs beside or instead of them.
+An environment is created on first use and cached. It inherits the packages of the parent environment,
+including PyTorch; the packages of the converter take precedence over them.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from mmengine.logging import print_log
 
 from ..errors import DeploymentError
 
-LINES = 12  # of what pip says, in a message
+LINES = 12  # last lines of pip's output in an error message
 
 
 def cache_folder() -> Path:
-    """Where environments are kept (Path).
+    """Return the cache folder of environments (Path).
 
-    That is MMMOBILEMAMBA_CACHE, if it is set, else ``mmmobilemamba`` in XDG_CACHE_HOME or ``~/.cache``.
+    It is MMMOBILEMAMBA_CACHE if set, otherwise ``mmmobilemamba`` in XDG_CACHE_HOME or ``~/.cache``.
     """
     named = os.environ.get('MMMOBILEMAMBA_CACHE')
     if named:
@@ -35,18 +35,18 @@ def cache_folder() -> Path:
 
 
 def environment(name: str, pins: Sequence[str], size: str) -> Path:
-    """The interpreter of an environment, which is made if it is not there (Path).
+    """Return the Python interpreter of an environment, and create the environment if necessary (Path).
 
-    Once it is there, nothing is asked of the network. Another one is made for other pins, another Python or
-    another PyTorch. One whose set-up was interrupted does not get its name.
+    A cached environment is used without network access. Different pins, or another version of Python or
+    PyTorch, create a new one. An interrupted installation leaves no cached environment.
 
     Args:
-        name (str): What it is for, in its name and in messages.
-        pins (Sequence[str]): What to install, as pip takes it.
-        size (str): What it takes of the disk, for the message.
+        name (str): Name of the environment, also used in messages.
+        pins (Sequence[str]): Requirements for pip.
+        size (str): Disk space, for the message.
 
     Raises:
-        DeploymentError: If it cannot be made.
+        DeploymentError: If the environment cannot be created.
     """
     packages = [path for path in sys.path if Path(path).name in ('site-packages', 'dist-packages')]
     key = '\n'.join([*pins, sys.version, torch.__version__, *packages])
@@ -58,21 +58,21 @@ def environment(name: str, pins: Sequence[str], size: str) -> Path:
 
 
 def python_of(folder: Path) -> Path:
-    """The interpreter of a virtual environment (Path)."""
+    """Return the Python interpreter of a virtual environment (Path)."""
     return folder / ('Scripts/python.exe' if os.name == 'nt' else 'bin/python')
 
 
 def make(folder: Path, name: str, pins: Sequence[str], packages: Sequence[str]) -> None:
-    """Make an environment beside its place, and move it there when it is finished.
+    """Create an environment in a temporary folder, and rename the folder when the environment is complete.
 
     Args:
-        folder (Path): Its place.
+        folder (Path): The final folder.
         name (str): See :func:`environment`.
-        pins (Sequence[str]): Likewise.
-        packages (Sequence[str]): Folders of packages that it sees after its own.
+        pins (Sequence[str]): See :func:`environment`.
+        packages (Sequence[str]): Package folders of the parent environment, searched after its own.
 
     Raises:
-        DeploymentError: If it cannot be made.
+        DeploymentError: If the environment cannot be created.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     unfinished = Path(tempfile.mkdtemp(prefix='unfinished-', dir=folder.parent))
@@ -84,7 +84,7 @@ def make(folder: Path, name: str, pins: Sequence[str], packages: Sequence[str]) 
         ).strip()
         Path(own, 'parent.pth').write_text('\n'.join(packages) + '\n', encoding='utf-8')
         step([python, '-m', 'pip', 'install', '--disable-pip-version-check', *pins], name)
-        if not folder.exists():  # else another process was faster
+        if not folder.exists():  # another process may have created it
             unfinished.rename(folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
@@ -94,7 +94,7 @@ def step(command: Sequence[str | Path], name: str) -> None:
     """Run a command.
 
     Raises:
-        DeploymentError: If it fails, with the last of what it says.
+        DeploymentError: If it fails; the message includes the last lines of its output.
     """
     done = subprocess.run(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, errors='replace'

@@ -1,4 +1,4 @@
-"""ExecuTorch: one file, of a program of ``torch.export``, for XNNPACK.
+"""ExecuTorch with XNNPACK: one file, NAME.pte, converted from a program of ``torch.export``.
 
 Source: https://docs.pytorch.org/executorch/stable/using-executorch-export.html
 """
@@ -21,7 +21,7 @@ from .target import Target, call
 
 
 class ExecuTorch(Target):
-    """ExecuTorch; in 8 bits are convolutions alone."""
+    """ExecuTorch. int8 covers convolutions only."""
 
     name, suffix = 'ExecuTorch', '.pte'
     modules = ('executorch', 'torchao')
@@ -31,7 +31,7 @@ class ExecuTorch(Target):
     def convert(
         self, form: nn.Module, image: Tensor, path: Path, precision: str, batches: Iterable[np.ndarray]
     ) -> None:
-        # By a process of its own, as its converter looks for its program, flatc, on the PATH.
+        # A separate process, because the converter searches the PATH for its program flatc.
         package = Path(str(import_module('executorch.version').__file__)).parent
         folders = [
             str(package / 'data' / 'bin'),

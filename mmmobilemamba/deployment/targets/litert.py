@@ -1,7 +1,7 @@
-"""LiteRT, which was TensorFlow Lite: one file, of a program of ``torch.export``.
+"""LiteRT, formerly TensorFlow Lite: one file, NAME.tflite, converted from a program of ``torch.export``.
 
-Its converter needs versions of packages that OpenMMLab does not work with: it has an environment of its own.
-Source: https://github.com/google-ai-edge/litert-torch
+Its converter requires package versions that are incompatible with OpenMMLab, so it runs in a separate
+environment. Source: https://github.com/google-ai-edge/litert-torch
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from .program import to_program
 from .target import Target, call
 
 PINS = ('litert-torch==0.10.0', 'ai-edge-quantizer==0.10.0', 'ai-edge-litert==2.3.0')
-SIZE = '1 GB'  # without PyTorch, which it shares
+SIZE = '1 GB'  # without PyTorch, which it inherits
 
 
 class LiteRt(Target):
-    """LiteRT; in reduced precision the weights of convolutions are, and all is computed in float32."""
+    """LiteRT. float16 and int8 cover the weights of convolutions; the computation stays in float32."""
 
     name, suffix = 'LiteRT', '.tflite'
     modules = ('ai_edge_litert',)
@@ -31,7 +31,7 @@ class LiteRt(Target):
     precisions = ('float16', 'int8')
 
     def check(self, graph: nn.Module, size: tuple[int, int]) -> None:
-        """Make the environment of the converter, if it is not there, before there is work to lose."""
+        """Create the environment of the converter if necessary, before any work could be lost."""
         environment('litert', PINS, SIZE)
 
     def convert(

@@ -1,6 +1,6 @@
-"""Computes a file of Core ML where Core ML does not run: its operators, one by one, in PyTorch.
+"""Executes Core ML files in PyTorch, operator by operator, on systems without Core ML.
 
-The file is read back with coremltools, weights too; that Apple's own kernels give the same, it cannot tell.
+The file and its weights are read back with coremltools. This verifies the file, not Apple's kernels.
 Source: https://apple.github.io/coremltools/source/coremltools.converters.mil.mil.ops.defs.html
 """
 
@@ -21,17 +21,17 @@ from ..errors import DeploymentError
 
 WEIGHTS = Path('Data', 'com.apple.CoreML', 'weights')
 TYPES = dict(fp32=torch.float32, fp16=torch.float16, int32=torch.int32, bool=torch.bool)
-Given = Mapping[str, Any]  # what an operator is given, by its names: tensors, NumPy's values, lists or None
+Given = Mapping[str, Any]  # inputs of an operator by name: tensors, NumPy values, lists or None
 
 
 class MilProgram:
-    """A file of Core ML, computed in PyTorch.
+    """A Core ML file, executed in PyTorch.
 
     Args:
         path (Path): The folder NAME.mlpackage.
 
     Raises:
-        DeploymentError: If it has an operator that is not known here.
+        DeploymentError: If it has an unsupported operator.
     """
 
     def __init__(self, path: Path):
@@ -47,13 +47,17 @@ class MilProgram:
                 )
 
     def run(self, batch: np.ndarray) -> dict[str, np.ndarray]:
-        """Outputs by name, of images that are the first axis of both."""
+        """Run a batch of images, one by one; returns the outputs by name, with the same first axis.
+
+        Raises:
+            DeploymentError: If an operator has unsupported settings.
+        """
         found = [self.run_one(torch.from_numpy(batch[index : index + 1])) for index in range(len(batch))]
         return {name: np.concatenate([part[name] for part in found]) for name in found[0]}
 
     @torch.no_grad()
     def run_one(self, image: Tensor) -> dict[str, np.ndarray]:
-        """Outputs by name, of one image."""
+        """Run one image, (1, C, H, W); returns the outputs by name."""
         ((name, _),) = self.function.inputs.items()
         values: dict[str, Any] = {name: image}
         for operation in self.function.operations:
@@ -76,17 +80,17 @@ class MilProgram:
 
 
 def tensor(value: Any) -> Tensor:
-    """A value as a tensor."""
+    """Convert a value to a tensor."""
     return value if isinstance(value, Tensor) else torch.as_tensor(np.asarray(value))
 
 
 def numbers(value: Any) -> list[int]:
-    """A constant as integers."""
+    """Convert a constant to a list of integers."""
     return [int(x) for x in np.atleast_1d(np.asarray(value))]
 
 
 def in_float32(function: Callable[..., Any]) -> Callable[..., Tensor]:
-    """A function of tensors, computed in float32 and rounded to the type of its first argument."""
+    """Wrap a function of tensors to compute in float32 and return the dtype of its first argument."""
 
     def compute(x, *others):
         return function(x.float(), *(None if part is None else tensor(part).float() for part in others)).to(
@@ -97,17 +101,21 @@ def in_float32(function: Callable[..., Any]) -> Callable[..., Tensor]:
 
 
 def elementwise(function: Callable[[Tensor, Tensor], Tensor]) -> Callable[[Given], Tensor]:
-    """An operator of x and y, which broadcast."""
+    """Make an operator with inputs x and y, which broadcast."""
     return lambda given: function(tensor(given['x']), tensor(given['y']))
 
 
 def unary(function: Callable[[Tensor], Tensor]) -> Callable[[Given], Tensor]:
-    """An operator of x alone."""
+    """Make an operator with a single input x."""
     return lambda given: in_float32(function)(tensor(given['x']))
 
 
 def padded(given: Given, x: Tensor, fill: float = 0.0) -> Tensor:
-    """Maps (N, C, H, W) with the border that ``pad_type`` asks for."""
+    """Pad maps (N, C, H, W) according to ``pad_type``.
+
+    Raises:
+        DeploymentError: If the type of padding is not supported.
+    """
     kind = given['pad_type']
     if kind == 'valid':
         return x
@@ -118,7 +126,7 @@ def padded(given: Given, x: Tensor, fill: float = 0.0) -> Tensor:
 
 
 def conv(given: Given) -> Tensor:
-    """Convolution of two axes; weight (outputs, inputs / groups, height, width)."""
+    """2D convolution; weight (outputs, inputs / groups, height, width)."""
     weight, (groups,) = tensor(given['weight']), numbers(given['groups'])
     strides, dilations = numbers(given['strides']), numbers(given['dilations'])
 
@@ -130,7 +138,11 @@ def conv(given: Given) -> Tensor:
 
 
 def conv_transpose(given: Given) -> Tensor:
-    """Transposed convolution of two axes; weight (inputs, outputs / groups, height, width)."""
+    """2D transposed convolution; weight (inputs, outputs / groups, height, width).
+
+    Raises:
+        DeploymentError: If the type of padding is not supported.
+    """
     (groups,), strides = numbers(given['groups']), numbers(given['strides'])
     dilations = numbers(given['dilations'])
     if given['pad_type'] not in ('valid', 'custom'):
@@ -145,7 +157,12 @@ def conv_transpose(given: Given) -> Tensor:
 
 
 def pool(function: Callable[..., Tensor], fill: float) -> Callable[[Given], Tensor]:
-    """A pooling of two axes."""
+    """Make a 2D pooling operator, which raises a DeploymentError for partial windows.
+
+    Args:
+        function (Callable): PyTorch's pooling.
+        fill (float): Value of the padding.
+    """
 
     def compute(given: Given) -> Tensor:
         if given.get('ceil_mode') or (fill == 0 and given.get('exclude_padding_from_average')):
@@ -157,7 +174,11 @@ def pool(function: Callable[..., Tensor], fill: float) -> Callable[[Given], Tens
 
 
 def pad(given: Given) -> Tensor:
-    """A border around the last axes; (before, after) of each, the first axis first."""
+    """Pad the last axes with a constant; ``pad`` has (before, after) of each axis, first axis first.
+
+    Raises:
+        DeploymentError: If the mode is not constant padding.
+    """
     if given['mode'] != 'constant':
         raise DeploymentError(f'The padding {given["mode"]!r} of Core ML cannot be computed here.')
     pairs = np.asarray(given['pad']).reshape(-1, 2)[::-1]
@@ -165,7 +186,7 @@ def pad(given: Given) -> Tensor:
 
 
 def split(given: Given) -> list[Tensor]:
-    """Pieces along an axis, of given sizes or of one size."""
+    """Split along an axis, by sizes or into equal parts."""
     sizes, (axis,) = given.get('split_sizes'), numbers(given['axis'])
     if sizes is None:
         return list(given['x'].chunk(numbers(given['num_splits'])[0], axis))
@@ -173,25 +194,33 @@ def split(given: Given) -> list[Tensor]:
 
 
 def concat(given: Given) -> Tensor:
-    """Pieces put together along an axis."""
+    """Concatenate along an axis.
+
+    Raises:
+        DeploymentError: If ``interleave`` is set.
+    """
     if given.get('interleave'):
         raise DeploymentError('Interleaved pieces of Core ML cannot be computed here.')
     return torch.cat([tensor(part) for part in given['values']], numbers(given['axis'])[0])
 
 
 def stack(given: Given) -> Tensor:
-    """Pieces along an axis of their own."""
+    """Stack along a new axis."""
     return torch.stack([tensor(part) for part in given['values']], numbers(given['axis'])[0])
 
 
 def reshape(given: Given) -> Tensor:
-    """Other axes; 0 stands for the size that there is, -1 for what is left."""
+    """Reshape; 0 keeps the size of an axis, -1 is inferred."""
     x, shape = given['x'], numbers(given['shape'])
     return x.reshape([x.shape[axis] if size == 0 else size for axis, size in enumerate(shape)])
 
 
 def slice_by_index(given: Given) -> Tensor:
-    """A part from ``begin`` to ``end``; masks stand for a whole side and for a single place."""
+    """Slice from ``begin`` to ``end``; masks select an open end or a single index of an axis.
+
+    Raises:
+        DeploymentError: If a stride is negative.
+    """
     x, begin, end = given['x'], numbers(given['begin']), numbers(given['end'])
     masks = {
         key: [False] * x.ndim if given.get(key) is None else [bool(flag) for flag in np.asarray(given[key])]
@@ -209,7 +238,7 @@ def slice_by_index(given: Given) -> Tensor:
 
 
 def reduction(function: Callable[..., Tensor]) -> Callable[[Given], Tensor]:
-    """An operator over axes, all unless they are named."""
+    """Make a reduction over ``axes``, by default all of them."""
 
     def compute(given: Given) -> Tensor:
         x = given['x']
@@ -220,7 +249,11 @@ def reduction(function: Callable[..., Tensor]) -> Callable[[Given], Tensor]:
 
 
 def layer_norm(given: Given) -> Tensor:
-    """Norm over the last axes."""
+    """Layer norm over the last axes.
+
+    Raises:
+        DeploymentError: If ``axes`` are not the last ones.
+    """
     x, axes = given['x'], numbers(given['axes'])
     shape = [x.shape[axis] for axis in sorted(axis % x.ndim for axis in axes)]
     if sorted(axis % x.ndim for axis in axes) != list(range(x.ndim - len(axes), x.ndim)):
@@ -230,7 +263,7 @@ def layer_norm(given: Given) -> Tensor:
 
 
 def batch_norm(given: Given) -> Tensor:
-    """Norm of channels with given statistics."""
+    """Batch norm with given statistics."""
     norm = in_float32(
         lambda x, mean, variance, gamma, beta: F.batch_norm(
             x, mean, variance, gamma, beta, False, 0.0, float(given['epsilon'])
@@ -240,27 +273,31 @@ def batch_norm(given: Given) -> Tensor:
 
 
 def matmul(given: Given) -> Tensor:
-    """Product of matrices, either transposed if asked for."""
+    """Matrix product; ``transpose_x`` and ``transpose_y`` transpose an input."""
     x, y = tensor(given['x']), tensor(given['y'])
     x = x.transpose(-1, -2) if given.get('transpose_x') else x
     return x @ (y.transpose(-1, -2) if given.get('transpose_y') else y)
 
 
 def resize(given: Given, x: Tensor, size: tuple[int, int]) -> Tensor:
-    """Bilinear resize of maps, with or without aligned corners."""
+    """Bilinear resize of maps (N, C, H, W) to a size, with or without aligned corners."""
     aligned = bool(given.get('align_corners'))
     return in_float32(lambda x: F.interpolate(x, size, mode='bilinear', align_corners=aligned))(x)
 
 
 def scaled(given: Given, x: Tensor) -> tuple[int, int]:
-    """Height and width of maps, times the factors of a resize."""
+    """Return height and width of maps multiplied by the scale factors of a resize."""
     factors = (given['scale_factor_height'], given['scale_factor_width'])
     height, width = (int(np.floor(side * float(factor) + 1e-4)) for side, factor in zip(x.shape[2:], factors))
     return height, width
 
 
 def upsample_bilinear(given: Given) -> Tensor:
-    """Bilinear resize by factors."""
+    """Bilinear resize by factors.
+
+    Raises:
+        DeploymentError: If neither ``align_corners`` nor ``half_pixel_centers`` is set.
+    """
     x = given['x']
     if not given.get('align_corners') and not given.get('half_pixel_centers', True):
         raise DeploymentError('A resize of Core ML without centred pixels cannot be computed here.')
@@ -268,7 +305,11 @@ def upsample_bilinear(given: Given) -> Tensor:
 
 
 def upsample_nearest(given: Given) -> Tensor:
-    """Nearest resize by factors."""
+    """Nearest resize by integer factors.
+
+    Raises:
+        DeploymentError: If a factor is not an integer.
+    """
     x = given['x']
     size = scaled(given, x)
     if any(wanted % side for wanted, side in zip(size, x.shape[2:])):
@@ -277,12 +318,12 @@ def upsample_nearest(given: Given) -> Tensor:
 
 
 def argmax(given: Given) -> Tensor:
-    """Where the largest value of an axis is."""
+    """Index of the largest value along an axis."""
     return given['x'].argmax(numbers(given['axis'])[0], keepdim=bool(given['keep_dims'])).int()
 
 
 def dequantise(given: Given) -> Tensor:
-    """Weights that are held in 8 bits; scale and zero point are of the whole or of each place of an axis."""
+    """Dequantise 8-bit weights; scale and zero point are per tensor or per channel of an axis."""
     weight, (axis,) = tensor(given['quantized_data']), numbers(given['axis'])
     shape = [-1 if index == axis else 1 for index in range(weight.ndim)]
 
@@ -295,7 +336,7 @@ def dequantise(given: Given) -> Tensor:
 
 
 def linear(given: Given) -> Tensor:
-    """Product with a matrix (outputs, inputs), and a bias."""
+    """Linear layer; weight (outputs, inputs), bias (outputs,)."""
     return in_float32(F.linear)(given['x'], given['weight'], given.get('bias'))
 
 
@@ -350,7 +391,7 @@ OPERATORS: dict[str, Callable[[Given], Any]] = dict(
 
 
 def expanded(x: Tensor, axes: list[int]) -> list[int]:
-    """The shape of a tensor with further axes of size 1."""
+    """Return the shape of a tensor with new axes of size 1."""
     shape = list(x.shape)
     for axis in sorted(axis % (x.ndim + len(axes)) for axis in axes):
         shape.insert(axis, 1)

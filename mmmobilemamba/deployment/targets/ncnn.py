@@ -1,4 +1,4 @@
-"""ncnn: a file of layers, NAME.ncnn.param, and one of weights, NAME.ncnn.bin.
+"""ncnn: the layers in NAME.ncnn.param and the weights in NAME.ncnn.bin.
 
 Sources: https://github.com/Tencent/ncnn, and its converter, https://github.com/pnnx/pnnx
 """
@@ -22,15 +22,15 @@ REFUSALS = re.compile(r'^.*(?:ignore |not supported|unsupported|failed).*$', re.
 
 
 class Ncnn(Target):
-    """ncnn, by a trace and pnnx."""
+    """ncnn, converted from TorchScript by pnnx."""
 
     name, suffix = 'ncnn', '.ncnn'
     modules = ('ncnn', 'pnnx')
     pins = ('ncnn==1.0.20261020', 'pnnx==20261020')
-    takes_pixels = False  # it has float32 alone
-    segmentation = ('logits',)  # its ArgMax is of a whole map
+    takes_pixels = False  # inputs are float32
+    segmentation = ('logits',)  # ncnn's ArgMax reduces the whole map
     precisions = ('float16',)
-    softplus = 'log'  # its own is log(1 + exp(x)), which is infinite above 88, and has no small steps either
+    softplus = 'log'  # ncnn's own, log(1 + exp(x)), overflows above 88 and flushes small steps as well
 
     def convert(
         self, form: nn.Module, image: Tensor, path: Path, precision: str, batches: Iterable[np.ndarray]
@@ -55,5 +55,5 @@ class Ncnn(Target):
                 shutil.move(Path(folder, name), place)
 
     def parts(self, path: Path) -> list[Path]:
-        """Layers, weights, and what is to be known."""
+        """Return the paths of the layers, the weights and the metadata."""
         return [path.with_name(path.name + '.param'), path.with_name(path.name + '.bin'), about_of(path)]

@@ -1,4 +1,4 @@
-"""Files of ONNX for converters to other formats."""
+"""Writes ONNX files for converters to other formats."""
 
 from __future__ import annotations
 
@@ -15,20 +15,19 @@ from ..onnx_file import OPSET
 
 
 def write_onnx(form: nn.Module, image: Tensor, path: Path, any_batch: bool = False) -> None:
-    """Write a portable network as a file of ONNX, with the operator Softplus as one node.
+    """Write a portable network to an ONNX file, with Softplus as a single node.
 
-    PyTorch's exporter puts a comparison beside it, for large values, of which the operator of a runtime takes
-    care itself.
+    PyTorch's exporter adds a comparison for large values, which the operators of runtimes handle themselves.
 
     Args:
-        form (nn.Module): Of :func:`~..portable.portable`; its input is named ``image``, its outputs
-            ``out0``, ``out1`` ...
-        image (Tensor): What it takes, in a batch of 2 if any number is to be taken.
-        path (Path): Where to.
-        any_batch (bool): Whether the batch is free. Defaults to False.
+        form (nn.Module): A network from :func:`~..portable.portable`. Its input is named ``image``, its
+            outputs ``out0``, ``out1``, ...
+        image (Tensor): Its input, in a batch of 2 if ``any_batch``.
+        path (Path): The output file.
+        any_batch (bool): Whether the batch size is dynamic. Defaults to False.
 
     Raises:
-        DeploymentError: If PyTorch cannot export it.
+        DeploymentError: If PyTorch cannot export the network.
     """
     free = ({0: torch.export.Dim.DYNAMIC},) if any_batch else None
     with torch.no_grad():
@@ -52,5 +51,5 @@ def write_onnx(form: nn.Module, image: Tensor, path: Path, any_batch: bool = Fal
 
 
 def softplus(x: Any, beta: float = 1.0, threshold: float = 20.0) -> Any:
-    """Softplus of ONNX."""
+    """ONNX's Softplus; ``beta`` and ``threshold`` of PyTorch's operator are ignored."""
     return op.Softplus(x)

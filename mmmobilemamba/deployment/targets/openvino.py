@@ -1,4 +1,4 @@
-"""OpenVINO: a file of layers, NAME.xml, and one of weights, NAME.bin.
+"""OpenVINO: the layers in NAME.xml and the weights in NAME.bin.
 
 Source: https://docs.openvino.ai/2026/openvino-workflow/model-preparation.html
 """
@@ -17,11 +17,11 @@ from torch import Tensor, nn
 from .onnx_source import write_onnx
 from .target import Target, about_of
 
-QUANTISED = ('Convolution',)  # not GroupConvolution: one scale for all its channels errs by half of the range
+QUANTISED = ('Convolution',)  # GroupConvolution has one scale for all channels: errors of half the range
 
 
 class OpenVino(Target):
-    """OpenVINO, by ONNX; in 8 bits by NNCF."""
+    """OpenVINO, converted via ONNX; quantised to int8 by NNCF."""
 
     name, suffix = 'OpenVINO', '.xml'
     modules = ('openvino', 'onnx', 'onnxscript')
@@ -43,16 +43,16 @@ class OpenVino(Target):
             openvino.save_model(model, path, compress_to_fp16=precision == 'float16')
 
     def parts(self, path: Path) -> list[Path]:
-        """Layers, weights, and what is to be known."""
+        """Return the paths of the layers, the weights and the metadata."""
         return [path, path.with_suffix('.bin'), about_of(path)]
 
 
 def to_int8(model: Any, batches: Iterable[np.ndarray]) -> Any:
-    """A model of OpenVINO with its ungrouped convolutions in 8 bits; the rest, such as the scan, stays.
+    """Quantise only the ungrouped convolutions of a model to int8 (openvino.Model).
 
     Args:
-        model (openvino.Model): In float32.
-        batches (Iterable[ndarray]): Images, for the ranges of the maps.
+        model (openvino.Model): The float32 model.
+        batches (Iterable[ndarray]): Inputs of the model, for the calibration.
     """
     nncf = import_module('nncf')
     kinds = sorted({node.get_type_name() for node in model.get_ops()} - set(QUANTISED))

@@ -1,4 +1,4 @@
-"""Programs of ``torch.export`` for converters to other formats."""
+"""Exports programs of ``torch.export`` for converters to other formats."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from ..errors import quietly, refusing
 
 
 def to_program(form: nn.Module, image: Tensor, exact_resize: bool = False) -> torch.export.ExportedProgram:
-    """A portable network as a program of ``torch.export``, without operations in place.
+    """Export a portable network with ``torch.export``, without in-place operations.
 
     Args:
-        form (nn.Module): Of :func:`~..portable.portable`.
-        image (Tensor): What it takes.
-        exact_resize (bool): Compute resizes as :class:`ExactResize` does. Defaults to False.
+        form (nn.Module): A network from :func:`~..portable.portable`.
+        image (Tensor): Its input.
+        exact_resize (bool): Whether to use :class:`ExactResize`. Defaults to False.
 
     Raises:
-        DeploymentError: If PyTorch cannot export it.
+        DeploymentError: If PyTorch cannot export the network.
     """
     torch.compiler.reset()  # see onnx_file.to_program
     network = WithExactResize(form) if exact_resize else form
@@ -32,10 +32,10 @@ def to_program(form: nn.Module, image: Tensor, exact_resize: bool = False) -> to
 
 
 class WithExactResize(nn.Module):
-    """A network whose resizes are those of :class:`ExactResize`.
+    """Runs a network with the resizes of :class:`ExactResize`.
 
     Args:
-        network (nn.Module): Any.
+        network (nn.Module): Any network.
     """
 
     def __init__(self, network):
@@ -43,15 +43,15 @@ class WithExactResize(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Any:
-        """What the network gives."""
+        """Images -> outputs of the network."""
         with ExactResize():
             return self.network(image)
 
 
 class ExactResize(TorchFunctionMode):
-    """Computes nearest resizes to no multiple of a side as products with constant matrices.
+    """Computes nearest resizes by non-integer factors as products with constant matrices.
 
-    Runtimes have their own idea of which pixel is nearest: LiteRT, from 4 to 7.
+    Runtimes differ in the choice of the nearest pixel; LiteRT differs from PyTorch when resizing from 4 to 7.
     """
 
     def __torch_function__(self, function, types, args=(), kwargs=None):
@@ -62,7 +62,7 @@ class ExactResize(TorchFunctionMode):
     def resize(
         self, x: Tensor, size: Any = None, scale_factor: Any = None, mode: str = 'nearest', **kwargs: Any
     ) -> Tensor:
-        """F.interpolate."""
+        """Replacement of ``F.interpolate``, with the same arguments."""
         if mode != 'nearest' or size is None or x.ndim != 4:
             return F.interpolate(x, size, scale_factor, mode, **kwargs)
         height, width = (size, size) if isinstance(size, int) else map(int, size)
@@ -73,9 +73,9 @@ class ExactResize(TorchFunctionMode):
 
 
 def nearest(size: int, wanted: int) -> Tensor:
-    """What takes ``size`` pixels to the ``wanted`` ones nearest to them, of 0 and 1, (size, wanted).
+    """Return the matrix (size, wanted) of zeros and ones that resizes ``size`` pixels to ``wanted``.
 
-    A constant of the graph, and so not computed by PyTorch, whose operators would be part of it.
+    Computed in NumPy: PyTorch operators would become part of the exported graph.
     """
     places = np.floor(np.arange(wanted, dtype=np.float32) * (np.float32(size) / np.float32(wanted)))
     return torch.tensor((np.arange(size)[:, None] == places.clip(max=size - 1)).astype(np.float32).tolist())

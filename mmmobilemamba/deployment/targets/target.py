@@ -1,4 +1,4 @@
-"""What all runtimes have in common that a network is converted for."""
+"""Base class of the runtimes that a network can be converted for."""
 
 from __future__ import annotations
 
@@ -18,25 +18,25 @@ from ..errors import DeploymentError, quietly, refusing
 from ..graphs import graph_of
 from ..portable import portable
 
-LINES = 12  # of what a converter says, in a message
-ABOUT = '.json'  # behind a file's name: what its users have to know
+LINES = 12  # last lines of a converter's output in an error message
+ABOUT = '.json'  # appended to a file's name for its metadata
 
 
 class Target:
-    """A runtime, and how a network becomes a file for it.
+    """A runtime and its converter.
 
     Attributes:
-        name (str): As its makers write it.
-        suffix (str): What OUT ends in.
-        modules (tuple[str, ...]): What must be importable for :meth:`convert`.
-        pins (tuple[str, ...]): What has to be installed for that, as pip takes it.
-        runs_here (bool): Whether the runtime exists for this machine's system.
-        any_batch (bool): Whether files take any number of images; else one.
-        takes_pixels (bool): Whether an input can be uint8, (N, H, W, C); else it is float32, (N, C, H, W).
-        segmentation (tuple[str, ...]): Outputs of a segmentor unless told otherwise.
-        precisions (tuple[str, ...]): Beside float32.
+        name (str): Name of the runtime, in its official spelling.
+        suffix (str): File extension of the output.
+        modules (tuple[str, ...]): Modules required by :meth:`convert`.
+        pins (tuple[str, ...]): Requirements for pip that provide them.
+        runs_here (bool): Whether the runtime supports this operating system.
+        any_batch (bool): Whether the batch size is dynamic; otherwise it is 1.
+        takes_pixels (bool): Whether inputs can be uint8, (N, H, W, C); otherwise float32, (N, C, H, W).
+        segmentation (tuple[str, ...]): Default outputs of a segmentor.
+        precisions (tuple[str, ...]): Precisions in addition to float32.
         softplus (str): See :func:`~..portable.portable`.
-        extras (dict[str, tuple[str, ...]]): Packages that a precision needs as well.
+        extras (dict[str, tuple[str, ...]]): Additional modules required by a precision.
     """
 
     name: str
@@ -52,7 +52,11 @@ class Target:
     extras: dict[str, tuple[str, ...]] = {}
 
     def why_not(self, precision: str = 'float32') -> str | None:
-        """What is missing for a precision, with the command that installs it (str), or None."""
+        """Return a message with the missing modules and the command that installs them (str), or None.
+
+        Args:
+            precision (str): ``'float32'`` or one of :attr:`precisions`. Defaults to ``'float32'``.
+        """
         modules = (*self.modules, *self.extras.get(precision, ()))
         missing = [name for name in modules if find_spec(name) is None]
         if not missing:
@@ -60,14 +64,14 @@ class Target:
         return f'For {self.name} it needs {", ".join(missing)}: python -m pip install {" ".join(self.pins)}'
 
     def check(self, graph: nn.Module, size: tuple[int, int]) -> None:
-        """Make sure that a network can be converted.
+        """Check that a network can be converted.
 
         Args:
-            graph (nn.Module): Of :mod:`..raw_graphs`.
-            size (tuple[int, int]): Height and width of its images.
+            graph (nn.Module): A graph of :mod:`..raw_graphs`.
+            size (tuple[int, int]): Height and width of its images in px.
 
         Raises:
-            DeploymentError: If it is known that it cannot.
+            DeploymentError: If it cannot be converted for a known reason.
         """
 
     def write(
@@ -78,20 +82,20 @@ class Target:
         about: Mapping[str, Any],
         batches: Iterable[np.ndarray] = (),
     ) -> None:
-        """Write the files of a network: those of the runtime, and what is to be known beside them.
+        """Convert a network and write the files of the runtime and a metadata file.
 
-        That is ``about``, with the names of the ``outputs`` in order, their ``shapes`` without the batch, and
-        the ``sha256`` of each file of the runtime.
+        The metadata are ``about``, the names of the ``outputs`` in order, their ``shapes`` without the batch,
+        and the ``sha256`` of each file of the runtime.
 
         Args:
-            graph (nn.Module): Of :mod:`..raw_graphs`, deployed.
-            image (Tensor): A batch of 2 of the images that it takes.
-            path (Path): Where to.
-            about (dict): See :func:`~..build.describe`; with its ``precision`` and ``input``.
-            batches (Iterable[ndarray]): For int8, images as the network takes them, one a batch.
+            graph (nn.Module): A graph of :mod:`..raw_graphs`, deployed.
+            image (Tensor): Its input, in a batch of 2.
+            path (Path): The output path, ending in :attr:`suffix`.
+            about (dict): The metadata, see :func:`~..build.describe`, with ``precision`` and ``input``.
+            batches (Iterable[ndarray]): For int8, calibration inputs of batch size 1.
 
         Raises:
-            DeploymentError: If it cannot be converted.
+            DeploymentError: If the network cannot be converted.
         """
         if not self.any_batch:
             image = image[:1]
@@ -106,33 +110,33 @@ class Target:
     def convert(
         self, form: nn.Module, image: Tensor, path: Path, precision: str, batches: Iterable[np.ndarray]
     ) -> None:
-        """Write the files of the runtime.
+        """Write the files of the runtime; implemented by each of them.
 
         Args:
-            form (nn.Module): Of :func:`~..portable.portable`: its outputs are a tuple of tensors.
-            image (Tensor): What it takes.
-            path (Path): Ends in :attr:`suffix`.
+            form (nn.Module): A network from :func:`~..portable.portable`; returns a tuple of tensors.
+            image (Tensor): Its input.
+            path (Path): The output path, ending in :attr:`suffix`.
             precision (str): ``'float32'`` or one of :attr:`precisions`.
             batches (Iterable[ndarray]): See :meth:`write`.
 
         Raises:
-            DeploymentError: If it cannot be converted.
+            DeploymentError: If the network cannot be converted.
         """
         raise NotImplementedError
 
     def prove_session(self, path: Path) -> Any:
-        """What runs files in place of the runtime, which does not exist on this system; else None."""
+        """Return a session that emulates the runtime if it does not support this system, otherwise None."""
         return None
 
     def parts(self, path: Path) -> list[Path]:
-        """All files, or folders, of a network at ``path``."""
+        """Return all files and folders of a network at ``path``; the metadata file is last (list[Path])."""
         return [path, about_of(path)]
 
     def check_place(self, path: Path) -> None:
-        """Make sure that nothing else than files of a network is at ``path``.
+        """Check that only files of an earlier export would be overwritten at ``path``.
 
         Raises:
-            DeploymentError: If a folder is there, or a file that another program has put there.
+            DeploymentError: If there is a folder, or a file that does not belong to an export.
         """
         first = self.parts(path)[0]
         for part in self.parts(path):
@@ -146,20 +150,20 @@ class Target:
                 )
 
     def move(self, path: Path, target: Path) -> None:
-        """Put the files at ``path`` in place of those at ``target``, each in one step."""
+        """Move the files at ``path`` to ``target``; each replaces the old one atomically."""
         for part, place in zip(self.parts(path), self.parts(target)):
-            if place.is_dir():  # which no other can replace
+            if place.is_dir():  # a folder cannot be replaced
                 place.rename(path.with_name(f'{path.name}.old'))
             part.replace(place)
 
     def size(self, path: Path) -> int:
-        """Bytes that the files at ``path`` have."""
+        """Return the total size of the files at ``path`` in bytes (int)."""
         files = [each for part in self.parts(path) for each in (part, *part.rglob('*'))]
         return sum(each.stat().st_size for each in files if each.is_file())
 
 
 def sha256_of(path: Path) -> str:
-    """The sha256 of a file, or of all files in a folder in the order of their names (str)."""
+    """Return the SHA-256 of a file, or of the files in a folder, sorted by path (str)."""
     digest = hashlib.sha256()
     for part in sorted(path.rglob('*')) if path.is_dir() else [path]:
         if part.is_file():
@@ -168,15 +172,19 @@ def sha256_of(path: Path) -> str:
 
 
 def about_of(path: Path) -> Path:
-    """Where what is to be known about a file lies: beside it."""
+    """Return the path of a file's metadata, which is beside it."""
     return path.with_name(path.name + ABOUT)
 
 
 def call(command: Sequence[str | Path], **kwargs: Any) -> str:
-    """Run a converter; all that it says (str).
+    """Run a converter and return its output (str).
+
+    Args:
+        command (Sequence[str | Path]): The command.
+        **kwargs: Passed to ``subprocess.run``.
 
     Raises:
-        DeploymentError: If it fails, with the last of that.
+        DeploymentError: If it fails; the message includes the last lines of its output.
     """
     done = subprocess.run(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **kwargs
@@ -188,16 +196,16 @@ def call(command: Sequence[str | Path], **kwargs: Any) -> str:
 
 
 def trace(form: nn.Module, image: Tensor) -> torch.jit.ScriptModule:
-    """A network as TorchScript, with several outputs or one alone."""
+    """Trace a network to TorchScript; a single output becomes a tensor instead of a tuple."""
     with torch.no_grad():
         return torch.jit.trace(Plain(form), image, check_trace=False)
 
 
 class Plain(nn.Module):
-    """A network whose only output is a tensor instead of a tuple of one.
+    """Unpacks the output of a network if it is a tuple of one tensor.
 
     Args:
-        network (nn.Module): One that gives a tuple.
+        network (nn.Module): A network that returns a tuple.
     """
 
     def __init__(self, network):
@@ -205,6 +213,6 @@ class Plain(nn.Module):
         self.network = network
 
     def forward(self, image: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """What the network gives."""
+        """Images -> one output, or a tuple of several."""
         outputs = self.network(image)
         return outputs[0] if len(outputs) == 1 else tuple(outputs)

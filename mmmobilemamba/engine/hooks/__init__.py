@@ -1,4 +1,4 @@
-"""Hooks for mmpretrain; ``mmmobilemamba.mmpretrain`` imports this module."""
+"""Hooks that require mmpretrain; imported by ``mmmobilemamba.mmpretrain``."""
 
 from .train_ema_hook import TrainEMAHook
 

@@ -1,4 +1,4 @@
-"""Moving average of the weights that leaves tests alone."""
+"""Exponential moving average (EMA) of the weights during training only."""
 
 from __future__ import annotations
 
@@ -10,17 +10,19 @@ from mmpretrain.engine import EMAHook
 
 @HOOKS.register_module()
 class TrainEMAHook(EMAHook):
-    """mmpretrain's EMAHook in a training, and nothing in a test.
+    """mmpretrain's EMAHook during training; does nothing when testing a checkpoint.
 
-    What it saves as ``state_dict`` is the average, so a test needs no hook to see it. mmpretrain's own
-    (1.2.0) makes a copy of the model for a test, too, and loads and swaps it: with ``--tta`` no name of
-    the copy is in the checkpoint, and random weights are tested without a word; with
-    ``evaluate_on_origin`` a second test replaces what ``--out`` wrote by the predictions of the weights
-    that are not averaged, and ``confusion_matrix.py`` stops; other layouts of a checkpoint do not load.
+    Checkpoints store the averaged weights as ``state_dict``, so tests do not need the hook. mmpretrain's
+    EMAHook (1.2.0) also copies, loads and swaps the model when testing, which causes these problems:
+
+    - With ``--tta``, the checkpoint has no key of the copy, and random weights are tested silently.
+    - With ``evaluate_on_origin``, a second test overwrites the predictions of ``--out`` with those of the
+      weights that are not averaged, and ``confusion_matrix.py`` fails.
+    - Other checkpoint layouts cannot be loaded.
 
     Args:
-        **kwargs: Those of ``mmpretrain.engine.EMAHook``; ``evaluate_on_ema`` and ``evaluate_on_origin``
-            are about validation during training.
+        **kwargs: Arguments of ``mmpretrain.engine.EMAHook``. ``evaluate_on_ema`` and ``evaluate_on_origin``
+            only affect validation during training.
     """
 
     def __init__(self, **kwargs):
@@ -28,37 +30,37 @@ class TrainEMAHook(EMAHook):
         self.ema_model = None
 
     def before_run(self, runner: Runner) -> None:
-        """Start the average, if this is a training."""
+        """Create the averaged model if the run is a training."""
         training = isinstance(runner.optim_wrapper, (OptimWrapper, OptimWrapperDict))
         if training and self.ema_model is None:
             super().before_run(runner)
 
     def before_val_epoch(self, runner: Runner) -> None:
-        """Show the average to the validation of a training."""
+        """Swap in the averaged weights for validation during training."""
         if self.ema_model is not None:
             super().before_val_epoch(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Put the trained weights back, and validate them if that is wanted."""
+        """Restore the trained weights, and validate them with ``evaluate_on_origin``."""
         if self.ema_model is not None:
             super().after_val_epoch(runner, metrics)
 
     def before_test_epoch(self, runner: Runner) -> None:
-        """Show the average to a test that follows on a training."""
+        """Swap in the averaged weights for a test after training in the same run."""
         if self.ema_model is not None:
             self._swap_ema_parameters()
 
     def after_test_epoch(self, runner: Runner, metrics: dict[str, float] | None = None) -> None:
-        """Put the trained weights back."""
+        """Restore the trained weights."""
         if self.ema_model is not None:
             self._swap_ema_parameters()
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Go on with the average of a checkpoint that is resumed.
+        """Load the averaged weights of a checkpoint to resume.
 
-        What ``load_from`` loads is the average already, in ``state_dict``: the new average starts as a copy
-        of the model, at its first step. mmpretrain's own loads ``ema_state_dict`` then, too, which ends in
-        torch's ``size mismatch`` where the number of classes is another.
+        ``load_from`` already loads the averaged weights, stored as ``state_dict``; the new average starts as
+        a copy of the model at the first step. mmpretrain's EMAHook loads ``ema_state_dict`` in that case as
+        well, which fails with torch's ``size mismatch`` if the number of classes differs.
         """
         if self.ema_model is None or not runner._resume:
             return

@@ -1,4 +1,4 @@
-"""Mixed precision on a CPU."""
+"""Mixed precision training on a CPU."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from torch import nn
 
 @OPTIM_WRAPPERS.register_module()
 class CPUAmpOptimWrapper(OptimWrapper):
-    """mmengine's OptimWrapper, with the forward pass under bfloat16 autocast of the CPU.
+    """mmengine's OptimWrapper with bfloat16 autocast on the CPU.
 
-    mmengine's AmpOptimWrapper refuses to start without an accelerator, so this one runs a mixed
-    precision recipe where there is none. Parameters, their gradients and the optimizer's state stay
-    float32; bfloat16 has the range of float32, so the loss needs no scaling. Faster only on a CPU with
-    bfloat16 instructions (AVX512-BF16, AMX). For evaluation set ``fp16=True`` in ``val_cfg`` or
-    ``test_cfg``, which means bfloat16 on a CPU. Source: https://docs.pytorch.org/docs/stable/amp.html.
+    Replaces mmengine's AmpOptimWrapper, which requires an accelerator. Parameters, gradients and the state of
+    the optimizer stay in float32. The loss is not scaled, because bfloat16 has the range of float32. This is
+    only faster on CPUs with bfloat16 instructions (AVX512-BF16, AMX). For evaluation, set ``fp16=True`` in
+    ``val_cfg`` or ``test_cfg``, which selects bfloat16 on a CPU. Source:
+    https://docs.pytorch.org/docs/stable/amp.html.
 
     Args:
-        **kwargs: Those of :class:`mmengine.optim.OptimWrapper`.
+        **kwargs: Arguments of :class:`mmengine.optim.OptimWrapper`.
 
     Example:
         >>> optim_wrapper = dict(type='CPUAmpOptimWrapper', optimizer=dict(type='AdamW', lr=1e-3))
@@ -30,6 +30,6 @@ class CPUAmpOptimWrapper(OptimWrapper):
 
     @contextmanager
     def optim_context(self, model: nn.Module) -> Iterator[None]:
-        """Autocast the forward pass of ``model``, after what gradient accumulation needs."""
+        """Enable autocast in addition to mmengine's context for gradient accumulation."""
         with super().optim_context(model), torch.autocast('cpu', dtype=torch.bfloat16):
             yield

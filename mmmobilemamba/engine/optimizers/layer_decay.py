@@ -1,4 +1,4 @@
-"""Layer-wise learning-rate decay in mmpretrain, mmdet and mmseg alike."""
+"""Layer-wise learning rate decay for mmpretrain, mmdet and mmseg."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from mmengine.optim import DefaultOptimWrapperConstructor
 from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS
 from torch import nn
 
-FSDP_PREFIX = '_fsdp_wrapped_module.'  # which FSDP adds to the names of what it wraps
+FSDP_PREFIX = '_fsdp_wrapped_module.'  # FSDP inserts it into parameter names
 
 
 @OPTIM_WRAPPER_CONSTRUCTORS.register_module()
 class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
-    """mmengine's default constructor, with a learning rate that falls from the head to the stem.
+    """mmengine's default constructor with a learning rate that decreases from the head to the stem.
 
-    A parameter d layers below the head learns at ``layer_decay_rate ** d`` of the rate it would have
-    otherwise; whatever is not in the backbone learns at the full rate. The depth is what
-    ``get_layer_depth`` of ``model.backbone``, or of the model itself if it is a bare backbone, says,
-    so it works with any network that has this method. Source: https://arxiv.org/abs/1801.06146
-    (discriminative fine-tuning) and https://arxiv.org/abs/2106.08254 (in fine-tuning of vision networks).
+    The learning rate of a parameter d layers below the head is multiplied by ``layer_decay_rate ** d``;
+    parameters outside the backbone keep the full rate. The depth comes from ``get_layer_depth`` of
+    ``model.backbone``, or of the model itself if it is a bare backbone, so any network with this method is
+    supported. Source: https://arxiv.org/abs/1801.06146 (discriminative fine-tuning) and
+    https://arxiv.org/abs/2106.08254 (fine-tuning of vision networks).
 
-    All other keys of ``paramwise_cfg`` keep their meaning, ``lr_mult`` among them, which is applied on top.
+    All other keys of ``paramwise_cfg`` work as in mmengine; ``lr_mult``, for example, is applied on top.
 
     Args:
-        optim_wrapper_cfg (dict): The wrapper with its ``optimizer``, which needs an ``lr``.
-        paramwise_cfg (dict): ``layer_decay_rate`` (float, more than 0 and at most 1), and the keys of
+        optim_wrapper_cfg (dict): Config of the optimizer wrapper; its ``optimizer`` needs an ``lr``.
+        paramwise_cfg (dict): ``layer_decay_rate`` (float, above 0 and up to 1), and the keys of
             :class:`mmengine.optim.DefaultOptimWrapperConstructor`.
 
     Raises:
-        ValueError: If ``lr`` or ``layer_decay_rate`` is missing or wrong.
-        TypeError: When called with a model that has no layers to tell apart.
+        ValueError: If ``lr`` or ``layer_decay_rate`` is missing or invalid.
+        TypeError: When called with a model without ``get_layer_depth``.
 
     Example:
         >>> optim_wrapper = dict(
@@ -61,7 +61,7 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
         prefix: str = '',
         is_dcn_module: int | float | None = None,
     ) -> None:
-        """Add a group for each parameter; once those of the whole model are there, scale their rates."""
+        """Add one group per parameter; after the last one, scale the learning rates of all groups."""
         super().add_params(params, module, prefix, is_dcn_module)
         if prefix:  # a submodule
             return
@@ -80,7 +80,11 @@ class LayerDecayOptimWrapperConstructor(DefaultOptimWrapperConstructor):
 
 
 def depth_lookup(model: nn.Module) -> Callable[[str], tuple[int, int]]:
-    """Function from a parameter's name to its layer and the number of layers."""
+    """Return a function that maps a parameter's name to its layer and the number of layers (Callable).
+
+    Raises:
+        TypeError: If neither the model nor its backbone has ``get_layer_depth``.
+    """
     backbone = getattr(model, 'backbone', None)
     if hasattr(backbone, 'get_layer_depth'):
         return lambda name: backbone.get_layer_depth(name, prefix='backbone.')

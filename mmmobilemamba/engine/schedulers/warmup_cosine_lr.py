@@ -1,4 +1,4 @@
-"""Cosine learning rate that runs under its own warm-up."""
+"""Cosine learning rate schedule whose cosine starts together with the warm-up."""
 
 from __future__ import annotations
 
@@ -13,41 +13,41 @@ from mmengine.registry import PARAM_SCHEDULERS
 
 @PARAM_SCHEDULERS.register_module()
 class WarmupCosineLR(_ParamScheduler):
-    r"""Linear warm-up, then a cosine whose clock started with the warm-up.
+    r"""Linear warm-up followed by a cosine that is counted from the start of the warm-up.
 
-    The schedule of the paper's classification runs. With t the steps since ``begin`` and lr a
-    parameter group's own base learning rate:
+    This is the schedule of the paper's classification runs. With t the number of steps since ``begin`` and lr
+    the base learning rate of a parameter group, the learning rate is:
 
-    - t < warmup: :math:`lr (s + (1 - s) t / warmup)`, s being ``start_factor``;
-    - later: :math:`lr (m + (1 - m) (1 + \cos(\pi t / T_{max})) / 2)`, m being ``eta_min_ratio``;
+    - for t < warmup: :math:`lr (s + (1 - s) t / warmup)`, where s is ``start_factor``;
+    - afterwards: :math:`lr (m + (1 - m) (1 + \cos(\pi t / T_{max})) / 2)`, where m is ``eta_min_ratio``;
     - from ``T_max`` on: lr * m.
 
-    The rate therefore drops a little where the warm-up ends. mmengine's pair of LinearLR and
-    CosineAnnealingLR(begin=warmup) has no drop and stays up to 11 % higher. Every value is computed
-    from the base learning rate, so another scheduler for the same steps would be overruled. As with
-    mmengine's own, a resumed run keeps the lengths of the run that it continues.
+    The learning rate therefore drops slightly at the end of the warm-up. mmengine's LinearLR followed by
+    CosineAnnealingLR(begin=warmup) has no such drop, and its learning rate is up to 11 % higher. All values
+    are computed from the base learning rate, so other schedulers for the same steps are overridden. As with
+    mmengine's schedulers, a resumed run keeps the lengths of the original run.
 
     Source: ``CosineLRScheduler`` of timm without ``warmup_prefix``
     (https://timm.fast.ai/SGDR), in the recipe of https://github.com/lewandofskee/MobileMamba.
 
     Args:
-        optimizer (Optimizer | BaseOptimWrapper): What is scheduled.
-        warmup (int): Length of the warm-up; 0 leaves it out. Like ``T_max``, ``begin`` and ``end`` in
-            epochs with ``by_epoch``, else in iterations.
-        T_max (int, optional): When the cosine ends, counted from ``begin``, with the warm-up.
-            Defaults to None, ``end - begin``.
-        start_factor (float): Learning rate of step 0 over the base. Defaults to 1e-3.
-        eta_min_ratio (float): Learning rate at the end over the base. Defaults to 1e-2.
-        begin (int): First step to schedule. Defaults to 0.
-        end (int): First step to leave alone again. Defaults to 1e9; from a config, the Runner's
-            last epoch or iteration.
-        last_step (int): Steps done before, for resuming without a state. Defaults to -1, none.
-        by_epoch (bool): Whether a step is an epoch. With ``convert_to_iter_based=True`` beside it in
-            a config, lengths stay in epochs and a step is an iteration. Defaults to True.
-        verbose (bool): Log each value. Defaults to False.
+        optimizer (Optimizer | BaseOptimWrapper): The optimizer or optimizer wrapper.
+        warmup (int): Length of the warm-up; 0 disables it. Like ``T_max``, ``begin`` and ``end``, in epochs
+            if ``by_epoch``, otherwise in iterations.
+        T_max (int, optional): End of the cosine, counted from ``begin`` and including the warm-up. Defaults
+            to None, which means ``end - begin``.
+        start_factor (float): Ratio of the learning rate at step 0 to the base one. Defaults to 1e-3.
+        eta_min_ratio (float): Ratio of the final learning rate to the base one. Defaults to 1e-2.
+        begin (int): First scheduled step. Defaults to 0.
+        end (int): First step after the schedule. Defaults to 1e9, or in a config to the last epoch or
+            iteration of the Runner.
+        last_step (int): Index of the last completed step, to resume without a state. Defaults to -1, none.
+        by_epoch (bool): Whether a step is an epoch. With ``convert_to_iter_based=True`` in the config,
+            lengths are in epochs but a step is an iteration. Defaults to True.
+        verbose (bool): Whether to log each value. Defaults to False.
 
     Raises:
-        TypeError, ValueError: If an argument is not one of the above.
+        TypeError, ValueError: If an argument is invalid.
 
     Example:
         >>> param_scheduler = dict(type='WarmupCosineLR', warmup=20, T_max=300, convert_to_iter_based=True)
@@ -102,15 +102,17 @@ class WarmupCosineLR(_ParamScheduler):
         epoch_length: int | None = None,
         **kwargs: Any,
     ) -> WarmupCosineLR:
-        """Build it with a step an iteration from lengths in epochs.
+        """Build an iteration-based scheduler from lengths in epochs.
 
         Args:
-            epoch_length (int): Iterations of an epoch; the Runner gives it.
-            *args: Those of the class; fractions of an epoch are allowed, here and in the other arguments.
-            **kwargs: As ``*args``.
+            warmup, T_max, begin, end (float): As for the class; fractions of an epoch are allowed.
+            by_epoch (bool): Must be True. Defaults to True.
+            epoch_length (int): Iterations per epoch, passed by the Runner.
+            *args: Other arguments of the class.
+            **kwargs: Other arguments of the class.
 
         Raises:
-            ValueError: If the lengths are in iterations already, or ``epoch_length`` is missing or 0.
+            ValueError: If ``by_epoch`` is False, or ``epoch_length`` is missing or 0.
         """
         if not by_epoch:
             raise ValueError('convert_to_iter_based is for lengths in epochs: remove it, or by_epoch=False.')
@@ -133,7 +135,7 @@ class WarmupCosineLR(_ParamScheduler):
         )
 
     def _get_value(self):
-        """Learning rate of each group at ``last_step``."""
+        """Return the learning rate of each parameter group at ``last_step``."""
         if self.last_step < self.warmup:
             factor = self.start_factor + (1 - self.start_factor) * self.last_step / self.warmup
         else:

@@ -26,7 +26,7 @@ def tensor_for(name: str, shape, salt: int = 0) -> np.ndarray:
         return np.tile(HAAR[:, None], (shape[0] // 4, 1, 1, 1))
     if leaf == 'running_var':
         value = rng.uniform(0.5, 1.5, shape)
-    elif leaf == 'Ds':  # small: the state must show
+    elif leaf == 'Ds':  # small, so that the state affects the output
         value = rng.uniform(-0.3, 0.3, shape)
     elif leaf == 'running_mean':
         value = 0.1 * rng.standard_normal(shape)

@@ -1,1 +1,1 @@
-"""Programs that convert a file in a process, and perhaps an environment, of its own; nothing imports them."""
+"""Conversion scripts, run in a separate process and some in a separate environment; never imported."""

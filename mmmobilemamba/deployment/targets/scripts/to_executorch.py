@@ -1,8 +1,8 @@
-"""Converts a program of ``torch.export`` for ExecuTorch.
+"""Converts a program of ``torch.export`` to ExecuTorch.
 
     python to_executorch.py IN.pt2 OUT.pte [IMAGES.npz]
 
-With images, on which they are calibrated, convolutions are in 8 bits.
+If images are given, convolutions are calibrated on them and quantised to int8.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def main(source: str, out: str, images: str | None = None) -> None:
 
 
 def to_int8(program: torch.export.ExportedProgram, images: str) -> torch.export.ExportedProgram:
-    """The program with convolutions in 8 bits; what is around them, such as the scan, stays as it is."""
+    """Quantise the convolutions of a program to int8; everything else, such as the scan, is unchanged."""
     quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
     quantizer.set_filter_function(can_be_int8)
     network = prepare_pt2e(program.module(), quantizer)
@@ -45,10 +45,10 @@ def to_int8(program: torch.export.ExportedProgram, images: str) -> torch.export.
 
 
 def can_be_int8(node: torch.fx.Node) -> bool:
-    """Whether a node is a convolution that may be in 8 bits, one of its weights, or a ReLU behind it.
+    """Whether a node is a quantisable convolution, one of its parameters, or a ReLU after it (bool).
 
-    Its weights must be its own: XNNPACK cannot open a file in which it shares a bias with one in float32, as
-    the levels of a detector's head do.
+    A convolution must not share its parameters: XNNPACK cannot open a file in which an int8 convolution
+    shares a bias with a float32 one, as convolutions of detection heads do across levels.
     """
     if node.op == 'get_attr':
         return len(node.users) == 1

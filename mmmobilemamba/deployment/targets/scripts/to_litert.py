@@ -1,8 +1,8 @@
-"""Converts a program of ``torch.export`` for LiteRT.
+"""Converts a program of ``torch.export`` to LiteRT.
 
     python to_litert.py IN.pt2 OUT.tflite PRECISION
 
-It is run in the environment of :mod:`.litert`, and imports nothing of this package.
+Runs in the environment of :mod:`.litert`, without importing this package.
 """
 
 import sys
@@ -18,11 +18,11 @@ CONVOLUTIONS = ('CONV_2D', 'DEPTHWISE_CONV_2D')
 
 
 class Keep(TorchFunctionMode):
-    """Keeps what ``contiguous`` gives.
+    """Keeps references to the results of ``contiguous``.
 
-    litert-torch 0.10.0 tells constants apart by their addresses. It makes some of them contiguous and
-    does not keep them, so that the next one may have the address, and is taken for the same.
-    Source: https://github.com/google-ai-edge/litert-torch/issues/1061
+    litert-torch 0.10.0 identifies constants by their addresses. It does not keep the contiguous copies it
+    makes of some of them, so a later copy can reuse an address and is then confused with the earlier
+    constant. Source: https://github.com/google-ai-edge/litert-torch/issues/1061
     """
 
     def __init__(self):
@@ -47,11 +47,11 @@ def main(source: str, out: str, precision: str) -> None:
 
 
 def reduce_weights(path: str, precision: str) -> None:
-    """Store the weights of convolutions in fewer bits; they are computed with in float32.
+    """Store the weights of convolutions in fewer bits; the computation stays in float32.
 
     Args:
-        path (str): A file of LiteRT, which is replaced.
-        precision (str): One of ``STORAGE``.
+        path (str): A LiteRT file, which is overwritten.
+        precision (str): One of the keys of ``STORAGE``.
     """
     recipe = recipe_manager.RecipeManager()
     bits, algorithm = STORAGE[precision]
