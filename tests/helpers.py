@@ -73,7 +73,7 @@ def arguments(batch, length, channels, dtype=torch.float64, seed=0, rank=3):
 
 
 def write_digits_start(folder):
-    """Write what the digits classifier of one epoch leaves, untrained, where other digits configs look for it."""
+    """Write an untrained checkpoint of the classifier from which other digits configs start."""
     path = folder / 'work_dirs/mobilemamba-t2_1xb64-1e-pretrain_digits-64px/epoch_1.pth'
     path.parent.mkdir(parents=True)
     weights = MobileMamba('t2').state_dict()

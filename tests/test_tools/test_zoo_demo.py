@@ -366,7 +366,7 @@ def test_training_data_of_the_twins():
         zoo_demo.describe_training_data(zoo_demo.load_config(zoo_demo.find_config(task), []), SCENES)
         for task in zoo_demo.TASKS
     ]
-    assert found == ['crops of 6000 scenes'] * 3 + ['2000 scenes'] * 6
+    assert found == ['crops of 6000 scenes'] * 4 + ['6000 scenes'] + ['2000 scenes'] * 5
 
 
 def test_absent_config(zoo, capsys):
