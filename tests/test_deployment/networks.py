@@ -28,7 +28,7 @@ NO_CHECKPOINT = ('mobilemamba-t2_1xb64-4e_digits-64px', 'none.pth')  # for error
 def config_of(name):
     """The config of a twin with a tiny backbone and thresholds that random scores exceed (Config)."""
     config = Config.fromfile(ROOT / 'configs' / CONFIGS[name])
-    config.model.backbone.arch = ODD
+    config.model.backbone.update(arch=ODD, init_cfg=None)
     if name == 'classifier':
         config.model.head.in_channels = ODD['embed_dims'][-1]
     return config
