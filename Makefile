@@ -45,7 +45,7 @@ help:
 	@echo "make data    generate only the data (OVERWRITE=--overwrite replaces data of an older version)"
 	@echo "make test    set up and run the test suite (JOBS=$(JOBS) processes, each with up to 4 GiB)"
 	@echo "make quick   run the tests that most changes need (under 3 minutes)"
-	@echo "make test-deploy  export every kind of model, and run the files in all runtimes and a browser"
+	@echo "make test-deploy  export everything there is and run it in every runtime and a browser (25 minutes)"
 	@echo "make test-projects  test the recipes for mmpose, mmocr, mmaction2 and mmrotate, each in a separate environment"
 	@echo "              (PROJECTS='mmpose mmocr' selects some of them)"
 	@echo "make env     only set up (VENV=$(VENV))"
