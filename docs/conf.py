@@ -31,6 +31,7 @@ myst_heading_anchors = 6
 myst_url_schemes = {'http': None, 'https': None, 'mailto': None, 'source': None}
 # Docstrings: Google style, types of arguments as the docstrings have them.
 napoleon_numpy_docstring = False
+napoleon_use_ivar = True  # an attribute may be documented by its class and by itself
 autodoc_typehints = 'signature'
 autodoc_typehints_format = 'short'
 autodoc_member_order = 'bysource'
