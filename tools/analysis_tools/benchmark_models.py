@@ -253,8 +253,9 @@ class OnnxNetwork(nn.Module):
             proto = precision.to_float16(proto)
         if kind == 'onnx_int8':
             proto = precision.to_int8(proto, [image.numpy()])
-        self.bytes = proto.ByteSize()
-        self.session = onnx_file.open_session(proto.SerializeToString(), torch.get_num_threads())
+        self.content = proto.SerializeToString()
+        self.bytes = len(self.content)
+        self.session = onnx_file.open_session(self.content, torch.get_num_threads())
 
     def forward(self, image):
         """(N, 3, H, W) -> a list of arrays."""
