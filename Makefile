@@ -18,6 +18,7 @@ QUICK := $(addprefix tests/,test_hygiene.py test_docs.py test_project_files.py t
     test_ops/test_backends.py test_ops/test_selective_scan.py test_ops/test_conv.py test_ops/test_haar.py \
     test_ops/test_norm_gate.py test_recipes/test_schedules.py test_utils)
 DEMO_CONFIG := configs/retinanet/retinanet_mobilemamba-t2_fpn_2e_digits.py
+BEST = $$(ls -t "$(WORK)"/best_coco_bbox_mAP_epoch_*.pth | head -n 1)
 START_CONFIG := configs/mobilemamba/mobilemamba-t2_1xb64-1e-pretrain_digits-64px.py
 
 # Paths may contain spaces. They are quoted wherever they are used, and never passed to make's functions and targets,
@@ -38,8 +39,8 @@ MIM := PATH="$(BIN):$$PATH" "$(BIN)/mim"
     demo train-demo test-demo zoo-demo clean
 
 help:
-	@echo "make demo    set up, make the data, train a small classifier and a detector that starts from it, test it and"
-	@echo "              draw its predictions (about 10 min after set-up)"
+	@echo "make demo    set up, make the data, train a small classifier and a detector that starts from it, test it,"
+	@echo "              draw its predictions and export it (about 10 min after set-up)"
 	@echo "make zoo-demo  the same for every task of the paper, one after the other (1 to 2 hours)"
 	@echo "              (TASKS='retinanet sem_fpn' runs some of them, with what they need)"
 	@echo "make data    generate only the data (OVERWRITE=--overwrite replaces data of an older version)"
@@ -123,12 +124,16 @@ train-demo: data
 
 test-demo:
 	$(MIM) test mmdet $(DEMO_CONFIG) --gpus 0 --work-dir "$(WORK)" --out "$(WORK)/predictions.pkl" \
-	    --checkpoint "$$(ls -t "$(WORK)"/best_coco_bbox_mAP_epoch_*.pth | head -n 1)"
+	    --checkpoint "$(BEST)"
 
 demo: train-demo
 	@$(MAKE) --no-print-directory test-demo
 	"$(BIN)/python" tools/analysis_tools/draw_predictions.py $(DEMO_CONFIG) "$(WORK)/predictions.pkl" "$(WORK)/pictures" \
 	    --score-thr 0.5
+	@# For the page in the browser, which offers what is there.
+	mkdir -p "$(WORK)/samples"
+	cp data/digits_scenes/coco/val/00000[1-4].png "$(WORK)/samples"
+	"$(BIN)/python" tools/deployment/export.py $(DEMO_CONFIG) "$(BEST)" "$(WORK)/samples/digits.onnx"
 
 zoo-demo: env
 	"$(BIN)/python" tools/misc/zoo_demo.py --work-dir work_dirs/zoo $(if $(TASKS),--tasks $(TASKS))

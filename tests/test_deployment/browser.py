@@ -41,9 +41,9 @@ def skip_without_browser():
 
 
 @contextmanager
-def serving(script=serve, models=()):
+def serving(script=serve, files=()):
     """Run a server; yields its address."""
-    server = script.make_server(models)
+    server = script.make_server(files)
     thread = threading.Thread(target=server.serve_forever, daemon=True)
     thread.start()
     try:

@@ -38,7 +38,7 @@ def served(tmp_path_factory):
     """A server of the page, with a minimal detector of two objects as a model."""
     path = tmp_path_factory.mktemp('models') / 'two objects.onnx'
     outputs = detections((2, 1, 6, 5, 0.9, 1), (0, 0, 3, 8, 0.4, 2), masks=np.ones((2, 4, 4)))
-    with serving(models=[make_file(path, 'detection', outputs)]) as address:
+    with serving(files=[make_file(path, 'detection', outputs)]) as address:
         page = Page(address, FAKE_CAMERA, '--use-fake-ui-for-media-stream')
         yield page
         page.close()
@@ -259,6 +259,29 @@ def test_model_by_address_and_threshold(served, tmp_path):
     assert dog not in page.evaluate(PIXELS)
     page('threshold').send_keys(Keys.END)
     assert page.rows() == [] and page('status').text == 'No object with a score of 1.00 or more'
+
+
+def test_samples(tmp_path):
+    """Networks and pictures that the server offers run at a click, and by their addresses."""
+    Image.new('RGB', (8, 8), 'white').save(tmp_path / 'a b.png')
+    model = make_file(
+        tmp_path / 'two objects.onnx', 'detection', detections((2, 1, 6, 5, 0.9, 1), (0, 0, 3, 8, 0.4, 2))
+    )
+    with serving(files=[model, tmp_path / 'a b.png']) as address:
+        page = Page(address)
+        page.open()
+        for kind, name in (('model', 'two objects.onnx'), ('picture', 'a b.png')):
+            (button,) = page(f'{kind}-samples').find_elements('tag name', 'button')
+            assert button.text == name
+            button.click()
+            page.settle()
+            assert page(f'{kind}-name').text == name
+        assert [row[0] for row in page.rows()] == ['cat', 'dog']
+        page.open('?model=models/two%20objects.onnx&picture=pictures/a%20b.png')
+        assert [row[0] for row in page.rows()] == ['cat', 'dog']
+        page.open('?picture=pictures/none.png')
+        assert 'The server has no file pictures/none.png (404).' in page('message').text
+        page.close()
 
 
 def test_upright_and_opaque(page, tmp_path):

@@ -26,7 +26,7 @@ ADAPTER = "const { findAdapter } = await import('/provider.js'); return Boolean(
 def served(tmp_path_factory):
     """The page in a browser with WebGPU, and the address of a model."""
     path = tmp_path_factory.mktemp('models') / 'x.onnx'
-    with serving(models=[make_file(path, 'backbone')]) as address:
+    with serving(files=[make_file(path, 'backbone')]) as address:
         page = Page(address, *SOFTWARE)
         try:
             if not page.open().evaluate(ADAPTER):

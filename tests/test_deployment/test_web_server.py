@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import io
+import json
 import tarfile
 import urllib.error
 import urllib.request
@@ -13,14 +14,15 @@ from .browser import serve, serving
 
 
 def test_serves_with_types_and_headers(tmp_path):
-    """The page and the given models are served, on this machine only, and no other files."""
+    """The page and the given files are served, on this machine only, and no other files."""
     path = tmp_path / 'a b.onnx'
     path.write_bytes(b'content')
     (tmp_path / 'secret.onnx').touch()
     server = serve.make_server([path])
     assert server.server_address[0] == '127.0.0.1'
     server.server_close()
-    with serving(models=[path]) as address:
+    (tmp_path / 'c.png').write_bytes(b'picture')
+    with serving(files=[path, tmp_path / 'c.png']) as address:
         for name, kind in (('', 'text/html'), ('app.js', 'text/javascript'), ('style.css', 'text/css')):
             with urllib.request.urlopen(address + name) as answer:
                 assert answer.headers.get_content_type() == kind
@@ -29,6 +31,12 @@ def test_serves_with_types_and_headers(tmp_path):
                 assert "connect-src 'self'" in answer.headers['Content-Security-Policy']
         with urllib.request.urlopen(address + 'models/a%20b.onnx') as answer:
             assert answer.read() == b'content'
+        with urllib.request.urlopen(address + 'pictures/c.png') as answer:
+            assert answer.read() == b'picture'
+        with urllib.request.urlopen(address + 'samples.json') as answer:
+            assert answer.headers.get_content_type() == 'application/json'
+            assert "connect-src 'self'" in answer.headers['Content-Security-Policy']
+            assert json.load(answer) == dict(models=['a b.onnx'], pictures=['c.png'])
         for name in ('models/secret.onnx', f'models/..{tmp_path}/secret.onnx', '../infer.py', 'models/'):
             with pytest.raises(urllib.error.HTTPError, match='404'):
                 urllib.request.urlopen(address + name)
@@ -83,7 +91,7 @@ def test_npm_fails(tmp_path, monkeypatch):
     ('arguments', 'message'),
     [
         (['none.onnx'], 'there is no file none.onnx'),
-        (['a.onnx', 'b/a.onnx'], 'two models have the same name; rename one'),
+        (['a.onnx', 'b/a.onnx'], 'two files have the same name; rename one'),
         (['--port', 'x'], 'invalid int value'),
         (['--port', '65536'], '--port must be 0 to 65535'),
     ],
@@ -114,3 +122,15 @@ def test_says_what_to_open(tmp_path, monkeypatch, capsys):
     address = first.split()[1]
     assert address.startswith('http://localhost:')
     assert second == f'  a b.onnx: {address}?model=models/a%20b.onnx'
+
+
+def test_samples_of_the_demo(tmp_path, monkeypatch):
+    """Without files, those that `make demo` has left are offered, if it has."""
+    monkeypatch.chdir(tmp_path)
+    assert serve.parse_args([]).files == []
+    folder = tmp_path / serve.SAMPLES
+    (folder / 'more').mkdir(parents=True)
+    for name in ('digits.onnx', '000001.png'):
+        (folder / name).touch()
+    assert [path.name for path in serve.parse_args([]).files] == ['000001.png', 'digits.onnx']
+    assert serve.parse_args([str(folder / 'digits.onnx')]).files == [folder / 'digits.onnx']

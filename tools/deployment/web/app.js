@@ -111,18 +111,49 @@ function useProvider() {
   if (state.source) useModel(state.source.name, state.source.read);
 }
 
-/** A network by its address on this server, `?model=...`: nothing is fetched from elsewhere. */
-function useAddress(text) {
-  const name = text.split('/').pop();
-  return useModel(name, async () => {
-    const address = new URL(text, document.baseURI);
-    if (address.origin !== window.location.origin) {
-      throw new UserError(`?model=${text} is on another server. This page loads networks from its own alone.`);
-    }
-    const response = await fetch(address);
-    if (!response.ok) throw new UserError(`The server has no file ${text} (${response.status}).`);
-    return new Uint8Array(await response.arrayBuffer());
+/** The bytes of a file by its address on this server, as `?model=...` or `?picture=...` has it: nothing is fetched
+ * from elsewhere. */
+async function download(kind, text) {
+  const address = new URL(text, document.baseURI);
+  if (address.origin !== window.location.origin) {
+    throw new UserError(`?${kind}=${text} is on another server. This page loads ${kind === 'model' ? 'networks' : 'pictures'} from its own alone.`);
+  }
+  const response = await fetch(address);
+  if (!response.ok) throw new UserError(`The server has no file ${text} (${response.status}).`);
+  return new Uint8Array(await response.arrayBuffer());
+}
+
+const nameIn = (address) => decodeURIComponent(address.split('/').pop());
+
+function useModelAddress(text) {
+  return useModel(nameIn(text), () => download('model', text));
+}
+
+function usePictureAddress(text) {
+  const name = nameIn(text);
+  return enqueue(`Looking at ${name} …`, async () => {
+    stopCamera();
+    await readFile(new File([await download('picture', text)], name));
+    element('picture-name').textContent = name;
+    await run();
   });
+}
+
+/** Buttons for the files that the server offers, if it is serve.py. */
+async function offerSamples() {
+  const response = await fetch('samples.json');
+  if (!response.ok) return;
+  const samples = await response.json();
+  for (const [kind, use] of [['model', useModelAddress], ['picture', usePictureAddress]]) {
+    const folder = `${kind}s`, list = element(`${kind}-samples`);
+    for (const name of samples[folder]) {
+      const button = document.createElement('button');
+      Object.assign(button, { type: 'button', className: 'button', textContent: name });
+      button.addEventListener('click', () => use(`${folder}/${encodeURIComponent(name)}`));
+      list.append(button);
+    }
+    list.hidden = !samples[folder].length;
+  }
 }
 
 function showCamera() {
@@ -207,9 +238,10 @@ function start() {
   showCamera();
   show();
   useQuery(new URLSearchParams(window.location.search));
+  offerSamples();
 }
 
-/** What the address of the page asks for: `?model=...&provider=...`. */
+/** What the address of the page asks for: `?model=...&picture=...&provider=...`. */
 function useQuery(query) {
   try {
     element('provider').value = providerOf(query.get('provider'));
@@ -217,7 +249,8 @@ function useQuery(query) {
     showError(error);
     return;
   }
-  if (query.get('model')) useAddress(query.get('model'));
+  if (query.get('model')) useModelAddress(query.get('model'));
+  if (query.get('picture')) usePictureAddress(query.get('picture'));
 }
 
 start();

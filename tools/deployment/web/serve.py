@@ -1,16 +1,18 @@
 """Serve the browser demo locally: it runs exported networks on pictures or the camera, inside the browser.
 
-    python tools/deployment/web/serve.py [MODEL.onnx ...]
+    python tools/deployment/web/serve.py [MODEL.onnx ...] [PICTURE ...]
 
-Prints an address to open, and one for each given model. The first start downloads onnxruntime-web (41 MB)
-with npm; apart from that, nothing is loaded from or sent to other machines. Only programs on this machine can
-reach the server.
+Prints an address to open, and one for each given model. The page offers the given models and pictures as
+samples; without any, those that ``make demo`` has left in work_dirs/demo/samples. The first start downloads
+onnxruntime-web (41 MB) with npm; apart from that, nothing is loaded from or sent to other machines. Only
+programs on this machine can reach the server.
 """
 
 import argparse
 import base64
 import functools
 import hashlib
+import json
 import shutil
 import subprocess
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 from urllib.parse import quote, unquote, urlsplit
 
 WEB = Path(__file__).resolve().parent
+SAMPLES = Path('work_dirs/demo/samples')  # below the current folder, as `make demo` writes it
 PACKAGE, VERSION = 'onnxruntime-web', '1.30.0'
 SHA512 = 'q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=='
 ARCHIVE = f'{PACKAGE}-{VERSION}.tgz'
@@ -105,19 +108,37 @@ def fetch(folder):
 
 
 class Handler(SimpleHTTPRequestHandler):
-    """Serves the page, and the files in ``models`` (dict[str, Path]) by name below ``models/``."""
+    """Serves the page and sample files, whose names are in ``samples.json``.
 
-    def __init__(self, *args, models=None, **kwargs):
-        self.models = models or {}
+    Args:
+        *args: Those of ``SimpleHTTPRequestHandler``.
+        samples (dict[str, dict[str, Path]]): Files by folder, ``models`` or ``pictures``, and name.
+        **kwargs: Those of ``SimpleHTTPRequestHandler``.
+    """
+
+    def __init__(self, *args, samples, **kwargs):
+        self.samples = samples
         super().__init__(*args, directory=str(WEB), **kwargs)
 
     extensions_map = {**SimpleHTTPRequestHandler.extensions_map, **TYPES}
 
     def translate_path(self, path):
         parts = unquote(urlsplit(path).path).split('/')
-        if len(parts) == 3 and parts[1] == 'models' and parts[2] in self.models:
-            return str(self.models[parts[2]])
+        if len(parts) == 3 and parts[2] in self.samples.get(parts[1], {}):
+            return str(self.samples[parts[1]][parts[2]])
         return super().translate_path(path)
+
+    def do_GET(self):
+        """Answer a request; the names of the samples are not in a file."""
+        if urlsplit(self.path).path != '/samples.json':
+            super().do_GET()
+            return
+        content = json.dumps({folder: list(files) for folder, files in self.samples.items()}).encode()
+        self.send_response(200)
+        self.send_header('Content-Type', 'application/json')
+        self.send_header('Content-Length', str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
 
     def end_headers(self):
         for name, value in HEADERS.items():
@@ -128,10 +149,18 @@ class Handler(SimpleHTTPRequestHandler):
         """Do not log successful requests."""
 
 
-def make_server(models=(), port=0):
-    """A local server of the page with some models; port 0 selects a free port."""
-    handler = functools.partial(Handler, models={path.name: path for path in models})
-    return ThreadingHTTPServer(('127.0.0.1', port), handler)
+def is_model(path):
+    """Whether a file (Path) is a network; others are pictures."""
+    return path.suffix.lower() == '.onnx'
+
+
+def make_server(files=(), port=0):
+    """A local server of the page with some models and pictures; port 0 selects a free port."""
+    samples = {
+        'models': {path.name: path for path in files if is_model(path)},
+        'pictures': {path.name: path for path in files if not is_model(path)},
+    }
+    return ThreadingHTTPServer(('127.0.0.1', port), functools.partial(Handler, samples=samples))
 
 
 def parse_args(argv):
@@ -139,17 +168,19 @@ def parse_args(argv):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('models', type=Path, nargs='*', help='files of export.py, each with an address')
+    text = f'files of export.py, each with an address, and pictures (default: those in {SAMPLES})'
+    parser.add_argument('files', type=Path, nargs='*', help=text)
     parser.add_argument('--port', type=int, default=8000, help='port of the server (default: 8000)')
     parser.add_argument('--fetch', action='store_true', help=f'only download {PACKAGE}, then exit')
     args = parser.parse_args(argv)
     if not 0 <= args.port < 2**16:
         parser.error('--port must be 0 to 65535; 0 takes one that is free')
-    for path in args.models:
+    for path in args.files:
         if not path.is_file():
             parser.error(f'there is no file {path}')
-    if len({path.name for path in args.models}) < len(args.models):
-        parser.error('two models have the same name; rename one')
+    if len({path.name for path in args.files}) < len(args.files):
+        parser.error('two files have the same name; rename one')
+    args.files = args.files or sorted(path for path in SAMPLES.glob('*') if path.is_file())
     return args
 
 
@@ -160,12 +191,12 @@ def main(argv=None):
         if args.fetch:
             print(f'{PACKAGE} {VERSION} is in {WEB / "ort"}')
             return
-        server = make_server([path.resolve() for path in args.models], args.port)
+        server = make_server([path.resolve() for path in args.files], args.port)
     except (ServeError, OSError) as error:
         sys.exit(f'serve.py: error: {error}')
     address = f'http://localhost:{server.server_port}/'
     print(f'open {address} (Ctrl-C ends it)', flush=True)
-    for path in args.models:
+    for path in filter(is_model, args.files):
         print(f'  {path.name}: {address}?model=models/{quote(path.name)}', flush=True)
     try:
         server.serve_forever()
