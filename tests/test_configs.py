@@ -231,7 +231,14 @@ def types(config, path=''):
     """The ``type`` of each part of a model by its path, without weights, norms, necks and losses."""
     found = {}
     for key, value in config.items():
-        if isinstance(value, dict) and key not in ('init_cfg', 'norm_cfg', 'neck', 'teacher', 'loss_decode', 'loss_bbox'):
+        if isinstance(value, dict) and key not in (
+            'init_cfg',
+            'norm_cfg',
+            'neck',
+            'teacher',
+            'loss_decode',
+            'loss_bbox',
+        ):
             found.update(types(value, f'{path}.{key}'))
         elif key in ('type', 'model_type'):
             found[f'{path}.{key}'] = value
