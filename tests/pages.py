@@ -47,6 +47,12 @@ def cells(notebook, kind):
 
 
 def shell_commands(notebook):
-    """Commands that a notebook runs in a shell, all but those of its first cell, each a list of words."""
+    """Commands that a notebook runs in a shell, all but those of its first cell, each a list of words.
+
+    Names of configs are put in for ``{CONFIG}``.
+    """
     text = '\n'.join(cells(notebook, 'code')[1:]).replace('\\\n', ' ')
+    config = re.search(r"^CONFIG = '(.*?)'", text, re.MULTILINE)
+    if config:
+        text = text.replace('{CONFIG}', config[1])
     return [shlex.split(line[1:]) for line in text.splitlines() if line.startswith('!')]
