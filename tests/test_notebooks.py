@@ -163,9 +163,12 @@ def test_export_to_onnx(run, folder):
     model = dict(backbone=backbone, head=dict(in_channels=SMALL['embed_dims'][-1]))
     (folder / 'small.py').write_text(f'_base_ = {recipe!r}\nmodel = {model!r}\n')
     notebook = run('export_to_onnx')
-    assert pictures(notebook) == ['show'] * 8
+    names = [path.stem for path in sorted((folder / 'pictures').iterdir())]
+    assert pictures(notebook) == ['show'] * len(names)
+    assert printed(notebook, 'show').split() == [f'{name}:' for name in names]
+    assert 'two' in names
     *lines, last = printed(notebook, 'network').splitlines()
     assert last == 'PyTorch was imported: False'
-    found = load(folder / 'found/results.json')['pictures'][0]['classes']
+    found = load(folder / 'found/results.json')['pictures'][names.index('two')]['classes']
     assert lines == [f'{each["name"]:<6} {each["score"]:.3f}' for each in found]
     assert len(lines) == 5
