@@ -1,5 +1,6 @@
-"""The Markdown pages of the repository, their code blocks and commands."""
+"""The Markdown pages and notebooks of the repository, their code blocks and commands."""
 
+import json
 import re
 import shlex
 
@@ -11,6 +12,7 @@ PAGES = [
     *sorted((ROOT / 'docs/dev').glob('*.md')),
     *sorted((ROOT / 'configs').rglob('*.md')),
 ]
+NOTEBOOKS = sorted((ROOT / 'demo').glob('*.ipynb'))
 
 
 def name_of(page):
@@ -36,3 +38,21 @@ def config_snippets(*pages):
         texts = [text for text in blocks(page, 'python') if '_base_ =' in text]
         found += [(f'{page.stem}-{number}', text) for number, text in enumerate(texts)]
     return found
+
+
+def cells(notebook, kind):
+    """Texts of a notebook's cells of a kind, ``'code'`` or ``'markdown'``."""
+    content = json.loads(notebook.read_text())
+    return [''.join(cell['source']) for cell in content['cells'] if cell['cell_type'] == kind]
+
+
+def shell_commands(notebook):
+    """Commands that a notebook runs in a shell, all but those of its first cell, each a list of words.
+
+    Names of configs are put in for ``{CONFIG}``.
+    """
+    text = '\n'.join(cells(notebook, 'code')[1:]).replace('\\\n', ' ')
+    config = re.search(r"^CONFIG = '(.*?)'", text, re.MULTILINE)
+    if config:
+        text = text.replace('{CONFIG}', config[1])
+    return [shlex.split(line[1:]) for line in text.splitlines() if line.startswith('!')]

@@ -16,13 +16,16 @@ from mmmobilemamba.models.backbones.arch import resolve_arch
 
 from .conftest import ROOT, load_script
 from .helpers import needs_torch
-from .pages import PAGES, blocks, commands, config_snippets, name_of
+from .pages import NOTEBOOKS, PAGES, blocks, commands, config_snippets, name_of, shell_commands
 from .test_recipes.recipes import build
 
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 CONFIGS = {path.name: path for path in (ROOT / 'configs').rglob('*.py') if '_base_' not in path.parts}
 METAFILES = sorted((ROOT / 'configs').glob('*/metafile.yml'))
-COMMANDS = [(page, words) for page in PAGES for words in commands(page)]
+COMMANDS = [
+    *((page, words) for page in PAGES for words in commands(page)),
+    *((notebook, words) for notebook in NOTEBOOKS for words in shell_commands(notebook)),
+]
 # Their projects are not installed here; they have separate tests.
 PROJECTS = {path.name for path in (ROOT / 'configs/projects').rglob('*.py')}
 RUNS = [
@@ -62,7 +65,7 @@ def slugs(page):
     return {re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-') for heading in headings}
 
 
-@pytest.mark.parametrize('page', PAGES, ids=name_of)
+@pytest.mark.parametrize('page', [*PAGES, *NOTEBOOKS], ids=name_of)
 def test_links(page):
     for link in re.findall(r'\]\(([^)]+)\)', page.read_text()):
         if link.startswith('http'):
@@ -73,7 +76,7 @@ def test_links(page):
         assert not anchor or anchor in slugs(target), link
 
 
-@pytest.mark.parametrize('page', PAGES, ids=name_of)
+@pytest.mark.parametrize('page', [*PAGES, *NOTEBOOKS], ids=name_of)
 def test_no_gaps_and_no_machine(page):
     text = page.read_text()
     assert not re.findall(r'TODO\S*|DIGITS[A-Z]+', text)

@@ -21,7 +21,7 @@ from mmmobilemamba import __version__
 from mmmobilemamba.models.checkpoint import read_checkpoint
 
 from .conftest import ROOT, load_script
-from .pages import PAGES, name_of
+from .pages import NOTEBOOKS, PAGES, name_of
 
 check_wheel = load_script('tools/misc/check_wheel.py')
 README = (ROOT / 'README.md').read_text()
@@ -95,7 +95,7 @@ def test_the_source_archive_is_complete(wheel, tmp_path):
         names = {name.partition('/')[2] for name in archive.getnames()}
     built = {name.replace('mmmobilemamba/.mim/', '') for name in zipfile.ZipFile(wheel).namelist()}
     assert {name for name in built if '.dist-info/' not in name and not name.endswith('.so')} <= names
-    pages = {name_of(page) for page in PAGES}
+    pages = {name_of(page) for page in (*PAGES, *NOTEBOOKS)}
     assert pages | {'Makefile', 'CITATION.cff', 'pyproject.toml', 'tests/conftest.py'} <= names
 
 
@@ -108,7 +108,7 @@ def test_wheel_ships_mim(wheel):
     assert 'mmmobilemamba/.mim/model-index.yml' in names
     python = (ROOT / 'mmmobilemamba/configs').rglob('*.py')  # recipes in mmengine's pure Python style
     assert {path.relative_to(ROOT).as_posix() for path in python} <= names
-    assert not [name for name in names if name.startswith('tests') or name.endswith('.pyc')]
+    assert not [name for name in names if name.startswith(('tests', 'demo')) or name.endswith('.pyc')]
 
 
 def test_wheel_works_without_the_repository_and_a_compiler(wheel, tmp_path):

@@ -8,7 +8,7 @@ import yaml
 from mmmobilemamba import __version__
 
 from .conftest import ROOT
-from .pages import PAGES, name_of
+from .pages import NOTEBOOKS, PAGES
 
 WORKFLOWS = sorted((ROOT / '.github/workflows').glob('*.yml'))
 MAKEFILE = (ROOT / 'Makefile').read_text()
@@ -131,7 +131,7 @@ def test_every_page_is_in_the_site():
         page.relative_to(docs).with_suffix('').as_posix() for page in pages
     )
     outside = [entry.removeprefix('repository/') for entry in set(entries) - set(inside)]
-    found = [page.relative_to(ROOT).as_posix() for entry in outside for page in ROOT.glob(f'{entry}.md')]
-    assert sorted(found) == sorted(
-        name_of(page) for page in [*PAGES, *ROOT.glob('examples/*/*.md')] if docs not in page.parents
-    )
+    patterns = [f'{entry}{suffix}' for entry in outside for suffix in ('.md', '.ipynb')]
+    files = [page for pattern in patterns for page in ROOT.glob(pattern)]
+    others = [*PAGES, *NOTEBOOKS, *ROOT.glob('examples/*/*.md')]
+    assert sorted(files) == sorted(page for page in others if docs not in page.parents)

@@ -1,13 +1,14 @@
 """Pages and links beyond ``docs``, so that what reads well on GitHub does on the site.
 
 - Pages elsewhere in the repository, such as those of the recipes, are copied to ``docs/repository`` before
-  the pages are read.
+  the pages are read; notebooks as pages of their texts and code.
 - Relative links, of these and of the pages in ``docs``, lead to pages of the site where there is one, and
   else to a page with the source of the file, or with the contents of the folder. A link to nothing is a
   warning.
 """
 
 import html
+import json
 import os
 import re
 import shutil
@@ -22,7 +23,8 @@ from sphinx.util import logging
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / 'docs'
 COPIES = DOCS / 'repository'
-OUTSIDE = ('*.md', 'configs/*/README.md', 'examples/*/README.md')
+OUTSIDE = ('*.md', 'configs/*/README.md', 'demo/*.ipynb', 'examples/*/README.md')
+NOTEBOOK = '.ipynb'
 LINK = re.compile(r'(?<=\]\()([^)\s]+)(?=\))')
 FENCES = re.compile(r'(^ *```.*?^ *```$)', re.DOTALL | re.MULTILINE)
 SCHEME = 'source:'
@@ -36,18 +38,39 @@ def pages_outside():
 
 def copy_pages(app):
     """Make ``docs/repository`` anew; files that have not changed keep their times."""
-    wanted = {COPIES / page.relative_to(ROOT): page for page in pages_outside()}
+    wanted = {COPIES / page.relative_to(ROOT).with_suffix('.md'): page for page in pages_outside()}
     for old in set(COPIES.rglob('*.md')) - set(wanted):
         old.unlink()
     for copy, page in wanted.items():
         copy.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(page, copy)
+        copy.write_text(text_of(page), encoding='utf-8')
+        shutil.copystat(page, copy)
+
+
+def text_of(page):
+    """A page, or a notebook, as Markdown (str)."""
+    text = page.read_text(encoding='utf-8')
+    if page.suffix != NOTEBOOK:
+        return text
+    cells = [(cell['cell_type'], ''.join(cell['source'])) for cell in json.loads(text)['cells']]
+    return '\n\n'.join(source if kind == 'markdown' else code_block(source) for kind, source in cells) + '\n'
+
+
+def code_block(source):
+    """The code of a notebook's cell between fences; commands without what marks them as such (str)."""
+    if source.startswith('!'):
+        return f'```bash\n{source[1:]}\n```'
+    magic = re.search(r'^ *[!%]', source, re.MULTILINE)  # no Python to the highlighter
+    return f'```{"text" if magic else "python"}\n{source}\n```'
 
 
 def origin(docname):
     """The file of the repository that a page of the site shows (Path)."""
     page = DOCS / f'{docname}.md'
-    return ROOT / page.relative_to(COPIES) if page.is_relative_to(COPIES) else page
+    if not page.is_relative_to(COPIES):
+        return page
+    found = ROOT / page.relative_to(COPIES)
+    return found if found.is_file() else found.with_suffix(NOTEBOOK)
 
 
 def resolve(link, page):
@@ -71,7 +94,8 @@ def resolve(link, page):
     if target.is_relative_to(DOCS):
         return f'/{target.relative_to(DOCS).as_posix()}{hash_}{anchor}'
     if target in pages_outside():
-        return f'/{COPIES.name}/{target.relative_to(ROOT).as_posix()}{hash_}{anchor}'
+        copy = Path(COPIES.name) / target.relative_to(ROOT).with_suffix('.md')
+        return f'/{copy.as_posix()}{hash_}{anchor}'
     return f'{SCHEME}{target.relative_to(ROOT).as_posix()}'
 
 
@@ -104,7 +128,7 @@ def linked_sources():
     found = set()
     for page in (*pages_outside(), *DOCS.rglob('*.md')):
         if not page.is_relative_to(COPIES):
-            text = ''.join(FENCES.split(page.read_text(encoding='utf-8'))[::2])
+            text = ''.join(FENCES.split(text_of(page))[::2])
             targets = (resolve(link, page) for link in LINK.findall(text))
             found |= {
                 target.removeprefix(SCHEME) for target in targets if target and target.startswith(SCHEME)
