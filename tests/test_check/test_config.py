@@ -298,13 +298,13 @@ def test_warm_up_longer_than_the_training(check):
 def test_steps_after_the_end(check):
     steps = dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11])
     text, _ = only(check(param_scheduler=[steps]), 'error', 'schedule')
-    assert text == 'MultiStepLR steps after 8 of 5 epochs, which is never.'
+    assert text == 'MultiStepLR steps after 8 of 2 epochs, which is never.'
 
 
 def test_no_validation(check):
     text, lines = only(check(train_cfg__val_interval=10), 'warning', 'schedule')
-    assert text == 'Validation is every 10 epochs, and there are 5: it never runs.'
-    assert lines == ['train_cfg = dict(val_interval=5)']
+    assert text == 'Validation is every 10 epochs, and there are 2: it never runs.'
+    assert lines == ['train_cfg = dict(val_interval=2)']
 
 
 def test_what_cannot_be_set_up(check):
@@ -315,7 +315,7 @@ def test_what_cannot_be_set_up(check):
 def test_learning_rate(check):
     text, lines = only(check(gpus=4), 'warning', 'lr')
     assert (
-        text == 'The learning rate of 0.001 is meant for 8 images a step, and there are 4 x 8 images a step.'
+        text == 'The learning rate of 0.002 is meant for 8 images a step, and there are 4 x 8 images a step.'
     )
     assert lines == ['auto_scale_lr = dict(enable=True)']
     assert check(gpus=4, auto_scale_lr__enable=True) == []

@@ -118,7 +118,7 @@ def test_detector_by_hand():
     flops, _, _ = count(find_config('retinanet/*_digits.py'), (128, 128))
     pixels = 16**2 + 8**2 + 4**2 + 2**2 + 1
     towers = 4 * (64 * 64 * 9 + 5 * 64)  # two convolutions each, with group norm
-    assert flops['bbox_head'] == pixels * (towers + 64 * 9 * 9 * (10 + 4))
+    assert flops['bbox_head'] == pixels * (towers + 64 * 9 * 8 * (10 + 4))
     assert flops[''] == flops['backbone'] + flops['neck'] + flops['bbox_head']
 
 
