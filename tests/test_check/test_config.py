@@ -315,7 +315,7 @@ def test_what_cannot_be_set_up(check):
 def test_learning_rate(check):
     text, lines = only(check(gpus=4), 'warning', 'lr')
     assert (
-        text == 'The learning rate of 0.002 is meant for 8 images a step, and there are 4 x 8 images a step.'
+        text == 'The learning rate of 0.001 is meant for 8 images a step, and there are 4 x 8 images a step.'
     )
     assert lines == ['auto_scale_lr = dict(enable=True)']
     assert check(gpus=4, auto_scale_lr__enable=True) == []
