@@ -121,7 +121,7 @@ def test_resumed_learning_rate(resumed):
     stored = before['param_schedulers']
     first = before['meta']['iter'] + 1
     assert rates[first] == pytest.approx(stored[1]['_last_value'][0], rel=1e-6)
-    assert rates[1] == pytest.approx(1e-3 * 1e-2, rel=1e-6)
+    assert rates[1] == pytest.approx(2e-3 * 1e-2, rel=1e-6)
     assert all(rates[step] > 0 for step in rates)
 
 
