@@ -17,6 +17,7 @@ from mmengine.registry import MODELS, init_default_scope
 from mmmobilemamba.models.checkpoint import read_checkpoint
 
 from ..conftest import ROOT, load_script
+from ..helpers import write_digits_start
 
 train = load_script('tools/train.py')
 MIM = Path(sys.executable).with_name('mim')
@@ -59,10 +60,11 @@ def two_processes():
 
 @pytest.fixture(scope='module')
 def scenes(tmp_path_factory):
-    """16 training and 4 validation scenes, in an otherwise empty folder."""
+    """16 training and 4 validation scenes, and the weights that digits configs start from."""
     folder = tmp_path_factory.mktemp('entry_points')
     script = load_script('tools/dataset_converters/digits_scenes.py')
     script.main([str(folder / 'data/digits_scenes'), '--train', '16', '--val', '4'])
+    write_digits_start(folder)
     return folder
 
 
