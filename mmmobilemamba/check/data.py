@@ -259,7 +259,7 @@ def check_names(name: str, loader: DataLoader, settings: Mapping[str, Any]) -> l
     findings = []
     places = dict(innermost(settings['dataset'], f'{name}.dataset'))
     for path, dataset in innermost(loader.dataset, f'{name}.dataset'):
-        classes = list((getattr(dataset, 'metainfo', None) or {}).get('classes') or ())
+        classes = classes_of(dataset)
         known = getattr(dataset, 'cat_ids', None)
         if isinstance(known, list) and len(known) < len(classes):
             there = names_in(places.get(path) or {})
@@ -274,6 +274,34 @@ def check_names(name: str, loader: DataLoader, settings: Mapping[str, Any]) -> l
         if seen and empty and name == 'train_dataloader':
             text = f'{path}: no image that was looked at has {listed(empty)}.'
             findings.append(Finding('warning', 'classes', text))
+    return findings
+
+
+def classes_of(dataset: Any) -> list[str]:
+    """Return the class names of a dataset, in the order of their labels (list[str]); [] if it has none."""
+    return list((getattr(dataset, 'metainfo', None) or {}).get('classes') or ())
+
+
+def check_order(name: str, dataset: Any, learnt: Sequence[str]) -> list[Finding]:
+    """Check that the classes of a test dataset have the labels that they have in the training data.
+
+    Args:
+        name (str): Name of the dataloader in the config.
+        dataset (Dataset): Its dataset.
+        learnt (Sequence[str]): Class names of the training data; [] if unknown.
+    """
+    findings = []
+    for path, each in innermost(dataset, f'{name}.dataset'):
+        classes = classes_of(each)
+        if classes == list(learnt) or sorted(classes) != sorted(learnt):  # other names are another finding
+            continue
+        label = next(index for index, pair in enumerate(zip(classes, learnt)) if len(set(pair)) > 1)
+        text = (
+            f'{path}: label {label} is {classes[label]}, but {learnt[label]} in the training data; '
+            f'predictions would be scored as other classes.'
+        )
+        change = {} if '[' in path else nest(f'{path}.metainfo.classes', tuple(learnt))
+        findings.append(Finding('error', 'classes', text, 'Use the order of the training data:', change))
     return findings
 
 

@@ -36,7 +36,7 @@ def readers_of(part: Part) -> list[Reader]:
     """Return the heads and RoI extractors of a model that have strides (list[Reader])."""
     found = []
     for name, module in part.model.named_modules():
-        if name.partition('.')[0] in (part.name, 'neck'):
+        if name.partition('.')[0] in (part.name, 'neck') or is_dynamic(name, module):
             continue
         strides = next(
             (
@@ -53,6 +53,11 @@ def readers_of(part: Part) -> list[Reader]:
         elif hasattr(module, 'resize_feats') and hasattr(module, 'strides'):  # SOLO's
             found.append(Reader(module, name, numbers(module.strides), False))
     return found
+
+
+def is_dynamic(name: str, module: nn.Module) -> bool:
+    """Whether a module is CondInst's or BoxInst's mask head, whose points are on its own map of features."""
+    return name.rpartition('.')[2] == 'mask_head' and hasattr(module, 'parse_dynamic_params')
 
 
 def _strides_of(generator) -> list[float]:

@@ -23,7 +23,9 @@ from .data import (
     check_loader,
     check_loss,
     check_names,
+    check_order,
     check_paths,
+    classes_of,
     loaders_of,
     shorten,
 )
@@ -163,6 +165,7 @@ def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[
     """
     findings = check_paths(config)
     absent = {re.split(r'[.:]', found.text)[0] for found in findings if found.subject == 'files'}
+    learnt: list[str] = []  # names of the classes in the order of the training data
     for name, settings in loaders_of(config).items():
         if name in absent:
             continue
@@ -172,7 +175,10 @@ def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[
             continue
         found = [*check_images(name, loader, settings), *check_names(name, loader, settings)]
         if name == 'train_dataloader':
+            learnt = classes_of(loader.dataset)
             found += check_heads(model, loader.dataset)
+        else:
+            found += check_order(name, loader.dataset, learnt)
         found += check_loader(model, name, loader, runs and not has_error(found))
         if name == 'train_dataloader':
             found += check_training(config, model, loader, gpus, runs and not has_error(found))

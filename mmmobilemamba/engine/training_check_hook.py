@@ -10,6 +10,7 @@ import torch
 from mmengine.dataset import InfiniteSampler
 from mmengine.hooks import EMAHook, Hook
 from mmengine.model import BaseModel, BaseTTAModel, is_model_wrapper
+from mmengine.optim.scheduler.param_scheduler import ConstantParamScheduler
 from mmengine.registry import HOOKS
 from mmengine.runner import Runner
 from torch import nn
@@ -309,5 +310,7 @@ def late_schedulers(runner: Runner) -> list[str]:
 
 
 def is_warmup(scheduler: Any) -> bool:
-    """Whether a scheduler of mmengine is a warm-up, which increases a value up to the base value (bool)."""
+    """Whether a scheduler of mmengine is a warm-up, after which a value is the base value (bool)."""
+    if isinstance(scheduler, ConstantParamScheduler):
+        return scheduler.factor < 1
     return getattr(scheduler, 'start_factor', 1) < getattr(scheduler, 'end_factor', 0)

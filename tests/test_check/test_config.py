@@ -295,6 +295,14 @@ def test_warm_up_longer_than_the_training(check):
     assert text == 'LinearLR warms up for 500 of 2 iterations, so the full value is never reached.'
 
 
+def test_constant_warm_up(check):
+    """It ends after the training."""
+    constant = dict(type='ConstantLR', factor=0.01, by_epoch=False, begin=0, end=500)
+    text, _ = only(check(param_scheduler=[constant]), 'error', 'schedule')
+    assert text == 'ConstantLR warms up for 500 of 2 iterations, so the full value is never reached.'
+    assert check(param_scheduler=[dict(constant, end=1)]) == []
+
+
 def test_steps_after_the_end(check):
     steps = dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11])
     text, _ = only(check(param_scheduler=[steps]), 'error', 'schedule')
@@ -319,6 +327,19 @@ def test_learning_rate(check):
     )
     assert lines == ['auto_scale_lr = dict(enable=True)']
     assert check(gpus=4, auto_scale_lr__enable=True) == []
+
+
+def test_order_of_the_classes(check):
+    """Names of the validation data in another order would be other labels."""
+    swapped = ('one', 'zero', *NAMES[2:])
+    findings = check(tests=True, val_dataloader__dataset__metainfo=dict(classes=swapped))
+    text, lines = only(findings, 'error', 'classes')
+    assert text == (
+        'val_dataloader.dataset: label 0 is one, but zero in the training data; '
+        'predictions would be scored as other classes.'
+    )
+    assert ''.join(lines).replace(' ', '').startswith('val_dataloader=dict(')
+    assert "classes=('zero','one','two'" in ''.join(lines).replace(' ', '')
 
 
 # The model.

@@ -136,6 +136,10 @@ def test_coarsest_first():
         ('atss/atss_r50_fpn_1x_coco', dict(neck=dict(in_channels=WIDTHS, start_level=0))),
         ('reppoints/reppoints-moment_r50_fpn_1x_coco', dict(neck=dict(in_channels=WIDTHS, start_level=0))),
         ('yolof/yolof_r50-c5_8xb8-1x_coco', dict(neck=dict(in_channels=368))),
+        (  # its mask head reads a map of its own
+            'condinst/condinst_r50_fpn_ms-poly-90k_coco_instance',
+            dict(neck=dict(in_channels=WIDTHS, start_level=0)),
+        ),
     ],
 )
 def test_any_head_with_strides(path, changes):
