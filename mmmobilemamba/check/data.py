@@ -370,6 +370,31 @@ def as_in_training() -> None:
             hub.update_info(key, value)
 
 
+def lost_objects(dataset: Any, samples: Sequence[Any]) -> Finding | None:
+    """Check that the pipeline keeps objects of a detector's first images.
+
+    Args:
+        dataset (Dataset): The training dataset.
+        samples (Sequence[dict]): Its first items, as the pipeline makes them.
+    """
+    if not hasattr(dataset, 'get_data_info'):
+        return None
+    infos = [dataset.get_data_info(index) for index in range(len(samples))]
+    annotated = sum(len(info.get('instances') or []) for info in infos)
+    targets = [getattr(sample.get('data_samples'), 'gt_instances', None) for sample in samples]
+    if not annotated or any(target is None or len(target) for target in targets):
+        return None
+    text = (
+        f'The first {len(samples)} images have {annotated} objects, and the pipeline keeps none of them, so '
+        f'that nothing would be learnt.'
+    )
+    advice = (
+        'Look at its output with browse_dataset. LoadAnnotations with poly2mask=False, for example, reads '
+        'polygons alone and drops objects whose masks are run lengths (RLE): set poly2mask=True.'
+    )
+    return Finding('error', 'data', text, advice)
+
+
 def check_loss(model: nn.Module, loader: DataLoader) -> Finding | None:
     """Check that the loss of the first two images (one if the batch size is 1) is computable and finite."""
     if not isinstance(model, BaseModel):
@@ -377,7 +402,11 @@ def check_loss(model: nn.Module, loader: DataLoader) -> Finding | None:
     as_in_training()
     number = min(2, len(loader.dataset), loader.batch_sampler.batch_size or 1)
     try:
-        batch = loader.collate_fn([loader.dataset[index] for index in range(number)])
+        samples = [loader.dataset[index] for index in range(number)]
+        lost = lost_objects(loader.dataset, samples)
+        if lost:
+            return lost
+        batch = loader.collate_fn(samples)
         with torch.no_grad():
             batch = model.train().data_preprocessor(batch, True)
             losses = model(**batch, mode='loss') if isinstance(batch, dict) else model(*batch, mode='loss')

@@ -1,6 +1,7 @@
 """Each mistake in a config that the check finds, and correct configs."""
 
 import copy
+import re
 
 import pytest
 import torch
@@ -340,6 +341,20 @@ def test_order_of_the_classes(check):
     )
     assert ''.join(lines).replace(' ', '').startswith('val_dataloader=dict(')
     assert "classes=('zero','one','two'" in ''.join(lines).replace(' ', '')
+
+
+def test_objects_that_the_pipeline_drops(check, twins):
+    """Masks of the digits are run lengths, which mmdet reads as polygons if it is told to."""
+    pipeline = copy.deepcopy(twins['detector'].train_dataloader.dataset.pipeline)
+    pipeline[1] = dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False)
+    text, _ = only(check(**{f'{DATASET}.pipeline': pipeline}), 'error', 'data')
+    assert re.fullmatch(
+        r'The first 2 images have \d+ objects, and the pipeline keeps none of them, so that nothing would be '
+        r'learnt\.',
+        text,
+    )
+    pipeline[1]['poly2mask'] = True
+    assert check(**{f'{DATASET}.pipeline': pipeline}) == []
 
 
 # The model.
