@@ -114,10 +114,10 @@ def _check_pixel_decoder(part, name, config, maps) -> Finding | None:
         return None
     there = as_text(offered)[1:-1]
     text = f'{name} expects maps of {as_text(given)[1:-1]} channels, and there are {there}.'
-    change = dict(in_channels=offered)
-    strides = settings.get('strides') or []
-    if len(strides) > len(offered):
-        change['strides'] = list(strides[: len(offered)])
+    change: dict[str, Any] = dict(in_channels=offered)
+    if 'strides' in settings:  # of mmdet's Mask2Former; the pixel decoder has its own
+        change['strides'] = strides = [SIDE // x.shape[2] for x in maps]
+        change['pixel_decoder'] = dict(strides=strides)
     return Finding('error', 'widths', text, 'Set what there is:', nest(part.key(name), change))
 
 

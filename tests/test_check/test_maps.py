@@ -167,6 +167,18 @@ def test_heads_without_strides_pass(path, changes, indices):
     assert check(config) == []
 
 
+def test_pixel_decoder():
+    """Mask2Former's head and pixel decoder get the strides of the maps."""
+    config = load('mmdet', 'mask2former/mask2former_r50_8xb2-lsj-50e_coco')
+    (finding,) = check(config)
+    assert finding.text == (
+        'panoptic_head expects maps of 256, 512, 1024, 2048 channels, and there are 144, 272, 368.'
+    )
+    head = dict(in_channels=WIDTHS, strides=[16, 32, 64], pixel_decoder=dict(strides=[16, 32, 64]))
+    assert finding.mend == dict(model=dict(panoptic_head=head))
+    assert mended(config, finding) == []
+
+
 def test_a_neck_that_needs_multiples():
     """The stock PAFPN upsamples maps by 2: at 544 px, it would add a map of 18 to one of 17."""
     neck = dict(_delete_=True, type='YOLOXPAFPN', in_channels=WIDTHS, out_channels=256)
