@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,10 @@ from ..weights import SCHEME, weights_of
 from ..weights.files import find
 from .finding import Finding, nest
 from .maps import Part
+
+# ImageNet's, of the authors' training, of RGB pixels from 0 to 255.
+MEAN, STD = [123.675, 116.28, 103.53], [58.395, 57.12, 57.375]
+CLOSE = 1.0  # difference up to which a mean or a deviation is the same
 
 
 def check_load_from(config: Config, model: nn.Module, parts: list[Part]) -> list[Finding]:
@@ -153,6 +157,35 @@ def check_init_cfg(part: Part, config: Config) -> Finding:
     except (CheckpointError, FileNotFoundError) as error:
         return Finding('error', 'init_cfg', f'init_cfg: {error}')
     return Finding('ok', 'init_cfg', f'The backbone starts from {source}, which fits.')
+
+
+def check_pixels(part: Part, config: Config) -> list[Finding]:
+    """Check that images are normalised as those that the authors' backbones were trained on.
+
+    Args:
+        part (Part): The model, or the part that has the backbone.
+        config (Config): The whole config.
+    """
+    _, given = split_pretrained(part.backbone.init_cfg)
+    source = str((given or {}).get('checkpoint', ''))
+    inside = (config.get('model') or {}).get('data_preprocessor')
+    settings = inside or config.get('data_preprocessor') or {}
+    if not source.startswith(SCHEME) or part.path or len(settings.get('mean') or MEAN) != len(MEAN):
+        return []
+    to_rgb = 'to_rgb' if 'to_rgb' in settings else 'bgr_to_rgb'  # the former in mmpretrain
+    found = {key: settings.get(key) for key in ('mean', 'std', to_rgb)}
+    if found[to_rgb] and _is_close(found['mean'], MEAN) and _is_close(found['std'], STD):
+        return []
+    has = ', '.join(f'{key}={value}' for key, value in found.items())
+    text = f"{source} expects RGB images with ImageNet's mean and deviation, and data_preprocessor has {has}."
+    key = 'model.data_preprocessor' if inside else 'data_preprocessor'
+    right = {'mean': MEAN, 'std': STD, to_rgb: True}
+    return [Finding('warning', 'init_cfg', text, mend=nest(key, right))]
+
+
+def _is_close(given: Any, expected: Sequence[float]) -> bool:
+    """Whether a mean or a standard deviation is the expected one."""
+    return isinstance(given, Sequence) and all(abs(a - b) < CLOSE for a, b in zip(given, expected))
 
 
 def _has_arch(backbone, name):

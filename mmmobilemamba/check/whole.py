@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader
 
 from ..models import MobileMamba
 from ..utils import codebase_of
-from .checkpoints import check_init_cfg, check_load_from, check_whole
+from .checkpoints import check_init_cfg, check_load_from, check_pixels, check_whole
 from .data import (
     build_loader,
     check_heads,
@@ -81,7 +81,8 @@ def check_config(config: Config, checkpoint: str | Path | None = None, gpus: int
     for part in parts:
         findings += [*check_maps(part, config), check_kernels(part)]
     runs = not has_error(findings)
-    findings += [check_init_cfg(part, config) for part in parts]
+    for part in parts:
+        findings += [check_init_cfg(part, config), *check_pixels(part, config)]
     findings += check_load_from(config, model, parts)
     if checkpoint is not None:
         findings.append(check_whole(model, checkpoint))

@@ -276,6 +276,23 @@ def test_init_cfg(check, files):
     assert "'t3'" in text
 
 
+def test_pixels_that_the_weights_do_not_expect(check):
+    weights = dict(_delete_=True, type='Pretrained', checkpoint='mobilemamba://t2')
+    start = {'model.backbone.init_cfg': weights, 'model.backbone.arch': 't2'}
+    assert check(**start) == []
+    yolox = dict(_delete_=True, type='DetDataPreprocessor', pad_size_divisor=32)
+    text, lines = only(check(**start, model__data_preprocessor=yolox), 'warning', 'init_cfg')
+    assert text == (
+        "mobilemamba://t2 expects RGB images with ImageNet's mean and deviation, and data_preprocessor has "
+        'mean=None, std=None, bgr_to_rgb=None.'
+    )
+    right = 'mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True'
+    assert right in ' '.join(' '.join(lines).split()).replace('( ', '(')
+    caffe = dict(mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False)
+    text, _ = only(check(**start, model__data_preprocessor=caffe), 'warning', 'init_cfg')
+    assert text.endswith('mean=[103.53, 116.28, 123.675], std=[1.0, 1.0, 1.0], bgr_to_rgb=False.')
+
+
 def test_checkpoint_to_test(check, files):
     assert check(checkpoint=files['whole']) == []
     text, _ = only(check(checkpoint=files['classes']), 'error', 'checkpoint')
