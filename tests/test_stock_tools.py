@@ -200,7 +200,7 @@ def test_grad_cam(classification):
 
 def test_detection(folder):
     pytest.importorskip('mmdet')
-    path, checkpoint = prepare('retinanet/*_digits.py', folder)
+    path, checkpoint = prepare('retinanet/*2e_digits.py', folder)
     unsure = ('--cfg-options', 'model.test_cfg.score_thr=0.0')  # random weights have low scores
     outputs = run(
         'mmdet',

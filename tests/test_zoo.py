@@ -209,7 +209,7 @@ def test_authors_segmentor_by_name(tmp_path, monkeypatch):
 def test_detection_by_path(image, tmp_path):
     from mmdet.apis import DetInferencer
 
-    path = small_config('retinanet/*_digits.py', dict(test_cfg=dict(score_thr=0.0)), tmp_path)
+    path = small_config('retinanet/*2e_digits.py', dict(test_cfg=dict(score_thr=0.0)), tmp_path)
     config = Config.fromfile(path)
     model = save_model(config, tmp_path / 'model.pth')
     inferencer = DetInferencer(str(path), str(tmp_path / 'model.pth'), device='cpu', show_progress=False)

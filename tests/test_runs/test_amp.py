@@ -14,7 +14,7 @@ STEPS = 20
 CLASSIFIERS = [path for path in CONFIGS if path.match('mobilemamba/mobilemamba-t2_*digits*')]
 TWINS = {
     'classifier': next(path for path in CLASSIFIERS if '-kd_' not in path.name),
-    'RetinaNet': next(path for path in CONFIGS if path.match('retinanet/*digits*')),
+    'RetinaNet': next(path for path in CONFIGS if path.match('retinanet/*2e_digits*')),
 }
 
 

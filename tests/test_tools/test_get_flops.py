@@ -115,7 +115,7 @@ def test_bare_backbone(capsys):
 
 
 def test_detector_by_hand():
-    flops, _, _ = count(find_config('retinanet/*_digits.py'), (128, 128))
+    flops, _, _ = count(find_config('retinanet/*2e_digits.py'), (128, 128))
     pixels = 16**2 + 8**2 + 4**2 + 2**2 + 1
     towers = 4 * (64 * 64 * 9 + 5 * 64)  # two convolutions each, with group norm
     assert flops['bbox_head'] == pixels * (towers + 64 * 9 * 8 * (10 + 4))
@@ -219,7 +219,7 @@ def test_pipelines_without_a_largest_size(steps):
 
 def test_size_of_a_picture(capsys):
     """480 x 640 is resized to 96 x 128 by the test pipeline and padded to multiples of 64 by the model."""
-    (path,) = (ROOT / 'configs').glob('retinanet/*_digits.py')
+    (path,) = (ROOT / 'configs').glob('retinanet/*2e_digits.py')
     options = [
         'test_dataloader.dataset.pipeline.1.scale=(128,100)',
         'model.data_preprocessor.pad_size_divisor=64',

@@ -61,7 +61,9 @@ TASKS = (  # a task stands behind the one that it needs
         option='model.teacher.init_cfg.checkpoint',
         limit=None,
     ),
-    Task('retinanet', 'RetinaNet', 'mmdet', 'retinanet/*digits*.py', (BOX._replace(target=0.65),), **START),
+    Task(
+        'retinanet', 'RetinaNet', 'mmdet', 'retinanet/*2e_digits*.py', (BOX._replace(target=0.65),), **START
+    ),
     Task('mask_rcnn', 'Mask R-CNN', 'mmdet', 'mask_rcnn/*digits*.py', (BOX, MASK)),
     Task('ssdlite', 'SSDLite', 'mmdet', 'ssd/*digits*.py', (BOX._replace(target=0.35),)),
     Task('deeplabv3', 'DeepLabv3', 'mmseg', 'deeplabv3/*digits*.py', MIOU),
