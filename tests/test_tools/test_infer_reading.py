@@ -278,3 +278,9 @@ def test_orientation_in_xmp_alone(backend):
     found = read(content, imdecode_backend=backend)
     assert found.shape == expected.shape == ((90, 70, 3) if backend == 'cv2' else (70, 90, 3))
     assert np.abs(found.astype(int) - expected).max() <= 3
+
+
+def test_former_name_has_what_it_had():
+    former = load_script('tools/deployment/infer_onnx.py')
+    for name in ('main', 'Network', 'NetworkError', 'Placement', 'Preparation', 'upright'):
+        assert callable(getattr(former, name))
