@@ -10,7 +10,7 @@ from PIL import Image
 
 mmcv = pytest.importorskip('mmcv')
 
-from ..conftest import load_script
+from ..conftest import load_script  # noqa: E402
 from .test_infer import infer, make_file, picture_of  # noqa: E402
 
 RGB = np.asarray(picture_of(9, 7).resize((70, 90), Image.Resampling.BICUBIC))
