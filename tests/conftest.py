@@ -70,6 +70,18 @@ def _seed():
     torch.manual_seed(0)
 
 
+@pytest.fixture(autouse=True)
+def _forget_visualizers():
+    """mmengine reuses visualizers by name, with their folder, which pytest removes after the test."""
+    yield
+    module = sys.modules.get('mmengine.visualization')
+    kinds = [module.Visualizer] if module else []
+    while kinds:
+        kind = kinds.pop()
+        kind._instance_dict.clear()
+        kinds += kind.__subclasses__()
+
+
 @pytest.fixture(scope='session')
 def weights_folder(tmp_path_factory):
     """A folder with checkpoints of T2 and B1 in the authors' layout and under the authors' file names."""
