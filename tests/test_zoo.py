@@ -227,7 +227,7 @@ def test_detection_by_path(image, tmp_path):
 def test_segmentation_by_path(image, tmp_path):
     from mmseg.apis import MMSegInferencer
 
-    (path,) = (ROOT / 'configs').glob('sem_fpn/*_digits*.py')
+    (path,) = (ROOT / 'configs').glob('sem_fpn/*1k_digits*.py')
     model = save_model(Config.fromfile(path), tmp_path / 'model.pth')
     inferencer = MMSegInferencer(str(path), str(tmp_path / 'model.pth'), device='cpu')
     found = inferencer(image, show=False)['predictions']

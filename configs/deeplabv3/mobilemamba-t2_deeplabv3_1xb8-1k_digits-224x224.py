@@ -42,8 +42,8 @@ test_dataloader = val_dataloader
 test_pipeline = val_dataloader['dataset']['pipeline']  # for mmseg's inference_model
 
 # A higher peak learning rate and a shorter warm-up.
-train_cfg = _base_.digits_train_cfg
+train_cfg = _base_.digits_1k.train_cfg
 optim_wrapper = dict(optimizer=dict(lr=2e-3), clip_grad=dict(max_norm=1.0))
-param_scheduler = _base_.digits_param_scheduler
-default_hooks = _base_.digits_hooks
-custom_hooks = _base_.digits_average
+param_scheduler = _base_.digits_1k.param_scheduler
+default_hooks = _base_.digits_1k.hooks
+custom_hooks = _base_.digits_1k.average

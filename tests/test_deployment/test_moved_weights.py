@@ -53,7 +53,7 @@ RECIPES = sorted(
 WITHOUT_NORMS = 'retinanet/retinanet_mobilemamba-b1_fpn_1x_coco.py'  # no norm layers in neck and head
 HARDEST = {
     (WITHOUT_NORMS, '--dynamic'),
-    ('mask_rcnn/mask-rcnn_mobilemamba-t2_fpn_3e_digits.py', '--size'),
+    ('mask_rcnn/mask-rcnn_mobilemamba-t2_fpn_1e_digits.py', '--size'),
 }
 SCORES = ('cls.weight', 'conv_cls.weight', 'fc_cls.weight', 'conv_seg.weight', 'linear.weight', 'l.weight')
 

@@ -37,7 +37,8 @@ def test_network(capsys):
     conv_profile.main(['t2@64x96'])
     _, head, _, *rows = capsys.readouterr().out.splitlines()
     assert head.startswith('| t2 @ 64x96: ') and head.endswith(HEAD)
-    cells = {row[0]: row[1:] for row in ([cell.strip() for cell in row.strip('|').split('|')] for row in rows)}
+    split = ([cell.strip() for cell in row.strip('|').split('|')] for row in rows)
+    cells = {kind: row for kind, *row in split}
     dense = [kind for kind in cells if kind.startswith('3 x 3')]
     assert sorted(dense) == ['3 x 3, 16 x 24', '3 x 3, 32 x 48', '3 x 3, 4 x 6', '3 x 3, 8 x 12']
     assert all(cells[kind][0] == '1' for kind in dense)

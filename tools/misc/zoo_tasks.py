@@ -64,9 +64,9 @@ TASKS = (  # a task stands behind the one that it needs
     Task(
         'retinanet', 'RetinaNet', 'mmdet', 'retinanet/*2e_digits*.py', (BOX._replace(target=0.65),), **START
     ),
-    Task('mask_rcnn', 'Mask R-CNN', 'mmdet', 'mask_rcnn/*digits*.py', (BOX, MASK)),
-    Task('ssdlite', 'SSDLite', 'mmdet', 'ssd/*digits*.py', (BOX._replace(target=0.35),)),
-    Task('deeplabv3', 'DeepLabv3', 'mmseg', 'deeplabv3/*digits*.py', MIOU),
-    Task('sem_fpn', 'Semantic FPN', 'mmseg', 'sem_fpn/*digits*.py', MIOU),
-    Task('pspnet', 'PSPNet', 'mmseg', 'pspnet/*digits*.py', MIOU),
+    Task('mask_rcnn', 'Mask R-CNN', 'mmdet', 'mask_rcnn/*digits*.py', (BOX, MASK), **START),
+    Task('ssdlite', 'SSDLite', 'mmdet', 'ssd/*digits*.py', (BOX._replace(target=0.35),), **START),
+    Task('deeplabv3', 'DeepLabv3', 'mmseg', 'deeplabv3/*digits*.py', MIOU, **START),
+    Task('sem_fpn', 'Semantic FPN', 'mmseg', 'sem_fpn/*1k_digits*.py', MIOU, **START),
+    Task('pspnet', 'PSPNet', 'mmseg', 'pspnet/*digits*.py', MIOU, **START),
 )
