@@ -106,6 +106,33 @@ def test_reduced_precision(suffix, precision, folder, tmp_path):
 
 
 @pytest.mark.deploy
+def test_int8_of_executorch_keeps_concatenations(tmp_path):
+    """Only convolutions are quantised; coordinates of boxes in 8 bits would have steps of a pixel."""
+    target = TARGETS['.pte']
+    if target.why_not('int8'):
+        pytest.skip(target.why_not('int8'))
+
+    class Boxes(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.conv = torch.nn.Conv2d(3, 3, 1)
+
+        def forward(self, x):
+            return (torch.cat([self.conv(x), 100 * x], dim=1),)
+
+    torch.manual_seed(0)
+    network, image, path = Boxes().eval(), torch.rand(1, 3, 8, 8), tmp_path / 'a.pte'
+    with torch.no_grad():
+        target.convert(network, image, path, 'int8', [image.numpy()])
+        expected = network(image)[0]
+    program = pytest.importorskip('executorch.runtime').Runtime.get().load_program(path)
+    found = program.load_method('forward').execute([image])[0]
+    errors = (found - expected).abs().flatten(2).amax((0, 2))
+    assert errors[:3].min() > 1e-4 and errors[:3].max() < 0.02  # the convolution is in 8 bits
+    assert errors[3:].max() < 1e-4
+
+
+@pytest.mark.deploy
 @pytest.mark.skipif(sys.platform == 'darwin', reason='runs there')
 def test_core_ml_runs_on_macos_alone(tmp_path):
     (tmp_path / 'network.mlpackage').mkdir()

@@ -35,7 +35,10 @@ def main(source: str, out: str, images: str | None = None) -> None:
 
 def to_int8(program: torch.export.ExportedProgram, images: str) -> torch.export.ExportedProgram:
     """Quantise the convolutions of a program to int8; everything else, such as the scan, is unchanged."""
-    quantizer = XNNPACKQuantizer().set_global(get_symmetric_quantization_config(is_per_channel=True))
+    # Not set_global: ExecuTorch 1.3.1 then also quantises every concatenation, among them the scan's and that
+    # of the boxes, without asking the filter.
+    config = get_symmetric_quantization_config(is_per_channel=True)
+    quantizer = XNNPACKQuantizer().set_operator_type(aten.conv2d.default, config)
     quantizer.set_filter_function(can_be_int8)
     network = prepare_pt2e(program.module(), quantizer)
     with np.load(images) as batches, torch.no_grad():
