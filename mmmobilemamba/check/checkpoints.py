@@ -12,9 +12,10 @@ from mmengine.config import Config
 from torch import nn
 
 from ..engine.training_check_hook import check_backbone, check_resumed
-from ..models.arch import resolve_arch
+from ..models.arch import ARCHS, resolve_arch
 from ..models.checkpoint import (
     CheckpointError,
+    backbone_part,
     describe,
     fetch_checkpoint,
     load_pretrained,
@@ -24,7 +25,7 @@ from ..models.checkpoint import (
 )
 from ..weights import SCHEME, weights_of
 from ..weights.files import find
-from .finding import Finding, nest
+from .finding import Finding, has_error, lookup, nest, nest_in
 from .maps import Part
 
 # ImageNet's, of the authors' training, of RGB pixels from 0 to 255.
@@ -52,16 +53,75 @@ def check_load_from(config: Config, model: nn.Module, parts: list[Part]) -> list
     content = read(source)
     if isinstance(content, Finding):
         return [content._replace(text=f'load_from: {content.text}')]
+    weights = content.get('state_dict', content)
+    starts = not config.get('resume')
     try:
-        weights = content.get('state_dict', content)
         check_backbone(model, weights, source)
-        if config.get('resume'):
+        if not starts:
             check_resumed(model, weights)
     except CheckpointError as error:
-        mend = pretrained(parts[0], source, config) if parts and not config.get('resume') else {}
-        mend = {'load_from': None, **mend} if mend else {}
+        alone = bool(backbone_part(unwrap(weights)))
+        mend = instead(parts, config, source if alone else None) if starts else {}
         return [Finding('error', 'checkpoint', f'load_from: {error}', mend=mend)]
-    return [compare(model, weights, source)]
+    foreign = other_backbone(weights, parts)
+    if foreign:
+        text = (
+            f'load_from: the backbone in {source} is that of another network: {foreign}. Only neck and heads '
+            f'would be loaded, which were trained with other features.'
+        )
+        mend = instead(parts, config) if starts else {}
+        return [Finding('error', 'checkpoint', text, mend=mend)]
+    found = compare(model, weights, source)
+    return [found._replace(mend=instead(parts, config)) if starts and has_error([found]) else found]
+
+
+def other_backbone(weights: Mapping[str, Any], parts: list[Part]) -> str:
+    """Describe the backbone in the state dict of a model if it is of another network, otherwise return ''."""
+    name = next((part.name for part in parts if not part.path), None)
+    own = {
+        key.removeprefix(f'{name}.'): value for key, value in weights.items() if key.startswith(f'{name}.')
+    }
+    return describe(own) if own and not backbone_part(own) else ''
+
+
+def instead(parts: list[Part], config: Config, source: str | None = None) -> dict[str, Any]:
+    """Return the config changes that start a training without a ``load_from`` that does not fit.
+
+    Args:
+        parts (list[Part]): The parts of the model that have a MobileMamba.
+        config (Config): The whole config.
+        source (str, optional): A checkpoint of a backbone for ``init_cfg``. Defaults to None: the authors'
+            weights, unless the config has others.
+
+    Returns:
+        dict: The changes, by nested keys; {} if the model has no MobileMamba.
+    """
+    if not parts:
+        return {}
+    if source is not None:
+        return {'load_from': None, **pretrained(parts[0], source, config)}
+    _, given = split_pretrained(parts[0].backbone.init_cfg)
+    return {'load_from': None, **(published(parts[0], config) if given is None else {})}
+
+
+def published(part: Part, config: Config) -> dict[str, Any]:
+    """Return the config changes that load the authors' ImageNet weights into a backbone.
+
+    Args:
+        part (Part): The part that has the backbone.
+        config (Config): The whole config.
+
+    Returns:
+        dict: The changes, by nested keys; {} if the backbone has no published size.
+    """
+    arch = (lookup(config, part.key(part.name)) or {}).get('arch')
+    if isinstance(arch, str):
+        return pretrained(part, f'{SCHEME}{arch.lower()}', config)
+    fields = {key: value for key, value in part.backbone.arch.items() if key != 'drop_path_rate'}
+    for name in ARCHS:
+        if {key: resolve_arch(name)[key] for key in fields} == fields:
+            return pretrained(part, f'{SCHEME}{name}', config)
+    return {}
 
 
 def read(source: str | Path) -> Mapping[str, Any] | Finding:
@@ -125,10 +185,10 @@ def pretrained(part: Part, source: str, config: Config) -> dict[str, Any]:
         config (Config): The whole config.
     """
     settings: Any = dict(type='Pretrained', checkpoint=str(source))
-    backbone = (config.get('model') or {}).get(part.name) or {}
-    if not part.path and 'init_cfg' in backbone:  # also if it is None: mmengine cannot merge into it
+    backbone = lookup(config, part.key(part.name)) or {}
+    if 'init_cfg' in backbone:  # also if it is None: mmengine cannot merge into it
         settings = dict(_delete_=True, **settings)
-    return nest(part.key(f'{part.name}.init_cfg'), settings)
+    return nest_in(config, part.key(f'{part.name}.init_cfg'), settings)
 
 
 def check_init_cfg(part: Part, config: Config) -> Finding:
@@ -146,16 +206,14 @@ def check_init_cfg(part: Part, config: Config) -> Finding:
     source = str(given['checkpoint'])
     if re.match(r'(torchvision|open-mmlab|openmmlab|mmcls|timm|modelzoo)://', source):
         text = f'init_cfg: {source} has weights of another network than MobileMamba.'
-        archs = [name for name in ('t2', 't4', 's6', 'b1') if _has_arch(part.backbone, name)]
-        mend = pretrained(part, f'{SCHEME}{archs[0]}', config) if archs else {}
-        return Finding('error', 'init_cfg', text, mend=mend)
+        return Finding('error', 'init_cfg', text, mend=published(part, config))
     content = read(source)
     if isinstance(content, Finding):
         return content._replace(subject='init_cfg', text=f'init_cfg: {content.text}')
     try:
         load_pretrained(copy.deepcopy(part.backbone), **given)
     except (CheckpointError, FileNotFoundError) as error:
-        return Finding('error', 'init_cfg', f'init_cfg: {error}')
+        return Finding('error', 'init_cfg', f'init_cfg: {error}', mend=published(part, config))
     return Finding('ok', 'init_cfg', f'The backbone starts from {source}, which fits.')
 
 
@@ -186,11 +244,6 @@ def check_pixels(part: Part, config: Config) -> list[Finding]:
 def _is_close(given: Any, expected: Sequence[float]) -> bool:
     """Whether a mean or a standard deviation is the expected one."""
     return isinstance(given, Sequence) and all(abs(a - b) < CLOSE for a, b in zip(given, expected))
-
-
-def _has_arch(backbone, name):
-    """Whether a backbone has the widths of an arch."""
-    return tuple(backbone.arch['embed_dims']) == tuple(resolve_arch(name)['embed_dims'])
 
 
 def check_whole(model: nn.Module, source: str | Path) -> Finding:

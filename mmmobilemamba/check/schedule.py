@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from mmengine.config import Config
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..engine.runners import PortableRunner
-from ..engine.training_check_hook import late_schedulers
-from .data import shorten
+from ..engine.training_check_hook import is_warmup, late_scheduler
+from .build import shorten
 from .finding import Finding, nest
 from .maps import FAILURES
+
+TENTH = 10  # the part of a training that a shortened warm-up takes
+LONGER = 1.01  # times the training, up to which the end of a decay is that of the training
 
 
 def check_schedule(config: Config, model: nn.Module, loader: DataLoader) -> list[Finding]:
@@ -34,12 +39,9 @@ def check_schedule(config: Config, model: nn.Module, loader: DataLoader) -> list
         except FAILURES as error:
             text = f'The training cannot be set up: {type(error).__name__}: {shorten(error)}'
             return [Finding('error', 'schedule', text)]
-        late = [*late_schedulers(runner), *late_steps(runner)]
         iterations, epochs = loop.max_iters, loop.max_epochs
         interval = getattr(loop, 'val_interval', 0)
-    findings = [
-        Finding('error', 'schedule', text, 'Shorten param_scheduler, or train for longer.') for text in late
-    ]
+        findings = check_schedulers(config, runner.param_schedulers, epochs, iterations)
     images = f'{len(loader.dataset)} images' if hasattr(loader.dataset, '__len__') else 'its images'
     text = f'{iterations} iterations of {loader.batch_sampler.batch_size} images, of {images}.'
     by_epoch = config.train_cfg.get('by_epoch', 'max_epochs' in config.train_cfg)
@@ -68,21 +70,137 @@ def build_runner(config: Config, model: nn.Module, loader: DataLoader, work_dir:
     )
 
 
-def late_steps(runner: PortableRunner) -> list[str]:
-    """Return one sentence for each scheduler whose milestones all lie after the end of the training."""
-    schedulers = runner.param_schedulers or []
-    if isinstance(schedulers, dict):
-        schedulers = [scheduler for several in schedulers.values() for scheduler in several]
-    sentences = []
-    for scheduler in schedulers:
-        unit, steps = (
-            ('epochs', runner.max_epochs) if scheduler.by_epoch else ('iterations', runner.max_iters)
-        )
-        late = sorted(step for step in getattr(scheduler, 'milestones', ()) if step >= steps)
-        if late and len(late) == len(scheduler.milestones):
-            name = type(scheduler).__name__
-            sentences.append(f'{name} steps after {late[0]} of {steps} {unit}, which is never.')
-    return sentences
+def check_schedulers(config: Config, built: Any, epochs: int, iterations: int) -> list[Finding]:
+    """Compare schedulers with the length of the training.
+
+    Args:
+        config (Config): The whole config.
+        built (list | dict): The schedulers, in the order of the config, or lists of them by optimizer.
+        epochs (int): Epochs of the training.
+        iterations (int): Iterations of the training.
+    """
+    several = built.values() if isinstance(built, dict) else [built or []]
+    schedulers = [scheduler for each in several for scheduler in each]
+    errors = [
+        late_scheduler(each, epochs, iterations) or late_steps(each, epochs, iterations)
+        for each in schedulers
+    ]
+    slow = [early_end(each, epochs, iterations) for each in schedulers]
+    findings = [Finding('error', 'schedule', text) for text in errors if text]
+    findings += [
+        Finding('warning', 'schedule', text) for text, error in zip(slow, errors) if text and not error
+    ]
+    settings = config.get('param_scheduler')
+    settings = [settings] if isinstance(settings, Mapping) else settings
+    if isinstance(settings, Sequence):  # mmengine adds its scope to what is inherited from another package
+        settings = [{key: value for key, value in each.items() if key != '_scope_'} for each in settings]
+    if findings and isinstance(settings, Sequence) and len(settings) == len(schedulers):
+        wrong = [bool(error or text) for error, text in zip(errors, slow)]
+        mend = dict(param_scheduler=fit_schedulers(settings, schedulers, wrong, epochs, iterations))
+        advice = 'Shorten it to the training:'
+        findings[0] = findings[0]._replace(advice=advice, mend=mend)  # one list replaces the other
+    return findings
+
+
+def late_steps(scheduler: Any, epochs: int, iterations: int) -> str:
+    """Return a sentence if all milestones of a scheduler lie after the training (str), '' otherwise."""
+    unit, steps = ('epochs', epochs) if scheduler.by_epoch else ('iterations', iterations)
+    milestones = getattr(scheduler, 'milestones', ())
+    late = sorted(step for step in milestones if step >= steps)
+    if not late or len(late) < len(milestones):
+        return ''
+    return f'{type(scheduler).__name__} steps after {late[0]} of {steps} {unit}, which is never.'
+
+
+def early_end(scheduler: Any, epochs: int, iterations: int) -> str:
+    """Return a sentence if a polynomial or cosine decay lasts longer than the training, '' otherwise."""
+    unit, steps = ('epochs', epochs) if scheduler.by_epoch else ('iterations', iterations)
+    if hasattr(scheduler, 'T_max'):
+        end = scheduler.begin + scheduler.T_max
+    elif hasattr(scheduler, 'power'):
+        end = scheduler.end
+    else:
+        return ''
+    if end <= steps * LONGER:
+        return ''
+    return (
+        f'{type(scheduler).__name__} decays for {end} of {steps} {unit}, so the training ends before it does.'
+    )
+
+
+def fit_schedulers(
+    settings: Sequence[Mapping[str, Any]],
+    built: Sequence[Any],
+    wrong: Sequence[bool],
+    epochs: int,
+    iterations: int,
+) -> list[dict[str, Any]]:
+    """Return the configs of schedulers, shortened to the length of the training.
+
+    A warm-up gets a tenth of the training, what begins where it ended begins where it ends, and the rest is
+    scaled by the length of the training that the schedulers are for.
+
+    Args:
+        settings (Sequence[dict]): The configs of the schedulers.
+        built (Sequence[_ParamScheduler]): The schedulers.
+        wrong (Sequence[bool]): Whether a scheduler has to be shortened.
+        epochs (int): Epochs of the training.
+        iterations (int): Iterations of the training.
+    """
+    ends: dict[tuple[bool, Any], tuple[bool, int]] = {}  # the ends of the warm-ups: before -> after
+    fitted = []
+    for given, scheduler, too_long in zip(settings, built, wrong):
+        by_epoch, begin = given.get('by_epoch', True), given.get('begin', 0)
+        steps = epochs if by_epoch else iterations
+        new = dict(given)
+        if too_long and is_warmup(scheduler) and begin < steps:
+            new = shorter_warmup(new, steps, iterations)
+            ends[by_epoch, given['end']] = new.get('by_epoch', True), new['end']
+        elif too_long:
+            planned = [
+                each['end'] for each in settings if each.get('by_epoch', True) == by_epoch and 'end' in each
+            ]
+            planned += [
+                scheduler.begin + getattr(scheduler, 'T_max', 0),
+                *getattr(scheduler, 'milestones', ()),
+            ]
+            factor = steps / max(steps, *planned)
+            new = scaled(new, factor, steps)
+            if ends.get((by_epoch, begin), (not by_epoch, 0))[0] == by_epoch:
+                new['begin'] = ends[by_epoch, begin][1]
+            if 'T_max' in new:
+                new['T_max'] = max(new.get('end', steps) - new.get('begin', 0), 1)
+        if new.get('milestones') != []:
+            fitted.append(new)
+    return fitted
+
+
+def shorter_warmup(given: dict[str, Any], steps: int, iterations: int) -> dict[str, Any]:
+    """Return the config of a warm-up of a tenth of the training, in iterations if that is under one epoch.
+
+    Args:
+        given (dict): The config of the warm-up.
+        steps (int): Length of the training, in the unit of the warm-up.
+        iterations (int): Length of the training in iterations.
+    """
+    begin = given.get('begin', 0)
+    if given.get('by_epoch', True) and begin == 0 and steps < TENTH:
+        new = {key: value for key, value in given.items() if key != 'convert_to_iter_based'}
+        return dict(new, by_epoch=False, end=max(iterations // TENTH, 1))
+    return dict(given, end=begin + max((steps - begin) // TENTH, 1))
+
+
+def scaled(given: dict[str, Any], factor: float, steps: int) -> dict[str, Any]:
+    """Return the config of a scheduler with its times multiplied by ``factor`` and limited to ``steps``."""
+    new = dict(given)
+    if 'begin' in given:
+        new['begin'] = min(int(given['begin'] * factor), steps - 1)
+    if 'end' in given:
+        new['end'] = min(max(round(given['end'] * factor), new.get('begin', 0) + 1), steps)
+    if 'milestones' in given:
+        times = {max(round(each * factor), 1) for each in given['milestones']}
+        new['milestones'] = sorted(each for each in times if each < steps)
+    return new
 
 
 def check_learning_rate(config: Config, batch_size: int, gpus: int) -> Finding | None:

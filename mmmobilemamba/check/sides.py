@@ -77,6 +77,15 @@ def preprocessed(preprocessor: Mapping[str, Any], training: bool) -> tuple[int, 
     return divisor, tuple(settings['size']) if settings.get('size') else None
 
 
+def training_size(config: Config) -> tuple[int, int] | None:
+    """Return (height, width) of the images of a training in px, or None if it is unknown."""
+    model = config.get('model') or {}
+    preprocessor = model.get('data_preprocessor') or config.get('data_preprocessor') or {}
+    _, fixed = preprocessed(preprocessor, training=True)
+    sizes = [pipeline_sizes(steps).fixed for steps in pipelines_of(config.get('train_dataloader'))]
+    return fixed or next(filter(None, sizes), None)
+
+
 def pipelines_of(loader: Any) -> list[list[Mapping[str, Any]]]:
     """Return the pipelines of a dataloader's datasets, each followed by the pipelines of its wrappers."""
     loaders = loader if isinstance(loader, Sequence) else [loader]

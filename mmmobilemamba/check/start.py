@@ -18,31 +18,11 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from .finding import Finding, config_lines, merge
-from .maps import FAILURES, MapsError, Part, maps_of, parts_of
-from .sides import check_sides
-from .strides import SIDE, check_strides
-from .widths import check_heads, check_neck
+from .maps import FAILURES
+from .rounds import check_in_rounds
 
 SWITCH = 'mobilemamba_check'  # config key; False disables the check
 DONE = 'mobilemamba_checked'  # key in the Runner's message hub
-
-
-def check_maps(part: Part, config: Config) -> list[Finding]:
-    """Check strides, levels and channels of a model's feature maps, and the image sizes it supports.
-
-    Args:
-        part (Part): The model, or the part of it that has the backbone.
-        config (Config): The whole config.
-    """
-    try:
-        maps = maps_of(part, SIDE, SIDE)
-    except MapsError as error:
-        return [check_neck(part, config, str(error))]
-    return [
-        *check_strides(part, config),
-        *check_heads(part, config, maps),
-        *check_sides(part, config),
-    ]
 
 
 def check_at_start(backbone: nn.Module) -> None:
@@ -69,9 +49,7 @@ def check_at_start(backbone: nn.Module) -> None:
     if is_model_wrapper(model):  # parts of an FSDP model cannot run separately
         return
     try:
-        findings = [
-            found for part in parts_of(model, type(backbone)) for found in check_maps(part, runner.cfg)
-        ]
+        findings = check_in_rounds(runner.cfg, type(backbone), model).findings
     except FAILURES as error:  # the model does not follow OpenMMLab's interfaces
         runner.logger.warning(f'The maps of this model could not be checked: {type(error).__name__}: {error}')
         return
@@ -108,7 +86,7 @@ def refusal(errors: list[Finding], pure: bool) -> str:
         pure (bool): Whether the config is in mmengine's pure Python style.
     """
     lines = ['This model would not learn what it is meant to, so the training does not begin.']
-    lines += [f'- {error.text}' for error in errors]
+    lines += [f'- {text}' for text in dict.fromkeys(error.text for error in errors)]
     mend = merge(error.mend for error in errors)
     other = (
         merge(error.other or error.mend for error in errors) if any(error.other for error in errors) else {}
@@ -116,7 +94,7 @@ def refusal(errors: list[Finding], pure: bool) -> str:
     if mend:
         lines += ['What mends it, in a config that inherits this one:', *config_lines(mend, pure)]
     if other:
-        lines += ['or, with the maps as they are:', *config_lines(other, pure)]
+        lines += ['In place of these lines, if finer maps cost too much:', *config_lines(other, pure)]
     lines.append(
         f'`mim run mmmobilemamba check CONFIG` says more. {SWITCH} = False in the config trains it as it is.'
     )

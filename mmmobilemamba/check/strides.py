@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from .finding import Finding, as_text, merge, nest
+from .finding import Finding, as_text, lookup, merge, nest_in
 from .maps import FAILURES, Part, maps_of
 
 SIDE = 1024  # px; a multiple of all strides, and four times the largest common one
@@ -101,7 +101,7 @@ def check_strides(part: Part, config: Config) -> list[Finding]:
             wrong.append((reader, measured))
             text = f'{what}, for {len(reader.strides)} maps, and gets {len(maps)}: {as_text(measured)[1:-1]}.'
             findings.append(Finding('error', 'levels', text))
-        elif any(abs(x.shape[2] - side / stride) >= 1 for x, stride in zip(maps, reader.strides)):
+        elif any(differ(side / x.shape[2], stride) for x, stride in zip(maps, reader.strides)):
             wrong.append((reader, measured))
             text = f'{what}, and its maps have {as_text(measured)[1:-1]}.'
             findings.append(Finding('error', 'strides', text))
@@ -117,10 +117,15 @@ def check_strides(part: Part, config: Config) -> list[Finding]:
     ways = [way for way in (finer, follow) if way]
     mend, other = (*ways, {}, {})[:2]
     last = max(index for index, finding in enumerate(findings) if finding.level == 'error')
-    advice = 'Give the heads the maps that they expect, or the strides of the maps that there are:'
-    advice = advice if other else 'Give both the same strides:' if mend else 'Give both the same strides.'
+    advice = 'Give the heads the maps that they expect:' if finer else 'Give both the same strides:'
+    advice = advice if mend else 'Give both the same strides.'
     findings[last] = findings[last]._replace(advice=advice, mend=mend, other=other)
     return findings
+
+
+def differ(measured: float, expected: float) -> bool:
+    """Whether two strides differ (bool); those of YOLACT are those of 550 px, such as 110 instead of 128."""
+    return max(measured / expected, expected / measured) > 1.3
 
 
 def side_for(reader: Reader) -> int:
@@ -157,14 +162,10 @@ def follow_maps(part: Part, config: Config, reader: Reader, measured: list[int])
     """
     if hasattr(reader.module, 'resize_feats') or not measured:
         return {}
-    path = [name for name in part.key(reader.name).split('.') if not name.isdigit()]
-    settings: Any = {'model': config.get('model')}
-    for name in path:
-        settings = settings.get(name) if isinstance(settings, Mapping) else None
-    if isinstance(settings, (list, tuple)):  # a config can only replace a list as a whole
-        return {}
+    path = part.key(reader.name)
+    settings = lookup(config, path)
     key = stride_key(reader.module, settings if isinstance(settings, Mapping) else {})
-    return nest('.'.join([*path, key]), measured) if key else {}
+    return nest_in(config, f'{path}.{key}', measured) if key else {}
 
 
 def stride_key(module: nn.Module, settings: Mapping[str, Any]) -> str | None:
@@ -195,39 +196,52 @@ def finer_maps(part: Part, config: Config, readers: Sequence[Reader]) -> dict[st
         readers (Sequence[Reader]): Its heads and RoI extractors.
 
     Returns:
-        dict: The changes; {} unless the neck is mmdet's FPN or DeconvFPN and the finest maps that the heads
-        expect have stride 4 or 8.
+        dict: The changes; {} unless the (first) neck is mmdet's FPN or DeconvFPN and the finest maps that the
+        heads expect have stride 4 or 8.
     """
-    neck = (config.get('model') or {}).get('neck')
-    dense = [reader.strides for reader in readers if not reader.pools]
-    if (
-        not isinstance(neck, Mapping)
-        or _type_name(neck) not in ('FPN', 'DeconvFPN')
-        or not dense
-        or part.path
-    ):
-        return {}
-    if hasattr(readers[0].module, 'resize_feats'):
-        dense = [[4, 8, 16, 32, 64]]
-    first, levels = dense[0][0], len(dense[0])
-    if first not in (4, 8) or dense[0] != [first * 2**level for level in range(levels)]:
-        return {}
-    extra = 2 if first == 4 else 1
-    if levels < 3 + extra:
+    settings = lookup(config, part.key('neck'))
+    several = isinstance(settings, Sequence) and bool(settings)
+    neck = settings[0] if several else settings
+    levels, extra = finer_levels(readers)
+    if not isinstance(neck, Mapping) or _type_name(neck) not in ('FPN', 'DeconvFPN') or not extra:
         return {}
     widths = stage_widths(part.backbone)
     kept = ('out_channels', 'add_extra_convs', 'relu_before_extra_convs', 'conv_cfg', 'norm_cfg', 'act_cfg')
-    settings = dict(_delete_=True, type='DeconvFPN', in_channels=widths)
-    settings.update({key: neck[key] for key in kept if neck.get(key) is not None})
-    settings.update(num_outs=levels, **(dict(num_extra_trans_convs=extra) if extra > 1 else {}))
-    change = nest(part.key('neck'), settings)
+    new = dict(_delete_=True, type='DeconvFPN', in_channels=widths)
+    new.update({key: neck[key] for key in kept if neck.get(key) is not None})
+    new.update(num_outs=levels, **(dict(num_extra_trans_convs=extra) if extra > 1 else {}))
+    change = nest_in(config, part.key('neck.0' if several else 'neck'), new)
     if len(part.backbone.out_indices) < 3:
-        change = merge([nest(part.key(f'{part.name}.out_indices'), (0, 1, 2)), change])
+        change = merge([nest_in(config, part.key(f'{part.name}.out_indices'), (0, 1, 2)), change])
     imports = list((config.get('custom_imports') or {}).get('imports') or [])
     if 'mmmobilemamba.mmdet' in imports:
         return change
     imports = [*(name for name in imports if name != 'mmmobilemamba'), 'mmmobilemamba.mmdet']
     return {'custom_imports': dict(imports=imports), **change}
+
+
+def finer_levels(readers: Sequence[Reader]) -> tuple[int, int]:
+    """Return the number of maps and of extra transposed convolutions that make the maps of some heads.
+
+    Args:
+        readers (Sequence[Reader]): Heads and RoI extractors.
+
+    Returns:
+        tuple[int, int]: (0, 0) if their maps cannot be made so.
+    """
+    dense = [reader.strides for reader in readers if not reader.pools]
+    if any(hasattr(reader.module, 'resize_feats') for reader in readers):
+        dense = [[4, 8, 16, 32, 64]]
+    if not readers or not (dense or readers[0].strides):
+        return 0, 0
+    strides = dense[0] if dense else readers[0].strides  # of Sparse R-CNN, which has no dense head
+    first, levels = round(strides[0]), len(strides)
+    extra = {4: 2, 8: 1}.get(first, 0)
+    if any(differ(first * 2**level, stride) for level, stride in enumerate(strides)):
+        return 0, 0
+    if dense and levels < 3 + extra:
+        return 0, 0
+    return (max(levels, 3 + extra), extra) if extra else (0, 0)
 
 
 def stage_widths(backbone: nn.Module) -> list[int]:

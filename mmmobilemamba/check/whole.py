@@ -3,37 +3,29 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from importlib.util import find_spec
+from collections.abc import Container
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from mmengine.config import Config
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from torch import nn
 from torch.utils.data import DataLoader
 
 from ..models import MobileMamba
 from ..utils import codebase_of
+from .build import build_model
 from .checkpoints import check_init_cfg, check_load_from, check_pixels, check_whole
-from .data import (
-    build_loader,
-    check_heads,
-    check_images,
-    check_loader,
-    check_loss,
-    check_names,
-    check_order,
-    check_paths,
-    classes_of,
-    loaders_of,
-    shorten,
-)
-from .finding import LEVELS, Finding, nest
+from .classes import check_heads, check_names, check_order, classes_of
+from .data import build_loader, check_loader, check_loss
+from .files import check_images, check_paths, loaders_of
+from .finding import LEVELS, Finding, change, has_error, merge
 from .kernels import check_kernels
-from .maps import FAILURES, parts_of
+from .maps import parts_of
+from .rounds import check_in_rounds
 from .schedule import check_learning_rate, check_schedule
-from .start import check_maps, python_style
+from .start import python_style
+from .zero_label import check_zero_label
 
 
 class Report(NamedTuple):
@@ -70,23 +62,28 @@ def check_config(config: Config, checkpoint: str | Path | None = None, gpus: int
     """
     init_default_scope(config.get('default_scope') or codebase_of(config) or 'mmengine')
     findings = check_imports(config)
-    model = build_model(config)
-    if isinstance(model, Finding):
-        findings += [model, *check_paths(config)]
+    mended = check_in_rounds(config, MobileMamba)
+    model = mended.model
+    findings += mended.findings
+    if model is None:
+        findings += check_paths(config)
         return Report('', in_order(findings), python_style(config))
     parts = parts_of(model, MobileMamba)
     if not parts:
         text = f'{type(model).__name__} has no MobileMamba: the checks of maps are for that backbone.'
         findings.append(Finding('warning', 'model', text))
+    kernels = [check_kernels(part) for part in parts]
+    findings += kernels
+    runs = mended.runs and not has_error(kernels)
+    starts = check_load_from(config, model, parts)
     for part in parts:
-        findings += [*check_maps(part, config), check_kernels(part)]
-    runs = not has_error(findings)
-    for part in parts:
-        findings += [check_init_cfg(part, config), *check_pixels(part, config)]
-    findings += check_load_from(config, model, parts)
+        found = check_init_cfg(part, config)
+        findings += [found] if found.level != 'ok' or not has_error(starts) else []
+        findings += check_pixels(part, config)
+    findings += starts
     if checkpoint is not None:
         findings.append(check_whole(model, checkpoint))
-    findings += check_data(config, model, gpus, runs)
+    findings += check_data(mended.config, model, gpus, runs)
     return Report(type(model).__name__, in_order(findings), python_style(config))
 
 
@@ -108,88 +105,74 @@ def check_imports(config: Config) -> list[Finding]:
     return [Finding('warning', 'imports', text, mend={'custom_imports': dict(imports=[*imports, name])})]
 
 
-def build_model(config: Config) -> nn.Module | Finding:
-    """Build the model of a config without loading weights.
-
-    Returns:
-        nn.Module | Finding: The model, or the error.
-    """
-    settings = config.get('model')
-    if not isinstance(settings, Mapping):
-        return Finding('error', 'model', 'The config has no model.')
-    scope = config.get('default_scope')
-    if scope and find_spec(scope) is None:
-        text = f'The config needs {scope}, which is not installed.'
-        return Finding('error', 'model', text, f'Install it: mim install {scope}')
-    settings = dict(settings)
-    if 'data_preprocessor' in config:  # as in the Runner
-        settings.setdefault('data_preprocessor', config['data_preprocessor'])
-    try:
-        return MODELS.build(settings)
-    except FAILURES as error:
-        text = f'The model cannot be built: {type(error).__name__}: {shorten(error)}'
-        return Finding('error', 'model', text, *advise(config, str(error)))
-
-
-def advise(config: Config, message: str) -> tuple[str, dict[str, Any]]:
-    """Return the advice for a model that cannot be built: a text and config changes, empty if unknown.
-
-    Args:
-        config (Config): The whole config.
-        message (str): The message of the error.
-    """
-    settings = config['model']
-    backbone = settings.get('backbone')
-    if 'is not in the' in message:
-        scope = config.get('default_scope')
-        if scope in ('mmdet', 'mmseg', 'mmpretrain'):
-            return '', {'custom_imports': dict(imports=[f'mmmobilemamba.{scope}'])}
-        return 'Name the package that has it in custom_imports.', {}
-    if settings.get('pretrained') and 'pretrained' in message:
-        return 'Weights of another backbone are named:', nest('model.pretrained', None)
-    if isinstance(backbone, Mapping) and 'unexpected keyword' in message and 'MobileMamba' in message:
-        kept = ('type', 'arch', 'in_channels', 'out_indices', 'init_cfg')
-        mine = {key: backbone[key] for key in kept if key in backbone}
-        advice = 'Settings of the backbone that was there before are inherited; _delete_ drops them:'
-        return advice, nest('model.backbone', dict(_delete_=True, **mine))
-    return '', {}
-
-
 def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[Finding]:
     """Check data, batches, schedule and learning rate.
 
     Args:
-        config (Config): The whole config.
+        config (Config): The whole config, with the changes that the checks of maps suggest.
         model (nn.Module): Its model.
         gpus (int): Number of training processes.
-        runs (bool): Whether earlier checks found no error that keeps the model from running.
+        runs (bool): Whether the model can run.
     """
     findings = check_paths(config)
     absent = {re.split(r'[.:]', found.text)[0] for found in findings if found.subject == 'files'}
+    loaders, config, found = build_loaders(config, absent)
+    findings += found
+    zero = check_zero_label(config, loaders)
+    if has_error(zero):
+        config = change(config, merge(each.mend for each in zero))
+        loaders, config, _ = build_loaders(config, absent)
+    findings += zero
     learnt: list[str] = []  # names of the classes in the order of the training data
-    for name, settings in loaders_of(config).items():
-        if name in absent:
-            continue
-        loader = build_loader(name, settings)
-        if isinstance(loader, Finding):
-            findings.append(loader)
-            continue
-        found = [*check_images(name, loader, settings), *check_names(name, loader, settings)]
+    for name, loader in loaders.items():
+        found = [*check_images(name, loader, config[name]), *check_names(name, loader, config)]
+        heads: list[Finding] = []
         if name == 'train_dataloader':
             learnt = classes_of(loader.dataset)
-            found += check_heads(model, loader.dataset)
+            heads = check_heads(model, loader.dataset, config)
         else:
-            found += check_order(name, loader.dataset, learnt)
+            found += check_order(name, loader.dataset, learnt, config)
+        model, runs = with_classes(model, config, heads, runs)
         found += check_loader(model, name, loader, runs and not has_error(found))
         if name == 'train_dataloader':
             found += check_training(config, model, loader, gpus, runs and not has_error(found))
-        findings += found
+        findings += [*heads, *found]
     return findings
 
 
-def has_error(findings: list[Finding]) -> bool:
-    """Whether any of the findings is an error (bool)."""
-    return any(finding.level == 'error' for finding in findings)
+def build_loaders(
+    config: Config, absent: Container[str]
+) -> tuple[dict[str, DataLoader], Config, list[Finding]]:
+    """Build the dataloaders, if necessary with the class names in the annotations.
+
+    Args:
+        config (Config): The whole config.
+        absent (Container[str]): Names of the dataloaders whose files are missing.
+
+    Returns:
+        tuple[dict[str, DataLoader], Config, list[Finding]]: The dataloaders by name, the config with the
+        changes that were necessary, and the errors.
+    """
+    loaders, findings = {}, []
+    for name in loaders_of(config):
+        loader = build_loader(name, config) if name not in absent else None
+        if isinstance(loader, Finding):
+            findings.append(loader)
+            config = change(config, loader.mend)
+            loader = build_loader(name, config) if loader.mend else None
+        if isinstance(loader, DataLoader):
+            loaders[name] = loader
+    return loaders, config, findings
+
+
+def with_classes(
+    model: nn.Module, config: Config, heads: list[Finding], runs: bool
+) -> tuple[nn.Module, bool]:
+    """Return a model whose heads have the classes of the data, and whether it can run."""
+    if not has_error(heads):
+        return model, runs
+    built = build_model(change(config, merge(each.mend for each in heads)))
+    return (model, False) if isinstance(built, Finding) else (built, runs)
 
 
 def check_training(

@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import BatchSampler, DataLoader
 
 from mmmobilemamba.models import MobileMamba
-from mmmobilemamba.models.checkpoint import CheckpointError, describe, is_authors, unwrap
+from mmmobilemamba.models.checkpoint import CheckpointError, backbone_part, describe, is_authors, unwrap
 
 from .mask_check import check_masks, same_random_numbers
 
@@ -119,11 +119,15 @@ def check_backbone(model: nn.Module, weights: dict[str, Any], source: str | None
     inner = unwrap(weights)
     if renames and is_authors(inner):
         return
+    advice = (
+        'Weights of a backbone alone, and the ImageNet weights of a detector or segmentor, go into '
+        "model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...) instead of load_from."
+    )
+    if not backbone_part(inner):
+        advice = 'Set load_from=None; for the ImageNet weights, set the init_cfg of the backbone.'
     raise CheckpointError(
         f'{source} has nothing for the {backbones[0]} of this {type(model).__name__}: it looks like '
-        f'{describe(inner)}. Weights of a backbone alone, and the ImageNet weights of a detector or '
-        f"segmentor, go into model.backbone.init_cfg=dict(type='Pretrained', checkpoint=...) instead of "
-        f'load_from.'
+        f'{describe(inner)}. {advice}'
     )
 
 
@@ -201,13 +205,8 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
         ValueError: If a head has too few outputs, or ``metainfo`` has the key ``CLASSES``, used before
             mmengine.
     """
-    metainfo = getattr(dataset, 'metainfo', None) or {}
-    if 'CLASSES' in metainfo and 'num_keypoints' not in metainfo:  # mmpose's datasets set both themselves
-        raise ValueError(
-            "The names of the classes are given as metainfo=dict(CLASSES=...), which mmengine's datasets do "
-            'not read: write metainfo=dict(classes=...).'
-        )
-    classes = metainfo.get('classes') or ()
+    check_metainfo(dataset)
+    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
     for name in ('head', 'decode_head', 'auxiliary_head'):
         heads = getattr(model, name, None)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
@@ -219,6 +218,20 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
                     f'{outputs}: set model.{name}.num_classes={len(classes)}, or name the '
                     f'classes to train on in train_dataloader.dataset.metainfo.'
                 )
+
+
+def check_metainfo(dataset: Any) -> None:
+    """Check that the class names of a dataset are under the key that mmengine reads.
+
+    Raises:
+        ValueError: If they are under ``CLASSES``, the key before mmengine.
+    """
+    metainfo = getattr(dataset, 'metainfo', None) or {}
+    if 'CLASSES' in metainfo and 'num_keypoints' not in metainfo:  # mmpose's datasets set both themselves
+        raise ValueError(
+            "The names of the classes are given as metainfo=dict(CLASSES=...), which mmengine's datasets do "
+            'not read: write metainfo=dict(classes=...).'
+        )
 
 
 def warn_of_masks(runner: Runner, loader: DataLoader, training: bool = False) -> None:
@@ -295,18 +308,25 @@ def late_schedulers(runner: Runner) -> list[str]:
     schedulers = runner.param_schedulers or []
     if isinstance(schedulers, dict):
         schedulers = [scheduler for several in schedulers.values() for scheduler in several]
-    sentences = []
-    for scheduler in schedulers:
-        unit = 'epochs' if scheduler.by_epoch else 'iterations'
-        steps = runner.max_epochs if scheduler.by_epoch else runner.max_iters
-        name = type(scheduler).__name__
-        if scheduler.begin >= steps > 0:
-            sentences.append(f'{name} begins after {scheduler.begin} of {steps} {unit}, which is never.')
-        elif is_warmup(scheduler) and scheduler.end > steps:
-            sentences.append(
-                f'{name} warms up for {scheduler.end} of {steps} {unit}, so the full value is never reached.'
-            )
-    return sentences
+    sentences = [late_scheduler(each, runner.max_epochs, runner.max_iters) for each in schedulers]
+    return [sentence for sentence in sentences if sentence]
+
+
+def late_scheduler(scheduler: Any, epochs: int, iterations: int) -> str:
+    """Return a sentence if a scheduler never begins or its warm-up exceeds the training (str), '' otherwise.
+
+    Args:
+        scheduler (_ParamScheduler): The scheduler.
+        epochs (int): Epochs of the training.
+        iterations (int): Iterations of the training.
+    """
+    unit, steps = ('epochs', epochs) if scheduler.by_epoch else ('iterations', iterations)
+    name = type(scheduler).__name__
+    if scheduler.begin >= steps > 0:
+        return f'{name} begins after {scheduler.begin} of {steps} {unit}, which is never.'
+    if is_warmup(scheduler) and scheduler.end > steps:
+        return f'{name} warms up for {scheduler.end} of {steps} {unit}, so the full value is never reached.'
+    return ''
 
 
 def is_warmup(scheduler: Any) -> bool:

@@ -65,6 +65,9 @@ def build_runner(path, **changes):
     config.merge_from_dict(dict(changes))
     config.work_dir = str(path.with_suffix(''))
     config.experiment_name = path.stem
+    config.visualizer.name = str(
+        path
+    )  # otherwise mmengine gives the visualizer of an earlier test, and its folder
     config.log_level = 'ERROR'
     config.default_hooks.checkpoint = None
     return Runner.from_cfg(config)

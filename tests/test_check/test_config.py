@@ -3,10 +3,12 @@
 import copy
 import re
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
+from PIL import Image
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.check.finding import config_lines
@@ -14,58 +16,11 @@ from mmmobilemamba.check.whole import check_config
 
 from ..conftest import ROOT, authors_checkpoint
 from ..helpers import SMALL
+from .twins import DATASET, LOADERS, NAMES, TWINS
 
 pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmseg')
-
-SGD = dict(_delete_=True, type='SGD', lr=1e-3, weight_decay=1e-4)
-TWINS = dict(
-    detector='retinanet/retinanet_mobilemamba-t2_fpn_2e_digits.py',
-    segmentor='sem_fpn/mobilemamba-t2_fpn_1xb4-2k_digits-224x224.py',
-    classifier='mobilemamba/mobilemamba-t2_1xb64-4e_digits-64px.py',
-)
-# Fast to check: few small images, a small network, no copies of the annotations, and a cheap optimizer.
-QUICK = dict(train_dataloader=dict(dataset=dict(serialize_data=False)), optim_wrapper=dict(optimizer=SGD))
-SHORT = dict(
-    detector=dict(train_dataloader=dict(batch_size=8), param_scheduler=[]),
-    segmentor=dict(train_dataloader=dict(batch_size=2), param_scheduler=[]),
-    classifier=dict(train_dataloader=dict(batch_size=8), auto_scale_lr=dict(base_batch_size=8)),
-)
-NAMES = ('zero', 'one', 'two', 'three', 'four', 'five', 'six', 'seven', 'eight', 'nine')
-DATASET = 'train_dataloader.dataset'
-
-
-@pytest.fixture(scope='session')
-def twins(scenes):
-    """Correct configs of three codebases on the digits scenes."""
-    configs = {}
-    for kind, path in TWINS.items():
-        config = Config.fromfile(ROOT / 'configs' / path)
-        config.merge_from_dict(copy.deepcopy(QUICK))
-        config.merge_from_dict(copy.deepcopy(SHORT[kind]))
-        config.model.backbone.update(arch=SMALL if kind != 'classifier' else 't2', init_cfg=None)
-        configs[kind] = config
-    return configs
-
-
-@pytest.fixture
-def check(twins, scenes, monkeypatch):
-    """Return findings other than 'ok' for a config with changes; its tests are checked on request."""
-    monkeypatch.chdir(scenes)
-
-    def run(kind='detector', checkpoint=None, gpus=1, tests=False, **changes):
-        config = copy.deepcopy(twins[kind])
-        for name in [] if tests else ['val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator']:
-            config.pop(name)
-        for key, value in changes.items():
-            config.merge_from_dict({key.replace('__', '.'): value})
-        report = check_config(config, checkpoint, gpus)
-        findings = [finding for finding in report.findings if finding.level != 'ok']
-        assert report.failed == any(finding.level == 'error' for finding in findings)
-        return findings
-
-    return run
 
 
 def only(findings, level, subject):
@@ -154,8 +109,10 @@ def test_heads_with_other_classes(number, level, check):
 def test_names_that_match_none(check):
     text, _ = only(check(**{f'{DATASET}.metainfo': dict(classes=('cat', 'dog'))}), 'error', 'data')
     assert 'is empty' in text
-    (finding,) = check(**{f'{DATASET}.metainfo': dict(classes=('cat', 'dog'))})
-    assert finding.advice == f'Its annotations have the classes {", ".join(NAMES)}.'
+    findings = check(**{f'{DATASET}.metainfo': dict(classes=('cat', 'dog'))})
+    lines = config_lines(findings[0].mend)
+    assert ''.join(lines) == f'train_dataloader = dict(    dataset=dict(metainfo=dict(classes={NAMES!r})),)'
+    assert check.again(findings) == []
     names = (*NAMES[:9], 'cat')
     text, lines = only(check(**{f'{DATASET}.metainfo': dict(classes=names)}), 'error', 'classes')
     assert text == 'train_dataloader.dataset: the annotations have 9 of 10 classes: not cat.'
@@ -168,19 +125,54 @@ def test_names_as_before_mmengine(check):
     assert 'write metainfo=dict(classes=...)' in text
 
 
-def test_fewer_outputs_of_a_classifier(check):
-    text, _ = only(check('classifier', model__head__num_classes=3), 'error', 'classes')
-    assert 'The training data have 10 classes' in text and 'set model.head.num_classes=10' in text
+@pytest.mark.parametrize('kind', ['segmentor', 'classifier'])
+def test_other_numbers_of_outputs(kind, check):
+    """The data have 10 digits, and the masks a background."""
+    name, right = dict(segmentor=('decode_head', 11), classifier=('head', 10))[kind]
+    for number, level in ((3, 'error'), (150, 'warning')):
+        findings = check(kind, **{f'model__{name}__num_classes': number})
+        text, lines = only(findings, level, 'classes')
+        assert text.startswith(f'The data have {right} classes (')
+        assert text.endswith(f' more), and the {name} has {number}.')
+        assert lines == [f'model = dict({name}=dict(num_classes={right}))']
+        assert check.again(findings) == []
 
 
-def test_masks(check):
-    findings = check('segmentor', model__decode_head__num_classes=4)
-    assert [(finding.level, finding.subject) for finding in findings] == [
-        ('error', 'classes'),
-        ('error', 'masks'),
-    ]
-    assert 'set model.decode_head.num_classes=11' in findings[0].text
-    assert 'and the decode_head has 4 classes, 0 to 3; 255 is ignored' in findings[1].text
+ZERO = 'reduce_zero_label'
+
+
+def test_label_zero_in_dataset_and_pipeline(check):
+    """One finding for all dataloaders, whose lines follow the labels: the rim of the scenes is 0."""
+    findings = check('segmentor', tests=True, **{f'{name}.dataset.{ZERO}': False for name in LOADERS})
+    text, lines = only(findings, 'error', 'masks')
+    assert text == (
+        'train_dataloader.dataset, val_dataloader.dataset, test_dataloader.dataset: LoadAnnotations has '
+        'reduce_zero_label=True and the dataset False, so mmseg stops at the first image.'
+    )
+    assert lines == [f'{name} = dict(dataset=dict({ZERO}=True))' for name in LOADERS]
+    assert findings[0].advice == 'The masks look as if label 0 is no class, and 1 the first one:'
+    assert check.again(findings) == []
+
+
+def test_label_zero_that_is_a_class(check, twins, scenes, tmp_path):
+    """Masks with labels 0 to 10 for 11 classes: the background would be left out."""
+    (tmp_path / 'images').symlink_to(scenes / 'data/digits_scenes/ade/images')
+    for file in (scenes / 'data/digits_scenes/ade/annotations').rglob('*.png'):
+        labels = np.array(Image.open(file)).clip(1) - 1
+        labels[0, :11] = range(11)
+        new = tmp_path / file.relative_to(scenes / 'data/digits_scenes/ade')
+        new.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(labels).save(new)
+    findings = check('segmentor', **{f'{DATASET}.data_root': str(tmp_path)})
+    text, lines = only(findings, 'warning', 'masks')
+    assert text.endswith('no mask that was looked at has label 11, which would be the last.')
+    assert ' '.join(' '.join(lines).split()) == (
+        'train_dataloader = dict( dataset=dict(reduce_zero_label=False, '
+        'pipeline=[_base_.train_dataloader.dataset.pipeline[0], '
+        'dict(_base_.train_dataloader.dataset.pipeline[1], reduce_zero_label=False), '
+        '_base_.train_dataloader.dataset.pipeline[2], _base_.train_dataloader.dataset.pipeline[3]]), )'
+    )
+    assert check.again(findings) == []
 
 
 # Batches.
@@ -188,15 +180,50 @@ def test_masks(check):
 
 def test_no_iteration(check):
     loader = dict(batch_size=16, drop_last=True, batch_sampler=None)
-    text, _ = only(check(train_dataloader=loader, auto_scale_lr=None), 'error', 'batches')
+    findings = check(train_dataloader=loader, auto_scale_lr=None)
+    text, lines = only(findings, 'error', 'batches')
     assert '8 images, fewer than the batch_size of 16' in text
+    assert lines == ['train_dataloader = dict(batch_size=8)']
+    assert check.again(findings) == []
+
+
+def test_fewer_images_than_a_batch(check):
+    findings = check(train_dataloader__batch_size=16, auto_scale_lr=None)
+    text, lines = only(findings, 'warning', 'batches')
+    assert text == (
+        'train_dataloader has 8 images, fewer than its batch_size of 16: an epoch is one batch of 8.'
+    )
+    assert lines == ['train_dataloader = dict(batch_size=8)']
+    assert check.again(findings) == []
+    text, _ = only(check('segmentor', train_dataloader__batch_size=16), 'warning', 'batches')
+    assert text.endswith('fewer than its batch_size of 16: a batch has some of them twice.')
 
 
 def test_batch_norm_with_one_value(check):
-    text, _ = only(
-        check('classifier', train_dataloader__batch_size=1, auto_scale_lr=None), 'error', 'batch norm'
+    """Batches of one image, a single image in the last batch, and a dataset of one image."""
+    for size, images, expected in (
+        (1, 20, ['train_dataloader = dict(batch_size=2)']),
+        (2, 21, ['train_dataloader = dict(drop_last=True)']),
+    ):
+        loader = dict(batch_size=size, drop_last=False)
+        changes = {f'{DATASET}.indices': range(images), 'train_dataloader': loader}
+        findings = check('classifier', auto_scale_lr=None, **changes)
+        error, *others = findings
+        text, lines = only([error], 'error', 'batch norm')
+        assert 'too few to train with' in text
+        assert lines == expected
+        assert {finding.subject for finding in others} <= {'classes'}  # the first images are of few classes
+        assert check.again(findings) == others
+    alone = check(
+        'classifier', auto_scale_lr=None, **{f'{DATASET}.indices': 1, 'train_dataloader.drop_last': False}
     )
-    assert 'too few to train with' in text
+    assert [(finding.level, finding.subject) for finding in alone] == [
+        ('error', 'batch norm'),
+        ('warning', 'classes'),
+        ('warning', 'batches'),
+    ]
+    assert alone[0].mend == alone[2].mend == {}
+    assert alone[2].advice == 'One image needs to be repeated: RepeatDataset, or the same file twice.'
 
 
 def test_loss_that_is_not_finite(check):
@@ -228,6 +255,8 @@ def files(twins, tmp_path_factory):
         t2=MobileMamba('t2').state_dict(),
         b1=authors_checkpoint('b1'),
         other={'layer1.weight': torch.zeros(2)},
+        resnet={f'backbone.{key}': torch.zeros(2) for key in ('conv1.weight', 'layer1.0.conv1.weight')}
+        | {key: value for key, value in weights.items() if not key.startswith('backbone.')},
     )
     for name, content in contents.items():
         torch.save(dict(state_dict=content), folder / f'{name}.pth')
@@ -242,10 +271,29 @@ def test_load_from(check, files):
     assert 'has nothing for the backbone of this RetinaNet' in text
     init_cfg = f"dict(_delete_=True, type='Pretrained', checkpoint={files['backbone']!r})"
     assert lines == ['load_from = None', 'model = dict(', f'    backbone=dict(init_cfg={init_cfg}),', ')']
-    text, _ = only(check(load_from=files['other']), 'error', 'checkpoint')
-    assert 'it looks like no MobileMamba (its first keys: layer1.weight)' in text
+    findings = check(load_from=files['other'])
+    text, lines = only(findings, 'error', 'checkpoint')
+    assert 'it looks like no MobileMamba (its first keys: layer1.weight). Set load_from=None;' in text
+    assert lines == ['load_from = None']  # the small backbone has no published weights
+    assert check.again(findings) == []
     text, _ = only(check(load_from=files['classes']), 'warning', 'checkpoint')
     assert 'These start anew: bbox_head.retina_cls.weight (720, 64, 3, 3) instead of (80, 64, 3, 3)' in text
+
+
+def test_load_from_of_another_network(check, files):
+    """Weights of a ResNet, and of a detector with one, of which neck and heads would fit."""
+    start = {'model.backbone.arch': 't2', 'model.neck.in_channels': [144, 272, 368]}
+    for source in ('other', 'resnet'):
+        findings = check(load_from=files[source], **start)
+        text, lines = only(findings, 'error', 'checkpoint')
+        assert 'no MobileMamba' in text
+        assert lines == [
+            'load_from = None',
+            "model = dict(backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', "
+            "checkpoint='mobilemamba://t2')))",
+        ]
+        assert check.again(findings) == []
+    assert 'the backbone in ' in text and 'Only neck and heads would be loaded' in text
 
 
 def test_resume(check, files, tmp_path):
@@ -270,6 +318,11 @@ def test_init_cfg(check, files):
     assert lines == [f'model = dict(backbone=dict(init_cfg={init_cfg}))']
     text, _ = only(check(**pretrained(files['b1'])), 'error', 'init_cfg')
     assert 'It looks like a MobileMamba B1' in text
+    findings = check(**pretrained(files['other']))
+    text, lines = only(findings, 'error', 'init_cfg')
+    assert text.endswith('The checkpoint looks like no MobileMamba (its first keys: layer1.weight).')
+    assert lines == [f'model = dict(backbone=dict(init_cfg={init_cfg}))']
+    assert check.again(findings) == []
     text, _ = only(check(**pretrained('no.pth')), 'error', 'init_cfg')
     assert text == 'init_cfg: There is no checkpoint file no.pth.'
     text, _ = only(check(**pretrained('mobilemamba://t3')), 'error', 'init_cfg')
@@ -304,27 +357,85 @@ def test_checkpoint_to_test(check, files):
 # Schedule.
 
 
-def linear(**changes):
-    return dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, **changes)
+WARM = dict(by_epoch=False, begin=0, end=500)
 
 
-def test_warm_up_longer_than_the_training(check):
-    text, _ = only(check(param_scheduler=[linear(end=500)]), 'error', 'schedule')
-    assert text == 'LinearLR warms up for 500 of 2 iterations, so the full value is never reached.'
+@pytest.mark.parametrize(
+    ('schedulers', 'wrong', 'right'),
+    [
+        (
+            [dict(type='LinearLR', start_factor=0.1, **WARM)],
+            ['LinearLR warms up for 500 of 40 iterations, so the full value is never reached.'],
+            ["dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=4)"],
+        ),
+        (
+            [
+                dict(type='ConstantLR', factor=0.01, **WARM),
+                dict(type='PolyLR', power=0.9, by_epoch=False, begin=500, end=8000),
+            ],
+            [
+                'ConstantLR warms up for 500 of 40 iterations, so the full value is never reached.',
+                'PolyLR begins after 500 of 40 iterations, which is never.',
+            ],
+            [
+                "dict(type='ConstantLR', factor=0.01, by_epoch=False, begin=0, end=4)",
+                "dict(type='PolyLR', power=0.9, by_epoch=False, begin=4, end=40)",
+            ],
+        ),
+        (  # by epochs, converted to iterations; the training has 20 epochs of 2 iterations
+            [
+                dict(type='LinearLR', start_factor=0.1, end=30, convert_to_iter_based=True),
+                dict(type='CosineAnnealingLR', T_max=270, begin=30, end=300),
+            ],
+            [
+                'LinearLR warms up for 60 of 40 iterations, so the full value is never reached.',
+                'CosineAnnealingLR begins after 30 of 20 epochs, which is never.',
+            ],
+            [
+                "dict(type='LinearLR', start_factor=0.1, end=2, convert_to_iter_based=True)",
+                "dict(type='CosineAnnealingLR', T_max=18, begin=2, end=20)",
+            ],
+        ),
+        (
+            [dict(type='MultiStepLR', begin=0, end=120, milestones=[80, 110], gamma=0.1)],
+            ['MultiStepLR steps after 80 of 20 epochs, which is never.'],
+            ["dict(type='MultiStepLR', begin=0, end=20, milestones=[13, 18], gamma=0.1)"],
+        ),
+    ],
+)
+def test_schedulers_that_are_too_long(schedulers, wrong, right, check):
+    findings = check(
+        param_scheduler=schedulers,
+        train_cfg__max_epochs=20,
+        train_dataloader__batch_size=4,
+        auto_scale_lr=None,
+    )
+    assert [(finding.level, finding.subject) for finding in findings] == [('error', 'schedule')] * len(wrong)
+    assert [finding.text for finding in findings] == wrong
+    text = ' '.join(config_lines(findings[0].mend)).replace('     ', ' ').replace(', ]', ']')
+    assert text.replace('[ ', '[').replace(',]', ']') == f'param_scheduler = [{", ".join(right)}]'
+    assert check.again(findings) == []
 
 
-def test_constant_warm_up(check):
-    """It ends after the training."""
-    constant = dict(type='ConstantLR', factor=0.01, by_epoch=False, begin=0, end=500)
-    text, _ = only(check(param_scheduler=[constant]), 'error', 'schedule')
-    assert text == 'ConstantLR warms up for 500 of 2 iterations, so the full value is never reached.'
-    assert check(param_scheduler=[dict(constant, end=1)]) == []
+def test_a_warm_up_by_epochs_of_a_short_training(check):
+    """Two epochs of one iteration: a tenth is less than an epoch."""
+    warm = dict(type='LinearLR', start_factor=0.1, by_epoch=True, begin=0, end=5, convert_to_iter_based=True)
+    findings = check(param_scheduler=[warm])
+    text, lines = only(findings, 'error', 'schedule')
+    assert text == 'LinearLR warms up for 5 of 2 iterations, so the full value is never reached.'
+    assert lines == [
+        "param_scheduler = [dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=1)]"
+    ]
+    assert check.again(findings) == []
 
 
-def test_steps_after_the_end(check):
-    steps = dict(type='MultiStepLR', by_epoch=True, begin=0, end=12, milestones=[8, 11])
-    text, _ = only(check(param_scheduler=[steps]), 'error', 'schedule')
-    assert text == 'MultiStepLR steps after 8 of 2 epochs, which is never.'
+def test_a_decay_that_is_too_long(check):
+    decay = dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=80000)
+    findings = check(param_scheduler=[decay])
+    text, lines = only(findings, 'warning', 'schedule')
+    assert text == 'PolyLR decays for 80000 of 2 iterations, so the training ends before it does.'
+    assert lines == ["param_scheduler = [dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=2)]"]
+    assert check.again(findings) == []
 
 
 def test_no_validation(check):

@@ -3,6 +3,7 @@
 import copy
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -14,10 +15,15 @@ pytest.importorskip('mmseg')
 pytest.importorskip('mmpretrain')
 
 from mmmobilemamba import MobileMamba
-from mmmobilemamba.check.finding import config_lines, merge
+from mmmobilemamba.check.build import build_model
+from mmmobilemamba.check.classes import check_heads as check_classes_of_heads
+from mmmobilemamba.check.finding import change, config_lines, merge, nest_in
 from mmmobilemamba.check.maps import maps_of, needed_divisor, parts_of
+from mmmobilemamba.check.rounds import check_in_rounds, check_maps
 from mmmobilemamba.check.sides import Sizes, pipeline_sizes
-from mmmobilemamba.check.start import check_maps, refusal
+from mmmobilemamba.check.start import refusal
+
+from .twins import pasted
 
 BACKBONE = dict(_delete_=True, type='MobileMamba', arch='t2', out_indices=(0, 1, 2))
 WIDTHS = [144, 272, 368]
@@ -38,20 +44,15 @@ def load(scope, path, **changes):
 def check(config):
     """Return findings of the maps other than 'ok'."""
     init_default_scope(config.default_scope)
-    settings = dict(config.model)
-    if 'data_preprocessor' in config:
-        settings.setdefault('data_preprocessor', config.data_preprocessor)
     with torch.device('meta'):
-        model = MODELS.build(settings)
+        model = build_model(config)
     (part,) = parts_of(model, MobileMamba)
     return [finding for finding in check_maps(part, config) if finding.level != 'ok']
 
 
 def mended(config, finding, way='mend'):
     """Apply the config lines of a finding and check again."""
-    config = copy.deepcopy(config)
-    config.merge_from_dict(copy.deepcopy(dict(getattr(finding, way))))
-    return check(config)
+    return check(change(config, getattr(finding, way)))
 
 
 def test_widths_of_a_neck():
@@ -62,11 +63,8 @@ def test_widths_of_a_neck():
         'The neck FPN expects maps of 256, 512, 1024, 2048 channels, '
         'and the backbone gives 3 of 144, 272, 368.'
     )
+    assert finding.other == {}
     assert mended(config, finding) == []
-    lines = config_lines(finding.other)
-    assert lines == ['model = dict(neck=dict(in_channels=[144, 272, 368], start_level=0))']
-    (then,) = mended(config, finding, 'other')
-    assert then.text == 'bbox_head has strides 8, 16, 32, 64, 128, and its maps have 16, 32, 64, 128, 256.'
 
 
 def test_a_backbone_that_gives_one_stage():
@@ -74,7 +72,123 @@ def test_a_backbone_that_gives_one_stage():
     config.model.backbone.pop('out_indices')
     (finding,) = check(config)
     assert finding.text.endswith('and the backbone gives 1 of 368.')
-    assert config_lines(finding.mend) == ['model = dict(backbone=dict(out_indices=(0, 1, 2)))']
+    assert 'backbone=dict(out_indices=(0, 1, 2))' in '\n'.join(config_lines(finding.mend))
+    assert mended(config, finding) == []
+
+
+@pytest.mark.parametrize(
+    ('path', 'lines'),
+    [
+        (
+            'ssd/ssdlite_mobilenetv2-scratch_8xb24-600e_coco',
+            [
+                'model = dict(',
+                '    backbone=dict(out_indices=(0, 1)),',
+                '    neck=dict(in_channels=[144, 272], out_channels=[144, 272, 512, 256, 256, 128]),',
+                '    bbox_head=dict(in_channels=[144, 272, 512, 256, 256, 128]),',
+                ')',
+            ],
+        ),
+        (
+            'detr/detr_r50_8xb2-150e_coco',
+            ['model = dict(backbone=dict(out_indices=(1,)), neck=dict(in_channels=[272]))'],
+        ),
+        (
+            'yolof/yolof_r50-c5_8xb8-1x_coco',
+            ['model = dict(backbone=dict(out_indices=(1,)), neck=dict(in_channels=272))'],
+        ),
+    ],
+)
+def test_necks_of_fewer_maps(path, lines):
+    config = load('mmdet', path)
+    (finding,) = check(config)
+    assert (finding.level, finding.subject) == ('error', 'widths')
+    assert config_lines(finding.mend) == lines
+    assert mended(config, finding) == []
+
+
+def rounds(config, folder):
+    """Check a config in rounds, paste the lines into one that inherits it, and check that in one round."""
+    init_default_scope(config.default_scope)
+    with torch.device('meta'):
+        found = check_in_rounds(config, MobileMamba)
+    assert found.runs
+    lines = config_lines(merge(finding.mend for finding in found.findings))
+    assert check(pasted(config, lines, folder)) == []
+    return [finding.text for finding in found.findings if finding.level == 'error'], lines
+
+
+def test_all_that_is_wrong_in_one_round(tmp_path):
+    """Strides and sides of YOLOX can only be measured when the neck has the right channels."""
+    texts, lines = rounds(load('mmdet', 'yolox/yolox_s_8xb8-300e_coco'), tmp_path)
+    assert texts == [
+        'The neck YOLOXPAFPN expects maps of 128, 256, 512 channels, and the backbone gives 3 of 144, 272, '
+        '368.',
+        'With that mended: bbox_head has strides 8, 16, 32, and its maps have 16, 32, 64.',
+        'With that mended: The neck takes sides in multiples of 64 alone, and batch_augments makes '
+        'multiples of 32.',
+    ]
+    assert lines[1:3] == [
+        '    neck=dict(in_channels=[144, 272, 368]),',
+        '    bbox_head=dict(strides=[16, 32, 64]),',
+    ]
+
+
+def test_a_list_of_necks(tmp_path):
+    """Libra R-CNN's FPN is the first of two necks; the line keeps the second one."""
+    _, lines = rounds(load('mmdet', 'libra_rcnn/libra-retinanet_r50_fpn_1x_coco'), tmp_path)
+    assert lines == [
+        "custom_imports = dict(imports=['mmmobilemamba.mmdet'])",
+        'model = dict(',
+        "    neck=[dict(type='DeconvFPN', in_channels=[144, 272, 368], out_channels=256, "
+        "add_extra_convs='on_input', num_outs=5), _base_.model.neck[1]],",
+        ')',
+    ]
+
+
+def test_roi_heads_without_a_dense_head(tmp_path):
+    """Sparse R-CNN proposes learnt boxes: its extractors alone have strides."""
+    texts, lines = rounds(load('mmdet', 'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco'), tmp_path)
+    assert len(texts) == 1
+    assert 'num_outs=5, num_extra_trans_convs=2' in '\n'.join(lines)
+
+
+@pytest.mark.parametrize(
+    ('path', 'lines'),
+    [
+        (
+            'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco',
+            ['bbox_head=[dict(each, num_classes=10) for each in _base_.model.roi_head.bbox_head]'],
+        ),
+        (
+            'htc/htc-without-semantic_r50_fpn_1x_coco',
+            [
+                f'{name}=[dict(each, num_classes=10) for each in _base_.model.roi_head.{name}]'
+                for name in ('bbox_head', 'mask_head')
+            ],
+        ),
+        (
+            'point_rend/point-rend_r50-caffe_fpn_ms-1x_coco',
+            [f'{name}=dict(num_classes=10)' for name in ('bbox_head', 'mask_head', 'point_head')],
+        ),
+        ('ms_rcnn/ms-rcnn_r50_fpn_1x_coco', ['mask_iou_head=dict(num_classes=10)']),
+    ],
+)
+def test_classes_of_several_heads(path, lines, tmp_path):
+    config = load('mmdet', path, neck=dict(in_channels=WIDTHS))
+    init_default_scope('mmdet')
+    dataset = SimpleNamespace(metainfo=dict(classes=tuple('abcdefghij')))
+
+    def findings(config):
+        with torch.device('meta'):
+            return check_classes_of_heads(MODELS.build(copy.deepcopy(config.model)), dataset, config)
+
+    found = findings(config)
+    assert {finding.level for finding in found} == {'warning'}
+    printed = config_lines(merge(finding.mend for finding in found))
+    for line in lines:
+        assert line in '\n'.join(printed)
+    assert findings(pasted(config, printed, tmp_path)) == []
 
 
 def test_levels():
@@ -243,31 +357,109 @@ def test_sizes_of_a_pipeline(steps, sizes):
     assert pipeline_sizes([*LOAD, *steps, *PACK]) == sizes
 
 
-def segment(path):
-    """Return the findings of a stock segmentor with MobileMamba as the backbone: texts and config lines."""
-    config = load('mmseg', path)
-    findings = check(config)
-    text = merge(finding.mend for finding in findings)
-    assert mended(config, findings[0]._replace(mend=text)) == []
-    return [finding.text for finding in findings], config_lines(text)
+SEGMENTORS = {
+    'fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512': (
+        [
+            'decode_head reads map 3 of 2048 channels, and there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+        ],
+        'decode_head=dict(in_index=2, in_channels=368), auxiliary_head=dict(in_index=1, in_channels=272)',
+    ),
+    'upernet/upernet_r50_4xb4-80k_ade20k-512x512': (
+        [
+            'decode_head reads maps 0, 1, 2, 3 of 256, 512, 1024, 2048 channels, '
+            'and there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+        ],
+        'decode_head=dict(in_index=[0, 1, 2], in_channels=[144, 272, 368])',
+    ),
+    'deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512': (
+        [
+            'decode_head reads map 3 of 2048 channels and map 0 of 256, and there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+        ],
+        'decode_head=dict(in_index=2, in_channels=368, c1_in_channels=144)',
+    ),
+    'mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024': (
+        [
+            'decode_head reads maps 0, 1, 2 of 16, 24, 960 channels, and there are 3, of 144, 272, 368.',
+            'With that mended: decode_head (LRASPPHead) pools over 49 x 49 px of a map of stride 64, so it '
+            'needs images of 3136 px, and the training has 512 x 1024 (height x width).',
+        ],
+        "decode_head=dict(_delete_=True, type='SegformerHead', in_channels=[144, 272, 368], "
+        'in_index=[0, 1, 2]',
+    ),
+    'knet/knet-s3_r50-d8_upernet_8xb2-adamw-80k_ade20k-512x512': (
+        [
+            'decode_head.kernel_generate_head reads maps 0, 1, 2, 3 of 256, 512, 1024, 2048 channels, and '
+            'there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+        ],
+        'decode_head=dict(kernel_generate_head=dict(in_index=[0, 1, 2], in_channels=[144, 272, 368]))',
+    ),
+    'ann/ann_r50-d8_4xb4-80k_ade20k-512x512': (  # its head joins two maps, not more
+        [
+            'decode_head reads maps 2, 3 of 1024, 2048 channels, and there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+        ],
+        'decode_head=dict(in_index=[1, 2], in_channels=[272, 368])',
+    ),
+    'encnet/encnet_r50-d8_4xb4-80k_ade20k-512x512': (
+        [
+            'decode_head reads maps 1, 2, 3 of 512, 1024, 2048 channels, and there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+        ],
+        'decode_head=dict(in_index=[0, 1, 2], in_channels=[144, 272, 368])',
+    ),
+    'ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024': (  # a cascade of two heads
+        [
+            f'decode_head.{index} reads maps 0, 1, 2, 3 of 270 channels, and there are 3, of 144, 272, 368.'
+            for index in (0, 1)
+        ],
+        'decode_head=[dict(each, in_index=[0, 1, 2], in_channels=[144, 272, 368]) for each in '
+        '_base_.model.decode_head]',
+    ),
+    'point_rend/pointrend_r50_4xb4-160k_ade20k-512x512': (
+        [
+            'The neck FPN expects maps of 256, 512, 1024, 2048 channels, and the backbone gives 3 of 144, '
+            '272, 368.',
+        ],
+        'neck=dict(in_channels=[144, 272, 368])',
+    ),
+}
 
 
-def test_segmentors():
-    texts, lines = segment('fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512')
+@pytest.mark.parametrize('path', SEGMENTORS)
+def test_segmentors(path, tmp_path):
+    expected, lines = SEGMENTORS[path]
+    texts, printed = rounds(load('mmseg', path), tmp_path)
+    assert texts == expected
+    assert lines in ', '.join(line.strip(' ,') for line in printed)
+
+
+def test_random_numbers_of_a_head():
+    """SegNeXt's head draws random numbers, also where only shapes are computed."""
+    config = load('mmseg', 'segnext/segnext_mscan-t_1xb16-adamw-160k_ade20k-512x512')
+    config.model.decode_head.update(in_index=[0, 1, 2], in_channels=WIDTHS)
+    init_default_scope('mmseg')
+    with torch.device('meta'):
+        model = build_model(config)
+    (part,) = parts_of(model, MobileMamba)
+    state = torch.random.get_rng_state()
+    assert {finding.level for finding in check_maps(part, config)} == {'ok'}
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_classifier_that_does_not_pool(tmp_path):
+    """ConvNeXt pools itself, so its classifiers have no neck."""
+    config = load('mmpretrain', 'convnext/convnext-tiny_32xb128_in1k')
+    config.model.backbone.out_indices = -1
+    texts, lines = rounds(config, tmp_path)
     assert texts == [
-        'decode_head reads map 3 of 2048 channels, and there are 3, of 144, 272, 368.',
-        'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+        'head is built for 768 channels, and its maps have 368.',
+        'The head LinearClsHead takes vectors, and the backbone gives maps.',
     ]
-    assert lines == [
-        'model = dict(decode_head=dict(in_index=2, in_channels=368), '
-        'auxiliary_head=dict(in_index=1, in_channels=272))'
-    ]
-    texts, lines = segment('upernet/upernet_r50_4xb4-80k_ade20k-512x512')
-    assert texts[0] == (
-        'decode_head reads maps 0, 1, 2, 3 of 256, 512, 1024, 2048 channels, '
-        'and there are 3, of 144, 272, 368.'
-    )
-    assert 'decode_head=dict(in_index=[0, 1, 2], in_channels=[144, 272, 368])' in '\n'.join(lines)
+    assert lines == ["model = dict(head=dict(in_channels=368), neck=dict(type='GlobalAveragePooling'))"]
 
 
 def test_classifier():
@@ -330,3 +522,18 @@ def test_pure_python_style():
     )
     assert check(config) == []
     assert 'model.merge(dict(' in refusal(check(load('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco')), True)
+
+
+def test_lists_in_pure_python_style():
+    """Elements of a list are those of the variable that the config imports."""
+    config = load('mmdet', 'cascade_rcnn/cascade-rcnn_r50_fpn_1x_coco')
+    changes = nest_in(config, 'model.roi_head.bbox_head.1.num_classes', 10)
+    assert config_lines(changes, python_style=True) == [
+        'model.merge(dict(',
+        '    roi_head=dict(bbox_head=[model.roi_head.bbox_head[0], dict(model.roi_head.bbox_head[1], '
+        'num_classes=10), model.roi_head.bbox_head[2]]),',
+        '))',
+    ]
+    model = config.model
+    exec('\n'.join(config_lines(changes, python_style=True)), dict(model=model))
+    assert [head.num_classes for head in model.roi_head.bbox_head] == [80, 10, 80]

@@ -11,7 +11,7 @@ from torch import nn
 
 from mmmobilemamba import MobileMamba
 from mmmobilemamba.check.maps import parts_of
-from mmmobilemamba.check.start import check_maps
+from mmmobilemamba.check.rounds import check_maps
 
 from ..conftest import ROOT
 from .stock import build_runner, swapped
@@ -78,7 +78,10 @@ def ways(message):
     """The blocks of config lines in an error message."""
     _, _, rest = message.partition('in a config that inherits this one:\n')
     rest, _, _ = rest.partition('\n`mim run mmmobilemamba check')
-    return [block.splitlines() for block in rest.split('\nor, with the maps as they are:\n')]
+    return [
+        block.splitlines()
+        for block in rest.split('\nIn place of these lines, if finer maps cost too much:\n')
+    ]
 
 
 def one_line(lines):

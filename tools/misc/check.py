@@ -37,12 +37,21 @@ def main(argv=None):
     args = parser.parse_args(argv)
     try:
         config = read_config(args.config, args.cfg_options)
-    except (ImportError, KeyError, OSError, SyntaxError, TypeError, ValueError) as error:
+    except (
+        AttributeError,
+        ImportError,
+        KeyError,
+        NameError,
+        OSError,
+        SyntaxError,
+        TypeError,
+        ValueError,
+    ) as error:
         sys.exit(f'{args.config} cannot be read: {type(error).__name__}: {error}')
     warnings.simplefilter('ignore')
     with contextlib.redirect_stdout(sys.stderr):  # pycocotools prints
         report = check_config(config, args.checkpoint, args.gpus)
-    mends = [finding.mend for finding in report.findings if finding.level == 'error' and finding.mend]
+    mends = [finding.mend for finding in report.findings if finding.mend]
     together = config_lines(merge(mends), report.python_style)
     if args.json:
         findings = [as_json(finding, report.python_style) for finding in report.findings]
@@ -52,7 +61,7 @@ def main(argv=None):
         print(f'{args.config}: {report.model or "no model"}\n')
         print('\n'.join(as_table(report.findings, report.python_style)))
         if len(mends) > 1:
-            print('\nAll errors that lines of config mend, in a config beside this one:\n')
+            print('\nAll of these lines, in a config beside this one:\n')
             print('\n'.join([*inheriting(args.config, report.python_style), *together]))
         counts = {
             level: sum(each.level == level for each in report.findings) for level in ('error', 'warning')

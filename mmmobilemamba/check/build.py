@@ -1,0 +1,70 @@
+"""Builds the model of a config, and suggests changes if that fails."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import MODELS
+from mmengine.utils import import_modules_from_strings
+from torch import nn
+
+from .finding import Finding, nest
+from .maps import FAILURES
+
+
+def build_model(config: Config) -> nn.Module | Finding:
+    """Build the model of a config without loading weights.
+
+    Returns:
+        nn.Module | Finding: The model, or the error.
+    """
+    settings = config.get('model')
+    if not isinstance(settings, Mapping):
+        return Finding('error', 'model', 'The config has no model.')
+    scope = config.get('default_scope')
+    if scope and find_spec(scope) is None:
+        text = f'The config needs {scope}, which is not installed.'
+        return Finding('error', 'model', text, f'Install it: mim install {scope}')
+    settings = copy.deepcopy(dict(settings))  # mmseg's EncoderDecoder writes into it
+    if 'data_preprocessor' in config:  # as in the Runner
+        settings.setdefault('data_preprocessor', config['data_preprocessor'])
+    try:
+        import_modules_from_strings(**(config.get('custom_imports') or dict(imports=None)))
+        return MODELS.build(settings)
+    except FAILURES as error:
+        text = f'The model cannot be built: {type(error).__name__}: {shorten(error)}'
+        return Finding('error', 'model', text, *advise(config, str(error)))
+
+
+def shorten(error: BaseException) -> str:
+    """Return the message of an error on one line, cut after 600 characters (str)."""
+    text = ' '.join(str(error).split()) or repr(error)
+    return text if len(text) <= 600 else f'{text[:600]} [...]'
+
+
+def advise(config: Config, message: str) -> tuple[str, dict[str, Any]]:
+    """Return the advice for a model that cannot be built: a text and config changes, empty if unknown.
+
+    Args:
+        config (Config): The whole config.
+        message (str): The message of the error.
+    """
+    settings = config['model']
+    backbone = settings.get('backbone')
+    if 'is not in the' in message:
+        scope = config.get('default_scope')
+        if scope in ('mmdet', 'mmseg', 'mmpretrain'):
+            return '', {'custom_imports': dict(imports=[f'mmmobilemamba.{scope}'])}
+        return 'Name the package that has it in custom_imports.', {}
+    if settings.get('pretrained') and 'pretrained' in message:
+        return 'Weights of another backbone are named:', nest('model.pretrained', None)
+    if isinstance(backbone, Mapping) and 'unexpected keyword' in message and 'MobileMamba' in message:
+        kept = ('type', 'arch', 'in_channels', 'out_indices', 'init_cfg')
+        mine = {key: backbone[key] for key in kept if key in backbone}
+        advice = 'Settings of the backbone that was there before are inherited; _delete_ drops them:'
+        return advice, nest('model.backbone', dict(_delete_=True, **mine))
+    return '', {}

@@ -1,0 +1,198 @@
+"""Compares classes of a config with annotations, other datasets and the heads of the model."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from torch import nn
+from torch.utils.data import DataLoader
+
+from .files import innermost, sample_indices
+from .finding import Finding, lookup, merge, nest, nest_in
+
+
+def names_in(settings: Mapping[str, Any]) -> list[str]:
+    """Return the category names of a dataset's COCO annotation file (list[str]), [] for other formats."""
+    file = os.path.join(settings.get('data_root') or '', settings.get('ann_file') or '')
+    if not file.endswith('.json') or not os.path.isfile(file):
+        return []
+    try:
+        content = json.loads(Path(file).read_text())
+    except ValueError:
+        return []
+    categories = content.get('categories') if isinstance(content, dict) else None
+    return [str(each.get('name')) for each in categories or [] if isinstance(each, dict)]
+
+
+def check_names(name: str, loader: DataLoader, config: Config) -> list[Finding]:
+    """Check for class names that are missing from the annotations, and for classes without objects.
+
+    Args:
+        name (str): Name of the dataloader in the config.
+        loader (DataLoader): The dataloader.
+        config (Config): The whole config.
+    """
+    findings = []
+    places = dict(innermost(config[name]['dataset'], f'{name}.dataset'))
+    for path, dataset in innermost(loader.dataset, f'{name}.dataset'):
+        classes = classes_of(dataset)
+        known = getattr(dataset, 'cat_ids', None)
+        if isinstance(known, list) and len(known) < len(classes):
+            there = names_in(places.get(path) or {})
+            absent = [each for each in classes if each not in there]
+            text = (
+                f'{path}: the annotations have {len(known)} of {len(classes)} classes: not {listed(absent)}.'
+            )
+            findings.append(Finding('error', 'classes', text, *advise_names(path, there, config)))
+            continue
+        seen = Counter(labels_in(dataset))
+        empty = [each for label, each in enumerate(classes) if not seen[label]]
+        if seen and empty and name == 'train_dataloader':
+            text = f'{path}: no image that was looked at has {listed(empty)}.'
+            findings.append(Finding('warning', 'classes', text))
+    return findings
+
+
+def classes_of(dataset: Any) -> list[str]:
+    """Return the class names of a dataset, in the order of their labels (list[str]); [] if it has none."""
+    return list((getattr(dataset, 'metainfo', None) or {}).get('classes') or ())
+
+
+def check_order(name: str, dataset: Any, learnt: Sequence[str], config: Config) -> list[Finding]:
+    """Check that the classes of a test dataset have the labels that they have in the training data.
+
+    Args:
+        name (str): Name of the dataloader in the config.
+        dataset (Dataset): Its dataset.
+        learnt (Sequence[str]): Class names of the training data; [] if unknown.
+        config (Config): The whole config.
+    """
+    findings = []
+    for path, each in innermost(dataset, f'{name}.dataset'):
+        classes = classes_of(each)
+        if classes == list(learnt) or sorted(classes) != sorted(learnt):  # other names are another finding
+            continue
+        label = next(index for index, pair in enumerate(zip(classes, learnt)) if len(set(pair)) > 1)
+        text = (
+            f'{path}: label {label} is {classes[label]}, but {learnt[label]} in the training data; '
+            f'predictions would be scored as other classes.'
+        )
+        change = nest_in(config, f'{dotted(path)}.metainfo.classes', tuple(learnt))
+        findings.append(Finding('error', 'classes', text, 'Use the order of the training data:', change))
+    return findings
+
+
+def advise_names(path: str, names: Sequence[str], config: Config) -> tuple[str, dict[str, Any]]:
+    """Return the advice for wrong class names: a text and config changes.
+
+    Args:
+        path (str): Path of the dataset in the config.
+        names (Sequence[str]): The names in its annotations; [] if unknown.
+        config (Config): The whole config.
+    """
+    if not names:
+        return 'Set metainfo=dict(classes=...) to the names in the annotations.', {}
+    return 'The names in the annotations; leave out those that are not to be learnt:', nest_in(
+        config, f'{dotted(path)}.metainfo.classes', tuple(names)
+    )
+
+
+def dotted(path: str) -> str:
+    """Write the indices of a path as keys: ``'datasets[0]'`` as ``'datasets.0'`` (str)."""
+    return re.sub(r'\[(\d+)\]', r'.\1', path)
+
+
+def listed(names: Sequence[Any]) -> str:
+    """Join the first five names with commas (str)."""
+    return ', '.join(map(str, names[:5])) + (f' and {len(names) - 5} more' if len(names) > 5 else '')
+
+
+def labels_in(dataset: Any) -> Iterator[int]:
+    """Yield the labels of images or objects in a dataset, for at most ``IMAGES`` images."""
+    if not hasattr(dataset, 'get_data_info'):
+        return
+    for index in sample_indices(len(dataset)):
+        info = dataset.get_data_info(index)
+        labels = info.get('gt_label')
+        for label in labels if isinstance(labels, Sequence) else [labels]:
+            if isinstance(label, (int, np.integer)):
+                yield int(label)
+        for each in info.get('instances') or []:
+            if isinstance(each, Mapping) and isinstance(each.get('bbox_label'), (int, np.integer)):
+                yield int(each['bbox_label'])
+
+
+def check_heads(model: nn.Module, dataset: Any, config: Config) -> list[Finding]:
+    """Compare the number of classes of all heads with the data.
+
+    Args:
+        model (nn.Module): The model.
+        dataset (Dataset): The training dataset.
+        config (Config): The whole config.
+
+    Returns:
+        list[Finding]: Errors for heads with fewer classes than the data, warnings for those with more.
+    """
+    classes = classes_of(dataset)
+    if not classes or hasattr(model, 'num_things_classes') or hasattr(model, 'panoptic_fusion_head'):
+        return []
+    findings: dict[str, Finding] = {}
+    for name, module in model.named_modules():
+        number: Any = getattr(module, 'num_classes', None)
+        path = re.sub(r'\.\d+|^(student|teacher)\.', '', name)
+        settings = lookup(config, f'model.{name}')
+        if number == len(classes) or not has_classes(path, module, settings):
+            continue
+        level = 'error' if number < len(classes) else 'warning'
+        text = f'The data have {len(classes)} classes ({listed(classes)}), and the {path} has {number}.'
+        change = dict(num_classes=len(classes), **class_weights(settings, number, len(classes)))
+        mends = [nest_in(config, f'model.{name}', change), preprocessor_classes(config, number, len(classes))]
+        mend = merge([findings[path].mend if path in findings else {}, *mends])
+        findings[path] = Finding(level, 'classes', text, mend=mend)
+    return list(findings.values())
+
+
+def has_classes(path: str, module: nn.Module, settings: Any) -> bool:
+    """Whether a module is a head for the classes of the data, whose number its settings give (bool).
+
+    Those of region proposals and of semantic heads of instance segmentation are others.
+    """
+    if not isinstance(getattr(module, 'num_classes', None), int) or not isinstance(settings, Mapping):
+        return False
+    own = inspect.signature(type(module).__init__).parameters
+    if path.rpartition('.')[2] in ('rpn_head', 'semantic_head', 'backbone') or path.startswith('teacher'):
+        return False
+    if path.endswith('mask_head') and getattr(module, 'class_agnostic', False):
+        return False
+    return 'num_classes' in settings or 'num_classes' in own
+
+
+def class_weights(settings: Mapping[str, Any], number: int, right: int) -> dict[str, Any]:
+    """Return the changes of a head's losses with a weight for each class, of which one may be no class."""
+    changes: dict[str, Any] = {}
+    for key in ('loss_cls', 'loss_decode'):
+        loss = settings.get(key)
+        given = loss.get('class_weight') if isinstance(loss, Mapping) else None
+        if isinstance(given, Sequence) and len(given) == number + 1:
+            changes[key] = dict(class_weight=[given[0]] * right + [given[-1]])
+        elif isinstance(given, Sequence) and len(given) == number:
+            changes[key] = dict(class_weight=None)
+    return changes
+
+
+def preprocessor_classes(config: Config, number: int, right: int) -> dict[str, Any]:
+    """Return the change of mmpretrain's data preprocessor, whose mixup makes a score for each class."""
+    for key in ('data_preprocessor', 'model.data_preprocessor'):
+        settings = lookup(config, key)
+        if isinstance(settings, Mapping) and settings.get('num_classes') == number:
+            return nest(f'{key}.num_classes', right)
+    return {}
