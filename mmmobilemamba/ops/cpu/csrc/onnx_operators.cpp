@@ -200,14 +200,6 @@ ort::Status *compute(void *self, ort::KernelContext *context) {
   return caught(call.api, [&] { kernel.op->compute(call); });
 }
 
-// The output has the shape of the first input.
-ort::Status *infer_shape(const ort::CustomOp *self, ort::ShapeContext *context) {
-  const ort::Api &api = *((const Operator *)self)->api;
-  ort::ShapeInfo *info;
-  ort::Status *status = api.ShapeInferContext_GetInputTypeShape(context, 0, &info);
-  return status ? status : api.ShapeInferContext_SetOutputTypeShape(context, 0, info);
-}
-
 Operator describe(const ort::Api *api, const char *name, size_t inputs, bool has_eps, void (*function)(const Call &)) {
   Operator op{};
   op.version = ort::kVersion;
@@ -222,7 +214,8 @@ Operator describe(const ort::Api *api, const char *name, size_t inputs, bool has
   op.CreateKernelV2 = create;
   op.KernelComputeV2 = compute;
   op.KernelDestroy = [](void *kernel) { delete (Kernel *)kernel; };
-  op.InferOutputShapeFn = infer_shape;
+  // No InferOutputShapeFn: it would give all sizes without a name the same one, and ONNX Runtime then reuses memory of
+  // other shapes.
   op.api = api;
   op.name = name;
   op.inputs = inputs;

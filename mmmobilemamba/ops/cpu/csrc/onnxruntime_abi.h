@@ -20,7 +20,6 @@ struct SessionOptions;
 struct Domain;          // OrtCustomOpDomain
 struct KernelInfo;
 struct KernelContext;
-struct ShapeContext;    // OrtShapeInferContext
 
 // Functions return null, or a status that the caller owns.
 struct Api {
@@ -46,11 +45,7 @@ struct Api {
   void (*ReleaseStatus)(Status *status);
   void *skipped8[5];
   void (*ReleaseTensorTypeAndShapeInfo)(ShapeInfo *info);
-  void *skipped9[168];
-  Status *(*ShapeInferContext_GetInputTypeShape)(const ShapeContext *context, size_t index, ShapeInfo **out);
-  void *skipped10;
-  Status *(*ShapeInferContext_SetOutputTypeShape)(const ShapeContext *context, size_t index, const ShapeInfo *info);
-  void *skipped11[3];
+  void *skipped9[174];
   Status *(*KernelContext_ParallelFor)(const KernelContext *context, void (*function)(void *, size_t), size_t total,
                                        size_t batches, void *data);
 };
@@ -81,7 +76,7 @@ struct CustomOp {
   int (*GetVariadicOutputHomogeneity)(const CustomOp *);
   Status *(*CreateKernelV2)(const CustomOp *, const Api *, const KernelInfo *, void **kernel);
   Status *(*KernelComputeV2)(void *kernel, KernelContext *);
-  Status *(*InferOutputShapeFn)(const CustomOp *, ShapeContext *);
+  void *InferOutputShapeFn;
   int (*GetStartVersion)(const CustomOp *);
   int (*GetEndVersion)(const CustomOp *);
 };
