@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from ..models.layers import SS2D, FoldedWTEMamba, fuse
 from .errors import DeploymentError
-from .rewrite import halves_of, is_folded, rewrite
+from .rewrite import Form, halves_of, is_folded, rewrite
 
-DOMAIN = 'mmmobilemamba'
+DOMAIN, VERSION = 'mmmobilemamba', 1
 KERNEL_SIZES = (3, 5, 7)  # of the depthwise kernel
 
 
@@ -31,7 +31,7 @@ def operator(name: str, x: Tensor, *others: Tensor, **attributes: Any) -> Tensor
         **attributes: Attributes of the node.
     """
     return torch.onnx.ops.symbolic(
-        f'{DOMAIN}::{name}', (x, *others), attributes, dtype=x.dtype, shape=x.shape, version=1
+        f'{DOMAIN}::{name}', (x, *others), attributes, dtype=x.dtype, shape=x.shape, version=VERSION
     )
 
 
@@ -101,10 +101,11 @@ def with_custom_ops(network: nn.Module) -> nn.Module:
     Raises:
         DeploymentError: If no layer can be converted.
     """
-    form = rewrite(network, {SS2D: custom_ss2d, FoldedWTEMamba: custom_wte_mamba})
+    forms: dict[type, Form] = {SS2D: custom_ss2d, FoldedWTEMamba: custom_wte_mamba}
+    form = rewrite(network, forms)
     if not any(isinstance(module, (CustomSS2D, CustomWTEMamba)) for module in form.modules()):
         raise DeploymentError(
-            'It has no layer to which --custom-ops applies: those of a MobileMamba whose norm layers fold into '
-            'convolutions, as batch norm does.'
+            'It has no layer to which --custom-ops applies: those of a MobileMamba whose norm layers fold '
+            'into convolutions, as batch norm does.'
         )
     return form

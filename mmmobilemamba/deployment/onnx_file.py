@@ -52,8 +52,8 @@ def to_program(
         custom_ops (bool): Whether to use the operators of :mod:`.custom_ops`. Defaults to False.
 
     Returns:
-        torch.export.ExportedProgram: The program of :func:`~.custom_ops.with_custom_ops` if ``custom_ops``, of
-        :func:`~.rewrite.rewrite` if sizes are dynamic, of :func:`fixed_form` otherwise.
+        torch.export.ExportedProgram: The program of :func:`~.custom_ops.with_custom_ops` if ``custom_ops``,
+        of :func:`~.rewrite.rewrite` if sizes are dynamic, of :func:`fixed_form` otherwise.
 
     Raises:
         DeploymentError: If PyTorch is too old, or cannot export the graph.
@@ -181,8 +181,8 @@ def operators(proto: onnx.ModelProto, custom_ops: bool = False) -> Counter[str]:
 
     Args:
         proto (onnx.ModelProto): The model.
-        custom_ops (bool): Whether those of :mod:`.custom_ops` are allowed. They are counted with their domain.
-            Defaults to False.
+        custom_ops (bool): Whether those of :mod:`.custom_ops` are allowed; they are counted with their
+            domain. Defaults to False.
 
     Raises:
         RuntimeError: If an operator is neither of the standard domain nor allowed.

@@ -33,8 +33,8 @@ def rewrite(network: nn.Module, forms: Mapping[type, Form] | None = None) -> nn.
 
     Args:
         network (nn.Module): A network with deployed backbones; not modified.
-        forms (dict, optional): Functions that make the replacement of a layer, by its class, or return None to
-            keep it. Defaults to :func:`exported` for SS2D.
+        forms (dict, optional): Functions that make the replacement of a layer, by its class, or return None
+            to keep it. Defaults to :func:`exported` for SS2D.
     """
     network, forms = copy.deepcopy(network), forms or {SS2D: exported}
     for module in reversed(list(network.modules())):  # inner layers first
