@@ -75,6 +75,12 @@ def test_the_library_is_missing_or_broken(exported, tmp_path):
         runtimes.open_file(path)
 
 
+@needs_library
+def test_in_the_working_directory(exported, monkeypatch):
+    monkeypatch.chdir(exported.parent)
+    assert runtimes.open_file('network.onnx').about['custom_ops']['domain'] == 'mmmobilemamba'
+
+
 def test_layers_without_a_kernel():
     """A wavelet convolution of another size stays in standard operators; a network needs a conversion."""
     backbone = MobileMamba(dict(ODD, kernel_sizes=(7, 9, 3)))

@@ -166,7 +166,7 @@ class OnnxSession(Session):
                 f'"Custom operators" in docs/runtimes.md).'
             )
         try:
-            options.register_custom_ops_library(str(library))
+            options.register_custom_ops_library(str(library.resolve()))  # a bare name is searched elsewhere
         except Exception as error:  # see Session
             raise RuntimeFileError(f'{library} cannot be loaded for {self.path.name}: {error}') from error
 

@@ -1,7 +1,7 @@
 // The part of ONNX Runtime's C interface that custom operators need, declared here because no package of pip has the
-// header, and so that the library is always built with them. Names and positions are those of OrtApiBase, OrtApi and
-// OrtCustomOp in onnxruntime_c_api.h of ONNX Runtime 1.17. Later releases only append functions.
-// Source: https://onnxruntime.ai/docs/reference/operators/add-custom-op.html, checked by tests/test_ops/test_onnx_operators.py.
+// header, and so that the library always has the operators. Names and positions are those of OrtApiBase, OrtApi and
+// OrtCustomOp in onnxruntime_c_api.h of ONNX Runtime 1.17; later releases only append functions. Source:
+// https://github.com/microsoft/onnxruntime, compared with the header by tests/test_ops/test_onnx_operators.py.
 #pragma once
 #include <cstddef>
 #include <cstdint>
