@@ -100,12 +100,14 @@ def requirements(name):
     return [line.strip() for line in lines if line.strip() and not line.startswith('#')]
 
 
+RECIPE = runpy.run_path(str(ROOT / KERNELS / 'recipe.py'))
+
 # A plain shared library, loaded with ctypes and not imported.
 kernels = Extension(
     f'{KERNELS}/_kernels'.replace('/', '.'),
-    sources=[f'{KERNELS}/csrc/kernels.cpp'],
+    sources=[f'{KERNELS}/csrc/{name}' for name in RECIPE['UNITS']],
     depends=[str(path.relative_to(ROOT)) for path in (ROOT / KERNELS / 'csrc').glob('*.h')],
-    extra_compile_args=[*runpy.run_path(str(ROOT / KERNELS / 'recipe.py'))['flags'](), '-g0'],
+    extra_compile_args=[*RECIPE['flags'](), '-g0'],
     language='c++',
     optional=True,
 )

@@ -16,6 +16,7 @@ from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from . import suppress  # noqa: F401  (registers the operator)
+from .custom_ops import DOMAIN, with_custom_ops
 from .errors import DeploymentError, check_torch, quietly, refusing
 from .graphs import graph_of
 from .portable import portable
@@ -39,17 +40,20 @@ def sides_of(image: Tensor) -> tuple[int, int]:
     return (1, 2) if image.dtype == torch.uint8 else (2, 3)
 
 
-def to_program(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> torch.export.ExportedProgram:
+def to_program(
+    graph: nn.Module, image: Tensor, dynamic_sizes: bool, custom_ops: bool = False
+) -> torch.export.ExportedProgram:
     """Export a graph with ``torch.export``, with a dynamic batch size.
 
     Args:
         graph (nn.Module): A graph such as those of :mod:`.graphs`.
         image (Tensor): Images of the wanted size, in a batch of 2 or more.
         dynamic_sizes (bool): Whether height and width are dynamic as well.
+        custom_ops (bool): Whether to use the operators of :mod:`.custom_ops`. Defaults to False.
 
     Returns:
-        torch.export.ExportedProgram: The program of :func:`~.rewrite.rewrite` if sizes are dynamic, of
-        :func:`fixed_form` otherwise.
+        torch.export.ExportedProgram: The program of :func:`~.custom_ops.with_custom_ops` if ``custom_ops``,
+        of :func:`~.rewrite.rewrite` if sizes are dynamic, of :func:`fixed_form` otherwise.
 
     Raises:
         DeploymentError: If PyTorch is too old, or cannot export the graph.
@@ -63,7 +67,10 @@ def to_program(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> torch.ex
     # Guards of a scan compiled earlier in this process can make the export fail (PyTorch 2.12).
     torch.compiler.reset()
     with refusing(dynamic_sizes=dynamic_sizes), quietly(), torch.no_grad():
-        form = rewrite(graph) if dynamic_sizes else fixed_form(graph, image)
+        if custom_ops:
+            form = with_custom_ops(graph)
+        else:
+            form = rewrite(graph) if dynamic_sizes else fixed_form(graph, image)
         return torch.export.export(form, (image,), dynamic_shapes=shapes, strict=False)
 
 
@@ -78,12 +85,14 @@ def fixed_form(graph: nn.Module, image: Tensor) -> nn.Module:
         return rewrite(graph)
 
 
-def to_onnx(graph: nn.Module, image: Tensor, dynamic_sizes: bool) -> onnx.ModelProto:
-    """Export a graph as an ONNX model of standard operators (onnx.ModelProto).
+def to_onnx(
+    graph: nn.Module, image: Tensor, dynamic_sizes: bool, custom_ops: bool = False
+) -> onnx.ModelProto:
+    """Export a graph as an ONNX model (onnx.ModelProto), of standard operators unless ``custom_ops``.
 
     Arguments and errors as in :func:`to_program`.
     """
-    program = to_program(graph, image, dynamic_sizes)
+    program = to_program(graph, image, dynamic_sizes, custom_ops)
     with refusing(dynamic_sizes=dynamic_sizes), quietly(), torch.no_grad():
         exported = torch.onnx.export(
             program,
@@ -167,18 +176,24 @@ def remove(path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-def operators(proto: onnx.ModelProto) -> Counter[str]:
+def operators(proto: onnx.ModelProto, custom_ops: bool = False) -> Counter[str]:
     """Count the operators of a model, including those in loop bodies (Counter).
 
+    Args:
+        proto (onnx.ModelProto): The model.
+        custom_ops (bool): Whether those of :mod:`.custom_ops` are allowed; they are counted with their
+            domain. Defaults to False.
+
     Raises:
-        RuntimeError: If an operator is not of the standard domain.
+        RuntimeError: If an operator is neither of the standard domain nor allowed.
     """
+    standard, allowed = ('', 'ai.onnx'), (DOMAIN,) if custom_ops else ()
     counts, graphs = Counter(), [proto.graph, *proto.functions]
     while graphs:
         for node in graphs.pop().node:
-            if node.domain not in ('', 'ai.onnx'):
+            if node.domain not in (*standard, *allowed):
                 raise RuntimeError(f'{node.op_type} of {node.domain} is no standard operator.')
-            counts[node.op_type] += 1
+            counts[node.op_type if node.domain in standard else f'{node.domain}.{node.op_type}'] += 1
             graphs += [attribute.g for attribute in node.attribute if attribute.HasField('g')]
     return counts
 
@@ -224,17 +239,22 @@ def with_probes(proto: onnx.ModelProto) -> onnx.ModelProto:
     return probe
 
 
-def open_session(path: str | Path | bytes, threads: int | None = None) -> onnxruntime.InferenceSession:
+def open_session(
+    path: str | Path | bytes, threads: int | None = None, library: Path | None = None
+) -> onnxruntime.InferenceSession:
     """Open a file, or the bytes of one, in ONNX Runtime on the CPU (onnxruntime.InferenceSession).
 
     Args:
         path (str | Path | bytes): The file, or its content.
         threads (int, optional): Threads within an operator. Defaults to ONNX Runtime's own choice.
+        library (Path, optional): The library of the operators of :mod:`.custom_ops`. Defaults to None.
     """
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     if threads is not None:
         options.intra_op_num_threads = threads
+    if library is not None:
+        options.register_custom_ops_library(str(library))
     source = str(path) if isinstance(path, Path) else path
     return onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
 

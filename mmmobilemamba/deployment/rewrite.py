@@ -10,6 +10,8 @@ see docs/performance.md.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -20,27 +22,36 @@ from ..models.layers import SS2D, Conv2d, FoldedMixer, FoldedMKDeConv, FusedConv
 from ..ops.export.scan import both_directions, join_bias, merge_directions, scan_as_walked
 
 MULTIPLE = 4  # of channels
+Form = Callable[[Any], 'nn.Module | None']
 
 
 @torch.no_grad()
-def rewrite(network: nn.Module) -> nn.Module:
+def rewrite(network: nn.Module, forms: Mapping[type, Form] | None = None) -> nn.Module:
     """Copy a network and rewrite the deployed layers in it; the copy is equivalent up to rounding.
 
     Scans use the export form regardless of ``scan_backend``, in the dtype of the network.
 
     Args:
         network (nn.Module): A network with deployed backbones; not modified.
+        forms (dict, optional): Functions that make the replacement of a layer, by its class, or return None
+            to keep it. Defaults to :func:`exported` for SS2D.
     """
-    network = copy.deepcopy(network)
-    for module in list(network.modules()):
+    network, forms = copy.deepcopy(network), forms or {SS2D: exported}
+    for module in reversed(list(network.modules())):  # inner layers first
         if isinstance(module, MobileMamba):
             pad_stem(module.stem)
         if isinstance(module, (Mixer, FoldedMixer)) and isinstance(module.local_op, FoldedMKDeConv):
             widen_local_part(module)
         for name, child in module.named_children():
-            if isinstance(child, SS2D) and is_folded(child):
-                setattr(module, name, ExportedSS2D(child).train(child.training))
+            made = [form(child) for kind, form in forms.items() if isinstance(child, kind)]
+            if made and made[0] is not None:
+                setattr(module, name, made[0].train(child.training))
     return network
+
+
+def exported(ss2d: SS2D) -> nn.Module | None:
+    """The form of an SS2D in standard operators (ExportedSS2D), or None if its batch norms are not folded."""
+    return ExportedSS2D(ss2d) if is_folded(ss2d) else None
 
 
 def is_folded(ss2d: SS2D) -> bool:
@@ -97,6 +108,14 @@ def set_weights(conv: nn.Conv2d, weight: Tensor, bias: Tensor, groups: int = 1) 
     conv.out_channels, conv.in_channels, conv.groups = len(weight), weight.shape[1] * groups, groups
 
 
+def halves_of(conv: nn.Conv2d) -> tuple[nn.Conv2d, nn.Conv2d]:
+    """Copy a convolution twice, with the first and the second half of its output channels."""
+    first, second = copy.deepcopy(conv), copy.deepcopy(conv)
+    for half, *weights in zip((first, second), conv.weight.chunk(2), conv.bias.chunk(2)):
+        set_weights(half, *weights)
+    return first, second
+
+
 class ExportedSS2D(nn.Module):
     """SS2D of a deployed network; parameters are precomputed, and no result is split afterwards.
 
@@ -106,10 +125,7 @@ class ExportedSS2D(nn.Module):
 
     def __init__(self, source):
         super().__init__()
-        self.u_proj, self.z_proj = (copy.deepcopy(source.in_proj) for _ in range(2))
-        halves = zip(source.in_proj.weight.chunk(2), source.in_proj.bias.chunk(2))
-        for conv, half in zip((self.u_proj, self.z_proj), halves):
-            set_weights(conv, *half)
+        self.u_proj, self.z_proj = halves_of(source.in_proj)
         self.dwconv = fuse(source.dwconv)  # without the SiLU: forward applies it to both halves
         norm = source.out_norm
         self.out_norm, self.out_proj = nn.LayerNorm(norm.normalized_shape, norm.eps), source.out_proj

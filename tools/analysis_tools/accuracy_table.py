@@ -17,7 +17,12 @@ from benchmark_results import about, fastest, key_of, read
 from published import DISTILLED, PLAIN, UNMEASURED, accuracies, networks
 
 PYTORCH = 'PyTorch'
-RUNTIME_NAMES = dict(onnx='ONNX Runtime', onnx_fp16='ONNX Runtime, float16', onnx_int8='ONNX Runtime, int8')
+RUNTIME_NAMES = dict(
+    onnx='ONNX Runtime',
+    onnx_custom='ONNX Runtime, custom operators',
+    onnx_fp16='ONNX Runtime, float16',
+    onnx_int8='ONNX Runtime, int8',
+)
 ACCURACIES = ('plain, % (epochs)', 'distilled, % (epochs)')
 
 

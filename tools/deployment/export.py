@@ -16,6 +16,9 @@ returns the same results for all of them.
 The tool runs each file in its runtime and compares it with PyTorch on several images. It only replaces OUT if
 they agree to 1e-4. ``--fp16`` and ``--int8 FOLDER`` then convert the verified float32 file with the tools of
 the runtime, and print how much the results differ and how fast both files are.
+
+``--custom-ops`` makes ONNX files that ONNX Runtime runs faster, with operators of this package. They are not
+standard: the file needs a library, which is written beside it, and no other runtime opens it.
 """
 
 import argparse
@@ -27,8 +30,9 @@ from pathlib import Path
 
 import torch
 from mmengine.config import DictAction
+from runtimes import library_of
 
-from mmmobilemamba.deployment import build, calibration, dense_heads, pipeline, proof, scan_effect
+from mmmobilemamba.deployment import build, calibration, custom_ops, dense_heads, pipeline, proof, scan_effect
 from mmmobilemamba.deployment.errors import DeploymentError, check_torch, refusing
 from mmmobilemamba.deployment.targets import TARGETS
 from mmmobilemamba.models.checkpoint import CheckpointError
@@ -82,6 +86,11 @@ def parse_args(argv):
         help='normalise inside the file: inputs are uint8 RGB images, (N, H, W, 3), for ncnn float32, '
         '(1, 3, H, W); with other in_channels, that many channels',
     )
+    parser.add_argument(
+        '--custom-ops',
+        action='store_true',
+        help='for ONNX Runtime on servers: operators of this package, from a library written beside OUT',
+    )
     parser.add_argument('--fp16', action='store_true', help='float16, with float32 inputs and outputs')
     parser.add_argument(
         '--int8',
@@ -126,6 +135,8 @@ def check_args(parser, args):
     if args.dynamic and suffix != '.onnx':
         # torch.export can make a dynamic program, but its guards reject most sizes.
         parser.error('--dynamic is for files of ONNX: choose an OUT that ends in .onnx, or one size')
+    if args.custom_ops and (suffix != '.onnx' or args.fp16 or args.int8):
+        parser.error('--custom-ops is for files of ONNX in float32: choose an OUT that ends in .onnx')
     if args.calibration_images is not None and not args.int8:
         parser.error('--calibration-images goes with --int8 FOLDER')
     if args.calibration_images is not None and args.calibration_images < 1:
@@ -164,6 +175,8 @@ def prepare(args, exporter):
     if not args.dynamic and task != 'backbone':
         warn_of_size(about, size)
     about.update(size=None if args.dynamic else size, preprocessed=args.preprocess, precision='float32')
+    if args.custom_ops:
+        about['custom_ops'] = dict(domain=custom_ops.DOMAIN, version=custom_ops.VERSION)
     if (args.logits and task != 'segmentation') or (args.topk and task != 'classification'):
         raise build.DeploymentError(f'--logits is for segmentors and --topk for classifiers; this is {task}.')
     image = torch.randn(2, len(about['mean']), *size, generator=torch.Generator().manual_seed(0))
@@ -327,6 +340,9 @@ def main(argv=None):
     size = exporter.size(args.out) / 2**20
     source = ', made of one in float32' if args.fp16 or args.int8 else ''
     print(f'{args.out}: {about["task"]}, {size:.1f} MiB{source}, within {error:.1e} of PyTorch')
+    if args.custom_ops:
+        library = library_of(args.out)
+        print(f'It has operators that are not standard, and needs {library.name} beside it on this platform.')
 
 
 if __name__ == '__main__':

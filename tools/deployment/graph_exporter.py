@@ -1,6 +1,7 @@
 """Exporters of ``export.py`` for files that contain the post-processing: ONNX and torch.export."""
 
 import json
+import shutil
 
 try:
     import onnx
@@ -13,10 +14,12 @@ except ImportError as missing:
 
 import torch
 from reduced_precision import check_difference, print_gain, warn_of_difference
+from runtimes import library_of
 
 from mmmobilemamba.deployment import build, onnx_file, precision, probes, proof, report
 from mmmobilemamba.deployment.errors import quietly
 from mmmobilemamba.deployment.graphs import graph_of
+from mmmobilemamba.ops.cpu.build import BuildError, find_library
 
 TOPK = 5
 
@@ -30,6 +33,7 @@ class OnnxExporter:
 
     def __init__(self, args):
         self.args = args
+        self.library = None  # of custom operators
 
     def make_graph(self, model, task, about, image):
         """Build the graph to export and an input for it, from a normalised image (N, C, H, W)."""
@@ -45,15 +49,16 @@ class OnnxExporter:
 
     def make(self, graph, about, image, path):
         """Write a file, print its operators, and return a function that runs it with its probes."""
-        probed = onnx_file.to_onnx(probes.Recorded(graph), image, about['size'] is None)
+        custom = 'custom_ops' in about
+        probed = onnx_file.to_onnx(probes.Recorded(graph), image, about['size'] is None, custom)
         count = len(graph_of(graph).output_names)
         proto = onnx_file.without_probes(probed, count)
-        counts = onnx_file.operators(proto)
+        counts = onnx_file.operators(proto, custom)
         print(f'{sum(counts.values())} nodes: {", ".join(f"{n} {name}" for name, n in counts.most_common())}')
         onnx_file.write(proto, path, about)
-        session = onnx_file.open_session(path)
+        session = onnx_file.open_session(path, library=self.library)
         if len(probed.graph.output) > count:
-            session = onnx_file.open_session(probed.SerializeToString())
+            session = onnx_file.open_session(probed.SerializeToString(), library=self.library)
 
         def run(image):
             found = [torch.from_numpy(x) for x in onnx_file.run(session, image)]
@@ -91,16 +96,25 @@ class OnnxExporter:
         onnx_file.write(reduced, path, dict(about, precision=kind))
 
     def check_place(self, path):
-        """Check that ``path`` is not a folder.
+        """Check that ``path`` is not a folder, and find the library of custom operators, if they are wanted.
 
         Raises:
-            DeploymentError: If it is.
+            DeploymentError: If it is, or the library cannot be built.
         """
         if path.is_dir():
             raise build.DeploymentError(f'{path} is a folder: choose another OUT.')
+        if self.args.custom_ops:
+            try:
+                self.library = find_library()
+            except BuildError as error:
+                raise build.DeploymentError(f'The custom operators cannot be built: {error}.') from error
 
     def move(self, path, target):
-        """Move the file at ``path`` to ``target``, replacing what is there."""
+        """Move the file at ``path`` to ``target``, with the library beside it, replacing what is there."""
+        if self.library:
+            copy = library_of(path)
+            shutil.copyfile(self.library, copy)
+            copy.replace(library_of(target))  # a program that uses the former one keeps it
         onnx_file.move(path, target)
 
     def size(self, path):

@@ -8,6 +8,7 @@ Part of ``infer.py``, which runs without the rest of the repository.
 
 import hashlib
 import json
+import platform
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 KEY = 'mmmobilemamba'  # of the metadata in an ONNX file
+DOMAIN = 'mmmobilemamba'  # of the operators that `export.py --custom-ops` writes
 SHARED_BATCH = ('.onnx', '.xml')  # files with any batch size
 
 
@@ -42,6 +44,8 @@ class Session:
         self.path = path
         try:
             self.open(threads)
+        except RuntimeFileError:
+            raise
         except ImportError as error:
             raise RuntimeFileError(
                 f'{path.name} is for {self.runtime}: {error}. It needs: python -m pip install {self.packages}'
@@ -125,6 +129,11 @@ class Session:
         return self.about['outputs']
 
 
+def library_of(path):
+    """Path of the library, for this platform, of the operators in an ONNX file: beside the file."""
+    return path.with_name(f'mmmobilemamba_ops-{platform.system()}-{platform.machine()}.so'.lower())
+
+
 class OnnxSession(Session):
     runtime, packages = 'ONNX Runtime', 'onnxruntime'
 
@@ -134,8 +143,32 @@ class OnnxSession(Session):
         options.log_severity_level = 3
         if threads is not None:
             options.intra_op_num_threads = threads
-        providers = ['CPUExecutionProvider']
-        self.session = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
+        arguments = dict(sess_options=options, providers=['CPUExecutionProvider'])
+        try:
+            self.session = onnxruntime.InferenceSession(str(self.path), **arguments)
+        except Exception as error:  # see Session
+            if f'{DOMAIN}:' not in str(error):  # the message names an operator that is not known
+                raise
+            self.load_library(options)
+            self.session = onnxruntime.InferenceSession(str(self.path), **arguments)
+
+    def load_library(self, options):
+        """Load the library of the operators in this file.
+
+        Raises:
+            RuntimeFileError: If it is not beside the file or cannot be loaded.
+        """
+        library = library_of(self.path)
+        if not library.is_file():
+            raise RuntimeFileError(
+                f'{self.path.name} has operators of the domain {DOMAIN}, and there is no {library}, their '
+                f'library for this platform. Copy it from where the file was exported, or build it here (see '
+                f'"Custom operators" in docs/runtimes.md).'
+            )
+        try:
+            options.register_custom_ops_library(str(library.resolve()))  # a bare name is searched elsewhere
+        except Exception as error:  # see Session
+            raise RuntimeFileError(f'{library} cannot be loaded for {self.path.name}: {error}') from error
 
     def read_about(self):
         return json.loads(self.session.get_modelmeta().custom_metadata_map.get(KEY, '{}'))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from mmengine.logging import print_log
 
-from .recipe import SOURCES, fingerprint, flags
+from .recipe import SOURCES, UNITS, fingerprint, flags
 
 COMPILERS = ('c++', 'g++', 'clang++')
 REMEDY = 'set TORCH_EXTENSIONS_DIR to a folder that can be written to and may hold programs'
@@ -92,7 +92,7 @@ def build(library: Path) -> None:
     with tempfile.TemporaryDirectory(dir=library.parent) as folder:
         target = Path(folder) / library.name
         options = [*flags(), '-fPIC', '-shared', '-pthread', '-o', str(target)]
-        command = [*compiler, *options, str(SOURCES / 'kernels.cpp')]
+        command = [*compiler, *options, *(str(SOURCES / name) for name in UNITS)]
         environment = {**os.environ, 'TMPDIR': folder}  # the default may not be writable
         try:
             done = subprocess.run(command, capture_output=True, text=True, errors='replace', env=environment)

@@ -1,6 +1,5 @@
-// Interface of the CPU kernels: choice of the instruction set, and threads. It is plain C and needs no headers of
-// Python or PyTorch, so one build works with every version of both.
-#include <cstdlib>
+// Implements kernels.h: choice of the instruction set, and threads.
+#include "kernels.h"
 
 #include <algorithm>
 #include <atomic>
@@ -11,27 +10,7 @@
 #include <thread>
 #include <vector>
 
-#include "conv.h"
-#include "maps.h"
-#include "scan.h"
-
-namespace {
-
-// Uninitialised memory, aligned for vectors.
-template <typename T>
-struct Scratch {
-  void *memory;
-  T *data;
-
-  explicit Scratch(int64_t count) : memory(std::malloc(count * sizeof(T) + 64)) {
-    if (!memory) throw std::bad_alloc();
-    data = (T *)(((uintptr_t)memory + 63) / 64 * 64);
-  }
-  Scratch(const Scratch &) = delete;
-  ~Scratch() { std::free(memory); }
-};
-
-}  // namespace
+#include "scratch.h"
 
 // The kernels are compiled once per instruction set. The pragmas come after the standard headers, so they do not
 // change the functions of the standard library.
@@ -143,9 +122,6 @@ struct Job {
   }
 };
 
-// GOMP_parallel of GNU's, LLVM's and Intel's OpenMP: calls a function in a number of threads and waits for them.
-using Parallel = void (*)(void (*)(void *), void *, unsigned, unsigned);
-
 template <typename Work>
 int run(int64_t images, int64_t blocks, int threads, Parallel parallel, const Work &work) {
   Job<Work> job{work, blocks, images * blocks};
@@ -224,22 +200,18 @@ constexpr Entry kLayout[] = {
 
 }  // namespace
 
-// The kernels return 0, or 1 if memory ran out. `set` is an instruction set up to that of `instruction_set`.
 extern "C" {
 
 // Hash of the sources, by which a library of other sources is recognised.
 extern const char kernels_fingerprint[];  // without external linkage it would be optimised away
 const char kernels_fingerprint[] = FINGERPRINT;
 
-// The size of a struct ("Conv"), the offset of a field ("Conv.stride") or the number of an activation ("activation
-// relu"), for callers to check their mirror of the structs; -1 for other names.
 int64_t layout_of(const char *name) {
   for (const Entry &entry : kLayout)
     if (!std::strcmp(entry.name, name)) return entry.value;
   return -1;
 }
 
-// The best instruction set of this machine: 0 plain, 1 AVX2, 2 AVX-512.
 int instruction_set() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
@@ -249,7 +221,6 @@ int instruction_set() {
   return 0;
 }
 
-// Writes y (N, L, E).
 int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).forward;
   const int64_t groups = count_groups(*tensors, 4 * threads);
@@ -258,7 +229,6 @@ int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, in
   });
 }
 
-// Writes all of `gradients` except y. The partial sums do not depend on the number of threads.
 int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, int is_double, int set,
                   int threads, Parallel parallel) try {
   const auto &kernel = kernels(set, is_double);
@@ -293,14 +263,12 @@ int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, in
   return 1;
 }
 
-// Writes bands (N, ceil(H / 2), ceil(W / 2), 4C).
 int haar_forward(const Map *map, void *bands, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).haar_forward;
   return run(map->batch, (map->height + 1) / 2, threads, parallel,
              [&](int64_t image, int64_t row) { kernel(*map, image, row, bands); });
 }
 
-// Writes map (N, H, W, C), of the size of `base`; bands are as above.
 int haar_inverse(const Map *base, const void *bands, void *map, int is_double, int set, int threads,
                  Parallel parallel) {
   const auto kernel = kernels(set, is_double).haar_inverse;
@@ -308,14 +276,12 @@ int haar_inverse(const Map *base, const void *bands, void *map, int is_double, i
              [&](int64_t image, int64_t row) { kernel(*base, bands, image, row, map); });
 }
 
-// Writes out (pixels, E).
 int norm_gate(const Gate *gate, void *out, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).norm_gate;
   return run(1, parts(gate->pixels, kPixels), threads, parallel,
              [&](int64_t, int64_t task) { kernel(*gate, task, out); });
 }
 
-// Writes out (N, H, W, O).
 int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t pixels = conv->map.batch * conv->map.height * conv->map.width;
@@ -327,7 +293,7 @@ int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel p
   });
 }
 
-// Writes out (N, ceil(H / stride), ceil(W / stride), O); N is at least 1. Tasks have enough rows to reuse the weights.
+// Tasks have enough rows to reuse the weights.
 int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t height = parts(conv->map.height, conv->stride), width = parts(conv->map.width, conv->stride);
@@ -340,8 +306,7 @@ int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel par
   });
 }
 
-// Writes out (N, ceil(H / stride), ceil(W / stride), C); N is at least 1. Channels are split only if there are too few
-// strips, as a task with all channels reads memory in order.
+// Channels are split only if there are too few strips, as a task with all channels reads memory in order.
 int depthwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t strips = parts(parts(conv->map.height, conv->stride), kStrip);
