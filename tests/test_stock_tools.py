@@ -237,7 +237,7 @@ def test_detection(folder):
 
 def test_segmentation(folder):
     pytest.importorskip('mmseg')
-    path, checkpoint = prepare('sem_fpn/*_digits*.py', folder)
+    path, checkpoint = prepare('sem_fpn/*2k_digits*.py', folder)
     outputs = run(
         'mmseg',
         (

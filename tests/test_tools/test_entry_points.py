@@ -33,7 +33,7 @@ def name_of(pattern):
 
 CLASSIFIER = name_of('mobilemamba/mobilemamba-t2_*e_digits-*.py')
 DETECTOR = name_of('retinanet/*2e_digits.py')
-SEGMENTOR = name_of('sem_fpn/*_digits*.py')
+SEGMENTOR = name_of('sem_fpn/*2k_digits*.py')
 
 
 def run(*command, cwd, fails=False):
