@@ -46,7 +46,7 @@ def exported(recorded):
 def once_exported(proto, monkeypatch):
     """Let the tool use ``proto`` instead of exporting, which takes seconds."""
 
-    def to_onnx(graph, image, dynamic_sizes):
+    def to_onnx(graph, image, dynamic_sizes, custom_ops):
         copy = onnx.ModelProto()
         copy.CopyFrom(proto)
         return copy
