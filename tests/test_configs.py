@@ -24,7 +24,14 @@ PRETRAINED = {
     'retinanet_mobilemamba-t2_fpn_2e_digits',
     'mask-rcnn_mobilemamba-t2_fpn_1e_digits',
     'ssdlite_mobilemamba-t2_224-2e_digits',
-    *(f'mobilemamba-t2_{method}_1xb8-1k_digits-224x224' for method in ('deeplabv3', 'fpn')),
+    'faster-rcnn_mobilemamba-t2_fpn_2e_digits',
+    'fcos_mobilemamba-t2_fpn_gn-head_2e_digits',
+    'rtmdet_mobilemamba-t2_1xb8-2e_digits',
+    'yolox_mobilemamba-t2_1xb8-2e_digits',
+    *(
+        f'mobilemamba-t2_{method}_1xb8-1k_digits-224x224'
+        for method in ('deeplabv3', 'fpn', 'pspnet', 'segformer', 'upernet')
+    ),
 }
 (START,) = (path for path in TWINS if '-pretrain_' in path.stem)
 CODEBASES = dict(

@@ -19,7 +19,7 @@ CONFIGS = dict(
     mask_rcnn='mask_rcnn/mask-rcnn_mobilemamba-t2_fpn_1e_digits.py',
     deeplabv3='deeplabv3/mobilemamba-t2_deeplabv3_1xb8-1k_digits-224x224.py',
     sem_fpn='sem_fpn/mobilemamba-t2_fpn_1xb8-1k_digits-224x224.py',
-    pspnet='pspnet/mobilemamba-t2_pspnet_1xb4-2500_digits-224x224.py',
+    pspnet='pspnet/mobilemamba-t2_pspnet_1xb8-1k_digits-224x224.py',
 )
 
 NO_CHECKPOINT = ('mobilemamba-t2_1xb64-4e_digits-64px', 'none.pth')  # for errors before it is read

@@ -452,9 +452,9 @@ def test_parameters_are_the_trainable_ones():
 def test_tasks_fit_their_configs():
     """Every task has one config of its package, with the key for the required checkpoint."""
     names = [task.name for task in zoo_demo.TASKS]
-    assert len(set(names)) == len(names) == 10
+    assert len(set(names)) == len(names) == 16
     configs = [zoo_demo.find_config(task) for task in zoo_demo.TASKS]
-    assert len(set(configs)) == 10
+    assert len(set(configs)) == 16
     for index, (task, path) in enumerate(zip(zoo_demo.TASKS, configs)):
         config = zoo_demo.load_config(path, [])
         assert config.default_scope == task.package
@@ -471,9 +471,10 @@ def test_targets():
     targets = {task.name: [metric.target for metric in task.metrics] for task in zoo_demo.TASKS}
     classifiers = {name: [95.0] for name in ('classification', 'teacher', 'distillation')}
     classifiers['pretraining'] = [85.0]
-    segmentors = {name: [60.0] for name in ('deeplabv3', 'sem_fpn', 'pspnet')}
-    detectors = {'retinanet': [0.65], 'mask_rcnn': [0.50, 0.45], 'ssdlite': [0.35]}
+    segmentors = {name: [60.0] for name in ('deeplabv3', 'sem_fpn', 'pspnet', 'segformer', 'upernet')}
+    detectors = {name: [0.50] for name in ('faster_rcnn', 'fcos', 'rtmdet', 'yolox')}
+    detectors.update(retinanet=[0.65], mask_rcnn=[0.50, 0.45], ssdlite=[0.35])
     assert targets == {**classifiers, **segmentors, **detectors}
     extras = ('pretraining', 'teacher', 'distillation')
-    assert [task.limit for task in zoo_demo.TASKS if task.name not in extras] == [12.0] * 7
+    assert [task.limit for task in zoo_demo.TASKS if task.name not in extras] == [12.0] * 13
     assert [zoo_demo.find_task(name).limit for name in extras] == [None] * 3

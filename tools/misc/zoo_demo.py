@@ -439,8 +439,10 @@ def main(argv=None):
     )
     add = parser.add_argument
     add('--work-dir', type=Path, default=Path('work_dirs/zoo'), help='default: %(default)s')
-    text = f'some of {", ".join(names)}, with what they need; default: all'
-    add('--tasks', nargs='+', choices=names, default=names, metavar='TASK', help=text)
+    usual = [task.name for task in TASKS if not task.on_demand]
+    more = ', '.join(task.name for task in TASKS if task.on_demand)
+    text = f'some of {", ".join(usual)} (default: these), {more}, with what they need'
+    add('--tasks', nargs='+', choices=names, default=usual, metavar='TASK', help=text)
     add('--fresh', action='store_true', help='forget what is there of these tasks')
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of every config')
     args = parser.parse_args(argv)

@@ -1,4 +1,4 @@
-# From scratch in a few epochs: a short warm-up times a cosine over the whole training.
+# A few epochs: a short warm-up times a cosine over the whole training.
 # A twin has the rest from its parent, so these names must not be the parent's.
 digits_param_scheduler = [
     dict(type='LinearLR', start_factor=1e-2, by_epoch=False, begin=0, end=100),
