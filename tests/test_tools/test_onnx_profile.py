@@ -1,8 +1,13 @@
 """The profile of an exported network: every node is counted once, and times are medians in ms."""
 
+import shutil
+
 import pytest
 import torch
 from torch import nn
+
+from mmmobilemamba.ops.cpu import library
+from mmmobilemamba.ops.cpu.build import find_library
 
 from ..conftest import load_script
 
@@ -54,3 +59,19 @@ def test_file(tmp_path, capsys):
     numbers = {kind: int(number) for kind, number, _, _ in cells}
     assert numbers['Sigmoid'] == 1 and sum(numbers.values()) >= 3
     assert all(float(value) >= 0 for _, _, value, _ in cells)
+
+
+@pytest.mark.skipif(library.why_not() is not None, reason=str(library.why_not()))
+def test_custom_operators(tmp_path):
+    """T2 has 5 blocks; its file is opened with the library beside it, and not without."""
+    pytest.importorskip('onnxscript')
+    content, _ = onnx_profile.content_of('t2', (64, 64), custom_ops=True)
+    path = tmp_path / 'network.onnx'
+    path.write_bytes(content)
+    with pytest.raises(SystemExit, match='has operators of the domain mmmobilemamba, and there is no'):
+        onnx_profile.main([f'{path}@64'])
+    shutil.copyfile(find_library(), onnx_profile.runtimes.library_of(path))
+    _, kinds = onnx_profile.profile(path, (64, 64))
+    assert [kinds[name][0] for name in ('SelectiveScan', 'NormGate', 'HaarFilter')] == [5, 5, 5]
+    with pytest.raises(SystemExit, match=r'timm/\S+: It has no layer to which --custom-ops applies'):
+        onnx_profile.main(['timm/mobilenetv4_conv_small@64', '--custom-ops'])
