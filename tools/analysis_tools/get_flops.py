@@ -27,6 +27,7 @@ import math
 import sys
 from collections import Counter
 from functools import partial
+from inspect import signature
 
 import torch
 from mmengine.analysis import FlopAnalyzer
@@ -59,9 +60,13 @@ class RawForward(nn.Module):
 
     def forward(self, images):
         """(N, 3, H, W) -> tensors, possibly in nested containers."""
-        if isinstance(self.model, BaseModel):
-            return self.model(images, self.data_samples, mode='tensor')
-        return self.model(images)
+        if not isinstance(self.model, BaseModel):
+            return self.model(images)
+        head = getattr(self.model, 'decode_head', None)
+        if head is not None and 'batch_data_samples' in signature(head.forward).parameters:
+            # MaskFormer and Mask2Former: mmseg's tensor mode calls their heads without it, and fails.
+            return head(self.model.extract_feat(images), self.data_samples)
+        return self.model(images, self.data_samples, mode='tensor')
 
 
 def count_scan(counter, name, module, inputs, _):
@@ -115,7 +120,8 @@ def count_flops(model, images, data_samples=None):
     for hook in hooks:
         hook.remove()
 
-    flops = Counter({name.partition('.')[2]: count for name, count in counted.items() if name})
+    # Some of the analyzer's counts, such as those of einsum, are whole numbers as floats.
+    flops = Counter({name.partition('.')[2]: int(count) for name, count in counted.items() if name})
     # In a trace, the bias of the step sizes is an extra row of their matrix: L D, counted nowhere else.
     biases = {name: -count // 10 for name, count in scans.items()}
     for name, more in [item for counts in (scans, transforms, scales, biases) for item in counts.items()]:
