@@ -239,6 +239,17 @@ def with_probes(proto: onnx.ModelProto) -> onnx.ModelProto:
     return probe
 
 
+def session_options(threads: int | None = None, library: Path | None = None) -> onnxruntime.SessionOptions:
+    """Return options of a session without warnings (onnxruntime.SessionOptions); arguments as below."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    if threads is not None:
+        options.intra_op_num_threads = threads
+    if library is not None:
+        options.register_custom_ops_library(str(library))
+    return options
+
+
 def open_session(
     path: str | Path | bytes, threads: int | None = None, library: Path | None = None
 ) -> onnxruntime.InferenceSession:
@@ -249,13 +260,8 @@ def open_session(
         threads (int, optional): Threads within an operator. Defaults to ONNX Runtime's own choice.
         library (Path, optional): The library of the operators of :mod:`.custom_ops`. Defaults to None.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    if threads is not None:
-        options.intra_op_num_threads = threads
-    if library is not None:
-        options.register_custom_ops_library(str(library))
     source = str(path) if isinstance(path, Path) else path
+    options = session_options(threads, library)
     return onnxruntime.InferenceSession(source, options, providers=['CPUExecutionProvider'])
 
 

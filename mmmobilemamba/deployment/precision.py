@@ -1,6 +1,7 @@
 """Converts a float32 ONNX file to float16 or int8 with the tools of ONNX Runtime.
 
-Inputs, outputs and :func:`float32_nodes` stay in float32; all operators are standard ones.
+Inputs, outputs and :func:`float32_nodes` stay in float32. The operators are standard ones, and in int8 also
+those of :mod:`.custom_ops` that the float32 file has.
 """
 
 from __future__ import annotations
@@ -12,18 +13,20 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto
-from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
+from onnxruntime import GraphOptimizationLevel, InferenceSession
+from onnxruntime.quantization import CalibrationDataReader, MinMaxCalibrater, QDQQuantizer, QuantType
 from onnxruntime.quantization.onnx_model import ONNXModel
-from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
 from . import onnx_file
+from .custom_ops import DOMAIN
 
 # The scan accumulates small steps over the whole image. Operators that rank scores or compute coordinates
-# need more precision than their inputs have. Exp finds the decays of scans without a loop.
+# need more precision than their inputs have. Exp finds the decays of scans without a loop; SelectiveScan is
+# the scan of custom_ops.
 CHOICES = ('TopK', 'NonMaxSuppression', 'RoiAlign')
-SENSITIVE = ('Scan', 'Exp', *CHOICES)
-STATISTICS = ('LayerNormalization', 'InstanceNormalization')  # their sums of squares exceed float16
+SENSITIVE = ('Scan', 'SelectiveScan', 'Exp', *CHOICES)
+STATISTICS = ('LayerNormalization', 'NormGate', 'InstanceNormalization')  # sums of squares exceed float16
 ENDS = ('Conv', 'ConvTranspose', 'Gemm')  # boundaries of the float32 region around a sensitive node
 UPSAMPLING = ('ConvTranspose', 'DepthToSpace')
 QUANTISED = ('Conv', 'Relu', 'Add', 'Split', 'Concat')
@@ -157,49 +160,102 @@ class Batches(CalibrationDataReader):
         return None if batch is None else {'image': batch}
 
 
-def to_int8(proto: onnx.ModelProto, batches: Iterable[np.ndarray]) -> onnx.ModelProto:
+class Calibrater(MinMaxCalibrater):
+    """Finds the ranges of tensors in a session that knows the operators of a library.
+
+    Args:
+        path (Path): The model, with the element types of its tensors.
+        library (Path, optional): The library of the operators of :mod:`.custom_ops`.
+    """
+
+    def __init__(self, path, library):
+        super().__init__(path, QUANTISED, path.with_stem('augmented'))
+        self.library = library
+        self.augment_graph()
+        self.create_inference_session()
+
+    def create_inference_session(self) -> None:
+        """Open the augmented model, as the base class does."""
+        options = onnx_file.session_options(library=self.library)
+        options.graph_optimization_level = GraphOptimizationLevel.ORT_DISABLE_ALL
+        path = str(self.augmented_model_path)
+        self.infer_session = InferenceSession(path, options, providers=self.execution_providers)
+
+
+def to_int8(
+    proto: onnx.ModelProto, batches: Iterable[np.ndarray], library: Path | None = None
+) -> onnx.ModelProto:
     """Quantise the convolutions of a model to int8 (onnx.ModelProto).
 
     Weights are int8 with one scale per channel, activations are uint8 with min-max calibration. Which nodes
-    stay in float32 was determined by the errors of trained networks and by timing. Source:
+    stay in float32 was determined by the errors of trained networks and by timing. These are the steps of
+    ``quantize_static``, which cannot load a library of operators. Source:
     https://onnxruntime.ai/docs/performance/model-optimizations/quantization.html
 
     Args:
         proto (onnx.ModelProto): The float32 model; not modified.
         batches (Iterable[ndarray]): Inputs of the model, for the calibration.
+        library (Path, optional): The library of the operators of :mod:`.custom_ops`, which are then allowed.
+            Defaults to None.
 
     Raises:
-        RuntimeError: If an operator is not of the standard domain.
+        RuntimeError: If an operator is neither of the standard domain nor allowed.
     """
     with tempfile.TemporaryDirectory() as folder, onnx_file.quietly():
-        source, prepared, out = (Path(folder, f'{name}.onnx') for name in ('source', 'prepared', 'out'))
-        onnx.save(proto, source)
-        quant_pre_process(source, prepared, skip_symbolic_shape=True)  # folds constants
-        graph = onnx.load(prepared).graph
-        quantize_static(
-            prepared,
-            out,
-            Batches(batches),
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=list(QUANTISED),
+        path = Path(folder, 'folded.onnx')
+        fold_constants(proto, library, path)
+        model = with_types(onnx.load(path))
+        onnx.save(model, path)
+        calibrater = Calibrater(path, library)
+        calibrater.collect_data(Batches(batches))
+        graph = model.graph
+        quantizer = QDQQuantizer(
+            model,
             per_channel=True,
             reduce_range=True,  # 7 bits: x86 without VNNI sums 8-bit products in 16 bits, which can overflow
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=calibrater.compute_data(),
+            nodes_to_quantize=[],  # all of the types below
             nodes_to_exclude=[*float32_nodes(graph), *last_layers(graph), *faster_in_float32(graph)],
+            op_types_to_quantize=list(QUANTISED),
+            extra_options={},
         )
-        return finish(onnx.load(out))
+        quantizer.quantize_model()
+    return finish(quantizer.model.model, custom_ops=library is not None)
 
 
-def finish(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Sort a converted model topologically and drop the converter's non-standard opsets (onnx.ModelProto).
+def fold_constants(proto: onnx.ModelProto, library: Path | None, path: Path) -> None:
+    """Write a model to ``path`` as ONNX Runtime simplifies it: without nodes whose inputs are constant."""
+    options = onnx_file.session_options(library=library)
+    options.graph_optimization_level = GraphOptimizationLevel.ORT_ENABLE_BASIC
+    options.optimized_model_filepath = str(path)
+    InferenceSession(proto.SerializeToString(), options, providers=['CPUExecutionProvider'])
+
+
+def with_types(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a copy that names the element type of every tensor, also behind operators without inference."""
+    typed = onnx.ModelProto()
+    typed.CopyFrom(model)
+    typed.graph.value_info.extend(
+        onnx.helper.make_tensor_value_info(name, TensorProto.FLOAT, None)
+        for node in model.graph.node
+        if node.domain == DOMAIN
+        for name in node.output
+    )
+    return onnx.shape_inference.infer_shapes(typed)
+
+
+def finish(model: onnx.ModelProto, custom_ops: bool = False) -> onnx.ModelProto:
+    """Sort a converted model topologically and drop the opsets that the converter added (onnx.ModelProto).
 
     Raises:
-        RuntimeError: If an operator is not of the standard domain.
+        RuntimeError: If an operator is neither of the standard domain nor of an allowed :mod:`.custom_ops`.
     """
     del model.graph.value_info[:]  # inferred shapes, see onnx_file.to_onnx
-    onnx_file.operators(model)
-    opsets = [entry for entry in model.opset_import if entry.domain in ('', 'ai.onnx')]
+    onnx_file.operators(model, custom_ops)
+    domains = ('', 'ai.onnx', DOMAIN) if custom_ops else ('', 'ai.onnx')
+    opsets = [entry for entry in model.opset_import if entry.domain in domains]
     del model.opset_import[:]
     model.opset_import.extend(opsets)
     wrapped = ONNXModel(model)

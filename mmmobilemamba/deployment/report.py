@@ -60,12 +60,13 @@ class Pair:
     Args:
         task (str): One of :data:`~.build.TASKS`.
         expected, found (onnx.ModelProto): The float32 model, and the converted one.
+        library (Path, optional): The library of the operators of :mod:`.custom_ops`. Defaults to None.
     """
 
-    def __init__(self, task, expected, found):
+    def __init__(self, task, expected, found, library=None):
         self.task = task
         probes = [onnx_file.with_probes(proto).SerializeToString() for proto in (expected, found)]
-        self.sessions = [onnx_file.open_session(probe, threads=1) for probe in probes]
+        self.sessions = [onnx_file.open_session(probe, 1, library) for probe in probes]
         self.count = len(expected.graph.output)
 
     def difference(self, batches: Iterable[np.ndarray]) -> Difference:

@@ -1,10 +1,12 @@
 """Exports with operators of this package for ONNX Runtime."""
 
 import platform
+import re
 from types import SimpleNamespace
 
 import pytest
 import torch
+from PIL import Image
 
 onnx = pytest.importorskip('onnx')
 pytest.importorskip('onnxruntime')
@@ -60,6 +62,44 @@ def test_equal_to_naive(exported, classifier):
 
 
 @needs_library
+def test_int8(classifier, tmp_path, capsys):
+    """The same convolutions are quantised as without the operators, behind each of which no type is inferred."""
+    image = noise_for((4, 3, 64, 64), 0)
+    pictures = tmp_path / 'pictures'
+    pictures.mkdir()
+    for index, pixels in enumerate((image * 40 + 128).clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()):
+        Image.fromarray(pixels).save(pictures / f'{index}.png')
+    files = [tmp_path / name / 'network.onnx' for name in ('custom', 'standard')]
+    for path, flags in zip(files, (['--custom-ops'], [])):
+        path.parent.mkdir()
+        tool.main([*classifier, str(path), *flags, '--int8', str(pictures)])
+    assert re.search(r'4 images of \S+: error \d\.\de-0[2-4], ', capsys.readouterr().out)
+    assert sorted(path.name for path in files[0].parent.iterdir()) == sorted([NAME, 'network.onnx'])
+    custom, standard = (quantised(onnx.load(path)) for path in files)
+    assert len(custom) == 73 and custom == standard
+    counts = onnx_file.operators(onnx.load(files[0]), custom_ops=True)
+    assert [counts[f'mmmobilemamba.{name}'] for name in ('SelectiveScan', 'NormGate', 'HaarFilter')] == [
+        4,
+        4,
+        4,
+    ]
+    found, expected = (runtimes.open_file(path, 1) for path in files)
+    assert found.about['precision'] == 'int8' and found.about['custom_ops']['version'] == 1
+    difference = relative_error(
+        *(torch.from_numpy(x.run(image.numpy())['logits']) for x in (found, expected))
+    )
+    assert 0 < difference < 0.02
+
+
+def quantised(proto):
+    """Shapes of the 8-bit weights of convolutions (list)."""
+    shapes = {x.name: tuple(x.dims) for x in proto.graph.initializer if x.data_type == onnx.TensorProto.INT8}
+    makers = {name: node for node in proto.graph.node for name in node.output}
+    weights = [makers.get(node.input[1]) for node in proto.graph.node if node.op_type == 'Conv']
+    return sorted(shapes[node.input[0]] for node in weights if node is not None and node.input[0] in shapes)
+
+
+@needs_library
 def test_the_library_is_missing_or_broken(exported, tmp_path):
     path = tmp_path / 'network.onnx'
     path.write_bytes(exported.read_bytes())
@@ -92,12 +132,12 @@ def test_layers_without_a_kernel():
     assert kinds.count(custom_ops.CustomSS2D) == 4 and kinds.count(custom_ops.CustomWTEMamba) == 2
 
 
-@pytest.mark.parametrize('flags', [['a.ncnn'], ['a.pt2'], ['a.onnx', '--fp16'], ['a.onnx', '--int8', '.']])
+@pytest.mark.parametrize('flags', [['a.ncnn'], ['a.pt2'], ['a.onnx', '--fp16']])
 def test_refused_at_once(flags, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     with pytest.raises(SystemExit):
         tool.main([*NO_CHECKPOINT, *flags, '--custom-ops'])
-    assert '--custom-ops is for files of ONNX in float32' in capsys.readouterr().err
+    assert '--custom-ops is for files of ONNX in float32 or int8' in capsys.readouterr().err
 
 
 def test_without_a_compiler(tmp_path, monkeypatch):

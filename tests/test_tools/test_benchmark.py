@@ -104,7 +104,14 @@ def test_unknown_variants(benchmark, text):
 @torch.no_grad()
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ('option', 'bound'), [('onnx', 1e-5), ('onnx_custom', 1e-5), ('onnx_fp16', 1e-2), ('onnx_int8', 0.2)]
+    ('option', 'bound'),
+    [
+        ('onnx', 1e-5),
+        ('onnx_custom', 1e-5),
+        ('onnx_fp16', 1e-2),
+        ('onnx_int8', 0.2),
+        ('onnx_custom_int8', 0.2),
+    ],
 )
 @needs_export
 def test_every_precision_is_the_network(benchmark, option, bound):

@@ -22,6 +22,7 @@ RUNTIME_NAMES = dict(
     onnx_custom='ONNX Runtime, custom operators',
     onnx_fp16='ONNX Runtime, float16',
     onnx_int8='ONNX Runtime, int8',
+    onnx_custom_int8='ONNX Runtime, custom operators, int8',
 )
 ACCURACIES = ('plain, % (epochs)', 'distilled, % (epochs)')
 

@@ -30,7 +30,7 @@ from mmmobilemamba.ops.haar import pad_to_even
 from mmmobilemamba.utils import codebase_of, read_config
 
 FORMS = ('baseline', 'plain', 'deploy')
-ONNX = ('onnx', 'onnx_custom', 'onnx_fp16', 'onnx_int8')
+ONNX = ('onnx', 'onnx_custom', 'onnx_fp16', 'onnx_int8', 'onnx_custom_int8')
 RUNTIMES = {target.name.lower().replace(' ', ''): target for target in TARGETS.values() if target.runs_here}
 EXPORTED = (*ONNX, *RUNTIMES)
 CUDA_GRAPH = 'cuda_graph'  # benchmark.py captures the timed step
@@ -241,8 +241,8 @@ class OnnxNetwork(nn.Module):
     Args:
         model (nn.Module): A MobileMamba is modified in place: its scans switch to the export backend.
         image (Tensor): Example input, (N, 3, H, W); also calibrates int8.
-        kind (str): One of ``ONNX``, see :mod:`mmmobilemamba.deployment.precision`; ``onnx_custom`` has the
-            operators of :mod:`mmmobilemamba.deployment.custom_ops`.
+        kind (str): One of ``ONNX``, see :mod:`mmmobilemamba.deployment.precision`; those with ``custom`` have
+            the operators of :mod:`mmmobilemamba.deployment.custom_ops`.
     """
 
     def __init__(self, model, image, kind='onnx'):
@@ -250,15 +250,15 @@ class OnnxNetwork(nn.Module):
         from mmmobilemamba.deployment import onnx_file, precision  # only needed for these variants
 
         set_backend(model, 'export')
-        custom = kind == 'onnx_custom'
+        custom = 'custom' in kind
+        library = find_library() if custom else None
         proto = onnx_file.to_onnx(model, image[:1].repeat(2, 1, 1, 1), dynamic_sizes=False, custom_ops=custom)
         if kind == 'onnx_fp16':
             proto = precision.to_float16(proto)
-        if kind == 'onnx_int8':
-            proto = precision.to_int8(proto, [image.numpy()])
+        if kind.endswith('int8'):
+            proto = precision.to_int8(proto, [image.numpy()], library)
         self.content = proto.SerializeToString()
         self.bytes = len(self.content)
-        library = find_library() if custom else None
         self.session = onnx_file.open_session(self.content, torch.get_num_threads(), library)
 
     def forward(self, image):

@@ -85,7 +85,9 @@ def profile(name, size, custom_ops=False):
     for (kind, _), value in found.items():
         numbers[kind] += 1
         sums[kind] += value
-    return plain_time(content, library, feed), {kind: (numbers[kind], value) for kind, value in sums.most_common()}
+    return plain_time(content, library, feed), {
+        kind: (numbers[kind], value) for kind, value in sums.most_common()
+    }
 
 
 def plain_time(content, library, feed):

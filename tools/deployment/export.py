@@ -135,8 +135,11 @@ def check_args(parser, args):
     if args.dynamic and suffix != '.onnx':
         # torch.export can make a dynamic program, but its guards reject most sizes.
         parser.error('--dynamic is for files of ONNX: choose an OUT that ends in .onnx, or one size')
-    if args.custom_ops and (suffix != '.onnx' or args.fp16 or args.int8):
-        parser.error('--custom-ops is for files of ONNX in float32: choose an OUT that ends in .onnx')
+    if args.custom_ops and (suffix != '.onnx' or args.fp16):
+        parser.error(
+            '--custom-ops is for files of ONNX in float32 or int8: choose an OUT that ends in .onnx, and '
+            'leave out --fp16'
+        )
     if args.calibration_images is not None and not args.int8:
         parser.error('--calibration-images goes with --int8 FOLDER')
     if args.calibration_images is not None and args.calibration_images < 1:

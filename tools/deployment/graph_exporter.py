@@ -80,11 +80,11 @@ class OnnxExporter:
         sets = {'images of the proof': [image.numpy() for _, image in proofs]}
         if images:
             sets[f'{len(images)} images of {self.args.int8}'] = images
-            kind, reduced = 'int8', precision.to_int8(full, images)
+            kind, reduced = 'int8', precision.to_int8(full, images, self.library)
         else:
             kind, reduced = 'float16', precision.to_float16(full)
         print(f'{kind} against float32, both in ONNX Runtime:')
-        pair = report.Pair(about['task'], full, reduced)
+        pair = report.Pair(about['task'], full, reduced, self.library)
         for name, batches in sets.items():
             difference = pair.difference(batches)
             print(f'  {name}: {difference}')
