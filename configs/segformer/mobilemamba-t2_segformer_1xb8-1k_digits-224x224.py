@@ -1,5 +1,5 @@
-# The ADE20K recipe on the digits scenes, small enough for two CPU cores. Strokes are too thin for the recipe's
-# finest stride, 16, so the neck adds stride 8.
+# The ADE20K recipe on the digits scenes, small enough for two CPU cores. Strokes are too thin for the
+# recipe's finest stride, 16, so the neck adds stride 8.
 _base_ = [
     './mobilemamba-b4_segformer_4xb8-80k_ade20k-512x512.py',
     '../_base_/models/digits_backbone.py',

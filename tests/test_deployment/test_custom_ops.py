@@ -63,7 +63,7 @@ def test_equal_to_naive(exported, classifier):
 
 @needs_library
 def test_int8(classifier, tmp_path, capsys):
-    """The same convolutions are quantised as without the operators, behind each of which no type is inferred."""
+    """The same convolutions are quantised as without the operators, which hide the types of tensors."""
     image = noise_for((4, 3, 64, 64), 0)
     pictures = tmp_path / 'pictures'
     pictures.mkdir()

@@ -23,8 +23,8 @@ Variants of a model: ``baseline`` (channels first, the scan as a Python loop), o
 - a backend of the scan
 - ``channels_last``, ``compile``
 - ``prepare`` (``prepare_for_cpu``; on a GPU ``prepare_for_inference``)
-- ``onnx``, ``onnx_fp16``, ``onnx_int8``, ``onnx_custom`` or ``onnx_custom_int8`` (ONNX Runtime; ``custom``: with
-  the operators of this package), or another runtime in lower case, such as ``mnn``
+- ``onnx``, ``onnx_fp16``, ``onnx_int8``, ``onnx_custom`` or ``onnx_custom_int8`` (ONNX Runtime; ``custom``
+  has the operators of this package), or another runtime in lower case, such as ``mnn``
 - ``cuda_graph`` (GPU only)
 
 A variant of a scan is a backend, optionally with ``cuda_graph``.

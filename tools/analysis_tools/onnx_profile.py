@@ -4,10 +4,10 @@
     python tools/analysis_tools/onnx_profile.py model.onnx@320
     python tools/analysis_tools/onnx_profile.py b1@256 --custom-ops
 
-Networks are named as in ``benchmark.py`` and deployed first; files are run as they are, at the given size, those
-of ``export.py --custom-ops`` with the library beside them. All run on one thread with batch size 1. A kind's time is the sum over its nodes of their medians, in ms, as
-ONNX Runtime's profiler measures them; profiling itself adds a few microseconds per node. The total is the
-median time of a run without profiling.
+Networks are named as in ``benchmark.py`` and deployed first; files are run as they are, at the given size,
+those of ``export.py --custom-ops`` with the library beside them. All run on one thread with batch size 1.
+A kind's time is the sum over its nodes of their medians, in ms, as ONNX Runtime's profiler measures them;
+profiling itself adds a few microseconds per node. The total is the median time of a run without profiling.
 """
 
 import argparse
@@ -47,7 +47,7 @@ def open_profiled(source, library, folder):
 
 
 def content_of(name, size, custom_ops):
-    """The file (Path), or the content (bytes) that a network is exported to; and the library it needs, or None."""
+    """The file (Path) or the content (bytes) of an exported network, and the library it needs, or None."""
     if Path(name).suffix == '.onnx':
         runtimes.open_file(name)  # fails with a message that says what is missing
         library = runtimes.library_of(Path(name).resolve())
