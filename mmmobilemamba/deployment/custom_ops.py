@@ -19,6 +19,7 @@ from .rewrite import Form, halves_of, is_folded, rewrite
 
 DOMAIN, VERSION = 'mmmobilemamba', 1
 KERNEL_SIZES = (3, 5, 7)  # of the depthwise kernel
+LEAST_BANDS = 16  # its least number of channels
 
 
 def operator(name: str, x: Tensor, *others: Tensor, **attributes: Any) -> Tensor:
@@ -86,8 +87,10 @@ def custom_ss2d(source: SS2D) -> nn.Module | None:
 
 
 def custom_wte_mamba(source: FoldedWTEMamba) -> nn.Module | None:
-    """The form of a WTE-Mamba, or None if there is no kernel for its size of convolution."""
-    return CustomWTEMamba(source) if source.wavelet_conv.kernel_size[0] in KERNEL_SIZES else None
+    """The form of a WTE-Mamba, or None if no kernel fits its convolution."""
+    conv = source.wavelet_conv
+    fits = conv.kernel_size[0] in KERNEL_SIZES and conv.out_channels >= LEAST_BANDS
+    return CustomWTEMamba(source) if fits else None
 
 
 def with_custom_ops(network: nn.Module) -> nn.Module:

@@ -224,9 +224,10 @@ Operator describe(const ort::Api *api, const char *name, size_t inputs, bool has
   return op;
 }
 
-// The operators and their domain. Sessions refer to them, so they exist as long as the process.
+// The operators and their domain, as long as the library is loaded. Sessions may outlive the destructors that run at
+// exit, so there is none here.
 struct Registry {
-  std::vector<Operator> operators;
+  Operator operators[3];
   ort::Domain *domain;
 
   explicit Registry(const ort::Api *api)
