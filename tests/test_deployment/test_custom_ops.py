@@ -116,6 +116,18 @@ def test_the_library_is_missing_or_broken(exported, tmp_path):
 
 
 @needs_library
+def test_the_library_is_of_another_release(exported, tmp_path):
+    model = onnx.load(exported)
+    next(node for node in model.graph.node if node.op_type == 'NormGate').op_type = 'Later'
+    onnx.save(model, tmp_path / 'network.onnx')
+    (tmp_path / NAME).write_bytes((exported.parent / NAME).read_bytes())
+    with pytest.raises(
+        runtimes.RuntimeFileError, match=rf'{NAME} lacks an operator of network\.onnx, .*Later'
+    ):
+        runtimes.open_file(tmp_path / 'network.onnx')
+
+
+@needs_library
 def test_in_the_working_directory(exported, monkeypatch):
     monkeypatch.chdir(exported.parent)
     assert runtimes.open_file('network.onnx').about['custom_ops']['domain'] == 'mmmobilemamba'

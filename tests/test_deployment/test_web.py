@@ -473,6 +473,10 @@ def broken_file(path):
             lambda path: make_file(path, 'pose'),
             'x.onnx has the task pose; it must be backbone or classification',
         ),
+        (
+            lambda path: make_file(path, 'backbone', custom_ops=dict(domain='mmmobilemamba', version=1)),
+            'x.onnx has operators that a browser does not have. Export the network without --custom-ops.',
+        ),
         (broken_file, 'onnxruntime-web cannot open x.onnx: '),
     ],
 )

@@ -134,6 +134,11 @@ def library_of(path):
     return path.with_name(f'mmmobilemamba_ops-{platform.system()}-{platform.machine()}.so'.lower())
 
 
+def names_operator(error):
+    """Whether ONNX Runtime does not know an operator of this package (bool); its message names it."""
+    return f'{DOMAIN}:' in str(error)
+
+
 class OnnxSession(Session):
     runtime, packages = 'ONNX Runtime', 'onnxruntime'
 
@@ -147,10 +152,26 @@ class OnnxSession(Session):
         try:
             self.session = onnxruntime.InferenceSession(str(self.path), **arguments)
         except Exception as error:  # see Session
-            if f'{DOMAIN}:' not in str(error):  # the message names an operator that is not known
+            if not names_operator(error):
                 raise
             self.load_library(options)
-            self.session = onnxruntime.InferenceSession(str(self.path), **arguments)
+            self.session = self.open_with_library(onnxruntime.InferenceSession, arguments)
+
+    def open_with_library(self, session, arguments):
+        """Open the file with the library of its operators (onnxruntime.InferenceSession).
+
+        Raises:
+            RuntimeFileError: If the library lacks one of them.
+        """
+        try:
+            return session(str(self.path), **arguments)
+        except Exception as error:  # see Session
+            if not names_operator(error):
+                raise
+            raise RuntimeFileError(
+                f'{library_of(self.path)} lacks an operator of {self.path.name}, so it is of another '
+                f'release. Copy the library that was written with this file: {error}'
+            ) from error
 
     def load_library(self, options):
         """Load the library of the operators in this file.

@@ -152,5 +152,8 @@ export function describe(bytes, name) {
   if (!TASKS.includes(about.task)) {
     throw new UserError(`${name} has the task ${about.task}; it must be ${TASKS.join(' or ')}.`);
   }
+  if ('custom_ops' in about) {
+    throw new UserError(`${name} has operators that a browser does not have. Export the network without --custom-ops.`);
+  }
   return { about, weights: model.weights, model };
 }
