@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -12,8 +13,13 @@ from mmengine.registry import MODELS
 from mmengine.utils import import_modules_from_strings
 from torch import nn
 
-from .finding import Finding, nest
+from ..utils.codebase import CODEBASES
+from .finding import Finding, importing, nest
 from .maps import FAILURES
+
+STAGES = 3
+# Sources of weights of other networks, as in the init_cfg of stock configs.
+FOREIGN = r'(torchvision|open-mmlab|openmmlab|mmcls|timm|modelzoo)://'
 
 
 def build_model(config: Config) -> nn.Module | Finding:
@@ -57,14 +63,29 @@ def advise(config: Config, message: str) -> tuple[str, dict[str, Any]]:
     backbone = settings.get('backbone')
     if 'is not in the' in message:
         scope = config.get('default_scope')
-        if scope in ('mmdet', 'mmseg', 'mmpretrain'):
-            return '', {'custom_imports': dict(imports=[f'mmmobilemamba.{scope}'])}
-        return 'Name the package that has it in custom_imports.', {}
+        ours = importing(config, f'mmmobilemamba.{scope}') if scope in CODEBASES else {}
+        return ('', ours) if ours else ('Correct the name, or add its module to custom_imports.', {})
+    if isinstance(backbone, Mapping) and 'names a stage that does not exist' in message:
+        return 'MobileMamba has three stages:', nest('model.backbone.out_indices', own_stages(backbone))
     if settings.get('pretrained') and 'pretrained' in message:
         return 'Weights of another backbone are named:', nest('model.pretrained', None)
     if isinstance(backbone, Mapping) and 'unexpected keyword' in message and 'MobileMamba' in message:
         kept = ('type', 'arch', 'in_channels', 'out_indices', 'init_cfg')
         mine = {key: backbone[key] for key in kept if key in backbone}
+        if 'out_indices' in mine:
+            mine['out_indices'] = own_stages(mine)
+        if re.match(FOREIGN, str((mine.get('init_cfg') or {}).get('checkpoint', ''))):
+            del mine['init_cfg']
         advice = 'Settings of the backbone that was there before are inherited; _delete_ drops them:'
         return advice, nest('model.backbone', dict(_delete_=True, **mine))
     return '', {}
+
+
+def own_stages(backbone: Mapping[str, Any]) -> Any:
+    """Return the ``out_indices`` of a backbone's settings without stages that MobileMamba does not have."""
+    given = backbone['out_indices']
+    if not isinstance(given, Sequence):
+        return min(given, STAGES - 1)
+    if all(index < STAGES for index in given):
+        return tuple(given)
+    return tuple(range(STAGES)) if len(given) > 1 else (STAGES - 1,)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..models.checkpoint import (
 )
 from ..weights import SCHEME, weights_of
 from ..weights.files import find
+from .build import FOREIGN
 from .finding import Finding, has_error, lookup, nest, nest_in
 from .maps import Part
 
@@ -43,9 +45,9 @@ def check_load_from(config: Config, model: nn.Module, parts: list[Part]) -> list
     """
     source = config.get('load_from')
     if config.get('resume') and not source:
-        work_dir = config.get('work_dir') or 'work_dirs'
+        work_dir = config.get('work_dir') or Path('work_dirs', Path(config.filename or '').stem)
         if not (Path(work_dir) / 'last_checkpoint').is_file():
-            text = f'resume is set, and {work_dir} has no last_checkpoint: the training would start anew.'
+            text = f'resume is set, and {work_dir} has no last_checkpoint: the training starts from scratch.'
             return [Finding('warning', 'checkpoint', text)]
         source = (Path(work_dir) / 'last_checkpoint').read_text().strip()
     if not source:
@@ -138,7 +140,7 @@ def read(source: str | Path) -> Mapping[str, Any] | Finding:
                     'ok', 'checkpoint', f'{source} is not here and will be downloaded: not compared.'
                 )
         elif '://' in str(source):
-            return Finding('ok', 'checkpoint', f'{source} is an address: not compared.')
+            return Finding('ok', 'checkpoint', f'{source} is a URL: not compared.')
         return fetch_checkpoint(source)
     except (CheckpointError, FileNotFoundError, ValueError) as error:
         return Finding('error', 'checkpoint', str(error))
@@ -170,9 +172,9 @@ def compare(model: nn.Module, weights: Mapping[str, Any], source: str) -> Findin
     rest = [f'{key} {tuple(saved[key].shape)} instead of {tuple(wanted[key].shape)}' for key in others]
     rest += [f'{key} (missing)' for key in absent]
     more = f' and {len(rest) - 3} more' if len(rest) > 3 else ''
-    text += f' These start anew: {"; ".join(rest[:3])}{more}.'
+    text += f' Initialised anew: {"; ".join(rest[:3])}{more}.'
     return Finding(
-        'warning', 'checkpoint', text, 'That is meant when the classes are others than those of the file.'
+        'warning', 'checkpoint', text, 'This is expected if the checkpoint has other classes than the config.'
     )
 
 
@@ -204,7 +206,7 @@ def check_init_cfg(part: Part, config: Config) -> Finding:
             return Finding('ok', 'init_cfg', 'load_from brings the weights of the backbone.')
         return Finding('ok', 'init_cfg', 'The backbone starts from random weights.')
     source = str(given['checkpoint'])
-    if re.match(r'(torchvision|open-mmlab|openmmlab|mmcls|timm|modelzoo)://', source):
+    if re.match(FOREIGN, source):
         text = f'init_cfg: {source} has weights of another network than MobileMamba.'
         return Finding('error', 'init_cfg', text, mend=published(part, config))
     content = read(source)
@@ -230,7 +232,8 @@ def check_pixels(part: Part, config: Config) -> list[Finding]:
     settings = inside or config.get('data_preprocessor') or {}
     if not source.startswith(SCHEME) or part.path or len(settings.get('mean') or MEAN) != len(MEAN):
         return []
-    to_rgb = 'to_rgb' if 'to_rgb' in settings else 'bgr_to_rgb'  # the former in mmpretrain
+    kind = type(getattr(part.model, 'data_preprocessor', None))
+    to_rgb = 'to_rgb' if 'to_rgb' in signature(kind).parameters else 'bgr_to_rgb'  # the former in mmpretrain
     found = {key: settings.get(key) for key in ('mean', 'std', to_rgb)}
     if found[to_rgb] and _is_close(found['mean'], MEAN) and _is_close(found['std'], STD):
         return []

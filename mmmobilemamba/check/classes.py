@@ -16,12 +16,13 @@ from mmengine.config import Config
 from torch import nn
 from torch.utils.data import DataLoader
 
-from .files import innermost, sample_indices
+from ..engine.training_check_hook import metainfo_of
+from .files import innermost, kind_of, sample_indices
 from .finding import Finding, lookup, merge, nest, nest_in
 
 
-def names_in(settings: Mapping[str, Any]) -> list[str]:
-    """Return the category names of a dataset's COCO annotation file (list[str]), [] for other formats."""
+def categories_in(settings: Mapping[str, Any]) -> list[tuple[Any, str]]:
+    """Return ids and names of the categories in a dataset's COCO annotation file, [] for other formats."""
     file = os.path.join(settings.get('data_root') or '', settings.get('ann_file') or '')
     if not file.endswith('.json') or not os.path.isfile(file):
         return []
@@ -30,11 +31,24 @@ def names_in(settings: Mapping[str, Any]) -> list[str]:
     except ValueError:
         return []
     categories = content.get('categories') if isinstance(content, dict) else None
-    return [str(each.get('name')) for each in categories or [] if isinstance(each, dict)]
+    return [(each.get('id'), str(each.get('name'))) for each in categories or [] if isinstance(each, dict)]
+
+
+def names_in(settings: Mapping[str, Any]) -> list[str]:
+    """Return the category names of a dataset's COCO annotation file (list[str]), [] for other formats."""
+    return [name for _, name in categories_in(settings)]
+
+
+def given_classes(settings: Mapping[str, Any]) -> Sequence[str]:
+    """Return the class names of a dataset config, or those of its class; [] if there are none."""
+    given = (settings.get('metainfo') or {}).get('classes')
+    return given or (getattr(kind_of(settings), 'METAINFO', None) or {}).get('classes') or []
 
 
 def check_names(name: str, loader: DataLoader, config: Config) -> list[Finding]:
-    """Check for class names that are missing from the annotations, and for classes without objects.
+    """Check class names against the annotations: names that they lack, have twice, or have in another order.
+
+    Classes of the training data without objects are a warning.
 
     Args:
         name (str): Name of the dataloader in the config.
@@ -45,14 +59,9 @@ def check_names(name: str, loader: DataLoader, config: Config) -> list[Finding]:
     places = dict(innermost(config[name]['dataset'], f'{name}.dataset'))
     for path, dataset in innermost(loader.dataset, f'{name}.dataset'):
         classes = classes_of(dataset)
-        known = getattr(dataset, 'cat_ids', None)
-        if isinstance(known, list) and len(known) < len(classes):
-            there = names_in(places.get(path) or {})
-            absent = [each for each in classes if each not in there]
-            text = (
-                f'{path}: the annotations have {len(known)} of {len(classes)} classes: not {listed(absent)}.'
-            )
-            findings.append(Finding('error', 'classes', text, *advise_names(path, there, config)))
+        wrong = _check_names(path, dataset, places.get(path) or {}, config)
+        if wrong:
+            findings.append(wrong)
             continue
         seen = Counter(labels_in(dataset))
         empty = [each for label, each in enumerate(classes) if not seen[label]]
@@ -62,32 +71,97 @@ def check_names(name: str, loader: DataLoader, config: Config) -> list[Finding]:
     return findings
 
 
+def _check_names(path, dataset, settings, config) -> Finding | None:
+    """Compare the class names of a dataset with its annotations or folders."""
+    classes, known = classes_of(dataset), getattr(dataset, 'cat_ids', None)
+    there = names_in(settings) if isinstance(known, list) and len(known) != len(classes) else []
+    if isinstance(known, list) and len(known) < len(classes):
+        absent = [each for each in classes if each not in there]
+        text = f'{path}: the annotations have {len(known)} of {len(classes)} classes: not {listed(absent)}.'
+        return Finding('error', 'classes', text, *advise_names(path, there, config))
+    twice = [each for each, times in Counter(there).items() if times > 1 and each in classes]
+    if twice:
+        text = (
+            f'{path}: several categories of the annotations have the same name: {listed(twice)}. Each of '
+            f'them is a label of its own, and there are {len(classes)} classes.'
+        )
+        return Finding('error', 'classes', text, 'Give each name to one category.')
+    labels = label_names(dataset, settings)
+    label = first_difference(labels, classes)
+    if label is None:
+        return None
+    text = (
+        f'{path}: label {label} is {labels[label]}, and metainfo calls it {classes[label]}. Labels have the '
+        f'order of the categories in the annotations, or of the folders.'
+    )
+    mend = nest_in(config, f'{dotted(path)}.metainfo.classes', tuple(labels))
+    return Finding('error', 'classes', text, 'Give the names in that order:', mend)
+
+
 def classes_of(dataset: Any) -> list[str]:
-    """Return the class names of a dataset, in the order of their labels (list[str]); [] if it has none."""
-    return list((getattr(dataset, 'metainfo', None) or {}).get('classes') or ())
+    """Return the class names in the metainfo of a dataset (list[str]); [] if it has none."""
+    return list(metainfo_of(dataset).get('classes') or ())
 
 
-def check_order(name: str, dataset: Any, learnt: Sequence[str], config: Config) -> list[Finding]:
-    """Check that the classes of a test dataset have the labels that they have in the training data.
+def label_names(dataset: Any, settings: Mapping[str, Any]) -> list[str]:
+    """Return the class names of a dataset in the order of its labels (list[str]).
+
+    mmdet's COCO datasets (3.3.0) number the classes in the order of the annotations, and mmpretrain's
+    CustomDataset (1.2.0) in that of the folders, whatever the order in the metainfo.
+
+    Args:
+        dataset (Dataset): The dataset.
+        settings (Mapping): Its config.
+    """
+    classes = classes_of(dataset)
+    found = classes
+    folders, ids = getattr(dataset, 'folder_to_idx', None), getattr(dataset, 'cat_ids', None)
+    if isinstance(folders, Mapping):
+        found = sorted(folders, key=folders.__getitem__)
+    # COCO itself has the order of its dataset class, and its annotations take long to read.
+    elif isinstance(ids, list) and classes != list(getattr(dataset, 'METAINFO', {}).get('classes') or ()):
+        names = dict(categories_in(settings))
+        found = [names[each] for each in ids if each in names]
+    return found if sorted(found) == sorted(classes) else classes
+
+
+def first_difference(names: Sequence[str], others: Sequence[str]) -> int | None:
+    """Return the first label whose names differ (int), None if there is none."""
+    return next((label for label, pair in enumerate(zip(names, others)) if len(set(pair)) > 1), None)
+
+
+def check_order(name: str, loader: DataLoader, learnt: Sequence[str], config: Config) -> list[Finding]:
+    """Check that the classes of each dataset have the labels that they have in the training data.
 
     Args:
         name (str): Name of the dataloader in the config.
-        dataset (Dataset): Its dataset.
-        learnt (Sequence[str]): Class names of the training data; [] if unknown.
+        loader (DataLoader): The dataloader.
+        learnt (Sequence[str]): Class names of the (first) training dataset, by label; [] if unknown.
         config (Config): The whole config.
     """
     findings = []
-    for path, each in innermost(dataset, f'{name}.dataset'):
-        classes = classes_of(each)
-        if classes == list(learnt) or sorted(classes) != sorted(learnt):  # other names are another finding
+    places = dict(innermost(config[name]['dataset'], f'{name}.dataset'))
+    for path, each in innermost(loader.dataset, f'{name}.dataset'):
+        names = label_names(each, places.get(path) or {})
+        mend = nest_in(config, f'{dotted(path)}.metainfo.classes', tuple(learnt))
+        if learnt and not names and hasattr(each, 'reduce_zero_label'):
+            text = f'{path} has no class names, which the metrics of mmseg need.'
+            findings.append(Finding('error', 'classes', text, 'Those of the training data:', mend))
+        label = first_difference(names, learnt)
+        if label is None:
             continue
-        label = next(index for index, pair in enumerate(zip(classes, learnt)) if len(set(pair)) > 1)
         text = (
-            f'{path}: label {label} is {classes[label]}, but {learnt[label]} in the training data; '
+            f'{path}: label {label} is {names[label]}, but {learnt[label]} in the training data; '
             f'predictions would be scored as other classes.'
         )
-        change = nest_in(config, f'{dotted(path)}.metainfo.classes', tuple(learnt))
-        findings.append(Finding('error', 'classes', text, 'Use the order of the training data:', change))
+        advice = 'Use the classes of the training data:'
+        if hasattr(each, 'cat_ids') or hasattr(each, 'folder_to_idx'):
+            advice = (
+                'Labels have the order of the categories in the annotations, or of the folders: give both '
+                'datasets the same ones in the same order; a folder may be empty.'
+            )
+            mend = {}
+        findings.append(Finding('error', 'classes', text, advice, mend))
     return findings
 
 

@@ -20,12 +20,15 @@ from ..engine.training_check_hook import (
     check_smallest_batch,
     check_validation,
     is_endless,
+    mixes_datasets,
 )
 from .build import shorten
-from .classes import advise_names, listed, names_in
+from .classes import advise_names, given_classes, listed, names_in
 from .files import innermost, loaders_of
 from .finding import Finding, has_error, merge, nest
 from .maps import FAILURES, flatten
+
+PICTURES = 20  # images in which a detector's pipeline has to keep an object
 
 
 def build_loader(name: str, config: Config) -> DataLoader | Finding:
@@ -43,12 +46,14 @@ def build_loader(name: str, config: Config) -> DataLoader | Finding:
         return PortableRunner.build_dataloader(dict(settings), seed=0)
     except FAILURES as error:
         text = f'{name} cannot be built: {type(error).__name__}: {shorten(error)}'
-        for path, each in innermost(settings['dataset'], f'{name}.dataset'):
+        for path, each in innermost(settings.get('dataset') or {}, f'{name}.dataset'):
             names = names_in(each)
-            given = (each.get('metainfo') or {}).get('classes')
-            if names and not set(names) & set(given or ()):
+            if names and not set(names) & set(given_classes(each)):
                 return Finding('error', 'data', text, *advise_names(path, names, config))
-        return Finding('error', 'data', text)
+        inherited = 'Dataset.__init__() got an unexpected keyword argument' in str(error)
+        advice = 'Settings of the dataset that was there before are inherited: dataset=dict(_delete_=True, '
+        advice += 'type=..., pipeline=..., ...) drops them, the pipeline, too.'
+        return Finding('error', 'data', text, advice if inherited else '')
 
 
 def check_loader(model: nn.Module, name: str, loader: DataLoader, runs: bool) -> list[Finding]:
@@ -137,6 +142,12 @@ def as_in_training() -> None:
             hub.update_info(key, value)
 
 
+def has_objects(sample: Any) -> bool:
+    """Whether an item of a dataset has objects, or is not one of detection (bool)."""
+    target = getattr(sample.get('data_samples'), 'gt_instances', None)
+    return target is None or len(target) > 0
+
+
 def lost_objects(dataset: Any, samples: Sequence[Any]) -> Finding | None:
     """Check that the pipeline keeps objects of a detector's first images.
 
@@ -146,13 +157,15 @@ def lost_objects(dataset: Any, samples: Sequence[Any]) -> Finding | None:
     """
     if not hasattr(dataset, 'get_data_info'):
         return None
-    infos = [dataset.get_data_info(index) for index in range(len(samples))]
-    annotated = sum(len(info.get('instances') or []) for info in infos)
-    targets = [getattr(sample.get('data_samples'), 'gt_instances', None) for sample in samples]
-    if not annotated or any(target is None or len(target) for target in targets):
+    if any(map(has_objects, samples)):
+        return None
+    indices = range(min(len(dataset), PICTURES))  # a random crop may lose the objects of a few
+    infos = [dataset.get_data_info(index) for index in indices]
+    annotated = sum(not each.get('ignore_flag') for info in infos for each in info.get('instances') or [])
+    if not annotated or any(has_objects(dataset[index]) for index in indices):
         return None
     text = (
-        f'The first {len(samples)} images have {annotated} objects, and the pipeline keeps none of them, so '
+        f'The first {len(indices)} images have {annotated} objects, and the pipeline keeps none of them, so '
         f'that nothing would be learnt.'
     )
     advice = (
@@ -163,13 +176,18 @@ def lost_objects(dataset: Any, samples: Sequence[Any]) -> Finding | None:
 
 
 def check_loss(model: nn.Module, loader: DataLoader) -> Finding | None:
-    """Check that the loss of the first two images (one if the batch size is 1) is computable and finite."""
+    """Check that the loss of the first two images (one if the batch size is 1) is computable and finite.
+
+    Where all batches have images of several datasets, it is that of a batch.
+    """
     if not isinstance(model, BaseModel):
         return None
     as_in_training()
     number = min(2, len(loader.dataset), loader.batch_sampler.batch_size or 1)
+    indices = next(iter(loader.batch_sampler)) if mixes_datasets(loader) else range(number)
+    number = len(indices)
     try:
-        samples = [loader.dataset[index] for index in range(number)]
+        samples = [loader.dataset[index] for index in indices]
         lost = lost_objects(loader.dataset, samples)
         if lost:
             return lost

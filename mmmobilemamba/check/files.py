@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch.utils.data import DataLoader
 
-from .finding import Finding, nest
+from .finding import Finding, nest_in
 
 IMAGES = 2000  # images of a dataset whose files and labels are checked, at even intervals
 ANYWHERE = '://'  # part of an address that is not a local path
@@ -57,10 +57,12 @@ def check_paths(config: Config) -> list[Finding]:
     for name, loader in loaders_of(config).items():
         for path, settings in innermost(loader.get('dataset') or {}, f'{name}.dataset'):
             missing = [
-                each for each in paths_of(settings) if ANYWHERE not in each and not os.path.exists(each)
+                each
+                for each in paths_of(settings)
+                if ANYWHERE not in each and not os.path.exists(os.path.expanduser(each))
             ]
             if missing and downloads(settings):
-                text = f'{path}: {", ".join(missing)} is not here and will be downloaded: not looked at.'
+                text = f'{path}: {", ".join(missing)} is not here and will be downloaded: not checked.'
                 findings.append(Finding('ok', 'files', text))
             elif missing and not is_remote(settings):
                 text = f'{path}: there is no {", no ".join(missing)} here.'
@@ -68,14 +70,19 @@ def check_paths(config: Config) -> list[Finding]:
                 findings.append(Finding('error', 'files', text, advice))
     for name in ('val_evaluator', 'test_evaluator'):
         evaluators = config.get(name) or []
-        for each in evaluators if isinstance(evaluators, Sequence) else [evaluators]:
+        images = name.replace('evaluator', 'dataloader')
+        if config.get(images) is None:
+            continue
+        several = isinstance(evaluators, Sequence)
+        for index, each in enumerate(evaluators if several else [evaluators]):
             file = each.get('ann_file') if isinstance(each, Mapping) else None
             if not file or ANYWHERE in file:
                 continue
-            given = evaluated_files(config, name.replace('evaluator', 'dataloader'))
+            given = evaluated_files(config, images)
             right = given[0] if len(given) == 1 else None
-            other = right and os.path.abspath(file) != os.path.abspath(right)
-            mend = nest(f'{name}.ann_file', right) if other and isinstance(evaluators, Mapping) else {}
+            other = right and os.path.realpath(file) != os.path.realpath(right)
+            place = f'{name}.{index}' if several else name
+            mend = nest_in(config, f'{place}.ann_file', right) if other else {}
             if not os.path.exists(file):
                 text = f'{name}: there is no {file} here.'
                 findings.append(Finding('error', 'files', text, mend=mend))
@@ -97,12 +104,18 @@ def downloads(settings: Mapping[str, Any]) -> bool:
     return bool(argument_of(settings, 'download'))
 
 
-def argument_of(settings: Mapping[str, Any], name: str) -> Any:
-    """Return an argument of a dataset from its config, or its default; None if there is no such argument."""
+def kind_of(settings: Mapping[str, Any]) -> Any:
+    """Return the class of a dataset from its config; None if there is no such class."""
     kind = settings.get('type')
     if isinstance(kind, str):
         with DATASETS.switch_scope_and_registry(None) as registry:  # the registry of the default scope
-            kind = registry.get(kind)
+            return registry.get(kind)
+    return kind
+
+
+def argument_of(settings: Mapping[str, Any], name: str) -> Any:
+    """Return an argument of a dataset from its config, or its default; None if there is no such argument."""
+    kind = kind_of(settings)
     if name in settings or not isinstance(kind, type):
         return settings.get(name)
     owners = [vars(each)['__init__'] for each in kind.__mro__[:-1] if '__init__' in vars(each)]

@@ -96,6 +96,16 @@ def nest_in(config: Any, path: str, value: Any) -> dict[str, Any]:
     }
 
 
+def importing(config: Config, module: str) -> dict[str, Any]:
+    """Return the config changes that add a module to ``custom_imports`` (dict); {} if it is there."""
+    imports = (config.get('custom_imports') or {}).get('imports') or []
+    imports = [imports] if isinstance(imports, str) else list(imports)
+    if module in imports:
+        return {}
+    kept = [name for name in imports if name != module.partition('.')[0]]  # which ``module`` imports
+    return {'custom_imports': dict(imports=[*kept, module])}
+
+
 def plain(config: Any) -> Any:
     """Return the dict of a config, or settings within one as they are."""
     return config._cfg_dict if isinstance(config, Config) else config

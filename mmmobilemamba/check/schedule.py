@@ -13,11 +13,41 @@ from torch.utils.data import DataLoader
 from ..engine.runners import PortableRunner
 from ..engine.training_check_hook import is_warmup, late_scheduler
 from .build import shorten
-from .finding import Finding, nest
+from .finding import Finding, merge, nest
 from .maps import FAILURES
 
 TENTH = 10  # the part of a training that a shortened warm-up takes
 LONGER = 1.01  # times the training, up to which the end of a decay is that of the training
+
+
+GROUPS = dict(
+    train=('train_dataloader', 'train_cfg', 'optim_wrapper'),
+    val=('val_dataloader', 'val_cfg', 'val_evaluator'),
+    test=('test_dataloader', 'test_cfg', 'test_evaluator'),
+)
+
+
+def check_groups(config: Config) -> list[Finding]:
+    """Check that dataloader, loop, and evaluator or optimizer are given together, as the Runner demands."""
+    findings = []
+    for name, keys in GROUPS.items():
+        absent = [key for key in keys if config.get(key) is None]
+        given = [key for key in keys if key not in absent]
+        if not absent or not given:
+            continue
+        text = (
+            f'The config has {" and ".join(given)}, but no {" and no ".join(absent)}: the Runner needs all '
+            f'or none of them.'
+        )
+        if keys[0] in absent:
+            mend = dict.fromkeys(given)
+            findings.append(Finding('error', 'schedule', text, f'Without {name}_dataloader:', mend))
+        elif name != 'train' and absent == [keys[1]]:
+            mend = {keys[1]: dict(_delete_=True, type=f'{name.capitalize()}Loop')}  # in place of None
+            findings.append(Finding('error', 'schedule', text, mend=mend))
+        else:
+            findings.append(Finding('error', 'schedule', text))
+    return findings
 
 
 def check_schedule(config: Config, model: nn.Module, loader: DataLoader) -> list[Finding]:
@@ -40,15 +70,16 @@ def check_schedule(config: Config, model: nn.Module, loader: DataLoader) -> list
             text = f'The training cannot be set up: {type(error).__name__}: {shorten(error)}'
             return [Finding('error', 'schedule', text)]
         iterations, epochs = loop.max_iters, loop.max_epochs
-        interval = getattr(loop, 'val_interval', 0)
+        begin = getattr(loop, 'val_begin', 0)
         findings = check_schedulers(config, runner.param_schedulers, epochs, iterations)
     images = f'{len(loader.dataset)} images' if hasattr(loader.dataset, '__len__') else 'its images'
     text = f'{iterations} iterations of {loader.batch_sampler.batch_size} images, of {images}.'
     by_epoch = config.train_cfg.get('by_epoch', 'max_epochs' in config.train_cfg)
     length, unit = (epochs, 'epochs') if by_epoch else (iterations, 'iterations')
-    if config.get('val_cfg') is not None and interval > length:
-        late_text = f'Validation is every {interval} {unit}, and there are {length}: it never runs.'
-        mend = nest('train_cfg.val_interval', length)
+    # mmengine (0.10.7) also validates after the last one, whatever the interval.
+    if config.get('val_cfg') is not None and begin > length:
+        late_text = f'Validation begins after {begin} of {length} {unit}, so it never runs.'
+        mend = nest('train_cfg.val_begin', 1)
         findings.append(Finding('warning', 'schedule', late_text, mend=mend))
     return findings or [Finding('ok', 'schedule', text)]
 
@@ -137,8 +168,8 @@ def fit_schedulers(
 ) -> list[dict[str, Any]]:
     """Return the configs of schedulers, shortened to the length of the training.
 
-    A warm-up gets a tenth of the training, what begins where it ended begins where it ends, and the rest is
-    scaled by the length of the training that the schedulers are for.
+    A warm-up gets a tenth of the training. What begins where another scheduler ended begins where that ends
+    now, and the rest is scaled by the length of the training that the schedulers are for.
 
     Args:
         settings (Sequence[dict]): The configs of the schedulers.
@@ -147,7 +178,8 @@ def fit_schedulers(
         epochs (int): Epochs of the training.
         iterations (int): Iterations of the training.
     """
-    ends: dict[tuple[bool, Any], tuple[bool, int]] = {}  # the ends of the warm-ups: before -> after
+    # The ends of the warm-ups, and of what is not shortened: before -> after.
+    ends: dict[tuple[bool, Any], tuple[bool, int]] = {}
     fitted = []
     for given, scheduler, too_long in zip(settings, built, wrong):
         by_epoch, begin = given.get('by_epoch', True), given.get('begin', 0)
@@ -160,16 +192,15 @@ def fit_schedulers(
             planned = [
                 each['end'] for each in settings if each.get('by_epoch', True) == by_epoch and 'end' in each
             ]
-            planned += [
-                scheduler.begin + getattr(scheduler, 'T_max', 0),
-                *getattr(scheduler, 'milestones', ()),
-            ]
+            planned += [begin + (given.get('T_max') or 0), *given.get('milestones', ())]
             factor = steps / max(steps, *planned)
             new = scaled(new, factor, steps)
             if ends.get((by_epoch, begin), (not by_epoch, 0))[0] == by_epoch:
                 new['begin'] = ends[by_epoch, begin][1]
             if 'T_max' in new:
                 new['T_max'] = max(new.get('end', steps) - new.get('begin', 0), 1)
+        elif 'end' in given:
+            ends[by_epoch, given['end']] = by_epoch, given['end']
         if new.get('milestones') != []:
             fitted.append(new)
     return fitted
@@ -220,17 +251,25 @@ def check_learning_rate(config: Config, batch_size: int, gpus: int) -> Finding |
     rate = (wrapper.get('optimizer') or {}).get('lr')
     if not base or not rate:
         return None
-    images = batch_size * gpus
-    where = f'{gpus} x {batch_size} images a step'
+    times = wrapper.get('accumulative_counts', 1)  # iterations a step, which auto_scale_lr leaves out
+    images = batch_size * gpus * times
+    where = f'{gpus} x {batch_size}{f" x {times}" if times > 1 else ""} images a step'
+    scaled = rate * images / base
+    if times > 1 and auto.get('enable'):
+        text = f'There are {where}, and auto_scale_lr leaves out that {times} iterations are accumulated.'
+        mend = merge([nest('auto_scale_lr.enable', False), nest('optim_wrapper.optimizer.lr', scaled)])
+        return Finding('warning', 'lr', text, 'Set the learning rate itself:', mend)
     if images == base:
         return Finding(
             'ok', 'lr', f'The learning rate of {rate:g} is meant for {base} images, and there are as many.'
         )
-    scaled = rate * images / base
     if auto.get('enable'):
         return Finding(
             'ok', 'lr', f'{where} instead of {base}: auto_scale_lr makes {scaled:g} of lr {rate:g}.'
         )
     text = f'The learning rate of {rate:g} is meant for {base} images a step, and there are {where}.'
+    if times > 1:
+        mend = nest('optim_wrapper.optimizer.lr', scaled)
+        return Finding('warning', 'lr', text, 'This check takes --gpus N:', mend)
     advice = f'Give --auto-scale-lr to the training, or lr={scaled:g}. This check takes --gpus N:'
     return Finding('warning', 'lr', text, advice, nest('auto_scale_lr.enable', True))

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 
 from .finding import Finding, nest
-from .maps import Part, needed_divisor
+from .maps import MapsError, Part, needed_divisor
 
 # Parts of the names of steps that do not change the size of an image.
 SAME_SIZE = ('Load', 'Pack', 'Flip', 'PhotoMetric', 'HSV', 'Filter', 'Annotations', 'MixUp', 'ImageToTensor')
@@ -28,17 +28,17 @@ def check_sides(part: Part, config: Config) -> list[Finding]:
     Args:
         part (Part): The model, or the part that has the backbone.
         config (Config): The whole config.
-
-    Raises:
-        MapsError: If the model supports none of the tested sizes.
     """
-    needed = needed_divisor(part)
+    try:
+        needed = needed_divisor(part)
+    except MapsError as error:
+        return [Finding('warning', 'sides', f'The neck takes none of the sides that were tried: {error}')]
     if needed == 1:
         return [Finding('ok', 'sides', 'Images of any size can be taken.')]
     model = config.get('model') or {}
     preprocessor = model.get('data_preprocessor') or config.get('data_preprocessor') or {}
     key = part.key('data_preprocessor') if model.get('data_preprocessor') else 'data_preprocessor'
-    what = f'The neck takes sides in multiples of {needed} alone'
+    what = f'The neck only takes sides in multiples of {needed}'
     pad: dict[str, Any] = dict(pad_size_divisor=needed)
     augments = [dict(each) for each in preprocessor.get('batch_augments') or []]
     coarse = [each for each in augments if (each.get('size_divisor') or needed) % needed]
@@ -60,7 +60,7 @@ def check_sides(part: Part, config: Config) -> list[Finding]:
                     text = f'{what}, and {name}_dataloader makes {height} x {width} (height x width).'
                     findings.append(Finding('error', 'sides', text, 'Pad to that:', mend))
             elif divisor % needed and sizes.divisor % needed:
-                text = f'{what}, and {name}_dataloader makes pictures of many sizes, padded to multiples of '
+                text = f'{what}, and {name}_dataloader makes images of many sizes, padded to multiples of '
                 text += f'{max(divisor, sizes.divisor)}.'
                 level = 'error' if sizes.known else 'warning'
                 findings.append(Finding(level, 'sides', text, 'Pad to that:', mend))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from .finding import Finding, as_text, lookup, merge, nest_in
+from .finding import Finding, as_text, importing, lookup, merge, nest_in
 from .maps import FAILURES, Part, maps_of
 
 SIDE = 1024  # px; a multiple of all strides, and four times the largest common one
@@ -213,11 +213,7 @@ def finer_maps(part: Part, config: Config, readers: Sequence[Reader]) -> dict[st
     change = nest_in(config, part.key('neck.0' if several else 'neck'), new)
     if len(part.backbone.out_indices) < 3:
         change = merge([nest_in(config, part.key(f'{part.name}.out_indices'), (0, 1, 2)), change])
-    imports = list((config.get('custom_imports') or {}).get('imports') or [])
-    if 'mmmobilemamba.mmdet' in imports:
-        return change
-    imports = [*(name for name in imports if name != 'mmmobilemamba'), 'mmmobilemamba.mmdet']
-    return {'custom_imports': dict(imports=imports), **change}
+    return {**importing(config, 'mmmobilemamba.mmdet'), **change}
 
 
 def finer_levels(readers: Sequence[Reader]) -> tuple[int, int]:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Container
+from collections.abc import Container, Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 from mmengine.registry import init_default_scope
@@ -16,14 +16,14 @@ from ..models import MobileMamba
 from ..utils import codebase_of
 from .build import build_model
 from .checkpoints import check_init_cfg, check_load_from, check_pixels, check_whole
-from .classes import check_heads, check_names, check_order, classes_of
+from .classes import check_heads, check_names, check_order, label_names
 from .data import build_loader, check_loader, check_loss
-from .files import check_images, check_paths, loaders_of
-from .finding import LEVELS, Finding, change, has_error, merge
+from .files import check_images, check_paths, innermost, loaders_of
+from .finding import LEVELS, Finding, change, has_error, importing, merge
 from .kernels import check_kernels
 from .maps import parts_of
 from .rounds import check_in_rounds
-from .schedule import check_learning_rate, check_schedule
+from .schedule import check_groups, check_learning_rate, check_schedule
 from .start import python_style
 from .zero_label import check_zero_label
 
@@ -83,7 +83,7 @@ def check_config(config: Config, checkpoint: str | Path | None = None, gpus: int
     findings += starts
     if checkpoint is not None:
         findings.append(check_whole(model, checkpoint))
-    findings += check_data(mended.config, model, gpus, runs)
+    findings += [*check_groups(config), *check_data(mended.config, model, gpus, runs)]
     return Report(type(model).__name__, in_order(findings), python_style(config))
 
 
@@ -101,8 +101,8 @@ def check_imports(config: Config) -> list[Finding]:
         return []
     scope = config.get('default_scope')
     name = f'mmmobilemamba.{scope}' if scope in ('mmdet', 'mmseg', 'mmpretrain') else 'mmmobilemamba'
-    text = 'The config does not import mmmobilemamba, so that other tools than ours do not know the backbone.'
-    return [Finding('warning', 'imports', text, mend={'custom_imports': dict(imports=[*imports, name])})]
+    text = 'The config does not import mmmobilemamba, so only the tools of this package find the backbone.'
+    return [Finding('warning', 'imports', text, mend=importing(config, name))]
 
 
 def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[Finding]:
@@ -127,17 +127,23 @@ def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[
     for name, loader in loaders.items():
         found = [*check_images(name, loader, config[name]), *check_names(name, loader, config)]
         heads: list[Finding] = []
+        named = not any(each.subject == 'classes' for each in found if each.level == 'error')
         if name == 'train_dataloader':
-            learnt = classes_of(loader.dataset)
+            learnt = learnt_names(loader, config[name]) if named else []
             heads = check_heads(model, loader.dataset, config)
-        else:
-            found += check_order(name, loader.dataset, learnt, config)
+        found += check_order(name, loader, learnt, config) if named else []
         model, runs = with_classes(model, config, heads, runs)
         found += check_loader(model, name, loader, runs and not has_error(found))
         if name == 'train_dataloader':
             found += check_training(config, model, loader, gpus, runs and not has_error(found))
         findings += [*heads, *found]
     return findings
+
+
+def learnt_names(loader: DataLoader, settings: Mapping[str, Any]) -> list[str]:
+    """Return the class names of the first training dataset, by label (list[str])."""
+    path, dataset = next(innermost(loader.dataset, 'dataset'))
+    return label_names(dataset, dict(innermost(settings['dataset'], 'dataset')).get(path) or {})
 
 
 def build_loaders(
@@ -181,7 +187,7 @@ def check_training(
     """Check the schedule, the learning rate and, if ``runs``, the loss of two images."""
     loss = check_loss(model, loader) if runs else None
     findings = [loss] if loss is not None else []
-    if config.get('train_cfg') is not None and len(loader) > 0:
+    if None not in (config.get('train_cfg'), config.get('optim_wrapper')) and len(loader) > 0:
         findings += check_schedule(config, model, loader)
     rate = check_learning_rate(config, loader.batch_sampler.batch_size or 1, gpus)
     return [*findings, *([rate] if rate is not None else [])]

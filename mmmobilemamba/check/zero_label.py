@@ -37,14 +37,15 @@ def check_zero_label(config: Config, loaders: Mapping[str, DataLoader]) -> list[
     differing = [place for place in places if any(value != place.reduced for value in place.steps.values())]
     findings = []
     if differing:
-        right = next((needs for needs in map(needs_reduction, differing) if needs is not None), True)
+        told = next((needs for needs in map(needs_reduction, differing) if needs is not None), None)
+        right = told is not False
         text = (
             f'{listed([place.path for place in differing])}: LoadAnnotations has {KEY}='
             f'{not differing[0].reduced} and the dataset {differing[0].reduced}, so mmseg stops at the first '
             f'image.'
         )
         why = 'is no class, and 1 the first one' if right else 'is the first class'
-        advice = f'The masks look as if label 0 {why}:'
+        advice = f'The masks look as if label 0 {why}:' if told is not None else f'If label 0 {why}:'
         findings.append(
             Finding('error', 'masks', text, advice, merge(place.change(config, right) for place in differing))
         )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -206,7 +207,7 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
             mmengine.
     """
     check_metainfo(dataset)
-    classes = (getattr(dataset, 'metainfo', None) or {}).get('classes') or ()
+    classes = metainfo_of(dataset).get('classes') or ()
     for name in ('head', 'decode_head', 'auxiliary_head'):
         heads = getattr(model, name, None)
         for head in heads if isinstance(heads, nn.ModuleList) else [heads]:
@@ -220,13 +221,22 @@ def check_classes(model: nn.Module, dataset: Any) -> None:
                 )
 
 
+def metainfo_of(dataset: Any) -> Mapping[str, Any]:
+    """Return the metainfo of a dataset (dict), {} if it has none.
+
+    mmdet's ConcatDataset (3.3.0) has a list if its datasets differ; the first one is returned.
+    """
+    metainfo = getattr(dataset, 'metainfo', None) or {}
+    return metainfo[0] if isinstance(metainfo, list) else metainfo
+
+
 def check_metainfo(dataset: Any) -> None:
     """Check that the class names of a dataset are under the key that mmengine reads.
 
     Raises:
         ValueError: If they are under ``CLASSES``, the key before mmengine.
     """
-    metainfo = getattr(dataset, 'metainfo', None) or {}
+    metainfo = metainfo_of(dataset)
     if 'CLASSES' in metainfo and 'num_keypoints' not in metainfo:  # mmpose's datasets set both themselves
         raise ValueError(
             "The names of the classes are given as metainfo=dict(CLASSES=...), which mmengine's datasets do "
@@ -281,8 +291,20 @@ def smallest_batch(loader: DataLoader) -> int | None:
 
 def is_endless(loader: DataLoader) -> bool:
     """Whether a dataloader is infinite, so that all its batches are full (bool)."""
+    return isinstance(_sampler_of(loader), InfiniteSampler) or mixes_datasets(loader)
+
+
+def mixes_datasets(loader: DataLoader) -> bool:
+    """Whether all batches have images of several datasets, as in mmdet's semi-supervised training (bool).
+
+    mmdet's MultiSourceSampler and GroupMultiSourceSampler (3.3.0) are infinite.
+    """
+    return hasattr(_sampler_of(loader), 'source_ratio')
+
+
+def _sampler_of(loader):
     # With a custom batch sampler, DataLoader.sampler is a default that is not used.
-    return isinstance(getattr(loader.batch_sampler, 'sampler', loader.sampler), InfiniteSampler)
+    return getattr(loader.batch_sampler, 'sampler', loader.sampler)
 
 
 def _refuse_single_values(name, batch_size):

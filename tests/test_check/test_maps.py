@@ -27,6 +27,7 @@ from .twins import pasted
 
 BACKBONE = dict(_delete_=True, type='MobileMamba', arch='t2', out_indices=(0, 1, 2))
 WIDTHS = [144, 272, 368]
+FPN = import_module('mmdet.models').FPN
 import_module('mmmobilemamba.mmdet')  # registers DeconvFPN
 
 
@@ -125,8 +126,8 @@ def test_all_that_is_wrong_in_one_round(tmp_path):
         'The neck YOLOXPAFPN expects maps of 128, 256, 512 channels, and the backbone gives 3 of 144, 272, '
         '368.',
         'With that mended: bbox_head has strides 8, 16, 32, and its maps have 16, 32, 64.',
-        'With that mended: The neck takes sides in multiples of 64 alone, and batch_augments makes '
-        'multiples of 32.',
+        'With that mended: The neck only takes sides in multiples of 64, and batch_augments makes multiples '
+        'of 32.',
     ]
     assert lines[1:3] == [
         '    neck=dict(in_channels=[144, 272, 368]),',
@@ -302,7 +303,7 @@ def test_a_neck_that_needs_multiples():
     (finding,) = check(config)
     assert (finding.level, finding.subject) == ('error', 'sides')
     assert finding.text == (
-        'The neck takes sides in multiples of 64 alone, and train_dataloader makes pictures of many sizes, '
+        'The neck only takes sides in multiples of 64, and train_dataloader makes images of many sizes, '
         'padded to multiples of 32.'
     )
     assert config_lines(finding.mend) == ['model = dict(data_preprocessor=dict(pad_size_divisor=64))']
@@ -317,6 +318,26 @@ def test_a_neck_that_needs_multiples():
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         loader.dataset.pipeline[1 if loader is not config.train_dataloader else 2]['scale'] = (640, 576)
     assert check(config) == []
+
+
+def test_a_neck_of_few_sides(monkeypatch):
+    """A neck that takes none of the sides that are tried, such as for a stride of 256, is no error."""
+    config = load(
+        'mmdet', 'retinanet/retinanet_r50_fpn_1x_coco', neck=dict(in_channels=WIDTHS, start_level=0)
+    )
+    config.merge_from_dict(
+        dict(model=dict(bbox_head=dict(anchor_generator=dict(strides=[16, 32, 64, 128, 256]))))
+    )
+    forward = FPN.forward
+
+    def for_multiples(self, maps):
+        assert maps[0].shape[2] % 16 == 0, 'a side that is no multiple of 256'
+        return forward(self, maps)
+
+    monkeypatch.setattr(FPN, 'forward', for_multiples)
+    (finding,) = check(config)
+    assert (finding.level, finding.subject) == ('warning', 'sides')
+    assert finding.text.startswith('The neck takes none of the sides that were tried: ')
 
 
 LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]

@@ -59,7 +59,7 @@ WRONG = dict(
     ],
     yolox=[
         'bbox_head has strides 8, 16, 32, and its maps have 16, 32, 64.',
-        'The neck takes sides in multiples of 64 alone, and batch_augments makes multiples of 32.',
+        'The neck only takes sides in multiples of 64, and batch_augments makes multiples of 32.',
     ],
 )
 

@@ -126,6 +126,9 @@ def test_what_is_no_config(tmp_path, capsys):
     path.write_text("custom_imports = dict(imports=['no_such_package'])\n")
     with pytest.raises(SystemExit, match=r'cannot be read: ImportError: .*no_such_package'):
         tool.main([str(path)])
+    path.write_text('from mmengine.config import read_base\nwith read_base():\n    from .no import *\n')
+    with pytest.raises(SystemExit, match='cannot be read: ConfigParsingError'):
+        tool.main([str(path)])
     path.write_text('optimizer = dict()\n')
     assert tool.main([str(path)]) == 1
     assert 'error    model        The config has no model.' in capsys.readouterr().out

@@ -5,6 +5,7 @@ import copy
 from mmengine.config import Config
 
 from mmmobilemamba.check.finding import config_lines, merge
+from mmmobilemamba.check.schedule import GROUPS
 from mmmobilemamba.check.whole import check_config
 
 from ..conftest import ROOT
@@ -58,7 +59,7 @@ class Check:
     def __call__(self, kind='detector', checkpoint=None, gpus=1, tests=False, **changes):
         """Return the findings other than 'ok'; the test datasets are checked on request."""
         self.config = copy.deepcopy(self.twins[kind])
-        for name in [] if tests else ['val_dataloader', 'test_dataloader', 'val_evaluator', 'test_evaluator']:
+        for name in [] if tests else [*GROUPS['val'], *GROUPS['test']]:
             self.config.pop(name)
         for key, value in changes.items():
             self.config.merge_from_dict({key.replace('__', '.'): value})

@@ -43,6 +43,7 @@ def main(argv=None):
         KeyError,
         NameError,
         OSError,
+        RuntimeError,
         SyntaxError,
         TypeError,
         ValueError,
