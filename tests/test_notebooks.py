@@ -196,7 +196,6 @@ def test_finetune_detector(run, folder):
     assert (folder / 'work_dirs/finetune_detector/epoch_1.pth').is_file()
     (found,) = (each['pred_instances'] for each in predictions if each['img_path'].endswith('/000001.png'))
     scores = [score for score in found['scores'].tolist() if score >= VALUES['finetune_detector']['SCORE']]
-    assert scores
     assert re.findall(r' (\d\.\d\d)  \[', printed(notebook, 'infer')) == [f'{score:.2f}' for score in scores]
 
 
