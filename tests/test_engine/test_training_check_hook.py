@@ -15,7 +15,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from mmmobilemamba.engine import PortableRunner, TrainingCheckHook, WarmupCosineLR
-from mmmobilemamba.engine.training_check_hook import check_iterations, smallest_batch
+from mmmobilemamba.engine.training_check_hook import check_classes, check_iterations, smallest_batch
 from mmmobilemamba.models.checkpoint import CheckpointError
 
 from ..conftest import authors_checkpoint
@@ -144,6 +144,29 @@ def test_what_can_be_trained_on(images, size, drop_last, sampler, smallest):
     data = DataLoader(dataset, batch_size=size, drop_last=drop_last, sampler=sampler(dataset))
     check_iterations(data)
     assert smallest_batch(data) == smallest
+
+
+def test_a_sampler_that_mixes_datasets():
+    """mmdet's samplers of several datasets are infinite, and no InfiniteSampler."""
+
+    class Mixed(DefaultSampler):
+        source_ratio = (1, 4)
+
+    dataset = Noisy(17)
+    data = DataLoader(dataset, batch_size=8, sampler=Mixed(dataset))
+    assert smallest_batch(data) == 8
+
+
+def test_a_list_of_metainfo():
+    """That of mmdet's ConcatDataset, of datasets with other classes."""
+    model, dataset = nn.Module(), Noisy(2)
+    model.head = nn.Module()
+    model.head.num_classes = 1
+    dataset.metainfo = [dict(classes=('a', 'b')), dict(classes=('c', 'd'))]
+    with pytest.raises(
+        ValueError, match=r'The training data have 2 classes \(a, b, ...\) and the head has 1'
+    ):
+        check_classes(model, dataset)
 
 
 @pytest.mark.parametrize('by_epoch', [True, False])
