@@ -13,30 +13,15 @@ model = dict(
     backbone=_base_.digits_backbone,
     neck=_base_.digits_neck,
     decode_head=dict(
-        in_channels=[64] * 4,
-        in_index=[0, 1, 2, 3],
+        _base_.digits_decode_head,
         input_transform='resize_concat',
         channels=48,
-        dropout_ratio=0,  # training is too short to overfit
         dilations=(1, 3),  # about the width of a digit; the map has 28 x 28 pixels
-        num_classes=11,
-        norm_cfg=_base_.digits_norm,
-        loss_decode=_base_.digits_loss,
-        init_cfg=_base_.digits_init,
     ),
-    auxiliary_head=dict(
-        in_channels=64,
-        in_index=1,
-        channels=64,
-        num_classes=11,
-        norm_cfg=_base_.digits_norm,
-        init_cfg=_base_.digits_init,
-    ),
+    auxiliary_head=_base_.digits_auxiliary_head,
 )
 
-# All 6,000 scenes teach more than 2,000 of them four times.
-train_dataset = dict(_base_.digits_train, indices=None)
-train_dataloader = dict(batch_size=8, num_workers=1, dataset=train_dataset)
+train_dataloader = _base_.digits_all_dataloader
 val_dataloader = _base_.digits_val_dataloader
 test_dataloader = val_dataloader
 test_pipeline = val_dataloader['dataset']['pipeline']  # for mmseg's inference_model

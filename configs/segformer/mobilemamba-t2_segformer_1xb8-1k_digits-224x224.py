@@ -12,21 +12,10 @@ model = dict(
     data_preprocessor=dict(size=_base_.digits_size),
     backbone=_base_.digits_backbone,
     neck=_base_.digits_neck,
-    decode_head=dict(
-        in_channels=[64] * 4,
-        in_index=[0, 1, 2, 3],
-        channels=64,
-        dropout_ratio=0,  # training is too short to overfit
-        num_classes=11,
-        norm_cfg=_base_.digits_norm,
-        loss_decode=_base_.digits_loss,
-        init_cfg=_base_.digits_init,
-    ),
+    decode_head=_base_.digits_decode_head,
 )
 
-# All 6,000 scenes teach more than 2,000 of them four times.
-train_dataset = dict(_base_.digits_train, indices=None)
-train_dataloader = dict(batch_size=8, num_workers=1, dataset=train_dataset)
+train_dataloader = _base_.digits_all_dataloader
 val_dataloader = _base_.digits_val_dataloader
 test_dataloader = val_dataloader
 test_pipeline = val_dataloader['dataset']['pipeline']  # for mmseg's inference_model

@@ -12,15 +12,8 @@ model = dict(
     backbone=dict(arch='t2', init_cfg=None),
     neck=_base_.digits_neck,
     decode_head=dict(
-        in_channels=[64] * 4,
-        in_index=[0, 1, 2, 3],
+        _base_.digits_decode_head,
         feature_strides=[8, 16, 32, 64],
-        channels=64,
-        dropout_ratio=0,  # training is too short to overfit
-        num_classes=11,
-        norm_cfg=_base_.digits_norm,
-        loss_decode=_base_.digits_loss,
-        init_cfg=_base_.digits_init,
     ),
 )
 
