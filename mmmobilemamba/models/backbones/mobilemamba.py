@@ -117,7 +117,7 @@ class MobileMamba(BaseModule):
                 f'frozen_stages must be -1 (none), 0 (the stem) or 1 to 3 (the stem and that many '
                 f'stages), not {frozen_stages!r}.'
             )
-        self.in_channels = in_channels
+        self.in_channels = int(in_channels)
         self.adapt_in_channels = adapt_in_channels
         self.frozen_stages = frozen_stages
         self.norm_eval = norm_eval
@@ -125,7 +125,6 @@ class MobileMamba(BaseModule):
         embed_dims = self.arch['embed_dims']
         self.out_channels = tuple(embed_dims[index] for index in self.out_indices)
         self.strides = tuple(STRIDES[index] for index in self.out_indices)
-        self.in_channels = int(in_channels)
         self.stem = build_stem(in_channels, embed_dims[0], norm_cfg)
         built = range(self.out_indices[-1] + 1)
         self.stages = nn.ModuleList(build_stage(self.arch, index, with_cp, norm_cfg) for index in built)
