@@ -26,16 +26,10 @@ model = dict(
     test_cfg=dict(rpn=dict(nms_pre=200, max_per_img=100)),
 )
 
-size = (160, 160)
-train_pipeline = _base_.train_pipeline
-train_pipeline[2]['scale'] = size
-train_pipeline[3]['prob'] = 0.0  # a digit has a right way round
-test_pipeline = _base_.test_pipeline
-test_pipeline[1]['scale'] = size
-# All 6,000 scenes twice teach more than 2,000 of them six times.
-train_dataset = dict(_base_.digits_train, indices=None, pipeline=train_pipeline)
-train_dataloader = dict(batch_size=8, num_workers=1, dataset=train_dataset)
-val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**_base_.digits_val, pipeline=test_pipeline))
+train_pipeline = _base_.digits_train_pipeline
+test_pipeline = _base_.digits_val_pipeline
+train_dataloader = _base_.digits_train_dataloader
+val_dataloader = _base_.digits_val_dataloader
 test_dataloader = val_dataloader
 val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
@@ -43,8 +37,8 @@ test_evaluator = val_evaluator
 # A higher peak, and a shorter warm-up times a cosine over the whole training.
 train_cfg = dict(max_epochs=2, val_interval=2)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
-custom_hooks = [dict(type='EMAHook', momentum=1e-2, update_buffers=True)]
-param_scheduler = _base_.digits_param_scheduler
-default_hooks = _base_.digits_hooks
-log_processor = dict(window_size=20)
+custom_hooks = _base_.digits_epochs.average
+param_scheduler = _base_.digits_epochs.param_scheduler
+default_hooks = _base_.digits_epochs.hooks
+log_processor = _base_.digits_epochs.log_processor
 auto_scale_lr = dict(base_batch_size=8)

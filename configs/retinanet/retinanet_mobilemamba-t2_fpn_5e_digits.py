@@ -22,16 +22,11 @@ model = dict(
     ),
 )
 
-size = (160, 160)
-train_pipeline = _base_.train_pipeline
-train_pipeline[2]['scale'] = size
-train_pipeline[3]['prob'] = 0.0  # a digit has a right way round
-test_pipeline = _base_.test_pipeline
-test_pipeline[1]['scale'] = size
-train_dataloader = dict(
-    batch_size=8, num_workers=1, dataset=dict(**_base_.digits_train, pipeline=train_pipeline)
-)
-val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**_base_.digits_val, pipeline=test_pipeline))
+train_pipeline = _base_.digits_train_pipeline
+test_pipeline = _base_.digits_val_pipeline
+train_dataloader = _base_.digits_train_dataloader
+train_dataloader['dataset']['indices'] = 2000  # scenes, each seen five times
+val_dataloader = _base_.digits_val_dataloader
 test_dataloader = val_dataloader
 val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
@@ -39,7 +34,7 @@ test_evaluator = val_evaluator
 # From scratch: a higher peak, and a shorter warm-up times a cosine over the whole training.
 train_cfg = dict(max_epochs=5, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
-param_scheduler = _base_.digits_param_scheduler
-default_hooks = _base_.digits_hooks
-log_processor = dict(window_size=20)
+param_scheduler = _base_.digits_epochs.param_scheduler
+default_hooks = _base_.digits_epochs.hooks
+log_processor = _base_.digits_epochs.log_processor
 auto_scale_lr = dict(base_batch_size=8)

@@ -29,11 +29,10 @@ train_pipeline = [
 ]
 test_pipeline = _base_.test_pipeline
 test_pipeline[1]['scale'] = size
-# All 6,000 scenes twice teach more than 2,000 of them six times.
 train_dataloader = dict(
     batch_size=16,
     num_workers=1,
-    dataset=dict(times=1, dataset=dict(_base_.digits_train, indices=None, pipeline=train_pipeline)),
+    dataset=dict(times=1, dataset=dict(_base_.digits_train, pipeline=train_pipeline)),
 )
 val_dataloader = dict(batch_size=8, num_workers=1, dataset=dict(**_base_.digits_val, pipeline=test_pipeline))
 test_dataloader = val_dataloader
@@ -43,8 +42,8 @@ test_evaluator = val_evaluator
 # A short warm-up times a cosine over the whole training.
 train_cfg = dict(max_epochs=2, val_interval=2)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
-custom_hooks = [dict(type='EMAHook', momentum=1e-2, update_buffers=True)]
-param_scheduler = _base_.digits_param_scheduler
-default_hooks = _base_.digits_hooks
-log_processor = dict(window_size=20)
+custom_hooks = _base_.digits_epochs.average
+param_scheduler = _base_.digits_epochs.param_scheduler
+default_hooks = _base_.digits_epochs.hooks
+log_processor = _base_.digits_epochs.log_processor
 auto_scale_lr = dict(base_batch_size=16)

@@ -22,8 +22,7 @@ train_pipeline = [
 ]
 test_pipeline = _base_.test_pipeline
 test_pipeline[1]['scale'] = size
-# All 6,000 scenes twice teach more than 2,000 of them six times.
-train_dataset = dict(_base_.digits_train, indices=None, pipeline=train_pipeline)
+train_dataset = dict(_base_.digits_train, pipeline=train_pipeline)
 train_dataloader = dict(
     batch_size=8, num_workers=1, dataset=dict(_delete_=True, type='CocoDataset', **train_dataset)
 )
@@ -34,8 +33,8 @@ test_evaluator = val_evaluator
 
 # A short warm-up times a cosine over the whole training.
 train_cfg = dict(max_epochs=2, val_interval=2)
-param_scheduler = _base_.digits_param_scheduler
-default_hooks = _base_.digits_hooks
-custom_hooks = [dict(type='EMAHook', momentum=1e-2, update_buffers=True)]
-log_processor = dict(window_size=20)
+param_scheduler = _base_.digits_epochs.param_scheduler
+default_hooks = _base_.digits_epochs.hooks
+custom_hooks = _base_.digits_epochs.average
+log_processor = _base_.digits_epochs.log_processor
 auto_scale_lr = dict(base_batch_size=8)
