@@ -159,6 +159,50 @@ def test_wrong_shapes(library, name, inputs, wrong, message):
         run(session, inputs)
 
 
+def register(library, get_api):
+    """Status of the function that ONNX Runtime calls, for one of version 1.16.3 with this ``GetApi``."""
+    get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(get_api)
+    text = ctypes.create_string_buffer(b'1.16.3')
+    get_version = ctypes.CFUNCTYPE(ctypes.c_void_p)(lambda: ctypes.addressof(text))
+    base = (ctypes.c_void_p * 2)(*(ctypes.cast(each, ctypes.c_void_p) for each in (get_api, get_version)))
+    function = ctypes.CDLL(library).RegisterCustomOps
+    function.restype, function.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_void_p]
+    return function(None, ctypes.byref(base))
+
+
+def test_two_onnx_runtimes_in_one_process(library):
+    """Each gets the operators from functions of its own, and only once."""
+    calls, tables, kept = [], [], []
+
+    def fake_api(number):
+        def create_domain(name, out):
+            calls.append((number, 'create', name))
+            out[0] = number
+
+        def function(callback, *arguments):
+            kept.append(ctypes.CFUNCTYPE(ctypes.c_void_p, *arguments)(callback))
+            return ctypes.cast(kept[-1], ctypes.c_void_p)
+
+        table = (ctypes.c_void_p * 29)()
+        table[26] = function(create_domain, ctypes.c_char_p, ctypes.POINTER(ctypes.c_void_p))
+        table[27] = function(
+            lambda domain, op: calls.append((number, 'operator', domain)), *[ctypes.c_void_p] * 2
+        )
+        table[28] = function(
+            lambda options, domain: calls.append((number, 'use', domain)), *[ctypes.c_void_p] * 2
+        )
+        tables.append(table)
+        return ctypes.addressof(table)
+
+    apis = {number: fake_api(number) for number in (1, 2)}
+    for number in (1, 2, 1):
+        assert register(library, lambda version, api=apis[number]: api) is None
+    first, second = (
+        [(n, 'create', b'mmmobilemamba'), *[(n, 'operator', n)] * 3, (n, 'use', n)] for n in (1, 2)
+    )
+    assert calls == [*first, *second, (1, 'use', 1)]
+
+
 def test_an_old_onnx_runtime_is_refused(library):
     """The message names both versions. This ONNX Runtime only has the interface of version 1."""
     messages = []
@@ -169,15 +213,7 @@ def test_an_old_onnx_runtime_is_refused(library):
         return 1
 
     functions = (ctypes.c_void_p * 1)(ctypes.cast(create_status, ctypes.c_void_p))
-    get_api = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_uint32)(
-        lambda version: ctypes.addressof(functions) if version == 1 else None
-    )
-    text = ctypes.create_string_buffer(b'1.16.3')
-    get_version = ctypes.CFUNCTYPE(ctypes.c_void_p)(lambda: ctypes.addressof(text))
-    base = (ctypes.c_void_p * 2)(*(ctypes.cast(each, ctypes.c_void_p) for each in (get_api, get_version)))
-    register = ctypes.CDLL(library).RegisterCustomOps
-    register.restype, register.argtypes = ctypes.c_void_p, [ctypes.c_void_p, ctypes.c_void_p]
-    assert register(None, ctypes.byref(base)) == 1
+    assert register(library, lambda version: ctypes.addressof(functions) if version == 1 else None) == 1
     assert messages == ['the operators of mmmobilemamba need ONNX Runtime 1.17 or newer, and this is 1.16.3']
 
 

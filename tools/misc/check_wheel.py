@@ -78,7 +78,7 @@ def problems_of_library(archive):
             found.append(f'{LIBRARY} depends on Python or torch')
         if is_for_here(archive.filename):
             try:
-                ctypes.CDLL(str(Path(folder, LIBRARY))).instruction_set()
+                ctypes.CDLL(str(Path(folder, LIBRARY))).mmmobilemamba_instruction_set()
             except (OSError, AttributeError) as error:
                 found.append(f'{LIBRARY} cannot be used here: {error}')
     return found

@@ -14,6 +14,7 @@ from .structs import layout
 
 INSTRUCTION_SETS = ('plain', 'avx2', 'avx512')
 DTYPES = (torch.float32, torch.float64)
+PREFIX = 'mmmobilemamba_'  # of all names that the library exports
 # Number of pointers of each function; the dtype, instruction set, thread count and OpenMP function follow.
 FUNCTIONS = dict(
     scan_forward=2,
@@ -28,15 +29,15 @@ FUNCTIONS = dict(
 
 
 @lru_cache
-def load() -> tuple[ctypes.CDLL, int, Optional[ctypes.c_void_p]]:
+def load() -> tuple[dict[str, Any], int, Optional[ctypes.c_void_p]]:
     """Load the library.
 
     The kernels run in the OpenMP threads that PyTorch has loaded; a second OpenMP runtime would compete for
     the cores.
 
     Returns:
-        tuple: The library (ctypes.CDLL), the index of the best of ``INSTRUCTION_SETS`` on this machine (int),
-        and the address of ``GOMP_parallel``, or None if there is no such function.
+        tuple: The functions by name (dict), the index of the best of ``INSTRUCTION_SETS`` on this machine
+        (int), and the address of ``GOMP_parallel``, or None if there is no such function.
 
     Raises:
         BuildError: If the library cannot be built or loaded, or its structs differ from those of
@@ -49,13 +50,14 @@ def load() -> tuple[ctypes.CDLL, int, Optional[ctypes.c_void_p]]:
         raise BuildError(f'{path} cannot be loaded: {error}; delete it, or {REMEDY}') from error
     check_layout(library, path)
     pointer, number = ctypes.c_void_p, ctypes.c_int
+    functions = {name: library[PREFIX + name] for name in FUNCTIONS}
     for name, pointers in FUNCTIONS.items():
-        getattr(library, name).argtypes = [pointer] * pointers + [number, number, number, pointer]
+        functions[name].argtypes = [pointer] * pointers + [number, number, number, pointer]
     try:
         parallel = ctypes.cast(ctypes.CDLL(None).GOMP_parallel, pointer)
     except AttributeError:
         parallel = None  # then the library starts its own threads
-    return library, library.instruction_set(), parallel
+    return functions, library[f'{PREFIX}instruction_set'](), parallel
 
 
 def check_layout(library: ctypes.CDLL, path: Path) -> None:
@@ -68,9 +70,10 @@ def check_layout(library: ctypes.CDLL, path: Path) -> None:
     Raises:
         BuildError: If a size, an offset or a constant differs.
     """
-    library.layout_of.argtypes, library.layout_of.restype = [ctypes.c_char_p], ctypes.c_int64
+    layout_of = library[f'{PREFIX}layout_of']
+    layout_of.argtypes, layout_of.restype = [ctypes.c_char_p], ctypes.c_int64
     expected = layout()
-    found = {name: library.layout_of(name.encode()) for name in expected}
+    found = {name: layout_of(name.encode()) for name in expected}
     wrong = [name for name in expected if found[name] != expected[name]]
     if wrong:
         differences = '; '.join(f'{name} is {found[name]}, not {expected[name]}' for name in wrong[:3])
@@ -143,8 +146,7 @@ def run(name: str, *pointers: Any, dtype: torch.dtype, instruction_set: Optional
     Raises:
         MemoryError: If the kernel cannot allocate memory.
     """
-    library, best, parallel = load()
+    functions, best, parallel = load()
     chosen = best if instruction_set is None else INSTRUCTION_SETS.index(instruction_set)
-    function = getattr(library, name)
-    if function(*pointers, dtype == torch.float64, chosen, torch.get_num_threads(), parallel):
+    if functions[name](*pointers, dtype == torch.float64, chosen, torch.get_num_threads(), parallel):
         raise MemoryError('no memory for a kernel of mmmobilemamba; use smaller images or batches.')

@@ -5,7 +5,7 @@ from pathlib import Path
 
 SOURCES = Path(__file__).parent / 'csrc'
 UNITS = ('kernels.cpp', 'onnx_operators.cpp')  # compiled into one library
-FLAGS = ('-O3', '-std=c++17', '-fno-math-errno', '-Wno-psabi')
+FLAGS = ('-O3', '-std=c++17', '-fno-math-errno', '-fvisibility=hidden', '-Wno-psabi')
 
 
 def fingerprint() -> str:

@@ -3,7 +3,7 @@
 #pragma once
 #include "maps.h"
 
-// The values are part of the interface, see `layout_of`.
+// The values are part of the interface, see `mmmobilemamba_layout_of`.
 constexpr int64_t kActivationNone = 0, kActivationReLU = 1, kActivationSiLU = 2;
 
 // activation(convolution + bias) + shortcut, in float, with padding kernel / 2.

@@ -203,16 +203,16 @@ constexpr Entry kLayout[] = {
 extern "C" {
 
 // Hash of the sources, by which a library of other sources is recognised.
-extern const char kernels_fingerprint[];  // without external linkage it would be optimised away
-const char kernels_fingerprint[] = FINGERPRINT;
+extern __attribute__((visibility("default"))) const char mmmobilemamba_fingerprint[];  // hidden, it would be dropped
+const char mmmobilemamba_fingerprint[] = FINGERPRINT;
 
-int64_t layout_of(const char *name) {
+int64_t mmmobilemamba_layout_of(const char *name) {
   for (const Entry &entry : kLayout)
     if (!std::strcmp(entry.name, name)) return entry.value;
   return -1;
 }
 
-int instruction_set() {
+int mmmobilemamba_instruction_set() {
 #if defined(__x86_64__)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512dq")) return 2;
@@ -221,7 +221,8 @@ int instruction_set() {
   return 0;
 }
 
-int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, int threads, Parallel parallel) {
+int mmmobilemamba_scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, int threads,
+                               Parallel parallel) {
   const auto kernel = kernels(set, is_double).forward;
   const int64_t groups = count_groups(*tensors, 4 * threads);
   return run_scan(*tensors, groups, threads, parallel, [&](int64_t, int64_t image, int64_t end, int64_t block) {
@@ -229,8 +230,8 @@ int scan_forward(const ScanTensors *tensors, void *y, int is_double, int set, in
   });
 }
 
-int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, int is_double, int set,
-                  int threads, Parallel parallel) try {
+int mmmobilemamba_scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, int is_double, int set,
+                                int threads, Parallel parallel) try {
   const auto &kernel = kernels(set, is_double);
   const int64_t blocks = parts(tensors->channels, kBlock), groups = count_groups(*tensors, kSummedTasks);
   const int64_t x_dbl = tensors->batch * tensors->length * 2 * (tensors->rank + 2), channels = 2 * tensors->channels;
@@ -263,26 +264,26 @@ int scan_backward(const ScanTensors *tensors, const ScanGradients *gradients, in
   return 1;
 }
 
-int haar_forward(const Map *map, void *bands, int is_double, int set, int threads, Parallel parallel) {
+int mmmobilemamba_haar_forward(const Map *map, void *bands, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).haar_forward;
   return run(map->batch, (map->height + 1) / 2, threads, parallel,
              [&](int64_t image, int64_t row) { kernel(*map, image, row, bands); });
 }
 
-int haar_inverse(const Map *base, const void *bands, void *map, int is_double, int set, int threads,
-                 Parallel parallel) {
+int mmmobilemamba_haar_inverse(const Map *base, const void *bands, void *map, int is_double, int set, int threads,
+                               Parallel parallel) {
   const auto kernel = kernels(set, is_double).haar_inverse;
   return run(base->batch, (base->height + 1) / 2, threads, parallel,
              [&](int64_t image, int64_t row) { kernel(*base, bands, image, row, map); });
 }
 
-int norm_gate(const Gate *gate, void *out, int is_double, int set, int threads, Parallel parallel) {
+int mmmobilemamba_norm_gate(const Gate *gate, void *out, int is_double, int set, int threads, Parallel parallel) {
   const auto kernel = kernels(set, is_double).norm_gate;
   return run(1, parts(gate->pixels, kPixels), threads, parallel,
              [&](int64_t, int64_t task) { kernel(*gate, task, out); });
 }
 
-int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
+int mmmobilemamba_pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t pixels = conv->map.batch * conv->map.height * conv->map.width;
   const int64_t panels = count_panels(*conv, kernels);
@@ -294,7 +295,7 @@ int pointwise(const Conv *conv, void *out, int, int set, int threads, Parallel p
 }
 
 // Tasks have enough rows to reuse the weights.
-int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
+int mmmobilemamba_spatial(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t height = parts(conv->map.height, conv->stride), width = parts(conv->map.width, conv->stride);
   const int64_t rows = width * kFewRows < kTilePixels ? kTilePixels / width : kFewRows;
@@ -307,7 +308,7 @@ int spatial(const Conv *conv, void *out, int, int set, int threads, Parallel par
 }
 
 // Channels are split only if there are too few strips, as a task with all channels reads memory in order.
-int depthwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
+int mmmobilemamba_depthwise(const Conv *conv, void *out, int, int set, int threads, Parallel parallel) {
   const Convs &kernels = kConvs[set];
   const int64_t strips = parts(parts(conv->map.height, conv->stride), kStrip);
   const int64_t wanted = parts(2 * threads, conv->map.batch * strips), most = conv->map.channels / kernels.lanes;

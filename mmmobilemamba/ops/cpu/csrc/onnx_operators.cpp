@@ -1,6 +1,8 @@
 // The scan, the gated norm and the wavelet filter as operators for ONNX Runtime, domain "mmmobilemamba", version 1, in
 // float32. Inputs and outputs have the channels last. They run in the threads of the session.
 #include <algorithm>
+#include <forward_list>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -127,7 +129,7 @@ void selective_scan(const Call &call) {
   if (!u.count(0, 0)) return;
   const ScanTensors tensors{u.sizes[0], length, channels,    rank,   length * channels, channels,
                             u.data,     x_dbl.data, weight.data, A.data, D.data,            bias.data};
-  run(call, scan_forward, &tensors, y);
+  run(call, mmmobilemamba_scan_forward, &tensors, y);
 }
 
 // y (..., E), weight and bias (E), z as y -> layer_norm(y) * silu(z).
@@ -140,7 +142,7 @@ void gated_norm(const Call &call) {
   void *out = call.output(y.sizes);
   if (!y.count(0, 0)) return;
   const Gate gate{y.count(0, -1), channels, channels, y.data, weight.data, bias.data, z.data, call.eps};
-  run(call, norm_gate, &gate, out);
+  run(call, mmmobilemamba_norm_gate, &gate, out);
 }
 
 Map dense_map(int64_t batch, int64_t height, int64_t width, int64_t channels, const void *data) {
@@ -161,13 +163,13 @@ void haar_filter(const Call &call) {
   const int64_t height = (x.sizes[1] + 1) / 2, width = (x.sizes[2] + 1) / 2, count = batch * height * width * bands;
   const Scratch<float> transformed(count), filtered(count);
   const Map image = dense_map(batch, x.sizes[1], x.sizes[2], x.sizes[3], x.data);
-  run(call, haar_forward, &image, (void *)transformed.data);
+  run(call, mmmobilemamba_haar_forward, &image, (void *)transformed.data);
   const Conv conv{dense_map(batch, height, width, bands, transformed.data), bands, kernel, 1, kActivationNone,
                   weight.data, nullptr, nullptr};
-  run(call, depthwise, &conv, (void *)filtered.data);
+  run(call, mmmobilemamba_depthwise, &conv, (void *)filtered.data);
   Map sum = image;
   sum.data = base.data;
-  run(call, haar_inverse, &sum, (const void *)filtered.data, out);
+  run(call, mmmobilemamba_haar_inverse, &sum, (const void *)filtered.data, out);
 }
 
 struct Operator : ort::CustomOp {
@@ -190,7 +192,8 @@ ort::Status *create(const ort::CustomOp *self, const ort::Api *api, const ort::K
     float eps = 0;
     if (op.has_eps) check(api->KernelInfoGetAttribute_float(info, "eps", &eps));
     // The number of threads of the session cannot be asked for; it only decides how work is split.
-    *kernel = new Kernel{&op, eps, instruction_set(), (int)std::max(1u, std::thread::hardware_concurrency())};
+    const int threads = (int)std::max(1u, std::thread::hardware_concurrency());
+    *kernel = new Kernel{&op, eps, mmmobilemamba_instruction_set(), threads};
   });
 }
 
@@ -224,14 +227,16 @@ Operator describe(const ort::Api *api, const char *name, size_t inputs, bool has
   return op;
 }
 
-// The operators and their domain, as long as the library is loaded. Sessions may outlive the destructors that run at
-// exit, so there is none here.
+// The operators and their domain, in one ONNX Runtime, as long as the library is loaded. Sessions may outlive the
+// destructors that run at exit, so there is none here.
 struct Registry {
+  const ort::Api *api;
   Operator operators[3];
   ort::Domain *domain;
 
   explicit Registry(const ort::Api *api)
-      : operators{describe(api, "SelectiveScan", 6, false, selective_scan),
+      : api(api),
+        operators{describe(api, "SelectiveScan", 6, false, selective_scan),
                   describe(api, "NormGate", 4, true, gated_norm),
                   describe(api, "HaarFilter", 3, false, haar_filter)} {
     check(api->CreateCustomOpDomain("mmmobilemamba", &domain));
@@ -239,10 +244,21 @@ struct Registry {
   }
 };
 
+// A process may contain several ONNX Runtimes, whose functions only take objects of their own.
+const Registry &registry_of(const ort::Api *api) {
+  static std::mutex mutex;
+  static std::forward_list<Registry> &registries = *new std::forward_list<Registry>;
+  const std::lock_guard<std::mutex> lock(mutex);
+  for (const Registry &registry : registries)
+    if (registry.api == api) return registry;
+  return registries.emplace_front(api);
+}
+
 }  // namespace
 
 // The function that ONNX Runtime calls in a library of custom operators.
-extern "C" ort::Status *RegisterCustomOps(ort::SessionOptions *options, const ort::ApiBase *base) {
+extern "C" __attribute__((visibility("default")))
+ort::Status *RegisterCustomOps(ort::SessionOptions *options, const ort::ApiBase *base) {
   const ort::Api *api = base->GetApi(ort::kVersion);
   if (!api) {
     const std::string message = std::string("the operators of mmmobilemamba need ONNX Runtime 1.") +
@@ -250,7 +266,6 @@ extern "C" ort::Status *RegisterCustomOps(ort::SessionOptions *options, const or
     return base->GetApi(1)->CreateStatus(ort::kFail, message.c_str());
   }
   return caught(*api, [&] {
-    static const Registry registry(api);
-    check(api->AddCustomOpDomain(options, registry.domain));
+    check(api->AddCustomOpDomain(options, registry_of(api).domain));
   });
 }
