@@ -161,13 +161,13 @@ def weights_of(path: Path) -> Path:
 
 
 def move(path: Path, target: Path) -> None:
-    """Move a file with its external weights, if any, to ``target``, and replace what is there."""
-    if weights_of(path).exists():  # the model stores their file name
-        model = onnx.load(str(path))
-        remove(path)
-        onnx.save(model, str(target), save_as_external_data=True, location=weights_of(target).name)
-    else:
-        path.replace(target)
+    """Move a file with its external weights, if any, to ``target``; each replaces what is there atomically.
+
+    ``target`` has the name of ``path``, as a model stores the name of its weights.
+    """
+    if weights_of(path).exists():
+        weights_of(path).replace(weights_of(target))
+    path.replace(target)
 
 
 def remove(path: Path) -> None:

@@ -152,8 +152,41 @@ def test_refused_at_once(flags, tmp_path, monkeypatch, capsys):
     assert '--custom-ops is for files of ONNX in float32 or int8' in capsys.readouterr().err
 
 
-def test_without_a_compiler(tmp_path, monkeypatch):
-    """Said before the network is read."""
+def test_a_folder_at_the_place_of_the_library(tmp_path):
+    """Said before the network is read; without the option, it does not matter."""
+    (tmp_path / NAME).mkdir()
+    with pytest.raises(SystemExit, match=rf'{NAME} is a folder: choose another OUT\.$'):
+        tool.main([*NO_CHECKPOINT, str(tmp_path / 'a.onnx'), '--custom-ops'])
+    with pytest.raises(SystemExit, match=r'none\.pth was not exported'):
+        tool.main([*NO_CHECKPOINT, str(tmp_path / 'a.onnx')])
+
+
+@needs_library
+def test_interrupted_while_the_library_is_copied(exported, tmp_path, monkeypatch):
+    """Neither file of an earlier export changes, whether one or both are there."""
+    exporter = graph_exporter.OnnxExporter(SimpleNamespace(custom_ops=True))
+    exporter.find_operators()
+    folder = tmp_path / 'temporary'
+    folder.mkdir()
+    (folder / 'a.onnx').write_bytes(exported.read_bytes())
+
+    def interrupt(source, target):
+        target.write_bytes(source.read_bytes()[:100])
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(graph_exporter.shutil, 'copyfile', interrupt)
+        for former in (tmp_path / NAME, tmp_path / 'a.onnx'):
+            former.write_text('former')
+            with pytest.raises(KeyboardInterrupt):
+                exporter.move(folder / 'a.onnx', tmp_path / 'a.onnx')
+            found = [path for path in tmp_path.iterdir() if path.is_file()]
+            assert former in found and {path.read_text() for path in found} == {'former'}
+    exporter.move(folder / 'a.onnx', tmp_path / 'a.onnx')
+    assert runtimes.open_file(tmp_path / 'a.onnx').about['custom_ops']['domain'] == 'mmmobilemamba'
+
+
+def test_without_a_compiler(monkeypatch):
 
     def fail():
         raise BuildError('there is no C++ compiler')
@@ -161,4 +194,4 @@ def test_without_a_compiler(tmp_path, monkeypatch):
     monkeypatch.setattr(graph_exporter, 'find_library', fail)
     exporter = graph_exporter.OnnxExporter(SimpleNamespace(custom_ops=True))
     with pytest.raises(DeploymentError, match=r'operators cannot be built: there is no C\+\+ compiler\.$'):
-        exporter.check_place(tmp_path / 'a.onnx')
+        exporter.find_operators()

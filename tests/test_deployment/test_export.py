@@ -142,6 +142,41 @@ def test_cannot_be_exported(classifier, tmp_path, options, message):
     assert not list(tmp_path.iterdir())
 
 
+def test_a_folder_that_cannot_be_written_to(tmp_path, monkeypatch):
+    """Said before the network is read."""
+
+    def refuse(**kwargs):
+        raise PermissionError(13, 'Permission denied')
+
+    monkeypatch.setattr(tool.tempfile, 'TemporaryDirectory', refuse)
+    message = rf'a\.onnx was not written\. The folder {tmp_path} cannot be written to: Permission denied\.'
+    with pytest.raises(SystemExit, match=message):
+        tool.main([*NO_CHECKPOINT, str(tmp_path / 'a.onnx')])
+
+
+def test_weights_in_a_file_of_their_own(tmp_path, monkeypatch):
+    """As above 2 GB: both files replace those of an earlier export."""
+    monkeypatch.setattr(onnx_file, 'LARGEST', 0)
+    weight = onnx.numpy_helper.from_array(np.arange(3000, dtype=np.float32), 'weight')
+    output = onnx.helper.make_tensor_value_info('output', onnx.TensorProto.FLOAT, [3000])
+    node = onnx.helper.make_node('Identity', ['weight'], ['output'])
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], 'graph', [], [output], [weight]),
+        opset_imports=[onnx.helper.make_opsetid('', onnx_file.OPSET)],
+        ir_version=10,
+    )
+    folder, target = tmp_path / 'temporary', tmp_path / 'a.onnx'
+    folder.mkdir()
+    for path in (target, onnx_file.weights_of(target)):
+        path.write_text('of an earlier export')
+    onnx_file.write(model, folder / 'a.onnx', {})
+    onnx_file.move(folder / 'a.onnx', target)
+    assert not list(folder.iterdir())
+    assert target.stat().st_size < 1000 and onnx_file.weights_of(target).stat().st_size == 12000
+    (found,) = onnx_file.open_session(target).run(None, {})
+    assert np.array_equal(found, np.arange(3000))
+
+
 def test_a_detector_before_training(tmp_path):
     """It is refused, and an existing file is kept."""
     pytest.importorskip('mmdet')

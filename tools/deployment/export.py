@@ -26,6 +26,7 @@ import signal
 import sys
 import tempfile
 import time
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -323,26 +324,57 @@ def write(exporter, args, graph, about, image, images, folder):
     return error
 
 
-def main(argv=None):
-    args = parse_args(argv)
-    exporter = make_exporter(args)
+def export(exporter, args, folder):
+    """Read the network, write its file to OUT, and print what it is.
+
+    ``folder`` (Path) is for temporary files, on the file system of OUT.
+
+    Raises:
+        DeploymentError, OSError: If the file cannot be written.
+        SystemExit: If the network cannot be exported.
+    """
     try:
-        exporter.check_place(args.out)
+        if args.custom_ops:
+            exporter.find_operators()
         paths = find_images(args)
         graph, about, image = prepare(args, exporter)
         images = prepare_images(about, args, paths)
     except (CheckpointError, build.DeploymentError, ImportError, OSError, RuntimeError) as error:
         sys.exit(f'{args.checkpoint} was not exported. {error}')
+    error = write(exporter, args, graph, about, image, images, folder)
+    size = exporter.size(args.out) / 2**20
+    source = ', made of one in float32' if args.fp16 or args.int8 else ''
+    print(f'{args.out}: {about["task"]}, {size:.1f} MiB{source}, within {error:.1e} of PyTorch')
+
+
+@contextmanager
+def temporary_folder(parent):
+    """A folder (Path) in ``parent``, removed afterwards.
+
+    Raises:
+        DeploymentError: If nothing can be written to ``parent``.
+    """
     try:
-        with tempfile.TemporaryDirectory(prefix='.export-', dir=args.out.parent) as folder:
-            error = write(exporter, args, graph, about, image, images, Path(folder))
+        folder = tempfile.TemporaryDirectory(prefix='.export-', dir=parent)
+    except OSError as error:
+        raise build.DeploymentError(
+            f'The folder {parent} cannot be written to: {error.strerror}. Choose another OUT.'
+        ) from error
+    with folder as name:
+        yield Path(name)
+
+
+def main(argv=None):
+    args = parse_args(argv)
+    exporter = make_exporter(args)
+    try:
+        exporter.check_place(args.out)
+        with temporary_folder(args.out.parent) as folder:
+            export(exporter, args, folder)
     except (build.DeploymentError, OSError) as failure:
         sys.exit(f'{args.out} was not written. {failure}')
     except KeyboardInterrupt:
         sys.exit(f'{args.out} was not written: the export was interrupted.')
-    size = exporter.size(args.out) / 2**20
-    source = ', made of one in float32' if args.fp16 or args.int8 else ''
-    print(f'{args.out}: {about["task"]}, {size:.1f} MiB{source}, within {error:.1e} of PyTorch')
     if args.custom_ops:
         library = library_of(args.out)
         print(f'It has operators that are not standard, and needs {library.name} beside it on this platform.')

@@ -96,18 +96,25 @@ class OnnxExporter:
         onnx_file.write(reduced, path, dict(about, precision=kind))
 
     def check_place(self, path):
-        """Check that ``path`` is not a folder, and find the library of custom operators, if they are wanted.
+        """Check that there is no folder at ``path``, or where the library of custom operators will be.
 
         Raises:
-            DeploymentError: If it is, or the library cannot be built.
+            DeploymentError: If there is.
         """
-        if path.is_dir():
-            raise build.DeploymentError(f'{path} is a folder: choose another OUT.')
-        if self.args.custom_ops:
-            try:
-                self.library = find_library()
-            except BuildError as error:
-                raise build.DeploymentError(f'The custom operators cannot be built: {error}.') from error
+        for place in (path, library_of(path)) if self.args.custom_ops else (path,):
+            if place.is_dir():
+                raise build.DeploymentError(f'{place} is a folder: choose another OUT.')
+
+    def find_operators(self):
+        """Find or build the library of custom operators.
+
+        Raises:
+            DeploymentError: If it cannot be built.
+        """
+        try:
+            self.library = find_library()
+        except BuildError as error:
+            raise build.DeploymentError(f'The custom operators cannot be built: {error}.') from error
 
     def move(self, path, target):
         """Move the file at ``path`` to ``target``, with the library beside it, replacing what is there."""
