@@ -1,6 +1,8 @@
 """The kernels as operators of ONNX Runtime: equal to the references, and their errors."""
 
 import ctypes
+import re
+import shlex
 import subprocess
 from concurrent.futures import ThreadPoolExecutor
 
@@ -9,12 +11,12 @@ import torch
 import torch.nn.functional as F
 
 from mmmobilemamba.ops.cpu.build import BuildError, find_compiler, find_library
-from mmmobilemamba.ops.cpu.recipe import SOURCES
+from mmmobilemamba.ops.cpu.recipe import FLAGS, SOURCES, UNITS
 from mmmobilemamba.ops.haar import haar_dwt_torch, haar_idwt_torch
 from mmmobilemamba.ops.norm_gate import norm_gate_torch
 from mmmobilemamba.ops.selective_scan.naive import selective_scan_naive
 
-from ..conftest import relative_error
+from ..conftest import ROOT, relative_error
 
 onnx = pytest.importorskip('onnx')
 onnxruntime = pytest.importorskip('onnxruntime')
@@ -215,6 +217,15 @@ def test_an_old_onnx_runtime_is_refused(library):
     functions = (ctypes.c_void_p * 1)(ctypes.cast(create_status, ctypes.c_void_p))
     assert register(library, lambda version: ctypes.addressof(functions) if version == 1 else None) == 1
     assert messages == ['the operators of mmmobilemamba need ONNX Runtime 1.17 or newer, and this is 1.16.3']
+
+
+def test_the_command_in_the_docs():
+    """It compiles the same files with the same flags as this package."""
+    page = (ROOT / 'docs/runtimes.md').read_text()
+    command = re.search(r'^g\+\+ .*\\\n.*$', page, re.MULTILINE).group().replace('\\\n', '')
+    out = ['-o', 'mmmobilemamba_ops-linux-x86_64.so']
+    options = ['-DFINGERPRINT=""', '-fPIC', '-shared', '-pthread']
+    assert shlex.split(command) == ['g++', *FLAGS, *options, *out, *UNITS]
 
 
 def test_declarations_equal_the_header(tmp_path):
