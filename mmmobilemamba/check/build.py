@@ -68,7 +68,7 @@ def advise(config: Config, message: str) -> tuple[str, dict[str, Any]]:
     if isinstance(backbone, Mapping) and 'names a stage that does not exist' in message:
         return 'MobileMamba has three stages:', nest('model.backbone.out_indices', own_stages(backbone))
     if settings.get('pretrained') and 'pretrained' in message:
-        return 'Weights of another backbone are named:', nest('model.pretrained', None)
+        return 'The config names weights of another backbone:', nest('model.pretrained', None)
     if isinstance(backbone, Mapping) and 'unexpected keyword' in message and 'MobileMamba' in message:
         kept = ('type', 'arch', 'in_channels', 'out_indices', 'init_cfg')
         mine = {key: backbone[key] for key in kept if key in backbone}
@@ -76,7 +76,7 @@ def advise(config: Config, message: str) -> tuple[str, dict[str, Any]]:
             mine['out_indices'] = own_stages(mine)
         if re.match(FOREIGN, str((mine.get('init_cfg') or {}).get('checkpoint', ''))):
             del mine['init_cfg']
-        advice = 'Settings of the backbone that was there before are inherited; _delete_ drops them:'
+        advice = 'Settings of the previous backbone are inherited; _delete_ removes them:'
         return advice, nest('model.backbone', dict(_delete_=True, **mine))
     return '', {}
 

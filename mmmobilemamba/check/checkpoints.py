@@ -47,7 +47,7 @@ def check_load_from(config: Config, model: nn.Module, parts: list[Part]) -> list
     if config.get('resume') and not source:
         work_dir = config.get('work_dir') or Path('work_dirs', Path(config.filename or '').stem)
         if not (Path(work_dir) / 'last_checkpoint').is_file():
-            text = f'resume is set, and {work_dir} has no last_checkpoint: the training starts from scratch.'
+            text = f'resume is set, but {work_dir} has no last_checkpoint: the training starts from scratch.'
             return [Finding('warning', 'checkpoint', text)]
         source = (Path(work_dir) / 'last_checkpoint').read_text().strip()
     if not source:
@@ -238,7 +238,7 @@ def check_pixels(part: Part, config: Config) -> list[Finding]:
     if found[to_rgb] and _is_close(found['mean'], MEAN) and _is_close(found['std'], STD):
         return []
     has = ', '.join(f'{key}={value}' for key, value in found.items())
-    text = f"{source} expects RGB images with ImageNet's mean and deviation, and data_preprocessor has {has}."
+    text = f"{source} expects RGB images with ImageNet's mean and deviation, but data_preprocessor has {has}."
     key = 'model.data_preprocessor' if inside else 'data_preprocessor'
     right = {'mean': MEAN, 'std': STD, to_rgb: True}
     return [Finding('warning', 'init_cfg', text, mend=nest(key, right))]

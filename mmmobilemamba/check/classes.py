@@ -66,7 +66,7 @@ def check_names(name: str, loader: DataLoader, config: Config) -> list[Finding]:
         seen = Counter(labels_in(dataset))
         empty = [each for label, each in enumerate(classes) if not seen[label]]
         if seen and empty and name == 'train_dataloader':
-            text = f'{path}: no image that was looked at has {listed(empty)}.'
+            text = f'{path}: none of the checked images has {listed(empty)}.'
             findings.append(Finding('warning', 'classes', text))
     return findings
 
@@ -175,7 +175,7 @@ def advise_names(path: str, names: Sequence[str], config: Config) -> tuple[str, 
     """
     if not names:
         return 'Set metainfo=dict(classes=...) to the names in the annotations.', {}
-    return 'The names in the annotations; leave out those that are not to be learnt:', nest_in(
+    return 'The names in the annotations; remove those that should not be learnt:', nest_in(
         config, f'{dotted(path)}.metainfo.classes', tuple(names)
     )
 
@@ -227,7 +227,7 @@ def check_heads(model: nn.Module, dataset: Any, config: Config) -> list[Finding]
         if number == len(classes) or not has_classes(path, module, settings):
             continue
         level = 'error' if number < len(classes) else 'warning'
-        text = f'The data have {len(classes)} classes ({listed(classes)}), and the {path} has {number}.'
+        text = f'The data have {len(classes)} classes ({listed(classes)}), but the {path} has {number}.'
         change = dict(num_classes=len(classes), **class_weights(settings, number, len(classes)))
         mends = [nest_in(config, f'model.{name}', change), preprocessor_classes(config, number, len(classes))]
         mend = merge([findings[path].mend if path in findings else {}, *mends])

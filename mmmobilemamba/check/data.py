@@ -51,7 +51,7 @@ def build_loader(name: str, config: Config) -> DataLoader | Finding:
             if names and not set(names) & set(given_classes(each)):
                 return Finding('error', 'data', text, *advise_names(path, names, config))
         inherited = 'Dataset.__init__() got an unexpected keyword argument' in str(error)
-        advice = 'Settings of the dataset that was there before are inherited: dataset=dict(_delete_=True, '
+        advice = 'Settings of the previous dataset are inherited: dataset=dict(_delete_=True, '
         advice += 'type=..., pipeline=..., ...) drops them, the pipeline, too.'
         return Finding('error', 'data', text, advice if inherited else '')
 
@@ -165,7 +165,7 @@ def lost_objects(dataset: Any, samples: Sequence[Any]) -> Finding | None:
     if not annotated or any(has_objects(dataset[index]) for index in indices):
         return None
     text = (
-        f'The first {len(indices)} images have {annotated} objects, and the pipeline keeps none of them, so '
+        f'The first {len(indices)} images have {annotated} objects, but the pipeline keeps none of them, so '
         f'that nothing would be learnt.'
     )
     advice = (

@@ -87,7 +87,7 @@ def check_paths(config: Config) -> list[Finding]:
                 text = f'{name}: there is no {file} here.'
                 findings.append(Finding('error', 'files', text, mend=mend))
             elif other:
-                text = f'{name} compares with {file}, and the images are those of {right}.'
+                text = f'{name} compares with {file}, but the images are those of {right}.'
                 findings.append(Finding('error', 'files', text, mend=mend))
     return findings
 
@@ -164,7 +164,7 @@ def check_images(name: str, loader: DataLoader, settings: Mapping[str, Any]) -> 
                     looked += 1
                     missing += [] if os.path.exists(file) else [file]
         if missing:
-            text = f'{path}: {len(missing)} of {looked} files looked up are missing: {missing[0]} first.'
+            text = f'{path}: {len(missing)} of {looked} checked files are missing: {missing[0]} first.'
             advice = 'Compare data_root and data_prefix with the folders, or leave these images out.'
             findings.append(Finding('error', 'files', text, advice))
     return findings

@@ -251,7 +251,7 @@ def as_table(findings: Iterable[Finding], python_style: bool = False) -> list[st
         lines += [below + text for text in advice]
         lines += [f'{below}    {line}' for line in config_lines(finding.mend, python_style)]
         if finding.other:
-            lines.append(f'{below}In place of these lines, if finer maps cost too much:')
+            lines.append(f'{below}Alternatively, if finer maps cost too much:')
             lines += [f'{below}    {line}' for line in config_lines(finding.other, python_style)]
     return lines
 

@@ -88,4 +88,4 @@ def check_in_rounds(config: Config, kind: type[nn.Module], model: nn.Module | No
     return Mended(findings, config, None if isinstance(built, Finding) else built, not has_error(found))
 
 
-AFTER = 'With that mended: '  # begins the findings of later rounds
+AFTER = 'After these fixes: '  # begins the findings of later rounds

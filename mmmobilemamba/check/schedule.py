@@ -251,25 +251,23 @@ def check_learning_rate(config: Config, batch_size: int, gpus: int) -> Finding |
     rate = (wrapper.get('optimizer') or {}).get('lr')
     if not base or not rate:
         return None
-    times = wrapper.get('accumulative_counts', 1)  # iterations a step, which auto_scale_lr leaves out
+    times = wrapper.get('accumulative_counts', 1)  # iterations per step, which auto_scale_lr ignores
     images = batch_size * gpus * times
-    where = f'{gpus} x {batch_size}{f" x {times}" if times > 1 else ""} images a step'
+    where = f'{gpus} x {batch_size}{f" x {times}" if times > 1 else ""} images per step'
     scaled = rate * images / base
     if times > 1 and auto.get('enable'):
-        text = f'There are {where}, and auto_scale_lr leaves out that {times} iterations are accumulated.'
+        text = f'There are {where}, but auto_scale_lr ignores that {times} iterations are accumulated.'
         mend = merge([nest('auto_scale_lr.enable', False), nest('optim_wrapper.optimizer.lr', scaled)])
         return Finding('warning', 'lr', text, 'Set the learning rate itself:', mend)
     if images == base:
-        return Finding(
-            'ok', 'lr', f'The learning rate of {rate:g} is meant for {base} images, and there are as many.'
-        )
+        return Finding('ok', 'lr', f'The learning rate of {rate:g} is for {base} images per step, as here.')
     if auto.get('enable'):
         return Finding(
-            'ok', 'lr', f'{where} instead of {base}: auto_scale_lr makes {scaled:g} of lr {rate:g}.'
+            'ok', 'lr', f'{where} instead of {base}: auto_scale_lr changes lr {rate:g} to {scaled:g}.'
         )
-    text = f'The learning rate of {rate:g} is meant for {base} images a step, and there are {where}.'
+    text = f'The learning rate of {rate:g} is for {base} images per step, but there are {where}.'
     if times > 1:
         mend = nest('optim_wrapper.optimizer.lr', scaled)
-        return Finding('warning', 'lr', text, 'This check takes --gpus N:', mend)
-    advice = f'Give --auto-scale-lr to the training, or lr={scaled:g}. This check takes --gpus N:'
+        return Finding('warning', 'lr', text, 'For more GPUs, pass --gpus N to this check:', mend)
+    advice = f'Train with --auto-scale-lr or lr={scaled:g}; for more GPUs, pass --gpus N to this check:'
     return Finding('warning', 'lr', text, advice, nest('auto_scale_lr.enable', True))

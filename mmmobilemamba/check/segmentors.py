@@ -70,8 +70,9 @@ def check_inputs(part: Part, name: str, head: nn.Module, config: Config, maps: l
     if finest not in (None, offered[0]):
         wanted += f' and map 0 of {finest}'
         settings['c1_in_channels'] = offered[0]
-    text = f'{name} reads {wanted}, and there are {len(maps)}, of {as_text(offered)[1:-1]}.'
-    return Finding('error', 'widths', text, 'Set what there is:', nest_in(config, part.key(name), settings))
+    text = f'{name} reads {wanted}, but there are {len(maps)}, of {as_text(offered)[1:-1]}.'
+    mend = nest_in(config, part.key(name), settings)
+    return Finding('error', 'widths', text, 'Set the actual values:', mend)
 
 
 def finest_width(head: nn.Module) -> int | None:
@@ -127,10 +128,10 @@ def check_forward(part: Part, name: str, head: nn.Module, config: Config) -> Fin
     stride = round(SIDE / maps_of(part, SIDE, SIDE)[head.in_index[-1]].shape[2])
     text = (
         f'{name} (LRASPPHead) pools over {side} x {side} px of a map of stride {stride}, so it needs images '
-        f'of {side * stride} px, and the training has {height} x {width} (height x width).'
+        f'of {side * stride} px, but the training uses {height} x {width} (height x width).'
     )
     return Finding(
-        'error', 'sides', text, 'A light head without that pooling:', light_head(part, name, config)
+        'error', 'sides', text, 'Use a light head without that pooling:', light_head(part, name, config)
     )
 
 

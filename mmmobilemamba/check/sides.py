@@ -32,13 +32,14 @@ def check_sides(part: Part, config: Config) -> list[Finding]:
     try:
         needed = needed_divisor(part)
     except MapsError as error:
-        return [Finding('warning', 'sides', f'The neck takes none of the sides that were tried: {error}')]
+        text = f'The neck accepts none of the image sides that were tried: {error}'
+        return [Finding('warning', 'sides', text)]
     if needed == 1:
-        return [Finding('ok', 'sides', 'Images of any size can be taken.')]
+        return [Finding('ok', 'sides', 'Images of any size are accepted.')]
     model = config.get('model') or {}
     preprocessor = model.get('data_preprocessor') or config.get('data_preprocessor') or {}
     key = part.key('data_preprocessor') if model.get('data_preprocessor') else 'data_preprocessor'
-    what = f'The neck only takes sides in multiples of {needed}'
+    what = f'The neck only accepts image sides in multiples of {needed}'
     pad: dict[str, Any] = dict(pad_size_divisor=needed)
     augments = [dict(each) for each in preprocessor.get('batch_augments') or []]
     coarse = [each for each in augments if (each.get('size_divisor') or needed) % needed]
@@ -48,7 +49,7 @@ def check_sides(part: Part, config: Config) -> list[Finding]:
         ]
     mend = nest(key, pad)
     if coarse:
-        text = f'{what}, and batch_augments makes multiples of {coarse[0]["size_divisor"]}.'
+        text = f'{what}, but batch_augments produces multiples of {coarse[0]["size_divisor"]}.'
         return [Finding('error', 'sides', text, 'Pad to that:', mend)]
     findings = []
     for name in ('train', 'val', 'test'):
@@ -57,15 +58,15 @@ def check_sides(part: Part, config: Config) -> list[Finding]:
             if fixed or sizes.fixed:
                 height, width = (-(-side // divisor) * divisor for side in fixed or sizes.fixed)
                 if height % needed or width % needed:
-                    text = f'{what}, and {name}_dataloader makes {height} x {width} (height x width).'
+                    text = f'{what}, but {name}_dataloader produces {height} x {width} (height x width).'
                     findings.append(Finding('error', 'sides', text, 'Pad to that:', mend))
             elif divisor % needed and sizes.divisor % needed:
-                text = f'{what}, and {name}_dataloader makes images of many sizes, padded to multiples of '
+                text = f'{what}, but {name}_dataloader produces images of many sizes, padded to multiples of '
                 text += f'{max(divisor, sizes.divisor)}.'
                 level = 'error' if sizes.known else 'warning'
                 findings.append(Finding(level, 'sides', text, 'Pad to that:', mend))
     errors = [finding for finding in findings if finding.level == 'error']
-    return (errors or findings)[:1] or [Finding('ok', 'sides', f'{what}, and gets such.')]
+    return (errors or findings)[:1] or [Finding('ok', 'sides', f'{what}, and gets them.')]
 
 
 def preprocessed(preprocessor: Mapping[str, Any], training: bool) -> tuple[int, tuple[int, int] | None]:

@@ -85,17 +85,19 @@ def refusal(errors: list[Finding], pure: bool) -> str:
         errors (list[Finding]): The errors.
         pure (bool): Whether the config is in mmengine's pure Python style.
     """
-    lines = ['This model would not learn what it is meant to, so the training does not begin.']
+    lines = ['Training was not started: the model does not match the feature maps of its backbone.']
     lines += [f'- {text}' for text in dict.fromkeys(error.text for error in errors)]
     mend = merge(error.mend for error in errors)
     other = (
         merge(error.other or error.mend for error in errors) if any(error.other for error in errors) else {}
     )
     if mend:
-        lines += ['What mends it, in a config that inherits this one:', *config_lines(mend, pure)]
+        lines.append('To fix it, add these lines to a config that inherits from this one:')
+        lines += config_lines(mend, pure)
     if other:
-        lines += ['In place of these lines, if finer maps cost too much:', *config_lines(other, pure)]
+        lines += ['Alternatively, if finer maps cost too much:', *config_lines(other, pure)]
     lines.append(
-        f'`mim run mmmobilemamba check CONFIG` says more. {SWITCH} = False in the config trains it as it is.'
+        'For details, run `mim run mmmobilemamba check CONFIG`. '
+        f'To train anyway, set {SWITCH} = False in the config.'
     )
     return '\n'.join(lines)

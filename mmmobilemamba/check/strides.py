@@ -99,14 +99,14 @@ def check_strides(part: Part, config: Config) -> list[Finding]:
             maps, measured = maps[: len(reader.strides)], measured[: len(reader.strides)]
         if len(maps) != len(reader.strides):
             wrong.append((reader, measured))
-            text = f'{what}, for {len(reader.strides)} maps, and gets {len(maps)}: {as_text(measured)[1:-1]}.'
+            text = f'{what}, for {len(reader.strides)} maps, but gets {len(maps)}: {as_text(measured)[1:-1]}.'
             findings.append(Finding('error', 'levels', text))
         elif any(differ(side / x.shape[2], stride) for x, stride in zip(maps, reader.strides)):
             wrong.append((reader, measured))
-            text = f'{what}, and its maps have {as_text(measured)[1:-1]}.'
+            text = f'{what}, but its maps have {as_text(measured)[1:-1]}.'
             findings.append(Finding('error', 'strides', text))
         else:
-            findings.append(Finding('ok', 'strides', f'{what}, and so have its maps.'))
+            findings.append(Finding('ok', 'strides', f'{what}, as do its maps.'))
     findings = list({finding.text: finding for finding in findings}.values())  # cascade stages repeat
     if not wrong:
         return findings

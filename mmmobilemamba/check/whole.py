@@ -70,7 +70,7 @@ def check_config(config: Config, checkpoint: str | Path | None = None, gpus: int
         return Report('', in_order(findings), python_style(config))
     parts = parts_of(model, MobileMamba)
     if not parts:
-        text = f'{type(model).__name__} has no MobileMamba: the checks of maps are for that backbone.'
+        text = f'{type(model).__name__} contains no MobileMamba, so its feature maps were not checked.'
         findings.append(Finding('warning', 'model', text))
     kernels = [check_kernels(part) for part in parts]
     findings += kernels

@@ -31,15 +31,15 @@ def check_neck(part: Part, config: Config, failure: str) -> Finding:
     offered = list(part.backbone.out_channels)
     wanted = in_numbers(part, [given] if isinstance(given, (int, str)) else list(given or []))
     if neck is None or not wanted or wanted == offered:
-        text = f'The maps cannot be checked, as the model does not take a blank image: {failure}'
+        text = f'The feature maps cannot be checked because the model fails on a blank image: {failure}'
         return Finding('warning', 'maps', text)
     text = (
-        f'The neck {type(neck).__name__} expects maps of {as_text(wanted)[1:-1]} channels, and the backbone '
-        f'gives {len(offered)} of {as_text(offered)[1:-1]}.'
+        f'The neck {type(neck).__name__} expects maps of {as_text(wanted)[1:-1]} channels, but the backbone '
+        f'outputs {len(offered)} of {as_text(offered)[1:-1]}.'
     )
     finer = finer_maps(part, config, readers_of(part))
     if finer:
-        advice = 'Take the neck that also makes the finer maps that the heads expect:'
+        advice = 'Use the neck that also computes the finer maps that the heads expect:'
         return Finding('error', 'widths', text, advice, finer)
     stages = stages_for(part, len(wanted))
     right = [stage_widths(part.backbone)[stage] for stage in stages]
@@ -54,9 +54,9 @@ def check_neck(part: Part, config: Config, failure: str) -> Finding:
         heads = nest_in(config, part.key('bbox_head.in_channels'), change['out_channels'])
     mend = merge([nest_in(config, part.key('neck.0' if several else 'neck'), change), heads])
     if stages == tuple(part.backbone.out_indices):
-        return Finding('error', 'widths', text, 'Set what the backbone gives:', mend)
+        return Finding('error', 'widths', text, 'Set the channels of the backbone:', mend)
     mend = merge([nest_in(config, part.key(f'{part.name}.out_indices'), stages), mend])
-    return Finding('error', 'widths', text, 'Take the stages that such a neck needs:', mend)
+    return Finding('error', 'widths', text, 'Use the stages that such a neck needs:', mend)
 
 
 def stages_for(part: Part, number: int) -> tuple[int, ...]:
@@ -110,7 +110,7 @@ def _compare(part, config, name, width, offered, key=None) -> Finding | None:
     """Compare the width of a head with the channels of its maps."""
     if all(each == width for each in offered):
         return None
-    text = f'{name} is built for {width} channels, and its maps have {as_text(offered)[1:-1]}.'
+    text = f'{name} is built for {width} channels, but its maps have {as_text(offered)[1:-1]}.'
     alike = len(set(offered)) == 1
     mend = nest_in(config, part.key(key or f'{name}.in_channels'), offered[0]) if alike else {}
     return Finding('error', 'widths', text, mend=mend)
@@ -123,7 +123,7 @@ def _check_pooling(part, config, head, features) -> Finding | None:
     )
     if features.ndim != 4 or not linear or getattr(part.model, 'neck', None) is not None:
         return None
-    text = f'The head {type(head).__name__} takes vectors, and the backbone gives maps.'
+    text = f'The head {type(head).__name__} expects vectors, but the backbone outputs feature maps.'
     mend = nest_in(config, part.key('neck'), dict(type='GlobalAveragePooling'))
     return Finding('error', 'maps', text, 'Pool them:', mend)
 
@@ -140,9 +140,9 @@ def _check_pixel_decoder(part, name, config, maps) -> Finding | None:
     if given == offered:
         return None
     there = as_text(offered)[1:-1]
-    text = f'{name} expects maps of {as_text(given)[1:-1]} channels, and there are {there}.'
+    text = f'{name} expects maps of {as_text(given)[1:-1]} channels, but there are {there}.'
     change: dict[str, Any] = dict(in_channels=offered)
     if 'strides' in settings:  # of mmdet's Mask2Former; the pixel decoder has its own
         change['strides'] = strides = [SIDE // x.shape[2] for x in maps]
         change['pixel_decoder'] = dict(strides=strides)
-    return Finding('error', 'widths', text, 'Set what there is:', nest_in(config, part.key(name), change))
+    return Finding('error', 'widths', text, 'Set the actual values:', nest_in(config, part.key(name), change))

@@ -48,7 +48,7 @@ def test_missing_annotations(check, scenes):
     assert lines == [f'val_evaluator = dict(ann_file={right!r})']
     other = right.replace('val', 'train')
     text, lines = only(check(tests=True, val_evaluator__ann_file=other), 'error', 'files')
-    assert text == f'val_evaluator compares with {other}, and the images are those of {right}.'
+    assert text == f'val_evaluator compares with {other}, but the images are those of {right}.'
     assert lines == [f'val_evaluator = dict(ann_file={right!r})']
     several = [dict(type='CocoMetric', ann_file=other, metric='bbox'), dict(type='DumpDetResults')]
     findings = check(tests=True, val_evaluator=several)
@@ -351,7 +351,7 @@ def test_resume(check, files, tmp_path):
     found = 'work_dirs/retinanet_mobilemamba-t2_fpn_2e_digits has no last_checkpoint'
     assert found in only(check(resume=True), 'warning', 'checkpoint')[0]  # the folder of the training tools
     text, _ = only(check(resume=True, work_dir=str(tmp_path)), 'warning', 'checkpoint')
-    assert text == f'resume is set, and {tmp_path} has no last_checkpoint: the training starts from scratch.'
+    assert text == f'resume is set, but {tmp_path} has no last_checkpoint: the training starts from scratch.'
 
 
 def test_init_cfg(check, files):
@@ -386,7 +386,7 @@ def test_pixels_that_the_weights_do_not_expect(check):
     yolox = dict(_delete_=True, type='DetDataPreprocessor', pad_size_divisor=32)
     text, lines = only(check(**start, model__data_preprocessor=yolox), 'warning', 'init_cfg')
     assert text == (
-        "mobilemamba://t2 expects RGB images with ImageNet's mean and deviation, and data_preprocessor has "
+        "mobilemamba://t2 expects RGB images with ImageNet's mean and deviation, but data_preprocessor has "
         'mean=None, std=None, bgr_to_rgb=None.'
     )
     right = 'mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375], bgr_to_rgb=True'
@@ -551,9 +551,7 @@ def test_what_cannot_be_set_up(check):
 
 def test_learning_rate(check):
     text, lines = only(check(gpus=4), 'warning', 'lr')
-    assert (
-        text == 'The learning rate of 0.001 is meant for 8 images a step, and there are 4 x 8 images a step.'
-    )
+    assert text == 'The learning rate of 0.001 is for 8 images per step, but there are 4 x 8 images per step.'
     assert lines == ['auto_scale_lr = dict(enable=True)']
     assert check(gpus=4, auto_scale_lr__enable=True) == []
 
@@ -564,12 +562,12 @@ def test_learning_rate_of_accumulated_iterations(check):
     assert check(**accumulated) == []
     findings = check(gpus=2, **accumulated)
     text, lines = only(findings, 'warning', 'lr')
-    assert text.endswith('is meant for 8 images a step, and there are 2 x 2 x 4 images a step.')
+    assert text.endswith('is for 8 images per step, but there are 2 x 2 x 4 images per step.')
     assert lines == ['optim_wrapper = dict(optimizer=dict(lr=0.002))']
     findings = check(**accumulated, auto_scale_lr__enable=True)
     text, lines = only(findings, 'warning', 'lr')
     assert text == (
-        'There are 1 x 2 x 4 images a step, and auto_scale_lr leaves out that 4 iterations are accumulated.'
+        'There are 1 x 2 x 4 images per step, but auto_scale_lr ignores that 4 iterations are accumulated.'
     )
     assert lines == ['auto_scale_lr = dict(enable=False)', 'optim_wrapper = dict(optimizer=dict(lr=0.001))']
     assert check.again(findings) == []
@@ -655,7 +653,7 @@ def test_datasets_of_other_classes(check, twins):
 def test_settings_of_another_dataset(check):
     (finding,) = check('classifier', **{f'{DATASET}.split': 'train'})
     assert finding.text.endswith("BaseDataset.__init__() got an unexpected keyword argument 'split'")
-    assert finding.advice.startswith('Settings of the dataset that was there before are inherited')
+    assert finding.advice.startswith('Settings of the previous dataset are inherited')
     (finding,) = check(train_dataloader=dict(_delete_=True, batch_size=2))
     assert finding.text == "train_dataloader cannot be built: KeyError: 'dataset'"
 
@@ -666,7 +664,7 @@ def test_objects_that_the_pipeline_drops(check, twins):
     pipeline[1] = dict(type='LoadAnnotations', with_bbox=True, with_mask=True, poly2mask=False)
     text, _ = only(check(**{f'{DATASET}.pipeline': pipeline}), 'error', 'data')
     assert re.fullmatch(
-        r'The first 8 images have \d+ objects, and the pipeline keeps none of them, so that nothing would be '
+        r'The first 8 images have \d+ objects, but the pipeline keeps none of them, so that nothing would be '
         r'learnt\.',
         text,
     )
@@ -727,7 +725,7 @@ def test_other_backbones(check):
     model = dict(_delete_=True, type='ImageClassifier', backbone=dict(type='ResNet', depth=18))
     model.update(neck=dict(type='GlobalAveragePooling'), head=head)
     text, _ = only(check('classifier', model=model), 'warning', 'model')
-    assert text == 'ImageClassifier has no MobileMamba: the checks of maps are for that backbone.'
+    assert text == 'ImageClassifier contains no MobileMamba, so its feature maps were not checked.'
 
 
 def test_pure_python_style(scenes, monkeypatch):

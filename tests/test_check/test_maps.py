@@ -123,11 +123,11 @@ def test_all_that_is_wrong_in_one_round(tmp_path):
     """Strides and sides of YOLOX can only be measured when the neck has the right channels."""
     texts, lines = rounds(load('mmdet', 'yolox/yolox_s_8xb8-300e_coco'), tmp_path)
     assert texts == [
-        'The neck YOLOXPAFPN expects maps of 128, 256, 512 channels, and the backbone gives 3 of 144, 272, '
+        'The neck YOLOXPAFPN expects maps of 128, 256, 512 channels, but the backbone outputs 3 of 144, 272, '
         '368.',
-        'With that mended: bbox_head has strides 8, 16, 32, and its maps have 16, 32, 64.',
-        'With that mended: The neck only takes sides in multiples of 64, and batch_augments makes multiples '
-        'of 32.',
+        'After these fixes: bbox_head has strides 8, 16, 32, but its maps have 16, 32, 64.',
+        'After these fixes: The neck only accepts image sides in multiples of 64, but batch_augments '
+        'produces multiples of 32.',
     ]
     assert lines[1:3] == [
         '    neck=dict(in_channels=[144, 272, 368]),',
@@ -210,7 +210,7 @@ def test_heads_of_other_channels():
     neck = dict(_delete_=True, type='DeconvFPN', in_channels=WIDTHS, out_channels=64, num_outs=5)
     config = load('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco', neck=neck)
     (finding,) = check(config)
-    assert finding.text == 'bbox_head is built for 256 channels, and its maps have 64, 64, 64, 64, 64.'
+    assert finding.text == 'bbox_head is built for 256 channels, but its maps have 64, 64, 64, 64, 64.'
     assert config_lines(finding.mend) == ['model = dict(bbox_head=dict(in_channels=64))']
     assert mended(config, finding) == []
 
@@ -229,7 +229,7 @@ def test_what_solo_makes_of_its_maps():
     neck = dict(in_channels=WIDTHS, start_level=0)
     config = load('mmdet', 'solo/solo_r50_fpn_1x_coco', neck=neck)
     (finding,) = check(config)
-    assert finding.text == 'mask_head has strides 8, 8, 16, 32, 32, and its maps have 32, 32, 64, 128, 128.'
+    assert finding.text == 'mask_head has strides 8, 8, 16, 32, 32, but its maps have 32, 32, 64, 128, 128.'
     assert finding.other == {}
     assert mended(config, finding) == []
 
@@ -237,7 +237,7 @@ def test_what_solo_makes_of_its_maps():
 def test_coarsest_first():
     config = load('mmdet', 'yolo/yolov3_d53_8xb8-320-273e_coco', neck=dict(in_channels=WIDTHS[::-1]))
     strides, sides = check(config)
-    assert strides.text == 'bbox_head has strides 32, 16, 8, and its maps have 64, 32, 16.'
+    assert strides.text == 'bbox_head has strides 32, 16, 8, but its maps have 64, 32, 16.'
     assert (sides.level, sides.subject) == ('error', 'sides')
     assert mended(config, strides._replace(mend=merge([strides.mend, sides.mend]))) == []
 
@@ -287,7 +287,7 @@ def test_pixel_decoder():
     config = load('mmdet', 'mask2former/mask2former_r50_8xb2-lsj-50e_coco')
     (finding,) = check(config)
     assert finding.text == (
-        'panoptic_head expects maps of 256, 512, 1024, 2048 channels, and there are 144, 272, 368.'
+        'panoptic_head expects maps of 256, 512, 1024, 2048 channels, but there are 144, 272, 368.'
     )
     head = dict(in_channels=WIDTHS, strides=[16, 32, 64], pixel_decoder=dict(strides=[16, 32, 64]))
     assert finding.mend == dict(model=dict(panoptic_head=head))
@@ -303,8 +303,8 @@ def test_a_neck_that_needs_multiples():
     (finding,) = check(config)
     assert (finding.level, finding.subject) == ('error', 'sides')
     assert finding.text == (
-        'The neck only takes sides in multiples of 64, and train_dataloader makes images of many sizes, '
-        'padded to multiples of 32.'
+        'The neck only accepts image sides in multiples of 64, but train_dataloader produces images of many '
+        'sizes, padded to multiples of 32.'
     )
     assert config_lines(finding.mend) == ['model = dict(data_preprocessor=dict(pad_size_divisor=64))']
     assert mended(config, finding) == []
@@ -337,7 +337,7 @@ def test_a_neck_of_few_sides(monkeypatch):
     monkeypatch.setattr(FPN, 'forward', for_multiples)
     (finding,) = check(config)
     assert (finding.level, finding.subject) == ('warning', 'sides')
-    assert finding.text.startswith('The neck takes none of the sides that were tried: ')
+    assert finding.text.startswith('The neck accepts none of the image sides that were tried: ')
 
 
 LOAD = [dict(type='LoadImageFromFile'), dict(type='LoadAnnotations')]
@@ -381,8 +381,8 @@ def test_sizes_of_a_pipeline(steps, sizes):
 SEGMENTORS = {
     'fcn/fcn_r50-d8_4xb4-80k_ade20k-512x512': (
         [
-            'decode_head reads map 3 of 2048 channels, and there are 3, of 144, 272, 368.',
-            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+            'decode_head reads map 3 of 2048 channels, but there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, but there are 3, of 144, 272, 368.',
         ],
         'decode_head=dict(in_index=2, in_channels=368), auxiliary_head=dict(in_index=1, in_channels=272)',
     ),
@@ -390,21 +390,21 @@ SEGMENTORS = {
         [
             'decode_head reads maps 0, 1, 2, 3 of 256, 512, 1024, 2048 channels, '
             'and there are 3, of 144, 272, 368.',
-            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, but there are 3, of 144, 272, 368.',
         ],
         'decode_head=dict(in_index=[0, 1, 2], in_channels=[144, 272, 368])',
     ),
     'deeplabv3plus/deeplabv3plus_r50-d8_4xb4-80k_ade20k-512x512': (
         [
-            'decode_head reads map 3 of 2048 channels and map 0 of 256, and there are 3, of 144, 272, 368.',
-            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+            'decode_head reads map 3 of 2048 channels and map 0 of 256, but there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, but there are 3, of 144, 272, 368.',
         ],
         'decode_head=dict(in_index=2, in_channels=368, c1_in_channels=144)',
     ),
     'mobilenet_v3/mobilenet-v3-d8_lraspp_4xb4-320k_cityscapes-512x1024': (
         [
-            'decode_head reads maps 0, 1, 2 of 16, 24, 960 channels, and there are 3, of 144, 272, 368.',
-            'With that mended: decode_head (LRASPPHead) pools over 49 x 49 px of a map of stride 64, so it '
+            'decode_head reads maps 0, 1, 2 of 16, 24, 960 channels, but there are 3, of 144, 272, 368.',
+            'After these fixes: decode_head (LRASPPHead) pools over 49 x 49 px of a map of stride 64, so it '
             'needs images of 3136 px, and the training has 512 x 1024 (height x width).',
         ],
         "decode_head=dict(_delete_=True, type='SegformerHead', in_channels=[144, 272, 368], "
@@ -414,27 +414,27 @@ SEGMENTORS = {
         [
             'decode_head.kernel_generate_head reads maps 0, 1, 2, 3 of 256, 512, 1024, 2048 channels, and '
             'there are 3, of 144, 272, 368.',
-            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, but there are 3, of 144, 272, 368.',
         ],
         'decode_head=dict(kernel_generate_head=dict(in_index=[0, 1, 2], in_channels=[144, 272, 368]))',
     ),
     'ann/ann_r50-d8_4xb4-80k_ade20k-512x512': (  # its head joins two maps, not more
         [
-            'decode_head reads maps 2, 3 of 1024, 2048 channels, and there are 3, of 144, 272, 368.',
-            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+            'decode_head reads maps 2, 3 of 1024, 2048 channels, but there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, but there are 3, of 144, 272, 368.',
         ],
         'decode_head=dict(in_index=[1, 2], in_channels=[272, 368])',
     ),
     'encnet/encnet_r50-d8_4xb4-80k_ade20k-512x512': (
         [
-            'decode_head reads maps 1, 2, 3 of 512, 1024, 2048 channels, and there are 3, of 144, 272, 368.',
-            'auxiliary_head reads map 2 of 1024 channels, and there are 3, of 144, 272, 368.',
+            'decode_head reads maps 1, 2, 3 of 512, 1024, 2048 channels, but there are 3, of 144, 272, 368.',
+            'auxiliary_head reads map 2 of 1024 channels, but there are 3, of 144, 272, 368.',
         ],
         'decode_head=dict(in_index=[0, 1, 2], in_channels=[144, 272, 368])',
     ),
     'ocrnet/ocrnet_hr18_4xb2-40k_cityscapes-512x1024': (  # a cascade of two heads
         [
-            f'decode_head.{index} reads maps 0, 1, 2, 3 of 270 channels, and there are 3, of 144, 272, 368.'
+            f'decode_head.{index} reads maps 0, 1, 2, 3 of 270 channels, but there are 3, of 144, 272, 368.'
             for index in (0, 1)
         ],
         'decode_head=[dict(each, in_index=[0, 1, 2], in_channels=[144, 272, 368]) for each in '
@@ -442,7 +442,7 @@ SEGMENTORS = {
     ),
     'point_rend/pointrend_r50_4xb4-160k_ade20k-512x512': (
         [
-            'The neck FPN expects maps of 256, 512, 1024, 2048 channels, and the backbone gives 3 of 144, '
+            'The neck FPN expects maps of 256, 512, 1024, 2048 channels, but the backbone outputs 3 of 144, '
             '272, 368.',
         ],
         'neck=dict(in_channels=[144, 272, 368])',
@@ -477,8 +477,8 @@ def test_a_classifier_that_does_not_pool(tmp_path):
     config.model.backbone.out_indices = -1
     texts, lines = rounds(config, tmp_path)
     assert texts == [
-        'head is built for 768 channels, and its maps have 368.',
-        'The head LinearClsHead takes vectors, and the backbone gives maps.',
+        'head is built for 768 channels, but its maps have 368.',
+        'The head LinearClsHead expects vectors, but the backbone outputs feature maps.',
     ]
     assert lines == ["model = dict(head=dict(in_channels=368), neck=dict(type='GlobalAveragePooling'))"]
 
@@ -487,7 +487,7 @@ def test_classifier():
     config = load('mmpretrain', 'resnet/resnet50_8xb32_in1k')
     config.model.backbone.out_indices = -1
     (finding,) = check(config)
-    assert finding.text == 'head is built for 2048 channels, and its maps have 368.'
+    assert finding.text == 'head is built for 2048 channels, but its maps have 368.'
     assert mended(config, finding) == []
 
 

@@ -51,15 +51,15 @@ MENDED = dict(
     ],
 )
 WRONG = dict(
-    retinanet=['bbox_head has strides 8, 16, 32, 64, 128, and its maps have 16, 32, 64, 128, 256.'],
-    fcos=['bbox_head has strides 8, 16, 32, 64, 128, and its maps have 16, 32, 64, 128, 256.'],
+    retinanet=['bbox_head has strides 8, 16, 32, 64, 128, but its maps have 16, 32, 64, 128, 256.'],
+    fcos=['bbox_head has strides 8, 16, 32, 64, 128, but its maps have 16, 32, 64, 128, 256.'],
     faster_rcnn=[
-        'rpn_head has strides 4, 8, 16, 32, 64, and its maps have 16, 32, 64, 128, 256.',
-        'roi_head.bbox_roi_extractor has strides 4, 8, 16, 32, and its maps have 16, 32, 64, 128.',
+        'rpn_head has strides 4, 8, 16, 32, 64, but its maps have 16, 32, 64, 128, 256.',
+        'roi_head.bbox_roi_extractor has strides 4, 8, 16, 32, but its maps have 16, 32, 64, 128.',
     ],
     yolox=[
-        'bbox_head has strides 8, 16, 32, and its maps have 16, 32, 64.',
-        'The neck only takes sides in multiples of 64, and batch_augments makes multiples of 32.',
+        'bbox_head has strides 8, 16, 32, but its maps have 16, 32, 64.',
+        'The neck only accepts image sides in multiples of 64, but batch_augments produces multiples of 32.',
     ],
 )
 
@@ -78,10 +78,7 @@ def ways(message):
     """The blocks of config lines in an error message."""
     _, _, rest = message.partition('in a config that inherits this one:\n')
     rest, _, _ = rest.partition('\n`mim run mmmobilemamba check')
-    return [
-        block.splitlines()
-        for block in rest.split('\nIn place of these lines, if finer maps cost too much:\n')
-    ]
+    return [block.splitlines() for block in rest.split('\nAlternatively, if finer maps cost too much:\n')]
 
 
 def one_line(lines):
@@ -96,7 +93,7 @@ def test_stock_config_with_one_line_swapped(name, tmp_path, scenes):
     runner = build_runner(swapped(name, tmp_path, scenes))
     losses = Losses()
     runner.register_hook(losses)
-    with pytest.raises(ValueError, match='This model would not learn what it is meant to') as refused:
+    with pytest.raises(ValueError, match='does not match the feature maps of its backbone') as refused:
         runner.train()
     assert (runner.iter, losses.seen) == (0, [])
     message = str(refused.value)

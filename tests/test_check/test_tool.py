@@ -30,7 +30,7 @@ def test_table(scenes, monkeypatch, capsys):
     assert tool.main([NAME, *SMALL]) == 0
     head, *table, end = capsys.readouterr().out.splitlines()
     assert head.endswith(f'configs/retinanet/{NAME}.py: RetinaNet')
-    assert end == '0 to mend, 0 to think about.'
+    assert end == '0 errors, 0 warnings.'
     levels = [line.split()[:2] for line in table if line[:1].strip()]
     assert {level for level, _ in levels} == {'ok'}
     expected = ['strides', 'sides', 'kernels', 'init_cfg', 'data', 'loss', 'schedule', 'lr', 'data', 'data']
@@ -42,7 +42,7 @@ def test_what_is_wrong(tmp_path, scenes, capsys):
     assert tool.main([str(swapped('faster_rcnn', tmp_path, scenes))]) == 1
     lines = capsys.readouterr().out.splitlines()
     assert lines[2] == (
-        'error    strides      rpn_head has strides 4, 8, 16, 32, 64, and its maps have 16, 32, 64, 128, 256.'
+        'error    strides      rpn_head has strides 4, 8, 16, 32, 64, but its maps have 16, 32, 64, 128, 256.'
     )
     start = next(index for index, line in enumerate(lines) if 'Give the heads the maps' in line)
     assert [line.strip() for line in lines[start + 1 : start + 10]] == [
@@ -51,14 +51,14 @@ def test_what_is_wrong(tmp_path, scenes, capsys):
         "neck=dict(_delete_=True, type='DeconvFPN', in_channels=[144, 272, 368], out_channels=256, "
         'num_outs=5, num_extra_trans_convs=2),',
         ')',
-        'In place of these lines, if finer maps cost too much:',
+        'Alternatively, if finer maps cost too much:',
         'model = dict(',
         'rpn_head=dict(anchor_generator=dict(strides=[16, 32, 64, 128, 256])),',
         'roi_head=dict(bbox_roi_extractor=dict(featmap_strides=[16, 32, 64, 128])),',
         ')',
     ]
     assert any(line.startswith('warning  classes') for line in lines)  # the config still has COCO's 80
-    assert lines[-1] == '2 to mend, 3 to think about.'
+    assert lines[-1] == '2 errors, 3 warnings.'
 
 
 def test_lines_together(tmp_path, scenes, capsys):

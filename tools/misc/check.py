@@ -62,13 +62,16 @@ def main(argv=None):
         print(f'{args.config}: {report.model or "no model"}\n')
         print('\n'.join(as_table(report.findings, report.python_style)))
         if len(mends) > 1:
-            print('\nAll of these lines, in a config beside this one:\n')
+            print('\nAll suggested lines, as a config in the same folder:\n')
             print('\n'.join([*inheriting(args.config, report.python_style), *together]))
-        counts = {
-            level: sum(each.level == level for each in report.findings) for level in ('error', 'warning')
-        }
-        print(f'\n{counts["error"]} to mend, {counts["warning"]} to think about.')
+        print(f'\n{count(report.findings, "error")}, {count(report.findings, "warning")}.')
     return int(report.failed)
+
+
+def count(findings, level):
+    """Return the number of findings of a level in words (str), such as ``'2 errors'``."""
+    number = sum(finding.level == level for finding in findings)
+    return f'{number} {level}{"" if number == 1 else "s"}'
 
 
 if __name__ == '__main__':
