@@ -86,19 +86,19 @@ def centre_gradient(extract: Callable[[Tensor], Tensor], images: Tensor) -> np.n
             found = torch.autograd.grad(centre, leaf, allow_unused=True)
     if found[0] is None:
         raise AnalysisError(
-            'No gradient of the map reaches the image: a part of the network runs under torch.no_grad() or '
-            'detaches what it computes. Take an earlier stage, or let this part run with gradients.'
+            'No gradient of the map reaches the image: part of the network runs under torch.no_grad() or '
+            'detaches its output. Use an earlier stage, or run this part with gradients.'
         )
     gradient = found[0].abs().double().sum(1)
     if not gradient.isfinite().all():
         raise AnalysisError(
-            'The gradient of the map has values that are not finite: the weights or the image have such, or '
-            'the values overflow. Check the checkpoint, and take float32.'
+            'The gradient of the map has values that are not finite: so do the weights or the image, or the '
+            'values overflow. Check the checkpoint, and use float32.'
         )
     if not (gradient.flatten(1).sum(1) > 0).all():
         raise AnalysisError(
-            'The gradient of the map is zero in the whole image, as where no value of its centre is positive '
-            'or the weights are zero. Load a checkpoint, or take other images or another stage.'
+            'The gradient of the map is zero in the whole image: no value at its centre is positive, or the '
+            'weights are zero. Load a checkpoint, or use other images or another stage.'
         )
     return gradient.cpu().numpy()
 
@@ -112,15 +112,15 @@ def check_map(values: Tensor, images: Tensor) -> None:
     if not isinstance(values, Tensor) or values.ndim != 4:
         what = f'of shape {tuple(values.shape)}' if isinstance(values, Tensor) else type(values).__name__
         raise AnalysisError(
-            f'The network gives no map (N, C, H, W) here, but {what}: take another stage, or a config whose '
-            f"backbone gives maps, such as out_type='featmap' of mmpretrain's transformers."
+            f'The network returns no map (N, C, H, W) here, but {what}: use another stage, or a config whose '
+            f"backbone returns maps, such as out_type='featmap' of mmpretrain's transformers."
         )
     (height, width), size = values.shape[2:], images.shape[2:]
     if min(height, width) < 2:
         raise AnalysisError(
             f'The map has {height} x {width} pixels for an image of {size[0]} x {size[1]}, which is not '
-            f'larger than the stride of this stage: give larger images, best by multiples of twice the '
-            f'stride, or take an earlier stage.'
+            f'larger than the stride of this stage: use larger images, preferably in multiples of twice '
+            f'the stride, or an earlier stage.'
         )
 
 

@@ -32,12 +32,12 @@ def find_pictures(paths: Sequence[str | Path], number: int) -> list[Path]:
             except DeploymentError as error:
                 raise AnalysisError(str(error)) from error
             if broken:
-                raise AnalysisError(f'{broken[0]} is a picture that cannot be read: mend or remove it.')
+                raise AnalysisError(f'{broken[0]} is a picture that cannot be read: repair or remove it.')
             found += readable
         elif not path.is_file():
-            raise AnalysisError(f'There is no picture and no folder {path}.')
+            raise AnalysisError(f'There is no picture or folder {path}.')
         elif not can_be_read(path):
-            raise AnalysisError(f'{path} is no picture that can be read.')
+            raise AnalysisError(f'{path} is not a readable picture.')
         else:
             found.append(path)
     return found[:number]
@@ -59,7 +59,7 @@ def read_picture(path: str | Path, size: tuple[int, int], channels: int = 3) -> 
     """
     if channels not in MODES:
         raise AnalysisError(
-            f'Pictures have 1 or 3 channels, and the network takes {channels}: leave them out, for random '
+            f'Pictures have 1 or 3 channels, but the network takes {channels}: omit --images to use random '
             f'images.'
         )
     with Image.open(path) as file:

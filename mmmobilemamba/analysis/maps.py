@@ -39,7 +39,7 @@ def pca_colors(maps: Tensor) -> tuple[Tensor, Tensor]:
     _, sizes, components = torch.linalg.svd(samples, full_matrices=False)
     variances = sizes.square()
     if not variances[0] > 1e-20 * pixels.square().sum():
-        raise AnalysisError('All pixels of the map are alike, so it has no components: give larger images.')
+        raise AnalysisError('All pixels of the map are equal, so it has no components: use larger images.')
     components = components[:COLORS]
     largest = components.gather(1, components.abs().argmax(1, keepdim=True))
     scores = samples @ (components * largest.sign()).T

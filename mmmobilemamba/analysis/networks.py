@@ -108,8 +108,8 @@ def check_stage(stage: int, count: int) -> int:
     """
     if not -count <= stage < count:
         raise AnalysisError(
-            f'There is no stage {stage}: the backbone gives {count}, 0 to {count - 1}. What other backbones '
-            f'than MobileMamba give, their configs say: --cfg-options model.backbone.out_indices=(0,1,2,3).'
+            f'There is no stage {stage}: the backbone returns {count}, 0 to {count - 1}. For backbones other '
+            f'than MobileMamba, the config sets them: --cfg-options model.backbone.out_indices=(0,1,2,3).'
         )
     return stage % count
 

@@ -140,7 +140,7 @@ def late_steps(scheduler: Any, epochs: int, iterations: int) -> str:
     late = sorted(step for step in milestones if step >= steps)
     if not late or len(late) < len(milestones):
         return ''
-    return f'{type(scheduler).__name__} steps after {late[0]} of {steps} {unit}, which is never.'
+    return f'{type(scheduler).__name__} steps after {late[0]} of {steps} {unit}, so it never does.'
 
 
 def early_end(scheduler: Any, epochs: int, iterations: int) -> str:

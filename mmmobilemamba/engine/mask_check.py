@@ -70,8 +70,8 @@ def check_masks(model: nn.Module, dataset: Any, training: bool = True) -> str | 
     if seen & ignored and len(seen - ignored) < 2 <= classes:
         all_labels, left_out = (', '.join(map(str, sorted(some))) for some in (seen, seen & ignored))
         return (
-            f'Of the masks that were looked at, all have the labels {all_labels} alone, and {left_out} is '
-            f'ignored, so there are no classes to tell apart. If 255 is a class, convert it to 1.'
+            f'All checked masks have only the labels {all_labels}, and {left_out} is ignored, so there are '
+            f'no classes to tell apart. If 255 is a class, convert it to 1.'
         )
     return None
 

@@ -62,8 +62,8 @@ class TrainingCheckHook(Hook):
         check_resumed(model, weights)
         if 'ema_state_dict' in checkpoint and not any(isinstance(hook, EMAHook) for hook in runner.hooks):
             runner.logger.warning(
-                'The run that is resumed had a moving average and this one has none: it goes on from the '
-                'averaged weights.'
+                'The resumed run had a moving average and this one has none: it continues from the averaged '
+                'weights.'
             )
 
     def before_train(self, runner: Runner) -> None:
@@ -179,8 +179,8 @@ def check_iterations(loader: DataLoader) -> None:
     drop_last = 'drop_last' if type(batches) is BatchSampler else 'batch_sampler.drop_last'
     raise ValueError(
         f'There is no iteration in an epoch: a process has {images} images, fewer than the batch_size of '
-        f'{size}, and drop_last=True leaves them out. Set train_dataloader.batch_size={images} or less (with '
-        f'the learning rate cut down alike), or train_dataloader.{drop_last}=False, or repeat the images: '
+        f'{size}, and drop_last=True leaves them out. Set train_dataloader.batch_size={images} or less (and '
+        f'scale the learning rate accordingly), or train_dataloader.{drop_last}=False, or repeat the images: '
         f"train_dataloader.dataset=dict(type='RepeatDataset', times={times}, dataset=...)."
     )
 
@@ -314,7 +314,7 @@ def _refuse_single_values(name, batch_size):
         if module.training and inputs[0].numel() == inputs[0].shape[1]:
             where = 'Batches have' if batch_size == 1 else 'The last batch of an epoch has'
             raise ValueError(
-                f'{where} one image, of which the batch norm {name} sees one value a channel, too few to '
+                f'{where} one image, which gives the batch norm {name} one value per channel, too few to '
                 f'train with. Set train_dataloader.batch_size to 2 or more and drop_last=True, or another '
                 f'batch_size that leaves no single image.'
             )
@@ -345,7 +345,7 @@ def late_scheduler(scheduler: Any, epochs: int, iterations: int) -> str:
     unit, steps = ('epochs', epochs) if scheduler.by_epoch else ('iterations', iterations)
     name = type(scheduler).__name__
     if scheduler.begin >= steps > 0:
-        return f'{name} begins after {scheduler.begin} of {steps} {unit}, which is never.'
+        return f'{name} begins after {scheduler.begin} of {steps} {unit}, so it never does.'
     if is_warmup(scheduler) and scheduler.end > steps:
         return f'{name} warms up for {scheduler.end} of {steps} {unit}, so the full value is never reached.'
     return ''

@@ -154,7 +154,7 @@ def test_forms_and_backends_have_one_field(plain, change):
     [
         (
             lambda x: x.flatten(2),
-            r'gives no map \(N, C, H, W\) here, but of shape \(1, 3, 64\): take another',
+            r'returns no map \(N, C, H, W\) here, but of shape \(1, 3, 64\): use another',
         ),
         (lambda x: (x,), r'here, but tuple'),
         (
@@ -167,7 +167,7 @@ def test_forms_and_backends_have_one_field(plain, change):
             r'No gradient of the map reaches the image',
         ),
         (lambda x: 0 * x, r'is zero in the whole image.* Load a checkpoint'),
-        (lambda x: -x, r'is zero in the whole image, as where no value of its centre is positive'),
+        (lambda x: -x, r'is zero in the whole image: no value at its centre is positive'),
         (lambda x: x * float('inf'), r'not finite: the weights or the image'),
     ],
 )

@@ -31,12 +31,12 @@ def test_what_are_no_pictures(folder):
     (folder / 'empty').mkdir()
     with pytest.raises(AnalysisError, match=r'folder .*empty has no images'):
         find_pictures([folder / 'empty'], 2)
-    with pytest.raises(AnalysisError, match=r'no picture and no folder .*none\.png'):
+    with pytest.raises(AnalysisError, match=r'no picture or folder .*none\.png'):
         find_pictures([folder / 'none.png'], 2)
     (folder / 'a/5.png').write_text('text')
-    with pytest.raises(AnalysisError, match=r'5.png is no picture that can be read'):
+    with pytest.raises(AnalysisError, match=r'5.png is not a readable picture'):
         find_pictures([folder / 'a/5.png'], 2)
-    with pytest.raises(AnalysisError, match=r'5.png is a picture that cannot be read: mend or remove it'):
+    with pytest.raises(AnalysisError, match=r'5.png is a picture that cannot be read: repair or remove it'):
         find_pictures([folder], 9)
 
 

@@ -42,9 +42,9 @@ def test_a_map_of_fewer_channels():
 
 
 def test_maps_without_components():
-    with pytest.raises(AnalysisError, match='All pixels of the map are alike'):
+    with pytest.raises(AnalysisError, match='All pixels of the map are equal'):
         pca_colors(torch.ones(2, 3, 4, 4))
-    with pytest.raises(AnalysisError, match='All pixels of the map are alike'):
+    with pytest.raises(AnalysisError, match='All pixels of the map are equal'):
         pca_colors(MAPS[:1, :, :1, :1])
     with pytest.raises(AnalysisError, match='not finite'):
         pca_colors(MAPS / 0)

@@ -54,7 +54,9 @@ def test_a_config_has_its_own_preprocessing_and_stages(config, images):
     for stage in range(-3, 3):
         assert relative_error(network(images, stage), maps[stage]) < 1e-5
     assert not network.training and not any(each.requires_grad for each in network.parameters())
-    with pytest.raises(AnalysisError, match=r'no stage 3: the backbone gives 3, 0 to 2\. What other'):
+    with pytest.raises(
+        AnalysisError, match=r'no stage 3: the backbone returns 3, 0 to 2\. For backbones other'
+    ):
         network(images, 3)
 
 
@@ -135,7 +137,7 @@ def test_a_network_of_mmpretrain(images):
     source = source_argument('mmpretrain::resnet/resnet18_8xb32_in1k.py')
     network = build_network(source, {'model.backbone.base_channels': 8, 'model.backbone.stem_channels': 8})
     assert not network.bgr and network(images).shape == (2, 64, 3, 4)
-    with pytest.raises(AnalysisError, match=r'no stage 1: the backbone gives 1, .*out_indices=\(0,1,2,3\)'):
+    with pytest.raises(AnalysisError, match=r'no stage 1: the backbone returns 1, .*out_indices=\(0,1,2,3\)'):
         network(images, 1)
 
 

@@ -67,7 +67,7 @@ def test_missing_images(check, scenes, tmp_path):
         if number > 1:
             (tmp_path / image.name).symlink_to(image)
     text, _ = only(check(**{f'{DATASET}.data_prefix': dict(img=str(tmp_path))}), 'error', 'files')
-    assert text.startswith('train_dataloader.dataset: 2 of 8 files')
+    assert text.startswith('train_dataloader.dataset: 2 of 8 checked files')
     assert str(tmp_path) in text
 
 
@@ -142,7 +142,7 @@ def test_other_numbers_of_outputs(kind, check):
         findings = check(kind, **{f'model__{name}__num_classes': number})
         text, lines = only(findings, level, 'classes')
         assert text.startswith(f'The data have {right} classes (')
-        assert text.endswith(f' more), and the {name} has {number}.')
+        assert text.endswith(f' more), but the {name} has {number}.')
         assert lines == [f'model = dict({name}=dict(num_classes={right}))']
         assert check.again(findings) == []
 
@@ -430,7 +430,7 @@ WARM = dict(by_epoch=False, begin=0, end=500)
             ],
             [
                 'ConstantLR warms up for 500 of 40 iterations, so the full value is never reached.',
-                'PolyLR begins after 500 of 40 iterations, which is never.',
+                'PolyLR begins after 500 of 40 iterations, so it never does.',
             ],
             [
                 "dict(type='ConstantLR', factor=0.01, by_epoch=False, begin=0, end=4)",
@@ -444,7 +444,7 @@ WARM = dict(by_epoch=False, begin=0, end=500)
             ],
             [
                 'LinearLR warms up for 60 of 40 iterations, so the full value is never reached.',
-                'CosineAnnealingLR begins after 30 of 20 epochs, which is never.',
+                'CosineAnnealingLR begins after 30 of 20 epochs, so it never does.',
             ],
             [
                 "dict(type='LinearLR', start_factor=0.1, end=2, convert_to_iter_based=True)",
@@ -453,7 +453,7 @@ WARM = dict(by_epoch=False, begin=0, end=500)
         ),
         (
             [dict(type='MultiStepLR', begin=0, end=120, milestones=[80, 110], gamma=0.1)],
-            ['MultiStepLR steps after 80 of 20 epochs, which is never.'],
+            ['MultiStepLR steps after 80 of 20 epochs, so it never does.'],
             ["dict(type='MultiStepLR', begin=0, end=20, milestones=[13, 18], gamma=0.1)"],
         ),
         (  # YOLOX's: the decay begins where the warm-up, which is short enough, ends
@@ -463,7 +463,7 @@ WARM = dict(by_epoch=False, begin=0, end=500)
                 dict(type='ConstantLR', factor=1, begin=285, end=300),
             ],
             [
-                'ConstantLR begins after 285 of 20 epochs, which is never.',
+                'ConstantLR begins after 285 of 20 epochs, so it never does.',
                 'CosineAnnealingLR decays for 580 of 40 iterations, so the training ends before it does.',
             ],
             [

@@ -62,7 +62,7 @@ def test_widths_of_a_neck():
     assert (finding.level, finding.subject) == ('error', 'widths')
     assert finding.text == (
         'The neck FPN expects maps of 256, 512, 1024, 2048 channels, '
-        'and the backbone gives 3 of 144, 272, 368.'
+        'but the backbone outputs 3 of 144, 272, 368.'
     )
     assert finding.other == {}
     assert mended(config, finding) == []
@@ -72,7 +72,7 @@ def test_a_backbone_that_gives_one_stage():
     config = load('mmdet', 'retinanet/retinanet_r50_fpn_1x_coco', neck=dict(in_channels=WIDTHS))
     config.model.backbone.pop('out_indices')
     (finding,) = check(config)
-    assert finding.text.endswith('and the backbone gives 1 of 368.')
+    assert finding.text.endswith('but the backbone outputs 1 of 368.')
     assert 'backbone=dict(out_indices=(0, 1, 2))' in '\n'.join(config_lines(finding.mend))
     assert mended(config, finding) == []
 
@@ -198,7 +198,7 @@ def test_levels():
     (finding,) = check(config)
     assert (finding.level, finding.subject) == ('error', 'levels')
     assert (
-        finding.text == 'bbox_head has strides 8, 16, 32, 64, 128, for 5 maps, and gets 4: 16, 32, 64, 128.'
+        finding.text == 'bbox_head has strides 8, 16, 32, 64, 128, for 5 maps, but gets 4: 16, 32, 64, 128.'
     )
     assert config_lines(finding.other) == [
         'model = dict(bbox_head=dict(anchor_generator=dict(strides=[16, 32, 64, 128])))'
@@ -314,7 +314,7 @@ def test_a_neck_that_needs_multiples():
             type='Resize', scale=(640, 544), keep_ratio=False
         )
     (finding,) = check(config)
-    assert 'and train_dataloader makes 544 x 640 (height x width).' in finding.text
+    assert 'but train_dataloader produces 544 x 640 (height x width).' in finding.text
     for loader in (config.train_dataloader, config.val_dataloader, config.test_dataloader):
         loader.dataset.pipeline[1 if loader is not config.train_dataloader else 2]['scale'] = (640, 576)
     assert check(config) == []
@@ -405,7 +405,7 @@ SEGMENTORS = {
         [
             'decode_head reads maps 0, 1, 2 of 16, 24, 960 channels, but there are 3, of 144, 272, 368.',
             'After these fixes: decode_head (LRASPPHead) pools over 49 x 49 px of a map of stride 64, so it '
-            'needs images of 3136 px, and the training has 512 x 1024 (height x width).',
+            'needs images of 3136 px, but the training uses 512 x 1024 (height x width).',
         ],
         "decode_head=dict(_delete_=True, type='SegformerHead', in_channels=[144, 272, 368], "
         'in_index=[0, 1, 2]',

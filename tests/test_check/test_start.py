@@ -76,8 +76,8 @@ class Losses(Hook):
 
 def ways(message):
     """The blocks of config lines in an error message."""
-    _, _, rest = message.partition('in a config that inherits this one:\n')
-    rest, _, _ = rest.partition('\n`mim run mmmobilemamba check')
+    _, _, rest = message.partition('to a config that inherits from this one:\n')
+    rest, _, _ = rest.partition('\nFor details, run `mim run mmmobilemamba check')
     return [block.splitlines() for block in rest.split('\nAlternatively, if finer maps cost too much:\n')]
 
 

@@ -35,7 +35,7 @@ def test_table(scenes, monkeypatch, capsys):
     assert {level for level, _ in levels} == {'ok'}
     expected = ['strides', 'sides', 'kernels', 'init_cfg', 'data', 'loss', 'schedule', 'lr', 'data', 'data']
     assert [subject for _, subject in levels] == expected
-    assert 'ok       strides      bbox_head has strides 8, 16, 32, 64, 128, and so have its maps.' in table
+    assert 'ok       strides      bbox_head has strides 8, 16, 32, 64, 128, as do its maps.' in table
 
 
 def test_what_is_wrong(tmp_path, scenes, capsys):
@@ -65,7 +65,7 @@ def test_lines_together(tmp_path, scenes, capsys):
     """The config lines of all findings are merged, because a later line would replace an earlier one."""
     path = swapped('yolox', tmp_path, scenes)
     assert tool.main([str(path)]) == 1
-    _, _, together = capsys.readouterr().out.partition('in a config beside this one:\n\n')
+    _, _, together = capsys.readouterr().out.partition('as a config in the same folder:\n\n')
     lines = together.splitlines()[:-2]
     assert lines[:3] == [
         f"_base_ = '{path.name}'",

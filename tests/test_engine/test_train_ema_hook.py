@@ -222,6 +222,6 @@ def test_resumed_with_a_new_hook(trained, tmp_path, monkeypatch):
     told = []
     monkeypatch.setattr('mmengine.logging.MMLogger.warning', lambda self, text, *args: told.append(text))
     training, begin = continued(tmp_path, tmp_path / 'plain.pth', student_cfg(), resume=True, max_epochs=3)
-    assert sum('holds no moving average' in text for text in told) == 1
+    assert sum('has no moving average' in text for text in told) == 1
     assert training.iter == 6 and average_of(training).steps == 2  # starts at 0
     assert all(torch.equal(begin[name], value) for name, value in average.state_dict().items())

@@ -284,7 +284,7 @@ def warnings_of(runner, monkeypatch):
         ),
         (
             [BY_ITERATION, dict(type='CosineAnnealingLR', T_max=6, begin=6, end=12)],
-            'CosineAnnealingLR begins after 6 of 2 epochs, which is never',
+            'CosineAnnealingLR begins after 6 of 2 epochs, so it never does',
         ),
         ([BY_ITERATION, dict(type='CosineAnnealingLR', T_max=2)], None),
         (dict(type='LinearLR', start_factor=1.0, end_factor=0.1, by_epoch=False, end=500), None),
@@ -379,7 +379,7 @@ def test_resumed_without_the_average(tmp_path, monkeypatch):
         runner = build(tmp_path, loader(8, 4), custom_hooks=hooks, resume=True)
         found = warnings_of(runner, monkeypatch)
         runner.train()
-        assert sum('goes on from the averaged weights' in text for text in found) == told
+        assert sum('continues from the averaged weights' in text for text in found) == told
 
 
 class Named(Noisy):

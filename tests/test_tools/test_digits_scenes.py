@@ -401,7 +401,7 @@ def test_disk_that_fails_while_writing(tmp_path, monkeypatch, number):
 
     monkeypatch.setattr(Image.Image, 'save', fail_later)
     message = fail(tmp_path / 'out', *TINY, says=[os.strerror(number), str(tmp_path / 'out.partial')])
-    assert ('Free some room' in message) == (number == errno.ENOSPC)
+    assert ('Free some space' in message) == (number == errno.ENOSPC)
     assert len(calls) == 4
     assert list(tmp_path.iterdir()) == []
 
@@ -441,7 +441,7 @@ def test_foreign_folder_is_left_alone(tmp_path, names, options):
     for name in names:
         (out / name).parent.mkdir(parents=True, exist_ok=True)
         (out / name).write_text('{}')
-    fail(out, *TINY, *options, says=['did not make', 'new or empty folder'])
+    fail(out, *TINY, *options, says=['did not write', 'new or empty folder'])
     assert files_of(out) == sorted(names)
 
 
@@ -460,7 +460,7 @@ def test_file_in_the_way(tmp_path):
     )
     assert (done.returncode, done.stdout) == (1, '')
     assert re.fullmatch(r'digits_scenes.py: error: .*out is a file.*\n', done.stderr)
-    fail(tmp_path / 'out' / 'below', *TINY, says=['Check that OUT can be written to'])
+    fail(tmp_path / 'out' / 'below', *TINY, says=['Check that OUT is writable'])
     assert (tmp_path / 'out').read_text() == 'mine'
 
 

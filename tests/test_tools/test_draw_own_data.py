@@ -302,7 +302,7 @@ def test_labels_that_are_no_class(capsys):
     found = np.ones((60, 80))
     config_for('mmseg', segments(truth, found), test_evaluator=dict(type='IoUMetric', ignore_index=3))
     image = draw('found')['a']
-    note = 'labels of the ground truth that are no class are black: 7 (img/a.png)'
+    note = 'ground-truth labels outside the classes are drawn black: 7 (img/a.png)'
     assert note in capsys.readouterr().err
     for x, y, color in ((10, 50, RED), (30, 35, GREEN), (50, 50, (0, 0, 0)), (70, 28, (0, 0, 0))):
         assert_color(image, (x, y + 22), half(color))

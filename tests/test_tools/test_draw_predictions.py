@@ -237,7 +237,7 @@ def test_what_cannot_be_drawn(folder):
     with pytest.raises(SystemExit, match=r'There is no file found\.pkl; `mim test .* --out found\.pkl`'):
         draw_predictions.main(['config.py', 'found.pkl', 'out'])
     (folder / 'found.pkl').write_bytes(pickle.dumps([]))
-    with pytest.raises(SystemExit, match=r'found\.pkl holds no predictions for the images of config\.py'):
+    with pytest.raises(SystemExit, match=r'found\.pkl has no predictions for the images of config\.py'):
         draw_predictions.main(['config.py', 'found.pkl', 'out'])
     write_config(folder, 'mmpose', **dataset)
     with pytest.raises(SystemExit, match=r"default_scope 'mmpose'; known are mmdet, mmseg, mmpretrain"):

@@ -116,7 +116,7 @@ def test_fields_of_one_stage_are_in_one_line():
             ['small.py', '--block', '0', '3'],
             'no block 3 in a stage 0: the network has 1 in stage 0, 2 in stage 1',
         ),
-        (['small.py', '--images', 'none.png'], 'There is no picture and no folder none.png'),
+        (['small.py', '--images', 'none.png'], 'There is no picture or folder none.png'),
         (['small.py', '--size', '0'], '--size takes one side or HEIGHT WIDTH'),
     ],
     ids=lambda value: ' '.join(value) if isinstance(value, list) else '',

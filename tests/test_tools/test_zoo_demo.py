@@ -263,7 +263,7 @@ def test_failing_step_and_resumption(zoo, capsys):
     assert [call[:2] for call in calls] == [['train', 'mmdet'], ['train', 'mmseg'], ['test', 'mmseg']]
     assert words.splitlines()[1:] == [
         'first: train failed: status 1; the end of work/first/log.txt:',
-        'pupil: train failed: it needs the checkpoint of first, whose training is not done',
+        'pupil: train failed: it needs the checkpoint of first, whose training has not finished',
     ]
     shown = capsys.readouterr().out
     assert 'out of digits' in shown and 'CalledProcessError' not in shown
@@ -302,7 +302,7 @@ def test_changed_config(zoo, capsys):
     config = zoo.folder / 'configs/b/second.py'
     config.write_text(config.read_text().replace('0.1', '0.2'))
     assert zoo.run('--tasks', 'first') == []
-    assert 'second is left out of the table' in capsys.readouterr().out
+    assert 'second is omitted from the table' in capsys.readouterr().out
     assert [row[:8] for row in zoo.rows()] == ['| The Fi']
     calls = zoo.run('--tasks', 'second')
     assert 'other config, options or data than before: starting over' in capsys.readouterr().out
@@ -378,7 +378,7 @@ def test_absent_config(zoo, capsys):
     assert words.endswith(f'pupil needs one config {zoo.folder}/configs/b/pupil*.py, there is none')
     capsys.readouterr()
     assert zoo.run('--tasks', 'first') == []
-    assert 'pupil is left out of the table' in capsys.readouterr().out
+    assert 'pupil is omitted from the table' in capsys.readouterr().out
     for name in ('pupil_3e', 'pupil_2e'):
         (zoo.folder / f'configs/b/{name}.py').touch()
     assert zoo.run(fails=True)[1].endswith('there is pupil_2e.py, pupil_3e.py')
@@ -391,7 +391,7 @@ def test_foreign_folder(zoo, options):
     (zoo.work / 'first' / 'epoch_12.pth').touch()
     calls, words = zoo.run('--tasks', 'first', *options, fails=True)
     assert calls == []
-    assert 'work/first is not of this script. Move it away, or name another --work-dir.' in words
+    assert 'work/first was not written by this script. Move it away, or choose another --work-dir.' in words
     assert (zoo.work / 'first' / 'epoch_12.pth').is_file()
 
 

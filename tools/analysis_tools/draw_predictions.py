@@ -5,9 +5,9 @@
     mim test mmpretrain CONFIG --checkpoint CHECKPOINT --out predictions.pkl
     python tools/analysis_tools/draw_predictions.py CONFIG PREDICTIONS pictures
 
-writes one picture an image and ``overview.png`` with all of them: boxes, boxes with masks, segmentation
-maps, or single images with the predicted class. Images are read as the config's test pipeline reads them.
-Without ground truth, predictions are drawn alone.
+Writes one picture per image, and ``overview.png`` with all of them: boxes, boxes with masks, segmentation
+maps, or single images with the predicted class. Images are read with the loader of the config's test
+pipeline. Without ground truth, only the predictions are drawn.
 """
 
 from __future__ import annotations
@@ -356,7 +356,7 @@ def draw_segments(maps, index, config, style):
         check_size('The ground truth', truth.shape, image)
         strange = [int(label) for label in np.setdiff1d(truth, ignored) if label >= len(classes or ())]
         if strange:
-            note = f'labels of the ground truth that are no class are black: {", ".join(map(str, strange))}'
+            note = f'ground-truth labels outside the classes are drawn black: {", ".join(map(str, strange))}'
             style.notes[note].append(sample.path)
         truth = draw_map(image, truth, ignored=ignored, **options)
     return side_by_side(truth, draw_map(image, predicted, ignored=(-1,), **options))
@@ -450,7 +450,7 @@ def draw(args):
     style = Style(NameFont(fonts), args.scale, args.score_thr)
     drawers = READERS[codebase](args.predictions, config, samples, style)
     if not drawers:
-        raise PredictionsError(f'{args.predictions} holds no predictions for the images of {args.config}.')
+        raise PredictionsError(f'{args.predictions} has no predictions for the images of {args.config}.')
     picked = np.linspace(0, len(drawers) - 1, min(args.number, len(drawers))).round().astype(int)
     titles = file_names([sample.path for sample, _ in drawers])
     args.out.mkdir(parents=True, exist_ok=True)
@@ -474,15 +474,19 @@ def main(argv=None):
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
-    parser.add_argument('config', type=config_argument, help='config whose test dataset was predicted')
+    parser.add_argument(
+        'config', type=config_argument, help='config with the test dataset of the predictions'
+    )
     parser.add_argument('predictions', type=Path, help='file or folder written by --out')
     parser.add_argument('out', type=Path, help='folder for the pictures')
-    parser.add_argument('--number', type=int, default=12, help='images to draw, evenly spread; default 12')
-    parser.add_argument('--columns', type=int, default=2, help='pictures a row of the overview; default 2')
-    parser.add_argument('--score-thr', type=float, default=0.3, help='least score of a box; default 0.3')
-    parser.add_argument('--scale', type=int, help='enlargement; default 3, and less for large images')
-    parser.add_argument('--font', type=Path, help='font file (TrueType, OpenType) for names of classes')
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes of the config')
+    parser.add_argument('--number', type=int, default=12, help='images to draw, evenly spread (default: 12)')
+    parser.add_argument(
+        '--columns', type=int, default=2, help='pictures per row of the overview (default: 2)'
+    )
+    parser.add_argument('--score-thr', type=float, default=0.3, help='minimum score of a box (default: 0.3)')
+    parser.add_argument('--scale', type=int, help='enlargement (default: 3, less for large images)')
+    parser.add_argument('--font', type=Path, help='font file (TrueType or OpenType) for class names')
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction, help='changes to the config')
     args = parser.parse_args(argv)
     if min(args.number, args.columns, args.scale or 1) < 1:
         parser.error('--number, --columns and --scale must be 1 or more')

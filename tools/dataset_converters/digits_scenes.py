@@ -376,8 +376,8 @@ def check_existing(out, arguments, overwrite):
     foreign = [name for name in held if name not in (*VIEWS, MANIFEST)]
     if held and (not is_ours(out) or (overwrite and foreign)):
         raise DatasetError(
-            f'{out} holds what this script did not make ({", ".join((foreign or held)[:5])}), so it is left '
-            'alone, with --overwrite too. Use a new or empty folder, or move that away yourself.'
+            f'{out} contains files that this script did not write ({", ".join((foreign or held)[:5])}), so it is '
+            'not changed, even with --overwrite. Use a new or empty folder, or move them away yourself.'
         )
     if overwrite or not held:
         return False
@@ -386,7 +386,7 @@ def check_existing(out, arguments, overwrite):
     if damage:
         raise DatasetError(
             f'{out} is not a complete dataset, {len(damage)} fault(s): {", ".join(damage[:5])}. '
-            'Make it again with --overwrite, or use another folder.'
+            'Generate it again with --overwrite, or use another folder.'
         )
     there, asked = describe(manifest['arguments'], manifest['version']), describe(arguments, VERSION)
     if there != asked:
@@ -406,7 +406,9 @@ def clear_partial(partial):
     if not partial.exists():
         return
     if not partial.is_dir() or (any(partial.iterdir()) and not is_ours(partial)):
-        raise DatasetError(f'{partial} is in the way and not from this script. Move it, or use another OUT.')
+        raise DatasetError(
+            f'{partial} is in the way and was not written by this script. Move it, or use another OUT.'
+        )
     print(f'{partial} is left from an interrupted run: starting over')
     shutil.rmtree(partial)
 
@@ -436,7 +438,7 @@ def check_disk(folder, arguments):
 def make_dataset(out, arguments, overwrite):
     """Generate the dataset in ``out`` (Path) unless it exists."""
     if check_existing(out, arguments, overwrite):
-        print(f'{out} is complete and made with the same arguments: nothing to do')
+        print(f'{out} is complete and was generated with the same arguments: nothing to do')
         return
     partial = out.with_name(out.name + '.partial')
     clear_partial(partial)
@@ -494,9 +496,9 @@ def main(argv=None):
     except OSError as error:
         full = error.errno in (errno.ENOSPC, getattr(errno, 'EDQUOT', None))
         message = f'{error.filename or out}: {error.strerror or error}. '
-        message += 'Free some room or use another disk.' if full else 'Check that OUT can be written to.'
+        message += 'Free some space or use another disk.' if full else 'Check that OUT is writable.'
     except KeyboardInterrupt:
-        message = 'interrupted. The same command starts over.'
+        message = 'interrupted. Running the command again starts over.'
     sys.exit(f'digits_scenes.py: error: {message}')
 
 

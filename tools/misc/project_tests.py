@@ -102,7 +102,7 @@ def install(name, base, folder):
         return env
     shutil.rmtree(env.path, ignore_errors=True)
     env.path.mkdir(parents=True)
-    again = 'see that there is a network and room on the disk, and run the command again.'
+    again = 'check the network and the space on the disk, and run the command again.'
     env.run([base.python, '-m', 'venv', env.path], 'python -m venv failed.', again)
     packages = packages_of(env.python)
     # Adds the packages of the base environment. pip neither reinstalls nor removes these.
@@ -113,7 +113,7 @@ def install(name, base, folder):
     project = PROJECTS[name]
     for mend in project.mends:
         apply(mend, packages)
-        say(f'    mended {mend.file}: {mend.why}')
+        say(f'    patched {mend.file}: {mend.why}')
     code = f'import {project.package}.models, {project.package}.datasets, {project.package}.apis'
     env.run([env.python, '-W', 'ignore', '-c', code], f'{name} cannot be imported.', again, cwd=env.path)
     made.write_text(content)

@@ -94,7 +94,7 @@ class Environment:
             [self.python, '-m', 'pip', 'install', '-c', pins, *arguments],
             why,
             'check the network (or the pip index you have configured) and run the command again; '
-            'it goes on from here.',
+            'it resumes there.',
             **kwargs,
         )
 
@@ -154,7 +154,7 @@ def install_packages(env):
     env.pip('--no-deps', env.distribution('openmim'), why='mim did not install.')
     env.run(
         [env.python, NAME_FORKS],
-        'The forks did not get the names of what they fork.',
+        'The forks could not be registered under the original names.',
         f'delete {env.path} and run the command again.',
     )
 
@@ -343,11 +343,11 @@ def main():
             sys.exit(f'\nStep {number} of {len(STEPS)}, {name}, failed: {error}')
         except (OSError, subprocess.SubprocessError, StopIteration) as error:
             sys.exit(
-                f'\nStep {number} of {len(STEPS)}, {name}, failed: {error!r}\nWhat to do: see that the disk '
-                f'has room and that {env.path} is yours, and run the command again; it goes on from here.'
+                f'\nStep {number} of {len(STEPS)}, {name}, failed: {error!r}\nWhat to do: check that the '
+                f'disk has space and that you own {env.path}, and run the command again; it resumes there.'
             )
         except KeyboardInterrupt:
-            sys.exit(f'\nInterrupted in step {number}, {name}. Run the command again; it goes on from here.')
+            sys.exit(f'\nInterrupted in step {number}, {name}. Run the command again; it resumes there.')
         stamp.write_text(content)
     if redo:
         say(f'Ready in {time.time() - start:.0f} s: {env.path}')

@@ -1,11 +1,12 @@
-"""Train, test and picture every small twin on the digits scenes, one after the other, through mim.
+"""Train and test the small digits configs one after the other with mim, and draw their predictions.
 
     python tools/misc/zoo_demo.py --work-dir work_dirs/zoo
+    python tools/misc/zoo_demo.py --work-dir work_dirs/zoo --tasks retinanet sem_fpn
 
-writes into the work dir one table (``table.md``, ``table.json``), one sheet of pictures
-(``contact_sheet.jpg``), and a folder for every task with its log, checkpoints and result. What is done is
-not done again: the same command goes on where it stopped, and ``--tasks`` runs some of the twins and brings
-the one table up to date. The status is 1 if a step failed, or if a score or the time limit was missed.
+Writes one table (``table.md``, ``table.json``), one contact sheet (``contact_sheet.jpg``), and a folder per
+task with its log, checkpoints and result to the work dir. Running the same command again continues where it
+stopped; finished steps are skipped. ``--tasks`` runs only these tasks and updates their rows of the table. The
+exit status is 1 if a step failed, or if a score or the time limit was missed.
 """
 
 import argparse
@@ -122,7 +123,9 @@ def clear(folder):
         StepError: If it holds what is not of this script.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / 'result.json').is_file():
-        raise StepError(f'{folder} is not of this script. Move it away, or name another --work-dir.')
+        raise StepError(
+            f'{folder} was not written by this script. Move it away, or choose another --work-dir.'
+        )
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
 
@@ -194,12 +197,12 @@ def ensure_data(work_dir):
         StepError: If they cannot be made, are damaged, or are others.
     """
     there, log = DATA.exists(), work_dir / 'data.log'
-    say(f'Checking {DATA}' if there else f'Making {DATA} (about 2 min), log in {log}')
+    say(f'Checking {DATA}' if there else f'Generating {DATA} (about 2 min), log in {log}')
     log.unlink(missing_ok=True)  # an error shows the end of it
     try:
         run([sys.executable, MAKE_DATA, DATA], log)
     except StepError as error:
-        words = f'the twins need {DATA} as {MAKE_DATA.name} makes it by default: {error}'
+        words = f'the configs need {DATA} as {MAKE_DATA.name} generates it by default: {error}'
         raise StepError(f'{words}\nTo replace it: {sys.executable} {MAKE_DATA} {DATA} --overwrite') from None
     manifest = json.loads((DATA / 'manifest.json').read_text())
     return {**manifest['arguments'], 'version': manifest['version']}
@@ -301,7 +304,7 @@ class Job:
         if self.needed is None:
             return self.state['options']
         if 'train' not in self.needed.state.get('done', []):
-            raise StepError(f'it needs the checkpoint of {self.task.needs}, whose training is not done')
+            raise StepError(f'it needs the checkpoint of {self.task.needs}, whose training has not finished')
         return [*self.state['options'], f'{self.task.option}={self.needed.checkpoint()}']
 
     def mim(self, verb, *arguments):
@@ -407,7 +410,7 @@ def report(work_dir, data):
     current = [job for job in known if job.is_current()]
     for job in known:
         if job not in current:
-            say(f'{job.task.name} is left out of the table: what it depends on has changed since')
+            say(f'{job.task.name} is omitted from the table: its config, options or data have changed since')
     if current:
         run([sys.executable, TABLE, work_dir, *(job.task.name for job in current)], work_dir / 'table.log')
         say(
@@ -441,10 +444,10 @@ def main(argv=None):
     add('--work-dir', type=Path, default=Path('work_dirs/zoo'), help='default: %(default)s')
     usual = [task.name for task in TASKS if not task.on_demand]
     more = ', '.join(task.name for task in TASKS if task.on_demand)
-    text = f'some of {", ".join(usual)} (default: these), {more}, with what they need'
+    text = f'tasks to run, with those they depend on: {", ".join(usual)} (default: all of these), {more}'
     add('--tasks', nargs='+', choices=names, default=usual, metavar='TASK', help=text)
-    add('--fresh', action='store_true', help='forget what is there of these tasks')
-    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes of every config')
+    add('--fresh', action='store_true', help='delete earlier results of these tasks')
+    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes to every config')
     args = parser.parse_args(argv)
     warnings.simplefilter('ignore')  # they are in the logs; the console has a line a step
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, as Ctrl-C does
@@ -453,9 +456,9 @@ def main(argv=None):
     except StepError as error:
         sys.exit(f'zoo_demo.py: error: {error}')
     except KeyboardInterrupt:
-        sys.exit('\nzoo_demo.py: interrupted. The same command goes on from here.')
+        sys.exit('\nzoo_demo.py: interrupted. Run the same command to continue.')
     if wrong:
-        sys.exit('\n'.join(['zoo_demo.py: not all is well:', *wrong]))
+        sys.exit('\n'.join(['zoo_demo.py: failed or missed a target:', *wrong]))
 
 
 if __name__ == '__main__':

@@ -89,9 +89,11 @@ def make_panels(args):
                 raise AnalysisError(f'The network {source.label} is given twice: give it once.')
             rows[name] = [Panel(network, stage, branches) for stage in dict.fromkeys(args.stages)]
     if args.without and not any('without' in name for name in rows):
-        raise AnalysisError('None of the networks is a MobileMamba, which --without is for: leave it out.')
+        raise AnalysisError('--without needs a MobileMamba, and none of the networks is one: omit it.')
     if len({panel.network.channels for row in rows.values() for panel in row}) > 1:
-        raise AnalysisError('The networks take images of different numbers of channels: draw them apart.')
+        raise AnalysisError(
+            'The networks take images with different numbers of channels: draw them separately.'
+        )
     return rows
 
 

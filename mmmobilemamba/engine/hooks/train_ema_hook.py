@@ -66,7 +66,7 @@ class TrainEMAHook(EMAHook):
             return
         if 'ema_state_dict' not in checkpoint:
             runner.logger.warning(
-                'The checkpoint holds no moving average, so it starts anew from the weights: the run that is '
-                'resumed had no TrainEMAHook.'
+                'The checkpoint has no moving average, so it starts anew from the weights: the resumed run '
+                'had no TrainEMAHook.'
             )
         super().after_load_checkpoint(runner, checkpoint)
