@@ -1,9 +1,13 @@
-"""``{zoo-table} DATASET``: the models of the metafiles that have results on a dataset, or none."""
+"""``{zoo-table} DATASET``: the models of the metafiles that have results on a dataset, or none.
+
+With the option ``:metric:``, only models that have this metric.
+"""
 
 import json
 from pathlib import Path
 
 import yaml
+from docutils.parsers.rst.directives import unchanged_required
 from docutils.statemachine import StringList
 from sphinx.util.docutils import SphinxDirective
 
@@ -55,13 +59,19 @@ class ZooTable(SphinxDirective):
 
     required_arguments = 1
     final_argument_whitespace = True
+    option_spec = {'metric': unchanged_required}
 
     def run(self):
         dataset = self.arguments[0]
         found = [(model, results_on(model, dataset)) for model in load_models()]
-        found = [(model, metrics) for model, metrics in found if metrics is not None]
+        metric = self.options.get('metric')
+        found = [
+            (model, metrics) for model, metrics in found if metrics is not None and metric in (None, *metrics)
+        ]
         if not found:
-            raise self.error(f'no model of the metafiles has results on {dataset}')
+            raise self.error(
+                f'no model of the metafiles has results on {dataset}, {metric or "of any metric"}'
+            )
         table = json.loads((ROOT / 'mmmobilemamba/weights/weights.json').read_text(encoding='utf-8'))
         stems = {Path(model['Config']).stem for model, _ in found}
         weights = {entry['config']: entry['name'] for entry in table if entry['config'] in stems}

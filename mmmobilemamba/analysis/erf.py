@@ -92,8 +92,8 @@ def centre_gradient(extract: Callable[[Tensor], Tensor], images: Tensor) -> np.n
     gradient = found[0].abs().double().sum(1)
     if not gradient.isfinite().all():
         raise AnalysisError(
-            'The gradient of the map has values that are not finite: so do the weights or the image, or the '
-            'values overflow. Check the checkpoint, and use float32.'
+            'The gradient of the map is not finite: the weights or the image are not finite, or values '
+            'overflow. Check the checkpoint, and use float32.'
         )
     if not (gradient.flatten(1).sum(1) > 0).all():
         raise AnalysisError(

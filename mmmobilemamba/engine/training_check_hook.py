@@ -314,7 +314,7 @@ def _refuse_single_values(name, batch_size):
         if module.training and inputs[0].numel() == inputs[0].shape[1]:
             where = 'Batches have' if batch_size == 1 else 'The last batch of an epoch has'
             raise ValueError(
-                f'{where} one image, which gives the batch norm {name} one value per channel, too few to '
+                f'{where} one image, of which the batch norm {name} sees one value per channel, too few to '
                 f'train with. Set train_dataloader.batch_size to 2 or more and drop_last=True, or another '
                 f'batch_size that leaves no single image.'
             )

@@ -50,7 +50,7 @@ def test_a_picture_is_cut_around_its_centre_and_resized(tmp_path):
     assert (image - torch.tensor([1.0, 0, 0.2]).view(1, 3, 1, 1)).abs().max() < 0.1  # bicubic
     gray = read_picture(path, (2, 6), channels=1)
     assert gray.shape == (1, 1, 2, 6) and gray.std() > 0.1
-    with pytest.raises(AnalysisError, match='have 1 or 3 channels, and the network takes 4: leave them out'):
+    with pytest.raises(AnalysisError, match='have 1 or 3 channels, but the network takes 4: omit --images'):
         read_picture(path, (4, 4), channels=4)
 
 

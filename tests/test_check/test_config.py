@@ -111,7 +111,7 @@ def test_files_elsewhere(check, tmp_path):
 def test_heads_with_other_classes(number, level, check):
     text, lines = only(check(model__bbox_head__num_classes=number), level, 'classes')
     data = 'The data have 10 classes (zero, one, two, three, four and 5 more)'
-    assert text == f'{data}, and the bbox_head has {number}.'
+    assert text == f'{data}, but the bbox_head has {number}.'
     assert lines == ['model = dict(bbox_head=dict(num_classes=10))']
 
 

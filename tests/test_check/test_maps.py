@@ -389,7 +389,7 @@ SEGMENTORS = {
     'upernet/upernet_r50_4xb4-80k_ade20k-512x512': (
         [
             'decode_head reads maps 0, 1, 2, 3 of 256, 512, 1024, 2048 channels, '
-            'and there are 3, of 144, 272, 368.',
+            'but there are 3, of 144, 272, 368.',
             'auxiliary_head reads map 2 of 1024 channels, but there are 3, of 144, 272, 368.',
         ],
         'decode_head=dict(in_index=[0, 1, 2], in_channels=[144, 272, 368])',
@@ -412,7 +412,7 @@ SEGMENTORS = {
     ),
     'knet/knet-s3_r50-d8_upernet_8xb2-adamw-80k_ade20k-512x512': (
         [
-            'decode_head.kernel_generate_head reads maps 0, 1, 2, 3 of 256, 512, 1024, 2048 channels, and '
+            'decode_head.kernel_generate_head reads maps 0, 1, 2, 3 of 256, 512, 1024, 2048 channels, but '
             'there are 3, of 144, 272, 368.',
             'auxiliary_head reads map 2 of 1024 channels, but there are 3, of 144, 272, 368.',
         ],

@@ -52,7 +52,7 @@ def test_one_image(name, norm, at_work, tmp_path):
         assert runner.iter == 1
         return
     with pytest.raises(
-        ValueError, match=rf'one image, which gives the batch norm {norm}.* one value per channel'
+        ValueError, match=rf'one image, of which the batch norm {norm}.* sees one value per channel'
     ):
         runner.train()
     assert runner.iter == 0

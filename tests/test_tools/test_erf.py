@@ -106,7 +106,7 @@ def test_pictures_and_a_checkpoint(config, tmp_path, capsys):
         (['small.py=none.pth'], 'There is no checkpoint file none.pth'),
         (['small.py=other.pth'], 'does not fit this MobileMamba of widths (32, 48, 64)'),
         (['small.py', 'small.py'], 'small, random weights is given twice'),
-        ([RESNET, '--without', 'scan'], 'None of the networks is a MobileMamba'),
+        ([RESNET, '--without', 'scan'], '--without needs a MobileMamba'),
         (['small.py', '--out', 'a.txt'], 'a.txt must end in .png, .jpg, .pdf, .svg'),
         (['small.py', '--save', 'none/a.npz'], 'there is no folder none; make it first'),
         (['small.py', '--size', '1', '2', '3'], '--size takes one side or HEIGHT WIDTH'),

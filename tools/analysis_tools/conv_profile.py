@@ -4,8 +4,8 @@
 
 Networks are named as in ``benchmark.py``, deployed and prepared (``prepare_for_cpu``), and run on one thread
 with batch size 1. ``ms`` is the time inside the network, ``ms, cached`` that of the same convolution repeated
-immediately, when its weights and its input are in the cache: the difference is the wait for memory. GMAC/s are
-those inside the network. The total is the median of runs without the measurement of each convolution.
+immediately, when its weights and its input are in the cache: the difference is the wait for memory. GMAC/s
+are those inside the network. The total is the median of runs without the measurement of each convolution.
 """
 
 import argparse

@@ -376,8 +376,8 @@ def check_existing(out, arguments, overwrite):
     foreign = [name for name in held if name not in (*VIEWS, MANIFEST)]
     if held and (not is_ours(out) or (overwrite and foreign)):
         raise DatasetError(
-            f'{out} contains files that this script did not write ({", ".join((foreign or held)[:5])}), so it is '
-            'not changed, even with --overwrite. Use a new or empty folder, or move them away yourself.'
+            f'{out} contains files that this script did not write ({", ".join((foreign or held)[:5])}), so '
+            'it is not changed, even with --overwrite. Use a new or empty folder, or move them away yourself.'
         )
     if overwrite or not held:
         return False

@@ -5,8 +5,8 @@
 
 Writes one table (``table.md``, ``table.json``), one contact sheet (``contact_sheet.jpg``), and a folder per
 task with its log, checkpoints and result to the work dir. Running the same command again continues where it
-stopped; finished steps are skipped. ``--tasks`` runs only these tasks and updates their rows of the table. The
-exit status is 1 if a step failed, or if a score or the time limit was missed.
+stopped; finished steps are skipped. ``--tasks`` runs only these tasks and updates their rows of the table.
+The exit status is 1 if a step failed, or if a score or the time limit was missed.
 """
 
 import argparse
