@@ -15,7 +15,8 @@ from torch import Tensor
 from . import tracing
 from .cpu import library
 
-BACKENDS = ('cpp', 'triton', 'torch', 'naive', 'export')  # fastest first
+KERNELS = dict(cpp='cpu', triton='cuda')  # backends with kernels of this package, and their types of device
+BACKENDS = (*KERNELS, 'torch', 'naive', 'export')  # fastest first
 OPERATIONS = ('scan', 'conv', 'depthwise_conv', 'haar', 'norm_gate')
 WITH_CPP = ('auto', 'cpp')
 WITH_TRITON = ('auto', 'triton')
@@ -98,10 +99,10 @@ def select_backend(
         raise ValueError(f"operation '{operation}' is not one of {sorted(OPERATIONS)}.")
     candidates: tuple[str, ...] = BACKENDS if backend == 'auto' else (backend,)
     if operation != 'scan':
-        candidates = (*(name for name in BACKENDS[:2] if backend in ('auto', name)), 'torch')
+        candidates = (*(name for name in KERNELS if backend in ('auto', name)), 'torch')
     passed_over = {}
     if backend == 'auto' and tracing.is_exported():
-        passed_over = dict.fromkeys(BACKENDS[:2], STANDALONE)
+        passed_over = dict.fromkeys(KERNELS, STANDALONE)
         candidates = ('export', 'torch') if operation == 'scan' else ('torch',)
     for name in candidates:
         reason = why_not(name, operation, device, dtype)
@@ -126,9 +127,9 @@ def why_not(
         str | None: The reason, None if it can run.
     """
     device_type = torch.device(device).type
-    if backend in ('cpp', 'triton') and torch.jit.is_tracing():
+    if backend in KERNELS and torch.jit.is_tracing():
         return STANDALONE
-    made_for = dict(cpp='cpu', triton='cuda').get(backend, device_type)
+    made_for = KERNELS.get(backend, device_type)
     if made_for != device_type:
         return f'it is for {made_for}, and the tensors are on {device_type}'
     if backend == 'cpp':

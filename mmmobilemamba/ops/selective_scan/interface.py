@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..backends import WITH_CPP, resolve
+from ..backends import KERNELS, WITH_CPP, resolve
 from ..cpu import scan as cpu_scan
 from ..cpu.library import can_run
 from ..export.scan import selective_scan_export
@@ -20,7 +20,7 @@ def _function(name: str) -> Callable[..., Any]:
     """The function of one of ``BACKENDS``."""
     if name == 'naive' or is_transformed():  # the others do not support transforms
         return selective_scan_naive
-    if name in ('cpp', 'triton'):
+    if name in KERNELS:
         return selective_scan_operator
     # Outside torch.compile and torch.export, the loop of the form for export would have to be compiled first.
     # A trace of the chunked form would be valid for one size only.
