@@ -52,10 +52,11 @@ def test_files_of_a_cpu(plot, tmp_path):
     contents = plot.read([written(tmp_path / 'a.json', b1=TIMES, unknown=TIMES)])
     drawn = [(panel.name, panel.points) for panel in plot.panels(contents)]
     assert drawn == [('latency', {('b1', 256): 30.0}), ('throughput', {('b1', 256): 40.0})]
-    plot.main([str(tmp_path / 'a.json'), '--out', str(tmp_path), '--only', 'latency'])
-    files = {path.name for path in tmp_path.iterdir()} - {'a.json'}
+    out = tmp_path / 'new' / 'figures'
+    plot.main([str(tmp_path / 'a.json'), '--out', str(out), '--only', 'latency'])
+    files = {path.name for path in out.iterdir()}
     assert files == {f'accuracy-latency{end}' for end in ('.png', '.svg', '-dark.png', '-dark.svg')}
-    assert (tmp_path / 'accuracy-latency.png').read_bytes().startswith(b'\x89PNG')
+    assert (out / 'accuracy-latency.png').read_bytes().startswith(b'\x89PNG')
 
 
 @pytest.mark.parametrize(
@@ -64,8 +65,8 @@ def test_files_of_a_cpu(plot, tmp_path):
         (['b.json'], r'the files have more than one machine'),
         (['threads.json'], r'more than one number of threads: 1 and others'),
         (['gpu.json'], r"more than one dtype or device: \['float32', 'cpu'\] and others"),
-        (['--only', 'flops'], r"the files have nothing for \['flops'\], but for \['latency', 'throughput'\]"),
-        (['--out', 'nowhere'], r'there is no folder nowhere; make it first'),
+        (['--only', 'flops'], r"no data for \['flops'\]; choose from \['latency', 'throughput'\]"),
+        (['--out', 'a.json'], r'a\.json is a file; --out takes a folder'),
     ],
 )
 def test_what_cannot_be_drawn(plot, options, message, tmp_path, capsys, monkeypatch):

@@ -111,7 +111,10 @@ def test_pictures_and_a_checkpoint(config, tmp_path, capsys):
         (['small.py', '--save', 'none/a.npz'], 'there is no folder none; make it first'),
         (['small.py', '--size', '1', '2', '3'], '--size takes one side or HEIGHT WIDTH'),
         (['small.py', '--number', '0'], '--number must be 1 or more'),
-        (['small.py', '--without', 'scan,stem'], "there is no branch 'stem', but scan, wavelet, local"),
+        (
+            ['small.py', '--without', 'scan,stem'],
+            "there is no branch 'stem'; choose from scan, wavelet, local",
+        ),
         (['b9'], 'there is no config file b9 here'),
         (['timm/resnet5'], "'resnet50' is close"),
     ],

@@ -212,11 +212,11 @@ def parse_args(argv):
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     parser.add_argument('files', nargs='+', type=Path, help='output of benchmark.py --json')
-    parser.add_argument('--out', type=Path, required=True, help='folder for the figures')
+    parser.add_argument('--out', type=Path, required=True, help='folder for the figures, created if missing')
     parser.add_argument('--only', nargs='+', metavar='NAME', help='draw only these figures, such as flops')
     args = parser.parse_args(argv)
-    if not args.out.is_dir():
-        parser.error(f'there is no folder {args.out}; make it first')
+    if args.out.exists() and not args.out.is_dir():
+        parser.error(f'{args.out} is a file; --out takes a folder')
     try:
         contents = read(args.files)
     except ValueError as error:
@@ -227,12 +227,13 @@ def parse_args(argv):
     names = [panel.name for panel in drawn]
     unknown = set(args.only or ()) - set(names)
     if unknown:
-        parser.error(f'the files have nothing for {sorted(unknown)}, but for {names}')
+        parser.error(f'the files have no data for {sorted(unknown)}; choose from {names}')
     return args, contents[0], [panel for panel in drawn if not args.only or panel.name in args.only]
 
 
 def main(argv=None):
     args, content, drawn = parse_args(argv)
+    args.out.mkdir(parents=True, exist_ok=True)
     for panel in drawn:
         for theme in THEMES:
             caption = None if panel.name in ('flops', 'parameters') else about(content)

@@ -67,7 +67,9 @@ def branches_argument(text):
     names = tuple(text.split(','))
     for name in names:
         if name not in BRANCHES:
-            raise argparse.ArgumentTypeError(f'there is no branch {name!r}, but {", ".join(BRANCHES)}')
+            raise argparse.ArgumentTypeError(
+                f'there is no branch {name!r}; choose from {", ".join(BRANCHES)}'
+            )
     return names
 
 
@@ -162,7 +164,7 @@ def run(args):
     if args.save:
         save(args.save, named)
     what = 'pictures' if args.images else 'images of white noise'
-    print(f'Sides, px, of the centred squares that hold a share of the field; {len(images)} {what}')
+    print(f'Sides in px of the centred squares that contain a share of the field; {len(images)} {what}')
     print('\n'.join(table(named)))
     print(f'{args.out}: the figure')
 
