@@ -31,7 +31,7 @@ model = dict(
 size = (224, 224)  # of scenes of 160 pixels: strokes are narrower than the finest stride, 4
 train_pipeline = _base_.train_pipeline
 train_pipeline[2]['scale'] = size
-train_pipeline[3]['prob'] = 0.0  # a digit has a right way round
+train_pipeline[3]['prob'] = 0.0  # digits must not be mirrored
 test_pipeline = _base_.test_pipeline
 test_pipeline[1]['scale'] = size
 train_dataset = dict(_base_.digits_train, pipeline=train_pipeline)
@@ -41,7 +41,7 @@ test_dataloader = val_dataloader
 val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
-# A higher peak, and a shorter warm-up times a cosine over the whole training.
+# A higher peak, and a shorter warm-up multiplied by a cosine over the whole training.
 train_cfg = dict(max_epochs=1, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 custom_hooks = _base_.digits_epochs.average

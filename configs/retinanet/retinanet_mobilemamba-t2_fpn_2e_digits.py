@@ -38,7 +38,7 @@ test_dataloader = val_dataloader
 val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
-# A higher peak, and a shorter warm-up times a cosine over the whole training.
+# A higher peak, and a shorter warm-up multiplied by a cosine over the whole training.
 train_cfg = dict(max_epochs=2, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 custom_hooks = _base_.digits_epochs.average

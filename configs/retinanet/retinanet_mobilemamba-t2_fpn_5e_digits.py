@@ -31,7 +31,7 @@ test_dataloader = val_dataloader
 val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
-# From scratch: a higher peak, and a shorter warm-up times a cosine over the whole training.
+# From scratch: a higher peak, and a shorter warm-up multiplied by a cosine over the whole training.
 train_cfg = dict(max_epochs=5, val_interval=1)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = _base_.digits_epochs.param_scheduler

@@ -1,5 +1,5 @@
 # The COCO recipe on the digits scenes, small enough for two CPU cores. It has none of
-# the recipe's mosaics, other mixtures and random sizes, which pay only in a long training.
+# the recipe's mosaics, other mixtures and random sizes, which help only in long trainings.
 _base_ = [
     './rtmdet_mobilemamba-b1_8xb32-300e_coco.py',
     '../_base_/models/digits_backbone.py',
@@ -15,7 +15,7 @@ train_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=size, keep_ratio=True),
     dict(type='Pad', size=size, pad_val=dict(img=(114, 114, 114))),
-    dict(type='PackDetInputs'),  # no flip: a digit has a right way round
+    dict(type='PackDetInputs'),  # no flip: digits must not be mirrored
 ]
 test_pipeline = _base_.test_pipeline
 test_pipeline[1]['scale'] = size
@@ -27,7 +27,7 @@ test_dataloader = val_dataloader
 val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
-# A short warm-up times a cosine over the whole training.
+# A short warm-up multiplied by a cosine over the whole training.
 train_cfg = dict(max_epochs=2, val_interval=2, dynamic_intervals=None)
 optim_wrapper = dict(optimizer=dict(lr=1e-3))
 param_scheduler = _base_.digits_epochs.param_scheduler

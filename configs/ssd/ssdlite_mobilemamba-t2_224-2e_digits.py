@@ -1,5 +1,5 @@
 # The COCO recipe on the digits scenes, small enough for two CPU cores. It has the recipe's crops, but not its
-# expansion and colours, which pay only in a long training.
+# expansion and colours, which help only in long trainings.
 _base_ = [
     './ssdlite_mobilemamba-b1_8xb24-320-600e_coco.py',
     '../_base_/models/digits_backbone.py',
@@ -25,7 +25,7 @@ train_pipeline = [
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='MinIoURandomCrop', min_ious=(0.5, 0.7, 0.9), min_crop_size=0.5),
     dict(type='Resize', scale=size, keep_ratio=False),
-    dict(type='PackDetInputs'),  # no flip: a digit has a right way round
+    dict(type='PackDetInputs'),  # no flip: digits must not be mirrored
 ]
 test_pipeline = _base_.test_pipeline
 test_pipeline[1]['scale'] = size
@@ -39,7 +39,7 @@ test_dataloader = val_dataloader
 val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
-# A short warm-up times a cosine over the whole training.
+# A short warm-up multiplied by a cosine over the whole training.
 train_cfg = dict(max_epochs=2, val_interval=2)
 optim_wrapper = dict(optimizer=dict(lr=2e-3))
 custom_hooks = _base_.digits_epochs.average

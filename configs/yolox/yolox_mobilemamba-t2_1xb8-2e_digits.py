@@ -1,5 +1,5 @@
 # The COCO recipe on the digits scenes, small enough for two CPU cores. It has none of
-# the recipe's mosaics, other mixtures and random sizes, which pay only in a long training.
+# the recipe's mosaics, other mixtures and random sizes, which help only in long trainings.
 _base_ = [
     './yolox_mobilemamba-b1_8xb8-300e_coco.py',
     '../_base_/models/digits_backbone.py',
@@ -18,7 +18,7 @@ train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(type='Resize', scale=size, keep_ratio=True),
-    dict(type='PackDetInputs'),  # no flip: a digit has a right way round
+    dict(type='PackDetInputs'),  # no flip: digits must not be mirrored
 ]
 test_pipeline = _base_.test_pipeline
 test_pipeline[1]['scale'] = size
@@ -31,7 +31,7 @@ test_dataloader = val_dataloader
 val_evaluator = _base_.digits_evaluator
 test_evaluator = val_evaluator
 
-# A short warm-up times a cosine over the whole training.
+# A short warm-up multiplied by a cosine over the whole training.
 train_cfg = dict(max_epochs=2, val_interval=2)
 param_scheduler = _base_.digits_epochs.param_scheduler
 default_hooks = _base_.digits_epochs.hooks

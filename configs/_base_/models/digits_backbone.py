@@ -1,7 +1,7 @@
 # What the small detectors and segmentors start from, as those of COCO and ADE20K start from ImageNet weights.
-# A twin has the rest from its parent, so these names must not be the parent's.
+# The digits configs inherit the rest from a recipe, so these names must differ from the recipe's.
 
-# What the digits classifier of one epoch leaves. To train it, two minutes on two CPU cores:
+# The checkpoint of the digits classifier of one epoch. To train it in two minutes on two CPU cores:
 #     mim train mmmobilemamba mobilemamba-t2_1xb64-1e-pretrain_digits-64px.py
 # Another file: --cfg-options model.backbone.init_cfg.checkpoint=FILE
 digits_checkpoint = 'work_dirs/mobilemamba-t2_1xb64-1e-pretrain_digits-64px/epoch_1.pth'
