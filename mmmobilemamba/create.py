@@ -99,7 +99,7 @@ def check_arguments(
     for name in SET_BY.keys() & others.keys():
         raise TypeError(f'create_model takes {SET_BY[name]} instead of {name}.')
     if features_only and drop_rate:
-        raise ValueError('drop_rate applies to the head, which a network with features_only=True does not have.')
+        raise ValueError('drop_rate applies to the head, which features_only=True leaves out.')
     if out_indices is not None and not features_only:
         raise ValueError(
             'out_indices chooses maps of stages, for which create_model needs features_only=True.'

@@ -58,7 +58,7 @@ def write_table(work_dir, states):
     (work_dir / 'table.json').write_text(json.dumps(states, indent=2) + '\n')
     notes = [data_line(state['data']) for state in states]
     notes += [machine_line(state['machine']) for state in states]  # they differ if the machine changed
-    lines = ['# Small twins on the digits scenes', '', f'| {" | ".join(HEAD)} |', '|---' * len(HEAD) + '|']
+    lines = ['# Small configs on the digits scenes', '', f'| {" | ".join(HEAD)} |', '|---' * len(HEAD) + '|']
     lines += [*map(table_row, states), '']
     for note in (*dict.fromkeys(notes), NOTE):
         lines += [note, '']
