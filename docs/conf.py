@@ -47,6 +47,7 @@ html_copy_source = False
 html_show_sphinx = False
 # Pages are read in many sizes; long lines of configs scroll.
 pygments_style, pygments_dark_style = 'friendly', 'monokai'
+highlight_language = 'none'  # blocks without a language are outputs
 
 linkcheck_anchors = False  # of pages that scripts make
 linkcheck_timeout = 20

@@ -157,7 +157,7 @@ REFUSED = dict(
     features=(dict(init_cfg={}, features_only=True), TypeError, 'takes pretrained instead of init_cfg'),
     twice=(dict(in_channels=1), TypeError, 'takes in_chans instead of in_channels'),
     adapted=(dict(adapt_in_channels=True), TypeError, 'takes in_chans instead of adapt_in_channels'),
-    no_head=(dict(features_only=True, drop_rate=0.1), ValueError, 'drop_rate is of the head'),
+    no_head=(dict(features_only=True, drop_rate=0.1), ValueError, 'drop_rate applies to the head'),
     unknown_too=(dict(colour=1), TypeError, 'colour'),
 )
 
