@@ -37,13 +37,13 @@ def test_each_recipe_is_on_the_page_and_inherits_from_its_project():
         assert "type='MobileMamba'" in text and "type='TrainingCheckHook'" in text
 
 
-def test_a_mend_fits_one_place(tmp_path):
+def test_a_patch_fits_one_place(tmp_path):
     (tmp_path / 'a.py').write_text('most = 1\n')
-    mend = project_tests.Mend('a.py', 'most = 1', 'most = 2', 'why')
-    project_tests.apply(mend, tmp_path)
+    patch = project_tests.Patch('a.py', 'most = 1', 'most = 2', 'why')
+    project_tests.apply(patch, tmp_path)
     assert (tmp_path / 'a.py').read_text() == 'most = 2\n'
     with pytest.raises(project_tests.StepError, match=r"does not have 'most = 1' once.*\n.*change PROJECTS"):
-        project_tests.apply(mend, tmp_path)
+        project_tests.apply(patch, tmp_path)
 
 
 @pytest.mark.parametrize(('passes', 'status'), [(('mmocr', 'mmpose'), 0), (('mmocr',), 1), ((), 1)])

@@ -18,7 +18,7 @@ from typing import NamedTuple
 from setup_env import REQUIREMENTS, ROOT, Environment, StepError, say
 
 
-class Mend(NamedTuple):
+class Patch(NamedTuple):
     """A line of an installed package, its replacement, and the reason."""
 
     file: str
@@ -31,7 +31,7 @@ class Project(NamedTuple):
     """Import name of a project, and patches of its installed copy."""
 
     package: str
-    mends: tuple = ()
+    patches: tuple = ()
 
 
 PROJECTS = dict(
@@ -39,7 +39,7 @@ PROJECTS = dict(
     mmocr=Project(
         'mmocr',
         (
-            Mend(
+            Patch(
                 'mmocr/__init__.py',
                 "mmdet_maximum_version = '3.2.0'",
                 "mmdet_maximum_version = '3.4.0'",
@@ -50,25 +50,25 @@ PROJECTS = dict(
     mmaction2=Project(
         'mmaction',
         (
-            Mend(
+            Patch(
                 'mmaction/models/localizers/__init__.py',
                 'from .drn.drn import DRN\n',
                 '',
                 'the wheel lacks that folder: https://github.com/open-mmlab/mmaction2/issues/2714',
             ),
-            Mend('mmaction/models/localizers/__init__.py', ", 'DRN'", '', 'the same'),
+            Patch('mmaction/models/localizers/__init__.py', ", 'DRN'", '', 'the same'),
         ),
     ),
     mmrotate=Project(
         'mmrotate',
         (
-            Mend(
+            Patch(
                 'mmrotate/__init__.py',
                 "mmdet_maximum_version = '3.1.0'",
                 "mmdet_maximum_version = '3.3.0'",
                 'mmdet 3.3.0 is refused: https://github.com/open-mmlab/mmrotate/issues/1046',
             ),
-            Mend(
+            Patch(
                 'mmrotate/models/detectors/refine_single_stage.py',
                 'from collections import Sequence',
                 'from collections.abc import Sequence',
@@ -111,28 +111,28 @@ def install(name, base, folder):
     command = [env.python, '-m', 'pip', 'install', '--no-cache-dir', '--no-deps']
     env.run([*command, '-r', REQUIREMENTS / f'project-{name}.txt'], f'{name} did not install.', again)
     project = PROJECTS[name]
-    for mend in project.mends:
-        apply(mend, packages)
-        say(f'    patched {mend.file}: {mend.why}')
+    for patch in project.patches:
+        apply(patch, packages)
+        say(f'    patched {patch.file}: {patch.why}')
     code = f'import {project.package}.models, {project.package}.datasets, {project.package}.apis'
     env.run([env.python, '-W', 'ignore', '-c', code], f'{name} cannot be imported.', again, cwd=env.path)
     made.write_text(content)
     return env
 
 
-def apply(mend, packages):
+def apply(patch, packages):
     """Apply a patch to a file in ``packages``.
 
     Raises:
         StepError: If the old text does not occur exactly once, as in another version.
     """
-    path = packages / mend.file
+    path = packages / patch.file
     text = path.read_text(encoding='utf-8')
-    if text.count(mend.old) != 1:
+    if text.count(patch.old) != 1:
         raise StepError(
-            f'{path} does not have {mend.old!r} once.\nWhat to do: change PROJECTS in {__file__}.'
+            f'{path} does not have {patch.old!r} once.\nWhat to do: change PROJECTS in {__file__}.'
         )
-    path.write_text(text.replace(mend.old, mend.new), encoding='utf-8')
+    path.write_text(text.replace(patch.old, patch.new), encoding='utf-8')
 
 
 def fingerprint(name, base):

@@ -75,7 +75,7 @@ class PillowLoadImageFromFile(LoadImageFromFile):
             deep = file.mode in DEEP or (file.mode == 'I' and file.format in ('PNG', 'PPM'))
             if self.color_type != 'unchanged' and not deep and file.mode in ('I', 'F'):
                 raise ValueError(
-                    f'A {file.format} of mode {file.mode} has values of 32 bits, whose range nothing says; '
+                    f'A {file.format} of mode {file.mode} has 32-bit values, whose range is unknown; '
                     f'convert it to 8 or 16 bits.'
                 )
             if self.color_type == 'unchanged' or not deep:
