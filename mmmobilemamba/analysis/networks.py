@@ -12,7 +12,7 @@ import torch
 from mmengine.utils import get_installed_path
 from torch import Tensor, nn
 
-from ..check.maps import FAILURES
+from ..check.failures import FAILURES
 from ..deployment.build import build_untrained, load_trained, of_channels
 from ..models import MobileMamba
 from ..models.arch import ARCHS

@@ -14,8 +14,8 @@ from mmengine.utils import import_modules_from_strings
 from torch import nn
 
 from ..utils.codebase import CODEBASES
+from .failures import FAILURES, describe
 from .finding import Finding, importing, nest
-from .maps import FAILURES
 
 STAGES = 3
 # Sources of weights of other networks, as in the init_cfg of stock configs.
@@ -42,14 +42,8 @@ def build_model(config: Config) -> nn.Module | Finding:
         import_modules_from_strings(**(config.get('custom_imports') or dict(imports=None)))
         return MODELS.build(settings)
     except FAILURES as error:
-        text = f'The model cannot be built: {type(error).__name__}: {shorten(error)}'
+        text = f'The model cannot be built: {describe(error)}'
         return Finding('error', 'model', text, *advise(config, str(error)))
-
-
-def shorten(error: BaseException) -> str:
-    """Return the message of an error on one line, cut after 600 characters (str)."""
-    text = ' '.join(str(error).split()) or repr(error)
-    return text if len(text) <= 600 else f'{text[:600]} [...]'
 
 
 def advise(config: Config, message: str) -> tuple[str, dict[str, Any]]:
@@ -67,6 +61,8 @@ def advise(config: Config, message: str) -> tuple[str, dict[str, Any]]:
         return ('', ours) if ours else ('Correct the name, or add its module to custom_imports.', {})
     if isinstance(backbone, Mapping) and 'names a stage that does not exist' in message:
         return 'MobileMamba has three stages:', nest('model.backbone.out_indices', own_stages(backbone))
+    if "unexpected keyword argument 'backbone'" in message:
+        return describe_place(settings), {}
     if settings.get('pretrained') and 'pretrained' in message:
         return 'The config names weights of another backbone:', nest('model.pretrained', None)
     if isinstance(backbone, Mapping) and 'unexpected keyword' in message and 'MobileMamba' in message:
@@ -79,6 +75,17 @@ def advise(config: Config, message: str) -> tuple[str, dict[str, Any]]:
         advice = 'Settings of the previous backbone are inherited; _delete_ removes them:'
         return advice, nest('model.backbone', dict(_delete_=True, **mine))
     return '', {}
+
+
+def describe_place(settings: Mapping[str, Any]) -> str:
+    """Return the advice for a model whose backbone has another name, such as a retriever's (str)."""
+    kind = getattr(settings.get('type'), '__name__', settings.get('type'))
+    names = [key for key in settings if key.endswith('encoder')]
+    if not names:
+        return f'{kind} has no backbone that could be replaced.'
+    several = isinstance(settings[names[0]], Sequence)
+    place = 'the first element of the list' if several else 'the value of'
+    return f'{kind} has no backbone. Put the MobileMamba into {place} {names[0]} and leave backbone out.'
 
 
 def own_stages(backbone: Mapping[str, Any]) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
 import json
 import os
@@ -21,22 +22,33 @@ from .files import innermost, kind_of, sample_indices
 from .finding import Finding, lookup, merge, nest, nest_in
 
 
-def categories_in(settings: Mapping[str, Any]) -> list[tuple[Any, str]]:
-    """Return ids and names of the categories in a dataset's COCO annotation file, [] for other formats."""
+def categories_in(settings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Return the categories in a dataset's COCO annotation file (list[dict]), [] for other formats."""
     file = os.path.join(settings.get('data_root') or '', settings.get('ann_file') or '')
     if not file.endswith('.json') or not os.path.isfile(file):
         return []
+    return read_categories(file, os.stat(file).st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=16)  # several checks need them, and large files take long to read
+def read_categories(file: str, changed: int) -> list[dict[str, Any]]:
+    """Return the categories in a JSON file (list[dict]), [] if it cannot be read or has none.
+
+    Args:
+        file (str): The file.
+        changed (int): When it was changed, so that a new one is read again.
+    """
     try:
         content = json.loads(Path(file).read_text())
-    except ValueError:
+    except (OSError, ValueError):
         return []
     categories = content.get('categories') if isinstance(content, dict) else None
-    return [(each.get('id'), str(each.get('name'))) for each in categories or [] if isinstance(each, dict)]
+    return [each for each in categories or [] if isinstance(each, dict)]
 
 
 def names_in(settings: Mapping[str, Any]) -> list[str]:
     """Return the category names of a dataset's COCO annotation file (list[str]), [] for other formats."""
-    return [name for _, name in categories_in(settings)]
+    return [str(each.get('name')) for each in categories_in(settings)]
 
 
 def given_classes(settings: Mapping[str, Any]) -> Sequence[str]:
@@ -120,7 +132,7 @@ def label_names(dataset: Any, settings: Mapping[str, Any]) -> list[str]:
         found = sorted(folders, key=folders.__getitem__)
     # COCO itself has the order of its dataset class, and its annotations take long to read.
     elif isinstance(ids, list) and classes != list(getattr(dataset, 'METAINFO', {}).get('classes') or ()):
-        names = dict(categories_in(settings))
+        names = {each.get('id'): str(each.get('name')) for each in categories_in(settings)}
         found = [names[each] for each in ids if each in names]
     return found if sorted(found) == sorted(classes) else classes
 
@@ -217,7 +229,7 @@ def check_heads(model: nn.Module, dataset: Any, config: Config) -> list[Finding]
         list[Finding]: Errors for heads with fewer classes than the data, warnings for those with more.
     """
     classes = classes_of(dataset)
-    if not classes or hasattr(model, 'num_things_classes') or hasattr(model, 'panoptic_fusion_head'):
+    if not classes:
         return []
     findings: dict[str, Finding] = {}
     for name, module in model.named_modules():

@@ -9,18 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-# Errors raised by third-party models.
-FAILURES = (
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    ImportError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+from .failures import FAILURES, shorten
+
 SIDES = (513, 528, 544, 576, 640)  # odd multiples of 1, 16, 32, 64 and 128
 
 
@@ -92,7 +82,7 @@ def maps_of(part: Part, height: int, width: int) -> list[Tensor]:
                 return list(flatten(_extract(part, height, width, device)))
         except FAILURES as error:
             failure = error
-    raise MapsError(' '.join(str(failure).split())[:300]) from failure
+    raise MapsError(shorten(failure)) from failure
 
 
 def _extract(part, height, width, device):

@@ -12,8 +12,9 @@ from mmengine.config import Config
 from torch import nn
 
 from .build import build_model
+from .failures import FAILURES
 from .finding import Finding, change, has_error, merge
-from .maps import FAILURES, MapsError, Part, maps_of, parts_of
+from .maps import MapsError, Part, maps_of, parts_of
 from .segmentors import check_segmentor
 from .sides import check_sides
 from .strides import SIDE, check_strides

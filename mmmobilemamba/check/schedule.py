@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 from mmengine.config import Config
@@ -11,10 +12,9 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from ..engine.runners import PortableRunner
-from ..engine.training_check_hook import is_warmup, late_scheduler
-from .build import shorten
+from ..engine.training_check_hook import batch_sizes, is_warmup, late_scheduler
+from .failures import FAILURES, shorten
 from .finding import Finding, merge, nest
-from .maps import FAILURES
 
 TENTH = 10  # the part of a training that a shortened warm-up takes
 LONGER = 1.01  # times the training, up to which the end of a decay is that of the training
@@ -50,17 +50,23 @@ def check_groups(config: Config) -> list[Finding]:
     return findings
 
 
-def check_schedule(config: Config, model: nn.Module, loader: DataLoader) -> list[Finding]:
+def check_schedule(config: Config, model: nn.Module, loader: DataLoader | None) -> list[Finding]:
     """Build optimizer and schedulers as the Runner does, and compare them with the length of the training.
 
     Args:
         config (Config): A config with ``train_cfg`` and ``optim_wrapper``.
         model (nn.Module): Its model.
-        loader (DataLoader): Its training dataloader.
+        loader (DataLoader, optional): Its training dataloader. None if the data are missing, so that only
+            schedulers in the unit of the training's length, epochs or iterations, can be compared.
     """
+    by_epoch = config.train_cfg.get('by_epoch', 'max_epochs' in config.train_cfg)
+    known = (True, False) if loader is not None else (by_epoch,)
+    source = config
+    if loader is None:
+        source, loader = without_data(config)
     with tempfile.TemporaryDirectory() as folder:
         try:
-            runner = build_runner(config, model, loader, folder)
+            runner = build_runner(source, model, loader, folder)
             loop = runner.build_train_loop(runner._train_loop)
             runner._train_loop = loop
             runner.optim_wrapper = runner.build_optim_wrapper(runner.optim_wrapper)
@@ -71,17 +77,36 @@ def check_schedule(config: Config, model: nn.Module, loader: DataLoader) -> list
             return [Finding('error', 'schedule', text)]
         iterations, epochs = loop.max_iters, loop.max_epochs
         begin = getattr(loop, 'val_begin', 0)
-        findings = check_schedulers(config, runner.param_schedulers, epochs, iterations)
-    images = f'{len(loader.dataset)} images' if hasattr(loader.dataset, '__len__') else 'its images'
-    text = f'{iterations} iterations of {loader.batch_sampler.batch_size} images, of {images}.'
-    by_epoch = config.train_cfg.get('by_epoch', 'max_epochs' in config.train_cfg)
+        findings = check_schedulers(config, runner.param_schedulers, epochs, iterations, known)
     length, unit = (epochs, 'epochs') if by_epoch else (iterations, 'iterations')
+    if len(known) == 1:
+        text = f'{length} {unit}; without the images, schedulers in other units are not checked.'
+    else:
+        images = f'{len(loader.dataset)} images' if hasattr(loader.dataset, '__len__') else 'its images'
+        sizes = ' or '.join(map(str, batch_sizes(loader)))
+        text = f'{iterations} iterations of {sizes} images, of {images}.'
     # mmengine (0.10.7) also validates after the last one, whatever the interval.
     if config.get('val_cfg') is not None and begin > length:
         late_text = f'Validation begins after {begin} of {length} {unit}, so it never runs.'
         mend = nest('train_cfg.val_begin', 1)
         findings.append(Finding('warning', 'schedule', late_text, mend=mend))
     return findings or [Finding('ok', 'schedule', text)]
+
+
+def without_data(config: Config) -> tuple[Config, DataLoader]:
+    """Return a config and a dataloader for a training whose images are missing.
+
+    Schedulers by epochs stay so, as the number of iterations to convert them to is unknown.
+
+    Returns:
+        tuple[Config, DataLoader]: The config, and a dataloader with one iteration an epoch.
+    """
+    config = copy.deepcopy(config)
+    given = config.get('param_scheduler') or []
+    for each in [given] if isinstance(given, Mapping) else given:
+        if isinstance(each, Mapping):
+            each.pop('convert_to_iter_based', None)
+    return config, DataLoader([0], batch_size=1)
 
 
 def build_runner(config: Config, model: nn.Module, loader: DataLoader, work_dir: str) -> PortableRunner:
@@ -101,7 +126,9 @@ def build_runner(config: Config, model: nn.Module, loader: DataLoader, work_dir:
     )
 
 
-def check_schedulers(config: Config, built: Any, epochs: int, iterations: int) -> list[Finding]:
+def check_schedulers(
+    config: Config, built: Any, epochs: int, iterations: int, known: Container[bool]
+) -> list[Finding]:
     """Compare schedulers with the length of the training.
 
     Args:
@@ -109,14 +136,16 @@ def check_schedulers(config: Config, built: Any, epochs: int, iterations: int) -
         built (list | dict): The schedulers, in the order of the config, or lists of them by optimizer.
         epochs (int): Epochs of the training.
         iterations (int): Iterations of the training.
+        known (Container[bool]): Values of ``by_epoch`` of the schedulers that can be compared.
     """
     several = built.values() if isinstance(built, dict) else [built or []]
     schedulers = [scheduler for each in several for scheduler in each]
-    errors = [
-        late_scheduler(each, epochs, iterations) or late_steps(each, epochs, iterations)
-        for each in schedulers
-    ]
-    slow = [early_end(each, epochs, iterations) for each in schedulers]
+    errors, slow = [], []
+    for each in schedulers:
+        compared = each.by_epoch in known
+        late = late_scheduler(each, epochs, iterations) or late_steps(each, epochs, iterations)
+        errors.append(late if compared else '')
+        slow.append(early_end(each, epochs, iterations) if compared else '')
     findings = [Finding('error', 'schedule', text) for text in errors if text]
     findings += [
         Finding('warning', 'schedule', text) for text, error in zip(slow, errors) if text and not error
@@ -125,7 +154,9 @@ def check_schedulers(config: Config, built: Any, epochs: int, iterations: int) -
     settings = [settings] if isinstance(settings, Mapping) else settings
     if isinstance(settings, Sequence):  # mmengine adds its scope to what is inherited from another package
         settings = [{key: value for key, value in each.items() if key != '_scope_'} for each in settings]
-    if findings and isinstance(settings, Sequence) and len(settings) == len(schedulers):
+    # How many iterations a tenth of a few epochs has is unknown.
+    unsure = False not in known and any(is_warmup(each) for each, text in zip(schedulers, errors) if text)
+    if findings and isinstance(settings, Sequence) and len(settings) == len(schedulers) and not unsure:
         wrong = [bool(error or text) for error, text in zip(errors, slow)]
         mend = dict(param_scheduler=fit_schedulers(settings, schedulers, wrong, epochs, iterations))
         advice = 'Shorten it to the training:'
@@ -234,12 +265,12 @@ def scaled(given: dict[str, Any], factor: float, steps: int) -> dict[str, Any]:
     return new
 
 
-def check_learning_rate(config: Config, batch_size: int, gpus: int) -> Finding | None:
+def check_learning_rate(config: Config, batch_sizes: Sequence[int], gpus: int) -> Finding | None:
     """Compare the total batch size with the ``base_batch_size`` of the learning rate.
 
     Args:
         config (Config): The whole config.
-        batch_size (int): Batch size of one process.
+        batch_sizes (Sequence[int]): Batch size of one process, or that of each of several datasets.
         gpus (int): Number of processes.
 
     Returns:
@@ -249,8 +280,11 @@ def check_learning_rate(config: Config, batch_size: int, gpus: int) -> Finding |
     base = auto.get('base_batch_size')
     wrapper = config.get('optim_wrapper') or {}
     rate = (wrapper.get('optimizer') or {}).get('lr')
-    if not base or not rate:
+    if not base or not rate or not batch_sizes:
         return None
+    batch_size = batch_sizes[0]
+    if len(batch_sizes) > 1:
+        return check_rate_of_several(rate, base, batch_sizes, gpus, bool(auto.get('enable')))
     times = wrapper.get('accumulative_counts', 1)  # iterations per step, which auto_scale_lr ignores
     images = batch_size * gpus * times
     where = f'{gpus} x {batch_size}{f" x {times}" if times > 1 else ""} images per step'
@@ -271,3 +305,26 @@ def check_learning_rate(config: Config, batch_size: int, gpus: int) -> Finding |
         return Finding('warning', 'lr', text, 'For more GPUs, pass --gpus N to this check:', mend)
     advice = f'Train with --auto-scale-lr or lr={scaled:g}; for more GPUs, pass --gpus N to this check:'
     return Finding('warning', 'lr', text, advice, nest('auto_scale_lr.enable', True))
+
+
+def check_rate_of_several(
+    rate: float, base: int, batch_sizes: Sequence[int], gpus: int, scales: bool
+) -> Finding | None:
+    """Compare the batch sizes of several datasets with the one that the learning rate is meant for.
+
+    Args:
+        rate (float): The learning rate.
+        base (int): Images of a step that it is meant for.
+        batch_sizes (Sequence[int]): Batch size of each dataset, in one process.
+        gpus (int): Number of processes.
+        scales (bool): Whether ``auto_scale_lr`` is on; mmengine (0.10.7) fails on several sizes.
+    """
+    sizes = ' or '.join(map(str, batch_sizes))
+    if scales:
+        text = f'auto_scale_lr needs one batch_size, and there are {sizes}: the training would not begin.'
+        mend = nest('auto_scale_lr.enable', False)
+        return Finding('error', 'lr', text, 'Set the learning rate itself:', mend)
+    if all(size * gpus == base for size in batch_sizes):
+        return None
+    text = f'The learning rate of {rate:g} is meant for {base} images a step, and there are {gpus} x {sizes}.'
+    return Finding('warning', 'lr', text)

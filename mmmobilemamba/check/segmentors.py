@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from inspect import Parameter, signature
 from typing import Any
 
@@ -10,12 +10,14 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from .failures import FAILURES, shorten
 from .finding import Finding, as_text, nest_in
-from .maps import FAILURES, MapsError, Part, blank_copy, flatten, maps_of
+from .maps import MapsError, Part, blank_copy, flatten, maps_of
 from .sides import training_size
 from .strides import SIDE
 
 HEADS = ('decode_head', 'auxiliary_head')
+OWN_NETWORK = ('DDRHead', 'DPTHead', 'PIDHead')
 
 
 def check_segmentor(part: Part, config: Config, maps: list[Tensor]) -> list[Finding]:
@@ -112,16 +114,20 @@ def check_forward(part: Part, name: str, head: nn.Module, config: Config) -> Fin
         try:
             # SegNeXt's head draws random numbers.
             with torch.no_grad(), torch.random.fork_rng(devices=[]):
-                maps = [x.to(device) for x in flatten(maps_of(part, height, width))]
-                blank_copy(head, device)(maps)
+                maps = flatten(maps_of(part, height, width))
+                blank_copy(head, device)([torch.zeros(x.shape, device=device) for x in maps])
             return None
         except MapsError:  # is another finding
             return None
         except FAILURES as error:
             failure = error
     kind = type(head).__name__
-    text = f'{name} ({kind}) fails on the maps of a {height} x {width} image (height x width): {failure}'
+    reason = shorten(failure)
+    text = f'{name} ({kind}) fails on the maps of a {height} x {width} image (height x width): {reason}'
     pools = [each for each in head.modules() if isinstance(each, nn.AvgPool2d)]
+    if kind in OWN_NETWORK:
+        advice = 'This head is for the network of the same name. A light one for several maps:'
+        return Finding('error', 'maps', text, advice, light_head(part, name, config))
     if kind != 'LRASPPHead' or not pools:
         return Finding('error', 'maps', text)
     side = pools[0].kernel_size
@@ -138,6 +144,10 @@ def check_forward(part: Part, name: str, head: nn.Module, config: Config) -> Fin
 def light_head(part: Part, name: str, config: Config) -> dict[str, Any]:
     """Return the changes that put SegFormer's head, which also joins several maps, in place of another."""
     given = config['model'][name]
-    kept = ('in_channels', 'in_index', 'channels', 'dropout_ratio', 'num_classes', 'norm_cfg', 'loss_decode')
-    settings = {key: given[key] for key in (*kept, 'align_corners', 'ignore_index') if key in given}
+    maps = maps_of(part, SIDE, SIDE)
+    settings = dict(in_channels=[x.shape[1] for x in maps], in_index=list(range(len(maps))))
+    kept = ('channels', 'dropout_ratio', 'num_classes', 'norm_cfg', 'align_corners', 'ignore_index')
+    settings.update({key: given[key] for key in kept if key in given})
+    if isinstance(given.get('loss_decode'), Mapping):  # one of several outputs
+        settings['loss_decode'] = given['loss_decode']
     return nest_in(config, part.key(name), dict(_delete_=True, type='SegformerHead', **settings))

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
+from torch import nn
 
 from .finding import Finding, nest
 from .maps import MapsError, Part, needed_divisor
@@ -67,6 +68,60 @@ def check_sides(part: Part, config: Config) -> list[Finding]:
                 findings.append(Finding(level, 'sides', text, 'Pad to that:', mend))
     errors = [finding for finding in findings if finding.level == 'error']
     return (errors or findings)[:1] or [Finding('ok', 'sides', f'{what}, and gets them.')]
+
+
+def check_padding(model: nn.Module, config: Config) -> list[Finding]:
+    """Check ``size`` and ``size_divisor`` of mmseg's data preprocessor, and compare them with the crop.
+
+    mmseg (1.2.2) demands one of them, in training and in a ``test_cfg``. It pads to ``size`` at least, so a
+    larger crop stays as large as it is, and a crop of a smaller image cannot be stacked with it.
+
+    Args:
+        model (nn.Module): The model.
+        config (Config): The whole config.
+    """
+    preprocessor: Any = getattr(model, 'data_preprocessor', None)
+    if not any(kind.__name__ == 'SegDataPreProcessor' for kind in type(preprocessor).__mro__):
+        return []
+    own = (config.get('model') or {}).get('data_preprocessor')
+    key = 'model.data_preprocessor' if own else 'data_preprocessor'
+    crop = next(filter(None, map(crop_of, pipelines_of(config.get('train_dataloader')))), None)
+    found = _both_or_neither(key, 'the training', preprocessor.size, preprocessor.size_divisor, crop)
+    given = preprocessor.test_cfg
+    if given:
+        sizes = given.get('size'), given.get('size_divisor')
+        found += _both_or_neither(f'{key}.test_cfg', 'a validation', *sizes, None)
+    size = preprocessor.size
+    if not found and crop and size and any(side > room for side, room in zip(crop, size)):
+        text = (
+            f'RandomCrop makes up to {crop[0]} x {crop[1]} (height x width), and {key}.size is {size[0]} x '
+            f'{size[1]}: larger images stay larger, and those of several sizes cannot be stacked.'
+        )
+        found.append(Finding('warning', 'sides', text, 'Give both the same:', nest(f'{key}.size', crop)))
+    return found
+
+
+def _both_or_neither(key, run, size, divisor, crop) -> list[Finding]:
+    """Return the error if both or none of ``size`` and ``size_divisor`` are given."""
+    if (size is None) != (divisor is None):
+        return []
+    which = 'neither size nor size_divisor' if size is None else 'both size and size_divisor'
+    text = f'{key} has {which}, so mmseg stops at the first batch of {run}: it needs one of them.'
+    mend = dict(size_divisor=None) if size is not None else dict(size=crop) if crop else dict(size_divisor=32)
+    return [Finding('error', 'sides', text, mend=nest(key, mend))]
+
+
+def crop_of(steps: Sequence[Mapping[str, Any]]) -> tuple[int, int] | None:
+    """Return (height, width) of the crop that a pipeline ends with, in px, None if there is none."""
+    crop = None
+    for step in steps:
+        kind = step.get('type')
+        name = getattr(kind, '__name__', str(kind)).rpartition('.')[2]
+        if name == 'RandomCrop':
+            crop = step.get('crop_size')
+        elif not any(word in name for word in SAME_SIZE):
+            crop = None
+    return (crop, crop) if isinstance(crop, int) else tuple(crop) if crop else None
 
 
 def preprocessed(preprocessor: Mapping[str, Any], training: bool) -> tuple[int, tuple[int, int] | None]:

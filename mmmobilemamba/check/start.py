@@ -17,8 +17,8 @@ from mmengine.runner import BaseLoop, Runner
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from .failures import FAILURES
 from .finding import Finding, config_lines, merge
-from .maps import FAILURES
 from .rounds import check_in_rounds
 
 SWITCH = 'mobilemamba_check'  # config key; False disables the check

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 from mmengine.config import Config
 from torch import Tensor, nn
 
+from .failures import FAILURES
 from .finding import Finding, as_text, importing, lookup, merge, nest_in
-from .maps import FAILURES, Part, maps_of
+from .maps import Part, maps_of
 
 SIDE = 1024  # px; a multiple of all strides, and four times the largest common one
 GENERATORS = ('prior_generator', 'anchor_generator', 'square_anchor_generator')
@@ -36,7 +37,7 @@ def readers_of(part: Part) -> list[Reader]:
     """Return the heads and RoI extractors of a model that have strides (list[Reader])."""
     found = []
     for name, module in part.model.named_modules():
-        if name.partition('.')[0] in (part.name, 'neck') or is_dynamic(name, module):
+        if name.partition('.')[0] in (part.name, 'neck') or reads_others(name, module):
             continue
         strides = next(
             (
@@ -55,9 +56,16 @@ def readers_of(part: Part) -> list[Reader]:
     return found
 
 
-def is_dynamic(name: str, module: nn.Module) -> bool:
-    """Whether a module is CondInst's or BoxInst's mask head, whose points are on its own map of features."""
-    return name.rpartition('.')[2] == 'mask_head' and hasattr(module, 'parse_dynamic_params')
+def reads_others(name: str, module: nn.Module) -> bool:
+    """Whether a module has strides, but reads other maps than those of the neck (bool).
+
+    These are the mask heads of CondInst and BoxInst, whose points are on a map of their own, and the RoI
+    extractors of HTC and SCNet that read the map of the semantic head.
+    """
+    kind = name.rpartition('.')[2]
+    return kind == 'semantic_roi_extractor' or (
+        kind == 'mask_head' and hasattr(module, 'parse_dynamic_params')
+    )
 
 
 def _strides_of(generator) -> list[float]:

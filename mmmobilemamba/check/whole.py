@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Container, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
@@ -14,16 +15,20 @@ from torch.utils.data import DataLoader
 
 from ..models import MobileMamba
 from ..utils import codebase_of
+from .batches import given_batch_sizes
 from .build import build_model
 from .checkpoints import check_init_cfg, check_load_from, check_pixels, check_whole
-from .classes import check_heads, check_names, check_order, label_names
-from .data import build_loader, check_loader, check_loss
+from .classes import check_heads, check_names, check_order, given_classes, label_names
+from .data import build_loader, check_loader
 from .files import check_images, check_paths, innermost, loaders_of
 from .finding import LEVELS, Finding, change, has_error, importing, merge
 from .kernels import check_kernels
+from .loss import check_loss, initialise
 from .maps import parts_of
+from .panoptic import check_order_of_things, check_things, counting_heads
 from .rounds import check_in_rounds
 from .schedule import check_groups, check_learning_rate, check_schedule
+from .sides import check_padding
 from .start import python_style
 from .zero_label import check_zero_label
 
@@ -66,7 +71,9 @@ def check_config(config: Config, checkpoint: str | Path | None = None, gpus: int
     model = mended.model
     findings += mended.findings
     if model is None:
-        findings += check_paths(config)
+        findings += [*check_groups(config), *check_paths(config)]
+        rate = check_learning_rate(config, given_batch_sizes(config), gpus)
+        findings += [rate] if rate is not None else []
         return Report('', in_order(findings), python_style(config))
     parts = parts_of(model, MobileMamba)
     if not parts:
@@ -114,7 +121,9 @@ def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[
         gpus (int): Number of training processes.
         runs (bool): Whether the model can run.
     """
-    findings = check_paths(config)
+    padding = check_padding(model, config)
+    runs = runs and not has_error(padding)
+    findings = [*padding, *check_paths(config)]
     absent = {re.split(r'[.:]', found.text)[0] for found in findings if found.subject == 'files'}
     loaders, config, found = build_loaders(config, absent)
     findings += found
@@ -130,14 +139,35 @@ def check_data(config: Config, model: nn.Module, gpus: int, runs: bool) -> list[
         named = not any(each.subject == 'classes' for each in found if each.level == 'error')
         if name == 'train_dataloader':
             learnt = learnt_names(loader, config[name]) if named else []
-            heads = check_heads(model, loader.dataset, config)
+            heads = check_outputs(model, loader.dataset, config)
         found += check_order(name, loader, learnt, config) if named else []
+        found += check_order_of_things(name, loader, config) if named and counting_heads(model) else []
         model, runs = with_classes(model, config, heads, runs)
-        found += check_loader(model, name, loader, runs and not has_error(found))
+        if name == 'train_dataloader' and runs and not has_error(found):
+            found += initialise(model)
+        complete = not any(each.subject == 'files' for each in found)
+        found += check_loader(model, name, loader, complete, runs and not has_error(found))
         if name == 'train_dataloader':
             found += check_training(config, model, loader, gpus, runs and not has_error(found))
         findings += [*heads, *found]
+    if 'train_dataloader' not in loaders and config.get('train_dataloader') is not None:
+        findings += check_without_data(config, model, gpus)
     return findings
+
+
+def check_without_data(config: Config, model: nn.Module, gpus: int) -> list[Finding]:
+    """Check the heads, the schedule and the learning rate of a training whose data are missing."""
+    _, settings = next(innermost(config['train_dataloader'].get('dataset') or {}, ''))
+    named = SimpleNamespace(metainfo=dict(classes=given_classes(settings)))
+    return [*check_outputs(model, named, config), *check_training(config, model, None, gpus, runs=False)]
+
+
+def check_outputs(model: nn.Module, dataset: Any, config: Config) -> list[Finding]:
+    """Compare the number of classes of all heads with the training data."""
+    if not counting_heads(model):
+        return check_heads(model, dataset, config)
+    _, settings = next(innermost(config['train_dataloader'].get('dataset') or {}, ''))
+    return check_things(model, next(innermost(dataset, ''))[1], settings, config)
 
 
 def learnt_names(loader: DataLoader, settings: Mapping[str, Any]) -> list[str]:
@@ -182,12 +212,16 @@ def with_classes(
 
 
 def check_training(
-    config: Config, model: nn.Module, loader: DataLoader, gpus: int, runs: bool
+    config: Config, model: nn.Module, loader: DataLoader | None, gpus: int, runs: bool
 ) -> list[Finding]:
-    """Check the schedule, the learning rate and, if ``runs``, the loss of two images."""
-    loss = check_loss(model, loader) if runs else None
+    """Check the schedule, the learning rate and, if ``runs``, the loss of two images.
+
+    ``loader`` is None if the data are missing.
+    """
+    loss = check_loss(model, loader) if runs and loader is not None else None
     findings = [loss] if loss is not None else []
-    if None not in (config.get('train_cfg'), config.get('optim_wrapper')) and len(loader) > 0:
+    complete = None not in (config.get('train_cfg'), config.get('optim_wrapper'))
+    if complete and (loader is None or len(loader) > 0):
         findings += check_schedule(config, model, loader)
-    rate = check_learning_rate(config, loader.batch_sampler.batch_size or 1, gpus)
+    rate = check_learning_rate(config, given_batch_sizes(config), gpus)
     return [*findings, *([rate] if rate is not None else [])]

@@ -43,8 +43,10 @@ def check_neck(part: Part, config: Config, failure: str) -> Finding:
         return Finding('error', 'widths', text, advice, finer)
     stages = stages_for(part, len(wanted))
     right = [stage_widths(part.backbone)[stage] for stage in stages]
-    right = right[::-1] if wanted == sorted(wanted, reverse=True) else right  # YOLOv3's, coarsest first
-    change: dict[str, Any] = dict(in_channels=right[0] if isinstance(given, (int, str)) else right)
+    if wanted == sorted(wanted, reverse=True) != sorted(wanted):  # YOLOv3's, coarsest first
+        right = right[::-1]
+    numbers: Any = tuple(right) if isinstance(given, tuple) else right  # some necks insist on a tuple
+    change: dict[str, Any] = dict(in_channels=right[0] if isinstance(given, (int, str)) else numbers)
     if len(wanted) > len(right) and getattr(neck, 'start_level', None):
         change['start_level'] = 0
     outputs = settings.get('out_channels') if isinstance(settings, Mapping) else None
@@ -80,13 +82,29 @@ def check_heads(part: Part, config: Config, maps: list[Tensor]) -> list[Finding]
     findings = [_check_reader(part, config, reader, maps) for reader in readers_of(part)]
     for name in ('decode_head', 'panoptic_head'):
         findings.append(_check_pixel_decoder(part, name, config, maps))
-    for name in ('head', 'cls_head'):  # of mmpretrain and mmpose, and of mmaction2
-        head = getattr(part.model, name, None)
-        width = getattr(head, 'in_channels', None)
+    for name in last_map_readers(part):
+        head = getattr(part.model, name)
+        given = lookup(config, part.key(name))
+        given = given.get('in_channels') if isinstance(given, Mapping) else None
+        width = getattr(head, 'in_channels', given)
         if isinstance(width, int) and maps:
             findings.append(_compare(part, config, name, width, [maps[-1].shape[1]]))
-            findings.append(_check_pooling(part, config, head, maps[-1]))
+            findings.append(_check_pooling(part, config, head, width, maps[-1]))
     return [finding for finding in findings if finding is not None]
+
+
+def last_map_readers(part: Part) -> list[str]:
+    """Return the names of the modules of a model that read the last map alone (list[str]).
+
+    These are the heads of mmpretrain's and mmpose's models, and of mmaction2's; of self-supervised models,
+    the neck, as their ``extract_feat`` runs the backbone alone; of detectors without a neck, the dense head.
+    """
+    names = ['head', 'cls_head']
+    if any(kind.__name__ == 'BaseSelfSupervisor' for kind in type(part.model).__mro__):
+        names = ['neck']
+    elif getattr(part.model, 'neck', None) is None and not readers_of(part):
+        names.append('bbox_head')
+    return [name for name in names if isinstance(getattr(part.model, name, None), nn.Module)]
 
 
 def in_numbers(part: Part, widths: Sequence[int | str]) -> list[int | str]:
@@ -116,11 +134,9 @@ def _compare(part, config, name, width, offered, key=None) -> Finding | None:
     return Finding('error', 'widths', text, mend=mend)
 
 
-def _check_pooling(part, config, head, features) -> Finding | None:
+def _check_pooling(part, config, head, width, features) -> Finding | None:
     """Check that a classifier has a neck that pools, which ConvNeXt and ViT do themselves."""
-    linear = any(
-        isinstance(each, nn.Linear) and each.in_features == head.in_channels for each in head.modules()
-    )
+    linear = any(isinstance(each, nn.Linear) and each.in_features == width for each in head.modules())
     if features.ndim != 4 or not linear or getattr(part.model, 'neck', None) is not None:
         return None
     text = f'The head {type(head).__name__} expects vectors, but the backbone outputs feature maps.'

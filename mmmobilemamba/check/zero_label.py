@@ -12,9 +12,9 @@ from mmengine.config import Config
 from torch.utils.data import DataLoader
 
 from .classes import classes_of, dotted, listed
+from .failures import FAILURES
 from .files import argument_of, innermost
 from .finding import Finding, merge, nest_in
-from .maps import FAILURES
 
 KEY = 'reduce_zero_label'
 MASKS = 50  # number of masks that are read, at even intervals in a dataset

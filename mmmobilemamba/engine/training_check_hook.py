@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import BatchSampler, DataLoader
+from torch.utils.data import BatchSampler, DataLoader, Sampler
 
 from mmmobilemamba.models import MobileMamba
 from mmmobilemamba.models.checkpoint import CheckpointError, backbone_part, describe, is_authors, unwrap
@@ -174,7 +174,14 @@ def check_iterations(loader: DataLoader) -> None:
     batches = loader.batch_sampler
     if is_endless(loader) or not hasattr(batches, '__len__') or len(batches) > 0:
         return
-    images, size = len(batches.sampler), batches.batch_size
+    images, sizes = len(batches.sampler), batch_sizes(loader)
+    if len(sizes) > 1:
+        raise ValueError(
+            f'There is no iteration in an epoch: no dataset has as many images as its batch_size, of '
+            f'{", ".join(map(str, sizes))}, and drop_last=True leaves them out. Set smaller numbers in '
+            f'train_dataloader.batch_size, or train_dataloader.batch_sampler.drop_last=False.'
+        )
+    size = sizes[0]
     times = -(-size // max(images, 1))
     drop_last = 'drop_last' if type(batches) is BatchSampler else 'batch_sampler.drop_last'
     raise ValueError(
@@ -270,7 +277,7 @@ def check_smallest_batch(model: nn.Module, loader: DataLoader) -> None:
         if isinstance(module, nn.SyncBatchNorm):  # its statistics cover all processes
             module.eval()
         elif isinstance(module, _BatchNorm):
-            module.register_forward_pre_hook(_refuse_single_values(name, loader.batch_sampler.batch_size))
+            module.register_forward_pre_hook(_refuse_single_values(name, 1 in batch_sizes(loader)))
     with same_random_numbers(), torch.no_grad():
         batch = loader.collate_fn([loader.dataset[0]])
         batch = copied.data_preprocessor(batch, True)
@@ -282,16 +289,25 @@ def check_smallest_batch(model: nn.Module, loader: DataLoader) -> None:
 
 def smallest_batch(loader: DataLoader) -> int | None:
     """Return the size of the smallest batch of an epoch (int), or None if it is unknown."""
-    batches = loader.batch_sampler
-    size = getattr(batches, 'batch_size', None)
-    if size is None or batches.drop_last or is_endless(loader):
-        return size
-    return len(batches.sampler) % size or size
+    batches, sizes = loader.batch_sampler, batch_sizes(loader)
+    if not sizes or batches.drop_last or is_endless(loader) or 1 in sizes:
+        return min(sizes, default=None)
+    return len(batches.sampler) % sizes[0] or sizes[0] if len(sizes) == 1 else None
+
+
+def batch_sizes(loader: DataLoader) -> list[int]:
+    """Return the batch sizes of a dataloader (list[int]); [] if they are unknown.
+
+    With mmdet's MultiDataAspectRatioBatchSampler (3.3.0), a batch has images of one of several datasets, each
+    of which has a batch size.
+    """
+    given = getattr(loader.batch_sampler, 'batch_size', None)
+    return list(given) if isinstance(given, Sequence) else [] if given is None else [given]
 
 
 def is_endless(loader: DataLoader) -> bool:
     """Whether a dataloader is infinite, so that all its batches are full (bool)."""
-    return isinstance(_sampler_of(loader), InfiniteSampler) or mixes_datasets(loader)
+    return isinstance(sampler_of(loader), InfiniteSampler) or mixes_datasets(loader)
 
 
 def mixes_datasets(loader: DataLoader) -> bool:
@@ -299,20 +315,21 @@ def mixes_datasets(loader: DataLoader) -> bool:
 
     mmdet's MultiSourceSampler and GroupMultiSourceSampler (3.3.0) are infinite.
     """
-    return hasattr(_sampler_of(loader), 'source_ratio')
+    return hasattr(sampler_of(loader), 'source_ratio')
 
 
-def _sampler_of(loader):
+def sampler_of(loader: DataLoader) -> Sampler:
+    """Return the sampler that chooses the images of a dataloader (Sampler)."""
     # With a custom batch sampler, DataLoader.sampler is a default that is not used.
     return getattr(loader.batch_sampler, 'sampler', loader.sampler)
 
 
-def _refuse_single_values(name, batch_size):
+def _refuse_single_values(name, always):
     """Return a pre-forward hook for batch norms with a more helpful error than torch's."""
 
     def check(module, inputs):
         if module.training and inputs[0].numel() == inputs[0].shape[1]:
-            where = 'Batches have' if batch_size == 1 else 'The last batch of an epoch has'
+            where = 'Batches have' if always else 'The last batch of an epoch has'
             raise ValueError(
                 f'{where} one image, of which the batch norm {name} sees one value per channel, too few to '
                 f'train with. Set train_dataloader.batch_size to 2 or more and drop_last=True, or another '

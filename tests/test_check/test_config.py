@@ -654,7 +654,8 @@ def test_settings_of_another_dataset(check):
     (finding,) = check('classifier', **{f'{DATASET}.split': 'train'})
     assert finding.text.endswith("BaseDataset.__init__() got an unexpected keyword argument 'split'")
     assert finding.advice.startswith('Settings of the previous dataset are inherited')
-    (finding,) = check(train_dataloader=dict(_delete_=True, batch_size=2))
+    finding, rate = check(train_dataloader=dict(_delete_=True, batch_size=2))
+    assert rate.subject == 'lr'
     assert finding.text == "train_dataloader cannot be built: KeyError: 'dataset'"
 
 
@@ -734,4 +735,4 @@ def test_pure_python_style(scenes, monkeypatch):
     report = check_config(Config.fromfile(path))
     assert report.python_style and report.model == 'RetinaNet'
     wrong = {(finding.level, finding.subject) for finding in report.findings if finding.level != 'ok'}
-    assert wrong == {('error', 'files')}
+    assert wrong == {('error', 'files'), ('warning', 'lr')}  # one process instead of eight

@@ -114,7 +114,8 @@ def split_pretrained(
         :func:`load_pretrained` of the last ``Pretrained``, None if there is none.
     """
     cfgs = [init_cfg] if isinstance(init_cfg, Mapping) else list(init_cfg or [])
-    pretrained = [cfg for cfg in cfgs if cfg['type'] in ('Pretrained', 'PretrainedInit')]
+    kinds = ('Pretrained', 'PretrainedInit')  # a class in pure Python style
+    pretrained = [cfg for cfg in cfgs if getattr(cfg['type'], '__name__', cfg['type']) in kinds]
     others = [cfg for cfg in cfgs if cfg not in pretrained]
     if not pretrained:
         return others, None
