@@ -40,6 +40,8 @@ def initialise(model: nn.Module) -> list[Finding]:
     for module in model.modules():
         if getattr(module, 'init_cfg', None):
             module.init_cfg = split_pretrained(module.init_cfg)[0] or None
+        if isinstance(getattr(module, 'pretrained', None), str):  # of DetectoRS
+            module.pretrained = None
     try:
         with quiet():
             model.init_weights()

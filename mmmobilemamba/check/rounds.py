@@ -18,7 +18,7 @@ from .maps import MapsError, Part, maps_of, parts_of
 from .segmentors import check_segmentor
 from .sides import check_sides
 from .strides import SIDE, check_strides
-from .widths import check_heads, check_neck
+from .widths import check_heads, check_masking, check_neck
 
 ROUNDS = 5
 
@@ -46,6 +46,9 @@ def check_maps(part: Part, config: Config) -> list[Finding]:
         part (Part): The model, or the part of it that has the backbone.
         config (Config): The whole config.
     """
+    masking = check_masking(part)
+    if masking:
+        return masking
     try:
         maps = maps_of(part, SIDE, SIDE)
     except MapsError as error:

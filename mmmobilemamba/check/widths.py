@@ -12,6 +12,9 @@ from .finding import Finding, as_text, lookup, merge, nest_in
 from .maps import Part
 from .strides import SIDE, Reader, finer_maps, readers_of, stage_widths
 
+# Self-supervised models of mmpretrain (1.2.0) for backbones with a mask as a second input.
+MASKING = ('BEiT', 'CAE', 'EVA', 'MAE', 'MFF', 'MILAN', 'MaskFeat', 'MixMIM', 'SimMIM', 'SparK', 'iTPN')
+
 
 def check_neck(part: Part, config: Config, failure: str) -> Finding:
     """Explain why a model cannot process a blank image.
@@ -70,6 +73,16 @@ def stages_for(part: Part, number: int) -> tuple[int, ...]:
     return given if len(given) == min(number, 3) else {1: (1,), 2: (0, 1)}.get(number, (0, 1, 2))
 
 
+def check_masking(part: Part) -> list[Finding]:
+    """Check that a self-supervised model does not need a backbone that masks parts of the image itself."""
+    kind = type(part.model).__name__
+    if kind not in MASKING:
+        return []
+    text = f'{kind} needs a backbone that masks parts of the image itself, and MobileMamba does not.'
+    advice = 'Contrastive methods such as MoCo, SimSiam and BYOL take any backbone.'
+    return [Finding('error', 'maps', text, advice)]
+
+
 def check_heads(part: Part, config: Config, maps: list[Tensor]) -> list[Finding]:
     """Compare the channels of the maps with those that the heads of detectors and classifiers expect.
 
@@ -82,22 +95,24 @@ def check_heads(part: Part, config: Config, maps: list[Tensor]) -> list[Finding]
     findings = [_check_reader(part, config, reader, maps) for reader in readers_of(part)]
     for name in ('decode_head', 'panoptic_head'):
         findings.append(_check_pixel_decoder(part, name, config, maps))
-    for name in last_map_readers(part):
+    for name in map_readers(part):
         head = getattr(part.model, name)
         given = lookup(config, part.key(name))
         given = given.get('in_channels') if isinstance(given, Mapping) else None
         width = getattr(head, 'in_channels', given)
         if isinstance(width, int) and maps:
-            findings.append(_compare(part, config, name, width, [maps[-1].shape[1]]))
+            read = maps if name == 'bbox_head' else maps[-1:]
+            findings.append(_compare(part, config, name, width, [x.shape[1] for x in read]))
             findings.append(_check_pooling(part, config, head, width, maps[-1]))
     return [finding for finding in findings if finding is not None]
 
 
-def last_map_readers(part: Part) -> list[str]:
-    """Return the names of the modules of a model that read the last map alone (list[str]).
+def map_readers(part: Part) -> list[str]:
+    """Return the names of modules that read maps and have no strides (list[str]).
 
     These are the heads of mmpretrain's and mmpose's models, and of mmaction2's; of self-supervised models,
-    the neck, as their ``extract_feat`` runs the backbone alone; of detectors without a neck, the dense head.
+    the neck, as their ``extract_feat`` runs the backbone alone; of detectors without a neck, the dense head,
+    which reads all maps.
     """
     names = ['head', 'cls_head']
     if any(kind.__name__ == 'BaseSelfSupervisor' for kind in type(part.model).__mro__):

@@ -736,3 +736,118 @@ def test_pure_python_style(scenes, monkeypatch):
     assert report.python_style and report.model == 'RetinaNet'
     wrong = {(finding.level, finding.subject) for finding in report.findings if finding.level != 'ok'}
     assert wrong == {('error', 'files'), ('warning', 'lr')}  # one process instead of eight
+
+
+# Without the data.
+
+
+def without_data(check, kind='detector', **changes):
+    """Check a twin whose training annotations or folders are missing; returns findings of other subjects."""
+    missing = {f'{DATASET}.ann_file': 'no.json'} if kind == 'detector' else {f'{DATASET}.data_root': 'no/'}
+    findings = check(kind, **missing, **changes)
+    assert ('error', 'files') in {(each.level, each.subject) for each in findings}
+    return [each for each in findings if each.subject != 'files']
+
+
+@pytest.mark.parametrize('kind', ['detector', 'segmentor', 'classifier'])
+def test_twins_without_data(kind, check):
+    assert without_data(check, kind) == []
+
+
+def test_schedulers_without_data(check):
+    """Those by epochs, also if they would be converted; the length of an epoch is unknown."""
+    converted = dict(by_epoch=True, convert_to_iter_based=True)
+    schedulers = [
+        dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=500),
+        dict(type='CosineAnnealingLR', T_max=295, begin=5, end=300, **converted),
+        dict(type='MultiStepLR', by_epoch=True, begin=0, end=300, milestones=[200], gamma=0.1),
+    ]
+    findings = without_data(check, param_scheduler=schedulers, train_cfg__max_epochs=30)
+    assert [(each.level, each.text) for each in findings] == [
+        ('error', 'MultiStepLR steps after 200 of 30 epochs, which is never.'),
+        (
+            'warning',
+            'CosineAnnealingLR decays for 300 of 30 epochs, so the training ends before it does.',
+        ),
+    ]
+    text = ' '.join(line.strip() for line in config_lines(findings[0].mend))
+    assert "dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=500)" in text
+    assert 'convert_to_iter_based=True' in text and 'T_max=30' in text and 'milestones=[20]' in text
+
+
+def test_a_short_warm_up_without_data(check):
+    """How many iterations a tenth of two epochs has is unknown, so there is no line."""
+    warm = dict(type='LinearLR', start_factor=0.1, by_epoch=True, begin=0, end=5)
+    (finding,) = without_data(check, param_scheduler=[warm])
+    assert finding.text == 'LinearLR warms up for 5 of 2 epochs, so the full value is never reached.'
+    assert finding.mend == {}
+
+
+def test_iterations_without_data(check):
+    decay = dict(type='PolyLR', power=0.9, by_epoch=False, begin=0, end=80000)
+    loop = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=1000, val_interval=500)
+    (finding,) = without_data(check, 'segmentor', param_scheduler=[decay], train_cfg=loop)
+    assert finding.text == 'PolyLR decays for 80000 of 1000 iterations, so the training ends before it does.'
+    assert 'end=1000' in ''.join(config_lines(finding.mend))
+
+
+def test_heads_and_rates_without_data(check):
+    (finding,) = without_data(check, model__bbox_head__num_classes=3)
+    assert (finding.level, finding.subject) == ('error', 'classes')
+    assert finding.text.endswith('and the bbox_head has 3.')
+    (finding,) = without_data(check, gpus=4)
+    assert finding.text.endswith('is meant for 8 images a step, and there are 4 x 8 images a step.')
+    (finding,) = without_data(check, optim_wrapper__optimizer__lr=-1.0)
+    assert finding.text.startswith('The training cannot be set up: ValueError: Invalid learning rate: -1.0')
+
+
+def test_a_model_that_cannot_be_built_hides_no_rate(check):
+    findings = check(model__neck__type='NoSuchNeck', gpus=4)
+    assert [(each.level, each.subject) for each in findings] == [('error', 'model'), ('warning', 'lr')]
+
+
+# Padding.
+
+
+def test_size_or_divisor(check):
+    """mmseg asserts that one of them is given, in the first batch of a training or validation."""
+    key = 'model__data_preprocessor'
+    given = check.twins['segmentor'].model.data_preprocessor
+    assert given.size == (224, 224) and 'size_divisor' not in given
+    text, lines = only(check('segmentor', **{key: dict(size_divisor=32)}), 'error', 'sides')
+    assert text == (
+        'model.data_preprocessor has both size and size_divisor, so mmseg stops at the first batch of the '
+        'training: it needs one of them.'
+    )
+    assert lines == ['model = dict(data_preprocessor=dict(size_divisor=None))']
+    text, lines = only(check('segmentor', **{key: dict(size=None)}), 'error', 'sides')
+    assert 'has neither size nor size_divisor' in text
+    assert lines == ['model = dict(data_preprocessor=dict(size_divisor=32))']
+    both = dict(size=(224, 224), size_divisor=32)
+    text, lines = only(check('segmentor', **{key: dict(test_cfg=both)}), 'error', 'sides')
+    assert text.startswith('model.data_preprocessor.test_cfg has both size and size_divisor')
+    assert 'the first batch of a validation' in text
+
+
+def test_a_crop_that_is_larger(check, twins):
+    """mmseg pads to ``size``, and leaves larger images as they are: only equal ones can be stacked."""
+    from mmseg.utils import stack_batch
+
+    stacked, _ = stack_batch([torch.zeros(3, 96, 96)] * 2, size=(64, 64))
+    assert stacked.shape == (2, 3, 96, 96)
+    with pytest.raises(RuntimeError, match='stack expects each tensor to be equal size'):
+        stack_batch([torch.zeros(3, 96, 96), torch.zeros(3, 80, 80)], size=(64, 64))
+    load, annotations, *_, pack = twins['segmentor'].train_dataloader.dataset.pipeline
+    crop = dict(type='RandomCrop', crop_size=(96, 128))
+    changes = {
+        f'{DATASET}.pipeline': [load, annotations, crop, pack],
+        'model.data_preprocessor.size': (96, 96),
+    }
+    findings = check('segmentor', **changes)
+    text, lines = only(findings, 'warning', 'sides')
+    assert text == (
+        'RandomCrop makes up to 96 x 128 (height x width), and model.data_preprocessor.size is 96 x 96: '
+        'larger images stay larger, and those of several sizes cannot be stacked.'
+    )
+    assert lines == ['model = dict(data_preprocessor=dict(size=(96, 128)))']
+    assert check.again(findings) == []

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.optim import build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 
 pytest.importorskip('mmdet')
@@ -18,6 +19,7 @@ from mmmobilemamba import MobileMamba
 from mmmobilemamba.check.build import build_model
 from mmmobilemamba.check.classes import check_heads as check_classes_of_heads
 from mmmobilemamba.check.finding import change, config_lines, merge, nest_in
+from mmmobilemamba.check.loss import initialise
 from mmmobilemamba.check.maps import maps_of, needed_divisor, parts_of
 from mmmobilemamba.check.rounds import check_in_rounds, check_maps
 from mmmobilemamba.check.sides import Sizes, pipeline_sizes
@@ -558,3 +560,86 @@ def test_lists_in_pure_python_style():
     model = config.model
     exec('\n'.join(config_lines(changes, python_style=True)), dict(model=model))
     assert [head.num_classes for head in model.roi_head.bbox_head] == [80, 10, 80]
+
+
+def test_stock_projects_of_other_kinds(tmp_path):
+    """SCNet's semantic extractor reads the map of the semantic head; PSANet's head needs real numbers."""
+    texts, _ = rounds(load('mmdet', 'scnet/scnet_r50_fpn_1x_coco'), tmp_path)
+    assert len(texts) == 1 and texts[0].startswith('The neck FPN expects maps of 256, 512, 1024, 2048')
+    heads = dict(
+        decode_head=dict(in_index=2, in_channels=368), auxiliary_head=dict(in_index=1, in_channels=272)
+    )
+    config = load('mmseg', 'psanet/psanet_r50-d8_4xb4-80k_ade20k-512x512', **heads)
+    init_default_scope('mmseg')
+    (part,) = parts_of(build_model(config), MobileMamba)  # not on the meta device
+    assert {finding.level for finding in check_maps(part, config)} == {'ok'}
+
+
+def test_necks_that_insist_on_a_tuple(tmp_path):
+    """FastFCN's JPU; its suggested widths are in order although all of SETR's would be equal."""
+    _, lines = rounds(load('mmseg', 'fastfcn/fastfcn_r50-d32_jpu_aspp_4xb4-80k_ade20k-512x512'), tmp_path)
+    assert 'neck=dict(in_channels=(144, 272, 368))' in ' '.join(lines)
+    (finding,) = check(load('mmseg', 'setr/setr_vit-l-mla_8xb1-160k_ade20k-512x512'))
+    assert config_lines(finding.mend) == ['model = dict(neck=dict(in_channels=[144, 272, 368]))']
+
+
+@pytest.mark.parametrize('kind', ['pidnet/pidnet-s_2xb6-120k_1024x1024-cityscapes'])
+def test_heads_of_other_networks(kind, tmp_path):
+    """Heads that need the maps of the network of the same name."""
+    texts, lines = rounds(load('mmseg', kind), tmp_path)
+    assert texts[1].startswith('With that mended: decode_head (PIDHead) fails on the maps of a 1024 x 1024')
+    printed = ' '.join(lines)
+    assert "type='SegformerHead', in_channels=[144, 272, 368], in_index=[0, 1, 2]" in printed
+    assert 'loss_decode' not in printed  # PIDNet's are for three outputs
+
+
+@pytest.mark.parametrize(
+    ('path', 'name'),
+    [
+        ('csra/resnet101-csra_1xb16_voc07-448px', 'head'),
+        ('simsiam/simsiam_resnet50_8xb32-coslr-100e_in1k', 'neck'),
+    ],
+)
+def test_widths_of_heads_and_necks_of_mmpretrain(path, name, tmp_path):
+    """Modules that keep no in_channels, or that run after extract_feat."""
+    config = load('mmpretrain', path)
+    config.model.backbone.pop('out_indices')
+    texts, lines = rounds(config, tmp_path)
+    assert texts == [f'{name} is built for 2048 channels, and its maps have 368.']
+    assert lines == [f'model = dict({name}=dict(in_channels=368))']
+
+
+def test_masked_image_modelling():
+    config = load('mmpretrain', 'mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k')
+    (finding,) = check(config)
+    assert finding.text == (
+        'MAE needs a backbone that masks parts of the image itself, and MobileMamba does not.'
+    )
+
+
+def test_models_without_a_backbone():
+    config = load('mmpretrain', 'arcface/resnet50-arcface_8xb32_inshop')
+    finding = build_model(config)
+    assert finding.advice == (
+        'ImageToImageRetriever has no backbone. Put the MobileMamba into the first element of the list '
+        'image_encoder and leave backbone out.'
+    )
+
+
+@pytest.mark.parametrize(
+    'path', ['ddq/ddq-detr-4scale_r50_8xb2-12e_coco', 'sparse_rcnn/sparse-rcnn_r50_fpn_1x_coco']
+)
+def test_parameters_before_the_initialisation(path):
+    """DDQ's branches are shared, and Sparse R-CNN's boxes arbitrary, until the weights are initialised."""
+    config = load('mmdet', path)
+    config.model.neck.in_channels = WIDTHS
+    config.model.backbone.init_cfg = dict(type='Pretrained', checkpoint='mobilemamba://t2')
+    init_default_scope('mmdet')
+    model = build_model(config)
+    assert initialise(model) == []
+    assert model.backbone.init_cfg is None  # nothing is downloaded
+    if 'ddq' in path:
+        build_optim_wrapper(model, copy.deepcopy(config.optim_wrapper))
+    else:
+        boxes = model.rpn_head.init_proposal_bboxes.weight
+        assert torch.equal(boxes, torch.tensor([[0.5, 0.5, 1, 1]]).expand(100, 4))
