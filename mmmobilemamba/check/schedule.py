@@ -104,7 +104,7 @@ def without_data(config: Config) -> tuple[Config, DataLoader]:
     config = copy.deepcopy(config)
     given = config.get('param_scheduler') or []
     for each in [given] if isinstance(given, Mapping) else given:
-        if isinstance(each, Mapping):
+        if isinstance(each, dict):
             each.pop('convert_to_iter_based', None)
     return config, DataLoader([0], batch_size=1)
 

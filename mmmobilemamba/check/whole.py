@@ -189,8 +189,14 @@ def build_loaders(
         tuple[dict[str, DataLoader], Config, list[Finding]]: The dataloaders by name, the config with the
         changes that were necessary, and the errors.
     """
-    loaders, findings = {}, []
+    loaders: dict[str, DataLoader] = {}
+    findings = []
     for name in loaders_of(config):
+        # Test data are often the validation data, whose annotations would be read once more.
+        same = next((each for each in loaders if config[each] == config[name]), None)
+        if same is not None:
+            loaders[name] = loaders[same]
+            continue
         loader = build_loader(name, config) if name not in absent else None
         if isinstance(loader, Finding):
             findings.append(loader)

@@ -55,7 +55,8 @@ def check_neck(part: Part, config: Config, failure: str) -> Finding:
     outputs = settings.get('out_channels') if isinstance(settings, Mapping) else None
     heads = {}
     if isinstance(outputs, Sequence) and list(outputs[: len(wanted)]) == wanted != list(outputs):
-        change['out_channels'] = [*right, *outputs[len(wanted) :]]  # of SSD, which reads the maps themselves
+        # Of SSD, which reads the maps themselves and compares the two, so that both need the same type.
+        change['out_channels'] = type(numbers)([*right, *outputs[len(wanted) :]])
         heads = nest_in(config, part.key('bbox_head.in_channels'), change['out_channels'])
     mend = merge([nest_in(config, part.key('neck.0' if several else 'neck'), change), heads])
     if stages == tuple(part.backbone.out_indices):

@@ -87,8 +87,8 @@ def test_a_backbone_that_gives_one_stage():
             [
                 'model = dict(',
                 '    backbone=dict(out_indices=(0, 1)),',
-                '    neck=dict(in_channels=(144, 272), out_channels=[144, 272, 512, 256, 256, 128]),',
-                '    bbox_head=dict(in_channels=[144, 272, 512, 256, 256, 128]),',
+                '    neck=dict(in_channels=(144, 272), out_channels=(144, 272, 512, 256, 256, 128)),',
+                '    bbox_head=dict(in_channels=(144, 272, 512, 256, 256, 128)),',
                 ')',
             ],
         ),
