@@ -12,7 +12,7 @@ from .finding import Finding, merge, nest
 
 
 def check_batch_size(name: str, loader: DataLoader) -> list[Finding]:
-    """Check that a training dataset has as many images as a batch; fewer are one smaller batch, or repeat.
+    """Check that a training dataset has as many images as a batch.
 
     Datasets with a batch size each are left out: their sampler draws images more than once.
     """
@@ -29,19 +29,19 @@ def check_batch_size(name: str, loader: DataLoader) -> list[Finding]:
 def check_sources(name: str, loader: DataLoader) -> list[Finding]:
     """Check that a sampler can fill its batches from each of several datasets.
 
-    mmdet's MultiSourceSampler and GroupMultiSourceSampler (3.3.0) know the batch size themselves, and look
-    for images of an empty dataset for ever.
+    mmdet's MultiSourceSampler and GroupMultiSourceSampler (3.3.0) know the batch size themselves, and search
+    an empty dataset for images forever.
     """
     sampler, sizes = sampler_of(loader), batch_sizes(loader)
     if not hasattr(sampler, 'num_per_source'):
         return []
     if sizes and sizes != [sampler.batch_size]:
         text = (
-            f'{name} has a batch_size of {sizes[0]}, and its {type(sampler).__name__} fills batches of '
-            f'{sampler.batch_size}: images of one dataset alone would be together in a batch.'
+            f'{name} has a batch_size of {sizes[0]}, but its {type(sampler).__name__} fills batches of '
+            f'{sampler.batch_size}: a batch would have images of only one dataset.'
         )
         mend = nest(f'{name}.sampler.batch_size', sizes[0])
-        return [Finding('error', 'batches', text, 'Give both the same:', mend)]
+        return [Finding('error', 'batches', text, 'Set both to the same number:', mend)]
     kinds = ('portrait', 'landscape or square')
     sources = [{'': len(dataset)} for dataset in sampler.dataset.datasets]
     if hasattr(sampler, 'group2size_per_source'):
@@ -55,8 +55,8 @@ def check_sources(name: str, loader: DataLoader) -> list[Finding]:
             if share and not images:
                 what = f'no {kind} images' if kind else 'no images'
                 text = (
-                    f'{name}.dataset.datasets[{source}] has {what}, and {type(sampler).__name__} takes '
-                    f'{share} a batch: it would look for them for ever.'
+                    f'{name}.dataset.datasets[{source}] has {what}, but {type(sampler).__name__} takes '
+                    f'{share} per batch: it would search for them forever.'
                 )
                 advice = 'Take MultiSourceSampler, which does not group by orientation.' if kind else ''
                 findings.append(Finding('error', 'batches', text, advice))

@@ -89,6 +89,11 @@ def check_paths(config: Config) -> list[Finding]:
             elif other:
                 text = f'{name} compares with {file}, but the images are those of {right}.'
                 findings.append(Finding('error', 'files', text, mend=mend))
+            elif right and (subset := subset_of(config, images)):
+                text = f'{name} scores all images of {file}, but {subset}: '
+                text += 'objects in the others count as missed.'
+                advice = 'Evaluate all images, or write the annotations of these to a file of their own.'
+                findings.append(Finding('warning', 'files', text, advice))
     return findings
 
 
@@ -141,6 +146,16 @@ def evaluated_files(config: Config, name: str) -> list[str]:
         for _, settings in innermost(dataset, '')
         if settings.get('ann_file')
     ]
+
+
+def subset_of(config: Config, name: str) -> str:
+    """Describe which images a dataloader's dataset selects (str); '' if it takes all of them."""
+    dataset = (config.get(name) or {}).get('dataset') or {}
+    for path, settings in innermost(dataset, f'{name}.dataset'):
+        indices = settings.get('indices')
+        if indices is not None:
+            return f'{path} reads {indices if isinstance(indices, int) else len(indices)} of them (indices)'
+    return ''
 
 
 def check_images(name: str, loader: DataLoader, settings: Mapping[str, Any]) -> list[Finding]:

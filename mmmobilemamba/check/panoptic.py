@@ -79,7 +79,7 @@ def _check_order(path, dataset, settings, config) -> list[Finding]:
         return []
     text = (
         f'{path}: metainfo names {len(given[0])} of {len(things)} things and {len(given[1])} of '
-        f'{len(stuff)} stuff classes, and the metric takes those alone for things.'
+        f'{len(stuff)} stuff classes, and the metric takes only those for things.'
     )
     mends = [
         nest_in(config, f'{dotted(path)}.metainfo.{key}', tuple(right))
@@ -116,7 +116,7 @@ def check_things(
         level = 'error' if shifted or given[0] < things or given[1] < stuff else 'warning'
         weights = class_weights(lookup(config, f'model.{name}') or {}, sum(given), things + stuff)
         right = dict(num_things_classes=things, num_stuff_classes=stuff, **weights)
-        text = f'{data}, and the {name} has {given[0]} and {given[1]}.'
+        text = f'{data}, but the {name} has {given[0]} and {given[1]}.'
         findings[name] = Finding(level, 'classes', text, mend=nest_in(config, f'model.{name}', right))
     for name, module in model.named_modules():  # of boxes and masks, which are of things
         path = re.sub(r'\.\d+', '', name)
@@ -124,7 +124,7 @@ def check_things(
         own = has_classes(path, module, lookup(config, f'model.{name}')) and path not in HEADS
         if not own or number == things:
             continue
-        text = f'{data}, and the {path} has {number}, for things.'
+        text = f'{data}, but the {path} has {number}, for things.'
         mend = nest_in(config, f'model.{name}.num_classes', things)
         mend = merge([findings[path].mend if path in findings else {}, mend])
         level = 'error' if number < things else 'warning'

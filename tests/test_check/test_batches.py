@@ -121,8 +121,8 @@ def test_a_sampler_with_another_batch_size(kind, check, mixed):
         (
             'error',
             'batches',
-            f'train_dataloader has a batch_size of 4, and its {kind} fills batches of 8: images of one '
-            f'dataset alone would be together in a batch.',
+            f'train_dataloader has a batch_size of 4, but its {kind} fills batches of 8: a batch '
+            f'would have images of only one dataset.',
         )
     ]
     assert config_lines(findings[0].mend) == ['train_dataloader = dict(sampler=dict(batch_size=4))']
@@ -130,7 +130,7 @@ def test_a_sampler_with_another_batch_size(kind, check, mixed):
 
 
 def test_a_group_without_images(check, mixed, scenes, tmp_path):
-    """The second dataset has portraits alone, and the sampler would look for landscapes for ever."""
+    """The second dataset has only portraits, so the sampler would search for landscapes forever."""
     content = json.loads((scenes / 'data/digits_scenes/coco/annotations/instances_train.json').read_text())
     for image in content['images']:
         image['width'] = image['height'] - 1
@@ -141,13 +141,13 @@ def test_a_group_without_images(check, mixed, scenes, tmp_path):
         (
             'error',
             'batches',
-            'train_dataloader.dataset.datasets[0] has no portrait images, and GroupMultiSourceSampler takes '
-            '2 a batch: it would look for them for ever.',
+            'train_dataloader.dataset.datasets[0] has no portrait images, but GroupMultiSourceSampler takes '
+            '2 per batch: it would search for them forever.',
         ),
         (
             'error',
             'batches',
-            'train_dataloader.dataset.datasets[1] has no landscape or square images, and '
-            'GroupMultiSourceSampler takes 2 a batch: it would look for them for ever.',
+            'train_dataloader.dataset.datasets[1] has no landscape or square images, but '
+            'GroupMultiSourceSampler takes 2 per batch: it would search for them forever.',
         ),
     ]

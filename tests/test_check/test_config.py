@@ -60,6 +60,20 @@ def test_missing_annotations(check, scenes):
     assert check.again(findings) == []
 
 
+def test_metrics_score_all_images(check):
+    for indices in (3, [0, 1, 2]):  # of 4
+        changes = dict(val_dataloader__dataset__indices=indices, test_dataloader__dataset__indices=indices)
+        (first, _) = [each for each in check(tests=True, **changes) if each.subject == 'files']
+        assert first.level == 'warning' and 'val_dataloader.dataset reads 3 of them (indices)' in first.text
+        assert first.text.endswith('objects in the others count as missed.')
+    no_file = dict(type='CocoMetric', ann_file=None, metric='bbox')  # scores the images that it is given
+    assert not [
+        each
+        for each in check(tests=True, val_evaluator=no_file, test_evaluator=no_file, **changes)
+        if each.subject == 'files'
+    ]
+
+
 def test_missing_images(check, scenes, tmp_path):
     """Two of the eight annotated images do not exist."""
     root = scenes / 'data/digits_scenes/coco'
@@ -764,7 +778,7 @@ def test_schedulers_without_data(check):
     ]
     findings = without_data(check, param_scheduler=schedulers, train_cfg__max_epochs=30)
     assert [(each.level, each.text) for each in findings] == [
-        ('error', 'MultiStepLR steps after 200 of 30 epochs, which is never.'),
+        ('error', 'MultiStepLR steps after 200 of 30 epochs, so it never does.'),
         (
             'warning',
             'CosineAnnealingLR decays for 300 of 30 epochs, so the training ends before it does.',
@@ -794,9 +808,9 @@ def test_iterations_without_data(check):
 def test_heads_and_rates_without_data(check):
     (finding,) = without_data(check, model__bbox_head__num_classes=3)
     assert (finding.level, finding.subject) == ('error', 'classes')
-    assert finding.text.endswith('and the bbox_head has 3.')
+    assert finding.text.endswith('but the bbox_head has 3.')
     (finding,) = without_data(check, gpus=4)
-    assert finding.text.endswith('is meant for 8 images a step, and there are 4 x 8 images a step.')
+    assert finding.text.endswith('is for 8 images per step, but there are 4 x 8 images per step.')
     (finding,) = without_data(check, optim_wrapper__optimizer__lr=-1.0)
     assert finding.text.startswith('The training cannot be set up: ValueError: Invalid learning rate: -1.0')
 

@@ -587,7 +587,7 @@ def test_necks_that_insist_on_a_tuple(tmp_path):
 def test_heads_of_other_networks(kind, tmp_path):
     """Heads that need the maps of the network of the same name."""
     texts, lines = rounds(load('mmseg', kind), tmp_path)
-    assert texts[1].startswith('With that mended: decode_head (PIDHead) fails on the maps of a 1024 x 1024')
+    assert texts[1].startswith('After these fixes: decode_head (PIDHead) fails on the maps of a 1024 x 1024')
     printed = ' '.join(lines)
     assert "type='SegformerHead', in_channels=[144, 272, 368], in_index=[0, 1, 2]" in printed
     assert 'loss_decode' not in printed  # PIDNet's are for three outputs
@@ -605,7 +605,7 @@ def test_widths_of_heads_and_necks_of_mmpretrain(path, name, tmp_path):
     config = load('mmpretrain', path)
     config.model.backbone.pop('out_indices')
     texts, lines = rounds(config, tmp_path)
-    assert texts == [f'{name} is built for 2048 channels, and its maps have 368.']
+    assert texts == [f'{name} is built for 2048 channels, but its maps have 368.']
     assert lines == [f'model = dict({name}=dict(in_channels=368))']
 
 

@@ -95,7 +95,7 @@ def test_numbers(name, heads, lines, tmp_path):
     """Two things and one stuff class, for heads of COCO's 80 and 53."""
     config = load(name, tmp_path)
     findings = findings_of(config)
-    things = 'The data have 2 things and 1 stuff classes (car, dog, grass), and the'
+    things = 'The data have 2 things and 1 stuff classes (car, dog, grass), but the'
     assert [(each.level, each.text) for each in findings] == [
         ('warning', f'{things} {head} has 80, for things.')
         if head.startswith('roi_head')
@@ -124,7 +124,7 @@ def test_instances_have_no_stuff(tmp_path):
     first, second = findings_of(config)
     assert first.level == second.level == 'warning'
     assert first.text == (
-        'The data have 2 things and 0 stuff classes (car, dog), and the panoptic_head has 80 and 0.'
+        'The data have 2 things and 0 stuff classes (car, dog), but the panoptic_head has 80 and 0.'
     )
     assert findings_of(change(config, merge([first.mend, second.mend]))) == []
 
@@ -151,7 +151,7 @@ def test_names_of_things(tmp_path):
     (finding,) = order(config)
     assert finding.text == (
         'train_dataloader.dataset: metainfo names 1 of 2 things and 0 of 1 stuff classes, and the metric '
-        'takes those alone for things.'
+        'takes only those for things.'
     )
     assert config_lines(finding.mend) == [
         "train_dataloader = dict(dataset=dict(metainfo=dict(thing_classes=('wolf', 'dog'), "

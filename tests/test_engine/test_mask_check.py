@@ -78,7 +78,7 @@ def test_black_and_white(training):
     """Masks of 0 and 255, as written by drawing programs, have a single class in mmseg."""
     data = Masks(np.array([[0, 255], [255, 0]]), np.array([[255, 255]]))
     message = check_masks(segmentor(2), data, training)
-    assert 'all have the labels 0, 255 alone, and 255 is ignored' in message
+    assert 'have only the labels 0, 255, and 255 is ignored' in message
     assert message.endswith('If 255 is a class, convert it to 1.')
     assert check_masks(segmentor(2), Masks(*data.masks, np.array([[1]])), training) is None
     assert check_masks(segmentor(2), Masks(np.array([[0, 0]])), training) is None  # no ignored pixels
