@@ -1,5 +1,6 @@
 """Metrics of a file, with the data and evaluators of the config, equal those of PyTorch."""
 
+import functools
 import json
 import pickle
 import re
@@ -25,6 +26,7 @@ from ..helpers import needs_export
 from .networks import checkpoint_of, config_of, graph_of
 
 tool = load_script('tools/deployment/evaluate.py')
+SIZES = dict(classifier=(64, 64), retinanet=(224, 224), sem_fpn=(224, 224), mask_rcnn=(160, 192))
 
 
 @pytest.fixture(scope='module')
@@ -34,29 +36,34 @@ def scenes(tmp_path_factory):
     return folder
 
 
-def export(name, folder, size, **kwargs):
-    """Export a network; returns the file, its checkpoint and the path of its config."""
-    _, graph, about = graph_of(name, folder, **kwargs)
-    about.update(size=size, preprocessed=False)
-    path = folder / f'{name}.onnx'
-    onnx_file.write(onnx_file.to_onnx(graph, noise_for((2, 3, *size), 0), False), path, about)
-    return path, checkpoint_of(name, folder)
+@pytest.fixture(scope='module')
+def export(tmp_path_factory):
+    """A function of a network's name that exports it once, to a file and its checkpoint."""
+
+    @functools.cache
+    def export(name):
+        folder = tmp_path_factory.mktemp('exported')
+        _, graph, about = graph_of(name, folder, **(dict(with_logits=True) if name == 'sem_fpn' else {}))
+        size = SIZES[name]
+        about.update(size=size, preprocessed=False)
+        path = folder / f'{name}.onnx'
+        onnx_file.write(onnx_file.to_onnx(graph, noise_for((2, 3, *size), 0), False), path, about)
+        return path, checkpoint_of(name, folder)
+
+    return export
 
 
 @pytest.mark.parametrize(
     ('name', 'root', 'key'), [('classifier', 'imagenet', 'accuracy/top1'), ('sem_fpn', 'ade', 'mIoU')]
 )
 @needs_export
-def test_same_scores_as_pytorch(name, root, key, scenes, tmp_path, capsys):
+def test_same_scores_as_pytorch(name, root, key, scenes, export, tmp_path, capsys):
     config = config_of(name)
     for loader in (config.test_dataloader, config.val_dataloader):
         loader.dataset.data_root = str(scenes / root)
         loader.update(num_workers=0, persistent_workers=False)
     config.dump(tmp_path / 'config.py')
-    size = (64, 64) if name == 'classifier' else (224, 224)
-    path, checkpoint = export(
-        name, tmp_path, size, **(dict() if name == 'classifier' else dict(with_logits=True))
-    )
+    path, checkpoint = export(name)
     work_dir = ['--work-dir', str(tmp_path / 'work')]
     tool.main([str(tmp_path / 'config.py'), str(path), '--checkpoint', str(checkpoint), *work_dir])
     table = capsys.readouterr().out.split('| engine |')[2].splitlines()  # the second table has both engines
@@ -69,7 +76,6 @@ def test_same_scores_as_pytorch(name, root, key, scenes, tmp_path, capsys):
 METRICS = dict(
     classifier=(
         'imagenet',
-        (64, 64),
         [
             dict(type='Accuracy', topk=(1, 5)),
             dict(type='SingleLabelMetric', average=None),
@@ -81,7 +87,6 @@ METRICS = dict(
     ),
     retinanet=(
         'coco',
-        (224, 224),
         [
             dict(type='CocoMetric', ann_file='coco/annotations/instances_val.json', classwise=True),
             dict(type='VOCMetric'),
@@ -90,7 +95,6 @@ METRICS = dict(
     ),
     sem_fpn=(
         'ade',
-        (224, 224),
         [
             dict(type='IoUMetric', iou_metrics=['mIoU', 'mDice', 'mFscore'], output_dir='maps'),
             dict(type='DumpResults', out_file_path='dumped.pkl'),
@@ -101,9 +105,9 @@ METRICS = dict(
 
 @pytest.mark.parametrize('name', list(METRICS))
 @needs_export
-def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
+def test_any_metric(name, scenes, export, tmp_path, monkeypatch, capsys):
     """Metrics that return a number per class, a matrix, many numbers or none, and lists of metrics."""
-    root, size, metrics = METRICS[name]
+    root, metrics = METRICS[name]
     monkeypatch.chdir(tmp_path)
     config = config_of(name)
     config.test_dataloader.dataset.data_root = str(scenes / root)
@@ -113,7 +117,7 @@ def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
             metric['ann_file'] = str(next((scenes / root).glob('annotations/*val*.json')))
     config.test_evaluator = metrics
     config.dump('config.py')
-    path, checkpoint = export(name, tmp_path, size, **(dict(with_logits=True) if name == 'sem_fpn' else {}))
+    path, checkpoint = export(name)
     tool.main(['config.py', str(path), '--checkpoint', str(checkpoint), '--work-dir', 'work'])
     output = capsys.readouterr().out
     assert f'All numbers: {tmp_path / "work/scores.json"}' in output
@@ -148,7 +152,7 @@ def test_any_metric(name, scenes, tmp_path, monkeypatch, capsys):
 @needs_export
 def test_raw_outputs_of_another_runtime(name, layout, scenes, tmp_path, monkeypatch, capsys):
     """Raw outputs with batch size 1, as in mobile runtimes: logits, and boxes with scores of all classes."""
-    root, size, _ = METRICS[name]
+    root, size = METRICS[name][0], SIZES[name]
     model, _, about = graph_of(name, tmp_path)
     raw = raw_graphs.make_raw_graph(model, about['task'], noise_for((1, 3, *size), 0), ('logits',))
     shapes = set()
@@ -229,10 +233,10 @@ def test_table():
 
 @torch.no_grad()
 @needs_export
-def test_boxes_and_masks_in_the_size_of_the_picture(tmp_path):
+def test_boxes_and_masks_in_the_size_of_the_picture(export, tmp_path):
     """Results equal mmdet's for a resized image."""
     model, _, _ = graph_of('mask_rcnn', tmp_path)
-    path, _ = export('mask_rcnn', tmp_path, (160, 192))
+    path, _ = export('mask_rcnn')
     image = noise_for((1, 3, 160, 192), 0)
     info = dict(img_shape=(160, 192), ori_shape=(80, 96), scale_factor=(2.0, 2.0))
     info['batch_input_shape'] = info['img_shape']
@@ -249,9 +253,9 @@ def test_boxes_and_masks_in_the_size_of_the_picture(tmp_path):
 
 @torch.no_grad()
 @needs_export
-def test_small_images_are_padded(tmp_path):
+def test_small_images_are_padded(export):
     """Small images are padded, and results in the padding are cut off."""
-    path, _ = export('mask_rcnn', tmp_path, (160, 192))
+    path, _ = export('mask_rcnn')
     model = tool.FileModel(str(path), None)
     image = noise_for((1, 3, 100, 120), 0)
     assert model.pad(image).shape == (1, 3, 160, 192) and not model.pad(image)[:, :, 100:].any()
@@ -290,11 +294,11 @@ def test_errors(tmp_path):
 
 
 @needs_export
-def test_another_config(classifier, tmp_path, monkeypatch):
+def test_another_config(classifier, export, tmp_path, monkeypatch):
     """A config whose task, normalisation or classes differ from the file's is refused at the start."""
     config, _ = classifier
     monkeypatch.chdir(tmp_path)
-    path, _ = export('classifier', tmp_path, (64, 64))
+    path, _ = export('classifier')
     with pytest.raises(SystemExit, match='The file is for classification, and the config for detection'):
         tool.main([config, str(path), '--cfg-options', 'default_scope=mmdet'])
     with pytest.raises(SystemExit, match=r'exported with mean \[\d.* the config has \[1\.0, 2\.0, 3\.0\]'):
