@@ -218,8 +218,8 @@ def warn_of_size(about, size):
     elif any(step.get('keep_ratio') or step['type'] == 'ResizeEdge' for step in about['resize']):
         print(
             f'warning: pictures that are not {shape} px after the test pipeline are padded to that, and '
-            f'PyTorch pads less, so that other objects may be found. If yours have another shape, set it with '
-            f'--size, or use --dynamic and an OUT that ends in .onnx.',
+            f'PyTorch pads less, so that other objects may be found. If yours have another shape, set it '
+            f'with --size, or use --dynamic and an OUT that ends in .onnx.',
             file=sys.stderr,
         )
 
