@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from ..engine.training_check_hook import batch_sizes, mixes_datasets
 from ..models.checkpoint import split_pretrained
+from ..utils.quiet import quietly
 from .classes import listed
 from .failures import FAILURES, describe
 from .finding import Finding
@@ -43,22 +42,11 @@ def initialise(model: nn.Module) -> list[Finding]:
         if isinstance(getattr(module, 'pretrained', None), str):  # of DetectoRS
             module.pretrained = None
     try:
-        with quiet():
+        with quietly():
             model.init_weights()
     except FAILURES as error:
         return [Finding('error', 'model', f'The weights cannot be initialised: {describe(error)}')]
     return []
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Leave out the messages that mmengine logs for each parameter."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(before)
 
 
 def as_in_training() -> None:

@@ -99,7 +99,7 @@ def without_data(config: Config) -> tuple[Config, DataLoader]:
     Schedulers by epochs stay so, as the number of iterations to convert them to is unknown.
 
     Returns:
-        tuple[Config, DataLoader]: The config, and a dataloader with one iteration an epoch.
+        tuple[Config, DataLoader]: The config, and a dataloader with one iteration per epoch.
     """
     config = copy.deepcopy(config)
     given = config.get('param_scheduler') or []
@@ -321,10 +321,10 @@ def check_rate_of_several(
     """
     sizes = ' or '.join(map(str, batch_sizes))
     if scales:
-        text = f'auto_scale_lr needs one batch_size, and there are {sizes}: the training would not begin.'
+        text = f'auto_scale_lr needs one batch_size, but there are {sizes}: the training would not start.'
         mend = nest('auto_scale_lr.enable', False)
         return Finding('error', 'lr', text, 'Set the learning rate itself:', mend)
     if all(size * gpus == base for size in batch_sizes):
         return None
-    text = f'The learning rate of {rate:g} is meant for {base} images a step, and there are {gpus} x {sizes}.'
+    text = f'The learning rate of {rate:g} is for {base} images per step, but there are {gpus} x {sizes}.'
     return Finding('warning', 'lr', text)

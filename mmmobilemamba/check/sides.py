@@ -94,10 +94,12 @@ def check_padding(model: nn.Module, config: Config) -> list[Finding]:
     size = preprocessor.size
     if not found and crop and size and any(side > room for side, room in zip(crop, size)):
         text = (
-            f'RandomCrop makes up to {crop[0]} x {crop[1]} (height x width), and {key}.size is {size[0]} x '
-            f'{size[1]}: larger images stay larger, and those of several sizes cannot be stacked.'
+            f'RandomCrop produces up to {crop[0]} x {crop[1]} (height x width), but {key}.size is '
+            f'{size[0]} x {size[1]}: larger images stay larger, and those of several sizes cannot be stacked.'
         )
-        found.append(Finding('warning', 'sides', text, 'Give both the same:', nest(f'{key}.size', crop)))
+        found.append(
+            Finding('warning', 'sides', text, 'Set both to the same size:', nest(f'{key}.size', crop))
+        )
     return found
 
 

@@ -79,7 +79,7 @@ def check_masking(part: Part) -> list[Finding]:
     kind = type(part.model).__name__
     if kind not in MASKING:
         return []
-    text = f'{kind} needs a backbone that masks parts of the image itself, and MobileMamba does not.'
+    text = f'{kind} needs a backbone that masks parts of the image itself, which MobileMamba does not.'
     advice = 'Contrastive methods such as MoCo, SimSiam and BYOL take any backbone.'
     return [Finding('error', 'maps', text, advice)]
 

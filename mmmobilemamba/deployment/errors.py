@@ -1,9 +1,7 @@
-"""Errors of the export, and contexts that translate or silence the messages of PyTorch's exporter."""
+"""Errors of the export, and a context that translates those of PyTorch's exporter."""
 
 from __future__ import annotations
 
-import logging
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -49,16 +47,3 @@ def refusing(what: str = 'export it', dynamic_sizes: bool = False) -> Iterator[N
         raise DeploymentError(
             f'PyTorch {torch.__version__} cannot {what}: {text.rstrip(".")}.{advice}'
         ) from error
-
-
-@contextmanager
-def quietly() -> Iterator[None]:
-    """Silence warnings and log messages below ERROR; those of PyTorch's exporter concern its internals."""
-    with warnings.catch_warnings():
-        warnings.simplefilter('ignore')
-        before = logging.root.manager.disable
-        logging.disable(logging.WARNING)
-        try:
-            yield
-        finally:
-            logging.disable(before)

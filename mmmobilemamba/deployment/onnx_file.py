@@ -15,9 +15,10 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
+from ..utils.quiet import quietly
 from . import suppress  # noqa: F401  (registers the operator)
 from .custom_ops import DOMAIN, with_custom_ops
-from .errors import DeploymentError, check_torch, quietly, refusing
+from .errors import DeploymentError, check_torch, refusing
 from .graphs import graph_of
 from .portable import portable
 from .rewrite import rewrite

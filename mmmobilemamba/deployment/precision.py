@@ -18,6 +18,7 @@ from onnxruntime.quantization import CalibrationDataReader, MinMaxCalibrater, QD
 from onnxruntime.quantization.onnx_model import ONNXModel
 from onnxruntime.transformers.float16 import DEFAULT_OP_BLOCK_LIST, convert_float_to_float16
 
+from ..utils.quiet import quietly
 from . import onnx_file
 from .custom_ops import DOMAIN
 
@@ -201,7 +202,7 @@ def to_int8(
     Raises:
         RuntimeError: If an operator is neither of the standard domain nor allowed.
     """
-    with tempfile.TemporaryDirectory() as folder, onnx_file.quietly():
+    with tempfile.TemporaryDirectory() as folder, quietly():
         path = Path(folder, 'folded.onnx')
         fold_constants(proto, library, path)
         model = with_types(onnx.load(path))

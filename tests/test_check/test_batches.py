@@ -41,7 +41,7 @@ def test_a_batch_size_for_each_dataset(check, two):
         (
             'warning',
             'lr',
-            'The learning rate of 0.001 is meant for 8 images a step, and there are 1 x 2 or 4.',
+            'The learning rate of 0.001 is for 8 images per step, but there are 1 x 2 or 4.',
         )
     ]
     assert check(train_dataloader=two([2, 4]), auto_scale_lr=None) == []
@@ -55,7 +55,7 @@ def test_several_batch_sizes_and_auto_scale_lr(check, two):
         (
             'error',
             'lr',
-            'auto_scale_lr needs one batch_size, and there are 2 or 4: the training would not begin.',
+            'auto_scale_lr needs one batch_size, but there are 2 or 4: the training would not start.',
         )
     ]
     assert config_lines(findings[0].mend) == ['auto_scale_lr = dict(enable=False)']

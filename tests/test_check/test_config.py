@@ -860,7 +860,7 @@ def test_a_crop_that_is_larger(check, twins):
     findings = check('segmentor', **changes)
     text, lines = only(findings, 'warning', 'sides')
     assert text == (
-        'RandomCrop makes up to 96 x 128 (height x width), and model.data_preprocessor.size is 96 x 96: '
+        'RandomCrop produces up to 96 x 128 (height x width), but model.data_preprocessor.size is 96 x 96: '
         'larger images stay larger, and those of several sizes cannot be stacked.'
     )
     assert lines == ['model = dict(data_preprocessor=dict(size=(96, 128)))']

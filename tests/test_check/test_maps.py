@@ -613,7 +613,7 @@ def test_masked_image_modelling():
     config = load('mmpretrain', 'mae/mae_vit-base-p16_8xb512-amp-coslr-300e_in1k')
     (finding,) = check(config)
     assert finding.text == (
-        'MAE needs a backbone that masks parts of the image itself, and MobileMamba does not.'
+        'MAE needs a backbone that masks parts of the image itself, which MobileMamba does not.'
     )
 
 

@@ -17,9 +17,9 @@ from reduced_precision import check_difference, print_gain, warn_of_difference
 from runtimes import library_of
 
 from mmmobilemamba.deployment import build, onnx_file, precision, probes, proof, report
-from mmmobilemamba.deployment.errors import quietly
 from mmmobilemamba.deployment.graphs import graph_of
 from mmmobilemamba.ops.cpu.build import BuildError, find_library
+from mmmobilemamba.utils.quiet import quietly
 
 TOPK = 5
 

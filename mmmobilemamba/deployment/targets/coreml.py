@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from torch import Tensor, nn
 
-from ..errors import quietly, refusing
+from ...utils.quiet import quietly
+from ..errors import refusing
 from ..graphs import graph_of
 from .program import to_program
 from .target import Target

@@ -10,7 +10,8 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from ..errors import quietly, refusing
+from ...utils.quiet import quietly
+from ..errors import refusing
 from ..onnx_file import OPSET
 
 

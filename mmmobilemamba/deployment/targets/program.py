@@ -10,7 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from ..errors import quietly, refusing
+from ...utils.quiet import quietly
+from ..errors import refusing
 
 
 def to_program(form: nn.Module, image: Tensor, exact_resize: bool = False) -> torch.export.ExportedProgram:

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import DeploymentError, quietly, refusing
+from ...utils.quiet import quietly
+from ..errors import DeploymentError, refusing
 from ..graphs import graph_of
 from ..portable import portable
 
