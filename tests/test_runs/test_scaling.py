@@ -90,7 +90,6 @@ def test_fsdp(folder, tmp_path):
         torch.testing.assert_close(rank['fsdp']['loss'], rank['ddp']['loss'], rtol=1e-3, atol=0)
         for key in ('parameters', 'moments'):
             assert rank['fsdp'][key] == pytest.approx(rank['ddp'][key] / 2, rel=0.01)
-    assert ranks[0]['fsdp']['loss'][-1] < 0.9 * ranks[0]['fsdp']['loss'][0]
     # Each process clips by the norm of its own shard.
     squares = sum(rank['fsdp']['grad_norm'][0] ** 2 for rank in ranks)
     torch.testing.assert_close(squares.sqrt(), ranks[0]['ddp']['grad_norm'][0], rtol=1e-4, atol=0)
@@ -105,8 +104,10 @@ def test_fsdp(folder, tmp_path):
     again = checkpoint(tmp_path / 'again')
     names = [name for name, _ in model.named_parameters()]
     assert distance(fsdp, again, names) == 0
-    # Four AdamW steps at this learning rate change the weights by about 10.
-    assert distance(fsdp, ddp, names) < 0.1
+    untrained = torch.load(next(folder.glob('work_dirs/*pretrain_digits*/*.pth')))['state_dict']
+    trained = distance(untrained, fsdp, untrained.keys() & set(names))
+    assert trained > 1
+    assert distance(fsdp, ddp, names) < 0.01 * trained
 
 
 @pytest.mark.slow
