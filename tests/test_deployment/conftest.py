@@ -1,6 +1,16 @@
-"""A network that several of these tests export."""
+"""A network that several of these tests export, and what makes them faster."""
 
 import pytest
+
+from mmmobilemamba.utils.garbage import frozen_heap
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _quick_configs_and_datasets():
+    """Configs are written without yapf, and gc.collect() of mmengine's datasets skips older objects."""
+    with frozen_heap(), pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True))
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -13,3 +23,12 @@ def classifier(tmp_path_factory):
     config = folder / 'config.py'
     config_of('classifier').dump(config)
     return str(config), str(checkpoint_of('classifier', folder))
+
+
+@pytest.fixture
+def short_timing(monkeypatch):
+    """Files in reduced precision are timed by the fewest calls instead of for two seconds."""
+    from mmmobilemamba.deployment import report
+
+    milliseconds = report.milliseconds
+    monkeypatch.setattr(report, 'milliseconds', lambda runs, seconds=0: milliseconds(runs, 0))
