@@ -11,9 +11,9 @@ from contextlib import contextmanager
 def frozen_heap() -> Iterator[None]:
     """Exclude all existing objects from garbage collection, for code that makes many objects.
 
-    Every full collection visits each object of the process, some hundred thousand after the imports of
-    OpenMMLab, which takes a fifth of the time of an export. Nothing is done in a program that has frozen
-    objects itself, as they would not stay so.
+    Every full collection visits each object of the process, several hundred thousand after the imports of
+    OpenMMLab, and an export triggers many. Nothing is done in a program that has frozen objects itself,
+    because ``gc.unfreeze`` would release these, too.
 
     Source: https://docs.python.org/3/library/gc.html#gc.freeze
     """
