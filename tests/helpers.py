@@ -18,6 +18,8 @@ SMALL = dict(
 )
 # Its numbers of channels are not multiples of 4: 6 in the stem, 9 in the local part.
 ODD = dict(SMALL, embed_dims=(48, 64, 80), global_ratios=(0.8, 0.7, 0.6), local_ratios=(0.2, 0.2, 0.3))
+# One block a stage, for tests whose time grows with the number of layers, such as exports.
+SHALLOW = dict(ODD, depths=(1, 1, 1))
 # Arguments of the scan.
 NAMES = ('u', 'x_dbl', 'dt_weight', 'A', 'D', 'dt_bias')
 

@@ -15,6 +15,7 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
+from ..utils.garbage import frozen_heap
 from ..utils.quiet import quietly
 from . import suppress  # noqa: F401  (registers the operator)
 from .custom_ops import DOMAIN, with_custom_ops
@@ -67,7 +68,7 @@ def to_program(
         image = image.new_zeros([sides.get(axis, size) for axis, size in enumerate(image.shape)])
     # Guards of a scan compiled earlier in this process can make the export fail (PyTorch 2.12).
     torch.compiler.reset()
-    with refusing(dynamic_sizes=dynamic_sizes), quietly(), torch.no_grad():
+    with refusing(dynamic_sizes=dynamic_sizes), quietly(), frozen_heap(), torch.no_grad():
         if custom_ops:
             form = with_custom_ops(graph)
         else:
@@ -94,7 +95,7 @@ def to_onnx(
     Arguments and errors as in :func:`to_program`.
     """
     program = to_program(graph, image, dynamic_sizes, custom_ops)
-    with refusing(dynamic_sizes=dynamic_sizes), quietly(), torch.no_grad():
+    with refusing(dynamic_sizes=dynamic_sizes), quietly(), frozen_heap(), torch.no_grad():
         exported = torch.onnx.export(
             program,
             (),

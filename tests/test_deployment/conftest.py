@@ -1,6 +1,17 @@
-"""A network that several of these tests export."""
+"""A network that several of these tests export, and what makes them faster."""
+
+from types import SimpleNamespace
 
 import pytest
+
+
+@pytest.fixture(autouse=True, scope='module')
+def _quick_configs_and_datasets():
+    """Configs are written without yapf, and mmengine's datasets do not collect all garbage."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr('mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True))
+        patch.setattr('mmengine.dataset.base_dataset.gc', SimpleNamespace(collect=int))
+        yield
 
 
 @pytest.fixture(scope='module')
@@ -13,3 +24,12 @@ def classifier(tmp_path_factory):
     config = folder / 'config.py'
     config_of('classifier').dump(config)
     return str(config), str(checkpoint_of('classifier', folder))
+
+
+@pytest.fixture
+def short_timing(monkeypatch):
+    """Files in reduced precision are timed by the fewest calls instead of for two seconds."""
+    from mmmobilemamba.deployment import report
+
+    milliseconds = report.milliseconds
+    monkeypatch.setattr(report, 'milliseconds', lambda runs, seconds=0: milliseconds(runs, 0))

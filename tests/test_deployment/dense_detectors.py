@@ -8,7 +8,7 @@ from mmengine.registry import MODELS, init_default_scope
 
 import mmmobilemamba.mmdet  # noqa: F401  (registers the backbone and the neck)
 
-from ..helpers import ODD, randomise
+from ..helpers import SHALLOW, randomise
 
 STRIDES = [8, 16, 32, 64]
 CLASSES = 3
@@ -78,10 +78,10 @@ def config_of(name, test_cfg=None, head=None):
     return ConfigDict(
         type='SingleStageDetector' if 'YOLOX' not in name else 'YOLOX',
         data_preprocessor=dict(type='DetDataPreprocessor', mean=[123.675, 116.28, 103.53], std=[58.0] * 3),
-        backbone=dict(type='MobileMamba', arch=ODD, out_indices=(0, 1, 2)),
+        backbone=dict(type='MobileMamba', arch=SHALLOW, out_indices=(0, 1, 2)),
         neck=dict(
             type='DeconvFPN',
-            in_channels=list(ODD['embed_dims']),
+            in_channels=list(SHALLOW['embed_dims']),
             out_channels=32,
             num_outs=len(STRIDES),
             norm_cfg=GROUPS,

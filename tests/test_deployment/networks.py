@@ -1,5 +1,7 @@
 """Small networks for every task, with random weights that produce detections."""
 
+import copy
+import functools
 import logging
 
 import torch
@@ -10,7 +12,7 @@ from mmmobilemamba.deployment import build
 from mmmobilemamba.models.layers import SS2D
 
 from ..conftest import ROOT
-from ..helpers import ODD, randomise
+from ..helpers import SHALLOW, randomise
 
 CONFIGS = dict(
     classifier='mobilemamba/mobilemamba-t2_1xb64-4e_digits-64px.py',
@@ -22,15 +24,55 @@ CONFIGS = dict(
     pspnet='pspnet/mobilemamba-t2_pspnet_1xb8-1k_digits-224x224.py',
 )
 
+# Three levels, and no repeated convolutions; `make test-deploy` exports whole recipes.
+FEWER_LAYERS = dict(
+    retinanet={
+        'neck.num_extra_trans_convs': 0,
+        'neck.num_outs': 3,
+        'bbox_head.anchor_generator.strides': [16, 32, 64],
+        'bbox_head.stacked_convs': 1,
+    },
+    mask_rcnn={
+        'backbone.out_indices': (0, 1),
+        'neck.in_channels': ['stage0', 'stage1'],
+        'neck.num_extra_trans_convs': 1,
+        'neck.num_outs': 3,
+        'rpn_head.anchor_generator.strides': [8, 16, 32],
+        'roi_head.bbox_roi_extractor.featmap_strides': [8, 16, 32],
+        'roi_head.mask_roi_extractor.featmap_strides': [8, 16, 32],
+        'roi_head.mask_head.num_convs': 1,
+    },
+    sem_fpn={
+        'neck.num_extra_trans_convs': 0,
+        'neck.num_outs': 3,
+        'decode_head.in_channels': [64, 64, 64],
+        'decode_head.in_index': [0, 1, 2],
+        'decode_head.feature_strides': [16, 32, 64],
+    },
+)
 NO_CHECKPOINT = ('mobilemamba-t2_1xb64-4e_digits-64px', 'none.pth')  # for errors before it is read
 
 
+@functools.cache
+def read(path):
+    """The config at ``path`` in configs/ (Config), not to be changed."""
+    return Config.fromfile(ROOT / 'configs' / path)
+
+
+def shorten(config, name):
+    """Reduce a config to :data:`SHALLOW` and :data:`FEWER_LAYERS`, in place."""
+    config.model.backbone.arch = SHALLOW
+    config.merge_from_dict({f'model.{key}': value for key, value in FEWER_LAYERS[name].items()})
+
+
 def config_of(name):
-    """The config of a twin with a tiny backbone and thresholds that random scores exceed (Config)."""
-    config = Config.fromfile(ROOT / 'configs' / CONFIGS[name])
-    config.model.backbone.update(arch=ODD, init_cfg=None)
+    """The config of a twin of few layers, with thresholds that random scores exceed (Config)."""
+    config = copy.deepcopy(read(CONFIGS[name]))
+    config.model.backbone.update(arch=SHALLOW, init_cfg=None)
     if name == 'classifier':
-        config.model.head.in_channels = ODD['embed_dims'][-1]
+        config.model.head.in_channels = SHALLOW['embed_dims'][-1]
+    elif name in FEWER_LAYERS:
+        shorten(config, name)
     return config
 
 
@@ -58,7 +100,7 @@ def checkpoint_of(name, folder):
         for module in model.modules():
             if isinstance(module, SS2D):
                 module.D.data.mul_(0.1)
-                module.out_proj.conv.weight.data.mul_(3)
+                module.out_proj.conv.weight.data.mul_(12)
     path = folder / f'{name}.pth'
     torch.save(dict(state_dict=model.state_dict()), path)
     return path

@@ -180,6 +180,8 @@ def test_raw_outputs_of_another_runtime(name, layout, scenes, tmp_path, monkeypa
     config.test_dataloader.update(num_workers=0, persistent_workers=False)
     if name == 'retinanet':
         config.test_evaluator.ann_file = str(next((scenes / root).glob('annotations/*val*.json')))
+        # Few boxes of random weights overlap a digit by half.
+        config.test_evaluator = [config.test_evaluator, dict(type='VOCMetric', iou_thrs=[0.1, 0.3])]
     config.dump(tmp_path / 'config.py')
     checkpoint, work_dir = checkpoint_of(name, tmp_path), tmp_path / 'work'
     arguments = [
@@ -197,7 +199,8 @@ def test_raw_outputs_of_another_runtime(name, layout, scenes, tmp_path, monkeypa
     found, expected = scores.values()
     assert list(found) == list(expected) and any(value > 0 for value in expected.values())
     for key in found:
-        np.testing.assert_allclose(found[key], expected[key], atol=0.05, err_msg=key)
+        atol = 0.01 if name == 'retinanet' else 0.05  # of 1, and of 100 percent
+        np.testing.assert_allclose(found[key], expected[key], atol=atol, err_msg=key)
     assert shapes == {(1, 3, *size) if layout == 'NCHW' else (1, *size, 3)}
 
 

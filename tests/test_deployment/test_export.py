@@ -1,6 +1,8 @@
 """The export tool: files of standard operators whose results equal PyTorch's, and errors."""
 
+import io
 import json
+from contextlib import redirect_stdout
 
 import numpy as np
 import pytest
@@ -27,11 +29,28 @@ def metadata(path):
     return json.loads(properties['mmmobilemamba'])
 
 
-def test_fixed_size(classifier, tmp_path, capsys):
-    out = tmp_path / 'network.onnx'
-    tool.main([*classifier, str(out), '--size', '96', '80', '--topk', '3'])
-    assert 'network.onnx: classification' in capsys.readouterr().out
-    assert sorted(path.name for path in tmp_path.iterdir()) == ['network.onnx']
+OPTIONS = ['--size', '96', '80', '--topk', '3']
+
+
+@pytest.fixture(scope='module')
+def fixed(classifier, tmp_path_factory):
+    """A file of fixed size, what the tool printed, and what PyTorch's exporter made, with its probes."""
+    out, made, to_onnx = tmp_path_factory.mktemp('fixed') / 'network.onnx', [], onnx_file.to_onnx
+
+    def kept(*args):
+        made.append(to_onnx(*args))
+        return made[-1]
+
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(io.StringIO()) as said:
+        patch.setattr(onnx_file, 'to_onnx', kept)
+        tool.main([*classifier, str(out), *OPTIONS])
+    return out, said.getvalue(), made[0]
+
+
+def test_fixed_size(fixed):
+    out, said, _ = fixed
+    assert 'network.onnx: classification' in said
+    assert sorted(path.name for path in out.parent.iterdir()) == ['network.onnx']
     about = metadata(out)
     assert about['size'] == [96, 80] and about['task'] == 'classification' and len(about['labels']) == 10
     session = onnx_file.open_session(out)
@@ -119,13 +138,14 @@ def test_detector(tmp_path):
         assert error > 1e-4 or not values.any(), index
 
 
-def test_what_differs_is_not_written(classifier, tmp_path, monkeypatch):
+def test_what_differs_is_not_written(classifier, fixed, tmp_path, monkeypatch):
     """An existing file is kept."""
+    monkeypatch.setattr(onnx_file, 'to_onnx', lambda *args: fixed[2])
     out = tmp_path / 'network.onnx'
     out.write_text('of the user')
     monkeypatch.setattr(proof, 'TOLERANCE', 1e-12)
     with pytest.raises(SystemExit, match=r'network.onnx was not written. It would differ from PyTorch by'):
-        tool.main([*classifier, str(out), '--size', '64'])
+        tool.main([*classifier, str(out), *OPTIONS])
     assert [path.read_text() for path in tmp_path.iterdir()] == ['of the user']
 
 

@@ -22,7 +22,7 @@ from mmmobilemamba.deployment.probes import Recorded  # noqa: E402
 from mmmobilemamba.models import set_backend  # noqa: E402
 
 from ..conftest import load_script, noise_for  # noqa: E402
-from ..helpers import ODD  # noqa: E402
+from ..helpers import SHALLOW  # noqa: E402
 from .networks import NO_CHECKPOINT, graph_of  # noqa: E402
 
 tool = load_script('tools/deployment/export.py')
@@ -64,7 +64,7 @@ def images():
 def backbone(images):
     """A float32 backbone whose norms have the statistics of the images, so that its maps depend on them."""
     torch.manual_seed(0)
-    model = MobileMamba(ODD, out_indices=(0, 1, 2))
+    model = MobileMamba(SHALLOW, out_indices=(0, 1, 2))
     for module in model.modules():
         if isinstance(module, _BatchNorm):
             module.momentum = None
@@ -121,7 +121,7 @@ def metadata(path):
     return onnx_file.read_about(onnx_file.open_session(path))
 
 
-def test_float16(classifier, recorded, tmp_path, monkeypatch, capsys):
+def test_float16(classifier, recorded, short_timing, tmp_path, monkeypatch, capsys):
     """Weights are float16; inputs, outputs and the nodes around the scan are float32."""
     once_exported(recorded, monkeypatch)
     out = tmp_path / 'network.onnx'
@@ -144,12 +144,12 @@ def test_float16(classifier, recorded, tmp_path, monkeypatch, capsys):
             assert weights[node.input[1]] == onnx.TensorProto.FLOAT
     # Two casts for each scan, before and after it, and those of inputs and outputs.
     counts = onnx_file.operators(found)
-    assert counts['DepthToSpace'] == 4 and counts['Cast'] <= 2 * 4 + 4
+    assert counts['DepthToSpace'] == 3 and counts['Cast'] <= 2 * 3 + 4
     types = {value.type.tensor_type.elem_type for value in [*found.graph.input, *found.graph.output]}
     assert types == {onnx.TensorProto.FLOAT, onnx.TensorProto.INT64}
 
 
-def test_int8(classifier, recorded, pictures, tmp_path, monkeypatch, capsys):
+def test_int8(classifier, recorded, pictures, short_timing, tmp_path, monkeypatch, capsys):
     """Weights of convolutions are 8-bit with a scale per channel; nodes around the scan are float32."""
     once_exported(recorded, monkeypatch)
     out = tmp_path / 'network.onnx'
@@ -166,7 +166,7 @@ def test_int8(classifier, recorded, pictures, tmp_path, monkeypatch, capsys):
     weights = {x.name: x for x in found.graph.initializer}
     makers = {name: node for node in found.graph.node for name in node.output}
     slow = precision.faster_in_float32(found.graph)
-    assert len(slow) == 1 + 3 * 4  # the first of the stem, and three of each wavelet branch
+    assert len(slow) == 1 + 3 * 3  # the first of the stem, and three of each wavelet branch
     convolutions = [node for node in found.graph.node if node.op_type == 'Conv' and node.name not in slow]
     for node in convolutions:
         weight, scale = makers[node.input[1]].input[:2]
@@ -174,7 +174,7 @@ def test_int8(classifier, recorded, pictures, tmp_path, monkeypatch, capsys):
         assert weights[weight].data_type == onnx.TensorProto.INT8
         assert list(weights[scale].dims) == weights[weight].dims[:1]
     counts = onnx_file.operators(found)
-    assert len(convolutions) == 73 and counts['Conv'] == 86 and counts['Exp'] == 3 * 3 + 1  # one pixel
+    assert len(convolutions) == 61 and counts['Conv'] == 71 and counts['Exp'] == 2 * 3 + 1  # one pixel
     around_scan = [node for node in found.graph.node if node.op_type in ('MatMul', 'LayerNormalization')]
     assert all(weights[node.input[1]].data_type == onnx.TensorProto.FLOAT for node in around_scan)
     _, sizes = types_of(found)

@@ -1,10 +1,13 @@
 """Files for mobile runtimes: output, comparison and errors; MNN, and ncnn if installed."""
 
 import copy
+import functools
 import hashlib
+import io
 import json
 import shutil
 import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +26,7 @@ from mmmobilemamba.models.layers import SS2D
 from mmmobilemamba.utils import read_config
 
 from ..conftest import ROOT, image_for, load_script, relative_error
-from ..helpers import ODD, randomise
+from ..helpers import SHALLOW, randomise
 from .networks import NO_CHECKPOINT, checkpoint_of, config_of
 
 tool = load_script('tools/deployment/export.py')
@@ -43,8 +46,13 @@ SMALL_RUNTIMES = [if_installed(suffix) for suffix in ('.mnn', '.ncnn')]
 @pytest.fixture
 def graph():
     """A deployed backbone whose scans affect its outputs."""
+    return backbone_graph()
+
+
+def backbone_graph():
+    """The same for fixtures of modules."""
     torch.manual_seed(0)
-    backbone = randomise(MobileMamba(ODD, out_indices=(1, 2))).eval().requires_grad_(False)
+    backbone = randomise(MobileMamba(SHALLOW, out_indices=(1, 2))).eval().requires_grad_(False)
     backbone.switch_to_deploy()
     return awakened(BackboneGraph(backbone), image_for((1, 3, 64, 80)))
 
@@ -52,21 +60,39 @@ def graph():
 def about_of(**others):
     about = dict(task='backbone', mean=[10.0, 20.0, 30.0], std=[50.0, 60.0, 70.0], channels='RGB')
     about.update(size=[64, 80], preprocessed=False, precision='float32')
+    about['input'] = dict(layout='NCHW', dtype='float32')
     return dict(about, **others)
+
+
+@pytest.fixture(scope='module')
+def write(tmp_path_factory):
+    """A function of a suffix that writes the graph above once; returns the path."""
+
+    @functools.cache
+    def write_once(suffix):
+        path = tmp_path_factory.mktemp('written') / f'network{suffix}'
+        TARGETS[suffix].write(backbone_graph(), image_for((2, 3, 64, 80)), path, about_of())
+        return path
+
+    return write_once
 
 
 @pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
 @pytest.mark.parametrize('inside', [False, True])
-def test_written_files(graph, suffix, inside, tmp_path):
+def test_written_files(graph, write, suffix, inside, tmp_path):
     """Results equal PyTorch's, for batches and with the normalisation inside."""
-    target, path, about = TARGETS[suffix], tmp_path / f'network{suffix}', about_of(preprocessed=inside)
-    image = image_for((2, 3, 64, 80))
+    target, image, about = TARGETS[suffix], image_for((2, 3, 64, 80)), about_of()
     if inside:
-        graph = build.with_preprocessing(graph, dict(about, channels='BGR'), target.takes_pixels)
-        image = proof.to_pixels(image, target.takes_pixels)
-    target.write(graph, image, path, about)
-    assert sorted(tmp_path.iterdir()) == sorted(target.parts(path))
-    written = json.loads((tmp_path / f'network{suffix}.json').read_text())
+        pixels = target.takes_pixels
+        about = about_of(preprocessed=True)
+        about['input'] = dict(layout='NHWC' if pixels else 'NCHW', dtype='uint8' if pixels else 'float32')
+        graph = build.with_preprocessing(graph, dict(about, channels='BGR'), pixels)
+        image, path = proof.to_pixels(image, pixels), tmp_path / f'network{suffix}'
+        target.write(graph, image, path, about)
+    else:
+        path = write(suffix)
+    assert sorted(path.parent.iterdir()) == sorted(target.parts(path))
+    written = json.loads(target.parts(path)[-1].read_text())
     shapes = [[64, 2, 3], [80, 1, 2]]
     hashes = [hashlib.sha256(part.read_bytes()).hexdigest() for part in target.parts(path)[:-1]]
     assert written == {**about, 'outputs': ['stage1', 'stage2'], 'shapes': shapes, 'sha256': hashes}
@@ -80,15 +106,14 @@ def test_written_files(graph, suffix, inside, tmp_path):
 
 
 @pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
-def test_files_of_two_exports(graph, suffix, tmp_path):
+def test_files_of_two_exports(graph, write, suffix, tmp_path):
     """Mixed files, and inputs of a wrong shape or dtype, are refused; some runtimes accept them silently."""
     target, image = TARGETS[suffix], image_for((2, 3, 64, 80))
-    about = about_of(input=dict(layout='NCHW', dtype='float32'))
     path, other = (tmp_path / folder / f'network{suffix}' for folder in 'ab')
-    for place, network in ((path, graph), (other, copy.deepcopy(graph))):
-        place.parent.mkdir()
-        next(network.parameters()).data.mul_(1.0 if place == path else 1.5)
-        target.write(network, image, place, about)
+    shutil.copytree(write(suffix).parent, path.parent)
+    other.parent.mkdir()
+    next(graph.parameters()).data.mul_(1.5)
+    target.write(graph, image, other, about_of())
     session = runtimes.open_file(path, threads=1)
     for batch in (image[:, :, :32], image.double(), image[:, :1], (image * 50 + 120).byte()):
         with pytest.raises(
@@ -140,12 +165,14 @@ def test_interrupted(classifier, tmp_path, monkeypatch):
     out = tmp_path / 'a.onnx'
     out.write_text('of the user')
 
-    def interrupt(*args):
+    def interrupt(exporter, graph, about, image, path):
+        path.write_text('half of a file')
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tool, 'compare', interrupt)
+    arguments = [*classifier, str(out), '--size', '64']
+    monkeypatch.setattr(type(tool.make_exporter(tool.parse_args(arguments))), 'make', interrupt)
     with pytest.raises(SystemExit, match=r'a\.onnx was not written: the export was interrupted'):
-        tool.main([*classifier, str(out), '--size', '64'])
+        tool.main(arguments)
     assert [path.read_text() for path in tmp_path.iterdir()] == ['of the user']
 
 
@@ -169,16 +196,29 @@ def run_tool(config, folder, out, *options):
     return folder / out
 
 
+@pytest.fixture(scope='module')
+def exported(classifier, tmp_path_factory):
+    """A function of a suffix that exports the classifier once; returns the path and what the tool printed."""
+
+    @functools.cache
+    def export(suffix):
+        # Words that are searched for in converter outputs.
+        folder = tmp_path_factory.mktemp('exported') / 'unsupported: failed'
+        folder.mkdir()
+        with redirect_stdout(io.StringIO()) as said:
+            out = run_tool(classifier, folder, f'network{suffix}', '--size', '64')
+        return out, said.getvalue()
+
+    return export
+
+
 @pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
-def test_the_tool(suffix, classifier, tmp_path, capsys):
+def test_the_tool(suffix, classifier, exported):
     """The files exported from a config and a checkpoint are as accurate as the tool reports."""
-    tmp_path = tmp_path / 'unsupported: failed'  # words that are searched for in converter outputs
-    tmp_path.mkdir()
-    out = run_tool(classifier, tmp_path, f'network{suffix}', '--size', '64')
-    said = capsys.readouterr().out
+    out, said = exported(suffix)
     assert f'network{suffix}: classification' in said and 'a batch of 3, 3x3x64x64:' in said
     assert 'random weights' not in said  # the scans affect the outputs
-    assert sorted(tmp_path.iterdir()) == sorted(TARGETS[suffix].parts(out))
+    assert sorted(out.parent.iterdir()) == sorted(TARGETS[suffix].parts(out))
     session = runtimes.open_file(out, threads=1)
     assert session.about['outputs'] == ['logits'] and session.about['shapes'] == [[10]]
     assert session.about['input'] == dict(layout='NCHW', dtype='float32')
@@ -190,15 +230,14 @@ def test_the_tool(suffix, classifier, tmp_path, capsys):
 
 
 @pytest.mark.parametrize('suffix', SMALL_RUNTIMES)
-def test_float16(suffix, classifier, tmp_path, capsys):
-    """The file has half the size, and the precision is in its metadata."""
-    out = run_tool(classifier, tmp_path, f'network{suffix}', '--size', '64')
-    full = TARGETS[suffix].size(out)
-    capsys.readouterr()
-    run_tool(classifier, tmp_path, f'network{suffix}', '--size', '64', '--fp16')
+def test_float16(suffix, classifier, exported, short_timing, tmp_path, capsys):
+    """The file has half the size, replaces the earlier one, and has the precision in its metadata."""
+    full, _ = exported(suffix)
+    shutil.copytree(full.parent, tmp_path, dirs_exist_ok=True)
+    out = run_tool(classifier, tmp_path, full.name, '--size', '64', '--fp16')
     said = capsys.readouterr().out
     assert 'float16 against float32, both in' in said and ', made of one in float32' in said
-    assert TARGETS[suffix].size(out) < 0.65 * full
+    assert TARGETS[suffix].size(out) < 0.65 * TARGETS[suffix].size(full)
     assert runtimes.open_file(out).about['precision'] == 'float16'
     assert sorted(tmp_path.iterdir()) == sorted(TARGETS[suffix].parts(out))
 
@@ -243,7 +282,7 @@ def test_a_file_that_differs_is_not_written(classifier, tmp_path, monkeypatch):
 
 def test_other_weights_where_scans_do_not_show(capsys):
     """For example in an untrained network, whose residual branches are zero."""
-    backbone = MobileMamba(ODD).eval().requires_grad_(False)
+    backbone = MobileMamba(SHALLOW).eval().requires_grad_(False)
     backbone.switch_to_deploy()
     graph, image = BackboneGraph(backbone), image_for((2, 3, 64, 80))
     assert scan_effect(graph, image) == 0

@@ -10,6 +10,7 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
+from ...utils.garbage import frozen_heap
 from ...utils.quiet import quietly
 from ..errors import refusing
 from ..onnx_file import OPSET
@@ -34,7 +35,7 @@ def write_onnx(form: nn.Module, image: Tensor, path: Path, any_batch: bool = Fal
     with torch.no_grad():
         count = len(form(image))
     torch.compiler.reset()  # see onnx_file.to_program
-    with refusing(), quietly(), torch.no_grad():
+    with refusing(), quietly(), frozen_heap(), torch.no_grad():
         program = torch.export.export(form, (image,), dynamic_shapes=free, strict=False)
         exported = torch.onnx.export(
             program,

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from ...utils.garbage import frozen_heap
 from ...utils.quiet import quietly
 from ..errors import refusing
 
@@ -27,7 +28,7 @@ def to_program(form: nn.Module, image: Tensor, exact_resize: bool = False) -> to
     """
     torch.compiler.reset()  # see onnx_file.to_program
     network = WithExactResize(form) if exact_resize else form
-    with refusing(), quietly(), torch.no_grad():
+    with refusing(), quietly(), frozen_heap(), torch.no_grad():
         program = torch.export.export(network, (image,), strict=False)
         return program.run_decompositions({})
 
