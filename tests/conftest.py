@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from .commands import format_once
+
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / 'tests' / 'data' / 'golden'
 
@@ -63,6 +65,11 @@ def relative_error(found, expected):
     found, expected = (torch.as_tensor(value, dtype=torch.float64) for value in (found, expected))
     assert found.shape == expected.shape
     return ((found - expected).abs().max() / expected.abs().max()).item()
+
+
+@pytest.fixture(autouse=True, scope='session')
+def _format_once():
+    format_once()
 
 
 @pytest.fixture(autouse=True)
