@@ -1,6 +1,5 @@
 """Golden checkpoints of the authors' layout, rebuilt from names and shapes."""
 
-import functools
 import gc
 import importlib.util
 import json
@@ -10,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+from .quick_mmengine import leave_out_formatting
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / 'tests' / 'data' / 'golden'
@@ -68,23 +69,13 @@ def relative_error(found, expected):
 
 
 def pytest_collection_finish():
-    """Every dataset of mmengine collects garbage; the objects of the packages, imported by now, are none."""
+    """The objects of the packages, which are imported by now, are no garbage; looking at them takes long."""
     gc.freeze()
 
 
 @pytest.fixture(scope='session', autouse=True)
-def _quick_configs():
-    """Leave out what no test is about, and what takes half of the time of a short run.
-
-    A Runner formats its config five times, and mmengine reads all metafiles of a package for each config of
-    it that is named as a base.
-    """
-    from mmengine.config import config, utils
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(config, 'FormatCode', lambda text, **_: (text, True))
-        patch.setattr(utils, 'load', functools.cache(utils.load))
-        yield
+def _quick_mmengine():
+    leave_out_formatting()
 
 
 @pytest.fixture(autouse=True)

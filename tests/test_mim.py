@@ -4,9 +4,7 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,32 +14,13 @@ from mmengine.config import Config
 from mmmobilemamba.compat import allow_runner_checkpoints
 from mmmobilemamba.models.checkpoint import read_checkpoint
 
+from .commands import environment, run
 from .conftest import ROOT, load_script
 from .helpers import write_digits_start
 
 pytestmark = pytest.mark.slow
 CONFIG = ROOT / 'configs/retinanet/retinanet_mobilemamba-t2_fpn_2e_digits.py'
 SEGMENTOR = ROOT / 'configs/sem_fpn/mobilemamba-t2_fpn_1xb4-2k_digits-224x224.py'
-MIM = Path(sys.executable).with_name('mim')
-
-
-def environment():
-    return dict(os.environ, PATH=f'{MIM.parent}{os.pathsep}{os.environ["PATH"]}')
-
-
-def run(*command, cwd):
-    """Run a command outside the repository that must succeed; returns its output."""
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
-    return result.stdout
 
 
 def scalars(work_dir):
@@ -63,7 +42,7 @@ def scenes(tmp_path_factory):
 def train_command(work_dir):
     options = ('train_cfg.max_epochs=3', 'train_cfg.val_interval=1', 'default_hooks.logger.interval=1')
     options += ('model.test_cfg.score_thr=0.0',)  # scores are low after such a short training
-    command = (MIM, 'train', 'mmdet', CONFIG, '--gpus', '0', '--work-dir', work_dir)
+    command = ('mim', 'train', 'mmdet', CONFIG, '--gpus', '0', '--work-dir', work_dir)
     return (*command, '--cfg-options', *options)
 
 
@@ -130,13 +109,14 @@ def test_test_and_pictures(resumed, scenes):
     work_dir, _, _ = resumed
     predictions = scenes / 'predictions.pkl'
     output = run(
-        *(MIM, 'test', 'mmdet', CONFIG, '--checkpoint', work_dir / 'epoch_3.pth', '--gpus', '0'),
+        *('mim', 'test', 'mmdet', CONFIG, '--checkpoint', work_dir / 'epoch_3.pth', '--gpus', '0'),
         *('--work-dir', work_dir, '--out', predictions, '--cfg-options', 'model.test_cfg.score_thr=0.0'),
         cwd=scenes,
     )
     assert 'Average Precision  (AP) @[ IoU=0.50:0.95' in output
     script = ROOT / 'tools/analysis_tools/draw_predictions.py'
-    output = run(sys.executable, script, CONFIG, predictions, scenes / 'pictures', '--number', 8, cwd=scenes)
+    command = ('python', script, CONFIG, predictions, scenes / 'pictures', '--number', 8)
+    output = run(*command, cwd=scenes, fresh=True)
     pictures = sorted((scenes / 'pictures').glob('*.png'))
     assert len(pictures) == 9
     assert str(scenes / 'pictures' / 'overview.png') in output.splitlines()[-1]
@@ -152,7 +132,7 @@ def train_segmentor(scenes, iterations, *options):
     """Train up to a number of iterations; returns mim's output and the checkpoint."""
     work_dir = scenes / 'segmentor'
     changes = (f'train_cfg.max_iters={iterations}', 'default_hooks.logger.interval=1')
-    command = (MIM, 'train', 'mmseg', SEGMENTOR, '--gpus', '0', '--work-dir', work_dir, *options)
+    command = ('mim', 'train', 'mmseg', SEGMENTOR, '--gpus', '0', '--work-dir', work_dir, *options)
     output = run(*command, '--cfg-options', *changes, cwd=scenes)
     return output, read_checkpoint(work_dir / f'iter_{iterations}.pth')
 
@@ -181,7 +161,7 @@ def test_segmentor(scenes, monkeypatch):
     assert [row['base_lr'] for row in rows] == pytest.approx(rates, rel=1e-6)
 
     run(
-        *(MIM, 'test', 'mmseg', SEGMENTOR, '--checkpoint', scenes / 'segmentor/iter_3.pth', '--gpus', '0'),
+        *('mim', 'test', 'mmseg', SEGMENTOR, '--checkpoint', scenes / 'segmentor/iter_3.pth', '--gpus', '0'),
         *('--work-dir', scenes / 'segmentor_test', '--out', scenes / 'maps'),
         cwd=scenes,
     )

@@ -1,17 +1,12 @@
 """Common tools of mmpretrain, mmdet and mmseg with our unmodified configs.
 
-One process runs all tools of a codebase in sequence, because starting takes longer than running.
 mmseg's get_flops.py is excluded: with mmengine 0.10 and later, it fails for every model with
 ``"input_shape" and "inputs" cannot be both set``. Ours supports all three codebases.
 """
 
 import importlib.util
-import json
-import os
 import pickle
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +17,12 @@ from mmengine.registry import MODELS, init_default_scope
 from PIL import Image
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from .commands import run
 from .conftest import ROOT, load_script
 
 pytestmark = pytest.mark.slow
 get_flops = load_script('tools/analysis_tools/get_flops.py')
 reparameterize_model = load_script('tools/model_converters/reparameterize_model.py')
-
-RUN = """
-import json, runpy, sys
-for sys.argv in json.loads(sys.argv[1]):
-    print(f'\\n=== {sys.argv[0]}', flush=True)
-    runpy.run_path(sys.argv[0], run_name='__main__')
-"""
 
 
 @pytest.fixture(scope='module')
@@ -60,21 +49,10 @@ def prepare(pattern, folder):
     return path, checkpoint
 
 
-def run(codebase, *commands, cwd):
+def run_tools(codebase, *commands, cwd):
     """Run tools, given by their path in the codebase's ``tools`` and their arguments; returns the outputs."""
     tools = Path(importlib.util.find_spec(codebase).origin).parent / '.mim/tools'
-    commands = [[str(tools / tool), *map(str, arguments)] for tool, *arguments in commands]
-    result = subprocess.run(
-        [sys.executable, '-W', 'ignore', '-c', RUN, json.dumps(commands)],
-        cwd=cwd,
-        env=dict(os.environ, OMP_NUM_THREADS='1', MPLBACKEND='Agg'),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
-    return re.split(r'^=== .*\n', result.stdout, flags=re.MULTILINE)[1:]
+    return [run('python', tools / tool, *arguments, cwd=cwd) for tool, *arguments in commands]
 
 
 def assert_flops(output, path, shape):
@@ -124,7 +102,7 @@ def classification(folder):
         '-m',
         'pipeline',
     )
-    outputs = run(
+    outputs = run_tools(
         'mmpretrain',
         ('analysis_tools/get_flops.py', path, '--shape', '192'),
         browse,
@@ -189,7 +167,7 @@ def test_grad_cam(classification):
     options = (*large, 'model.backbone.deploy=True', 'model.head.deploy=True')
     folded = ('visualization/vis_cam.py', image, path, 'folded.pth', '--target-category', '1', *options)
     folded = (*folded, '--save-path', 'folded.png', '--target-layers', 'backbone.stages.2')
-    outputs = run('mmpretrain', (*command, 'norm.png'), stage, folded, cwd=folder)
+    outputs = run_tools('mmpretrain', (*command, 'norm.png'), stage, folded, cwd=folder)
     assert 'last norm layer "backbone.stages.2.blocks.1.ffn1.fn.pw2.bn" as the target layer' in outputs[0]
     for name in ('norm.png', 'stage.png'):
         assert pixels(folder / name).shape == (256, 256, 3)
@@ -202,7 +180,7 @@ def test_detection(folder):
     pytest.importorskip('mmdet')
     path, checkpoint = prepare('retinanet/*2e_digits.py', folder)
     unsure = ('--cfg-options', 'model.test_cfg.score_thr=0.0')  # random weights have low scores
-    outputs = run(
+    outputs = run_tools(
         'mmdet',
         ('analysis_tools/get_flops.py', path, '--num-images', '1'),
         (
@@ -238,7 +216,7 @@ def test_detection(folder):
 def test_segmentation(folder):
     pytest.importorskip('mmseg')
     path, checkpoint = prepare('sem_fpn/*2k_digits*.py', folder)
-    outputs = run(
+    outputs = run_tools(
         'mmseg',
         (
             'analysis_tools/browse_dataset.py',

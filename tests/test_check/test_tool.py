@@ -1,10 +1,7 @@
 """``mim run mmmobilemamba check``: table or JSON, and exit status."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,6 +9,7 @@ import torch
 
 from mmmobilemamba import MobileMamba
 
+from ..commands import run
 from ..conftest import ROOT, load_script
 from ..helpers import needs_torch
 from ..pages import blocks
@@ -97,19 +95,9 @@ def test_the_example_of_the_page(tmp_path, scenes, monkeypatch, capsys):
 
 @pytest.mark.slow
 def test_json_by_mim(scenes):
-    mim = Path(sys.executable).with_name('mim')
-    command = [mim, 'run', 'mmmobilemamba', 'check', NAME, 'no.pth', '--gpus', '2', '--json', *SMALL]
-    path = f'{mim.parent}{os.pathsep}{os.environ["PATH"]}'
-    done = subprocess.run(
-        [str(part) for part in command],
-        cwd=scenes,
-        env=dict(os.environ, PATH=path, OMP_NUM_THREADS='1'),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 1, done.stderr
-    report = json.loads(done.stdout[done.stdout.index('{') :])
+    command = ('mim', 'run', 'mmmobilemamba', 'check', NAME, 'no.pth', '--gpus', '2', '--json', *SMALL)
+    output = run(*command, cwd=scenes, fails=True)
+    report, _ = json.JSONDecoder().raw_decode(output[output.index('{') :])
     assert report['model'] == 'RetinaNet'
     findings = {finding['subject']: finding for finding in report['findings'] if finding['level'] != 'ok'}
     assert findings['checkpoint']['text'] == 'There is no checkpoint file no.pth.'

@@ -1,17 +1,6 @@
-"""A network that several of these tests export, and what makes them faster."""
-
-from types import SimpleNamespace
+"""A network that several of these tests export, and short timings."""
 
 import pytest
-
-
-@pytest.fixture(autouse=True, scope='module')
-def _quick_configs_and_datasets():
-    """Configs are written without yapf, and mmengine's datasets do not collect all garbage."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr('mmengine.config.config.FormatCode', lambda text, **kwargs: (text, True))
-        patch.setattr('mmengine.dataset.base_dataset.gc', SimpleNamespace(collect=int))
-        yield
 
 
 @pytest.fixture(scope='module')

@@ -13,6 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 import mmmobilemamba.engine.hooks  # noqa: F401  (registers what the runs use)
 
+from ..commands import share_imports
 from .distillation import batch, build, distilled_cfg, randomize, save_teacher, student_cfg, teacher_cfg
 
 AUGMENTS = dict(augments=[dict(type='Mixup', alpha=0.8), dict(type='CutMix', alpha=1.0)])
@@ -136,8 +137,7 @@ def worker(rank, folder, checkpoint):
 @pytest.mark.slow
 def test_two_processes(tmp_path, checkpoint):
     """Both get the mean of their gradients and end with the same student."""
-    # The processes share one import of the packages, which takes longer than everything else.
-    torch.multiprocessing.get_context('forkserver').set_forkserver_preload(['mmpretrain.models'])
+    share_imports()
     torch.multiprocessing.start_processes(worker, (tmp_path, checkpoint), 2, start_method='forkserver')
     found = [torch.load(tmp_path / f'rank{rank}.pth') for rank in (0, 1)]
     for key in ('gradients', 'stepped'):

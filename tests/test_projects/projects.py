@@ -1,9 +1,6 @@
 """Shared by the tests of other projects: recipes reduced to two iterations, and the project's tools."""
 
 import json
-import os
-import subprocess
-import sys
 
 import cv2
 import numpy as np
@@ -11,6 +8,7 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import MODELS, init_default_scope
 
+from ..commands import run
 from ..conftest import ROOT
 
 IMAGES, BATCH = 4, 2
@@ -51,7 +49,7 @@ def train(config, folder):
     """
     path, work_dir = folder / 'small.py', folder / 'work'
     config.dump(path)
-    run('train.py', path, '--work-dir', work_dir, cwd=folder)
+    run('python', ROOT / 'tools/train.py', path, '--work-dir', work_dir, cwd=folder)
     (log,) = work_dir.glob('*/vis_data/scalars.json')
     losses = [json.loads(line)['loss'] for line in log.read_text().splitlines()]
     assert len(losses) == 2 and np.isfinite(losses).all() and min(losses) > 0
@@ -65,23 +63,10 @@ def train(config, folder):
 
 def evaluate(path, checkpoint, folder):
     """Scores by name, logged by ``tools/test.py`` for a checkpoint."""
-    run('test.py', path, checkpoint, '--work-dir', folder / 'tested', cwd=folder)
+    command = ('python', ROOT / 'tools/test.py', path, checkpoint, '--work-dir', folder / 'tested')
+    run(*command, cwd=folder)
     (log,) = (folder / 'tested').glob('*/*.json')
     return json.loads(log.read_text())
-
-
-def run(tool, *arguments, cwd):
-    """Run one of our tools, which dispatch to those of the config's project."""
-    result = subprocess.run(
-        [sys.executable, str(ROOT / 'tools' / tool), *map(str, arguments)],
-        cwd=cwd,
-        env=dict(os.environ, PYTHONPATH=str(ROOT)),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-5000:]
 
 
 def draw(folder, number=IMAGES, height=160, width=120):

@@ -5,6 +5,9 @@ import os
 import torch
 from torch import distributed
 
+from ..commands import share_imports
+from ..quick_mmengine import leave_out_formatting
+
 WORLD_SIZE = 2
 
 
@@ -19,9 +22,7 @@ def start(worker, folder, *args):
     Raises:
         ProcessRaisedException: If a process fails; the message has its traceback.
     """
-    # The processes share one import of the packages, which takes longer than most of the rest.
-    packages = ['mmdet.models', 'mmseg.models', 'mmpretrain.models']
-    torch.multiprocessing.get_context('forkserver').set_forkserver_preload(packages)
+    share_imports()
     torch.multiprocessing.start_processes(
         _enter, (worker, folder, *args), WORLD_SIZE, start_method='forkserver'
     )
@@ -31,6 +32,7 @@ def _enter(rank, worker, folder, out, *args):
     os.chdir(folder)
     os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(WORLD_SIZE))
     torch.set_num_threads(1)
+    leave_out_formatting()
     store = f'file://{out}/store'
     distributed.init_process_group('gloo', init_method=store, rank=rank, world_size=WORLD_SIZE)
     worker(rank, folder, out, *args)

@@ -1,8 +1,6 @@
 """``--checkpoint mobilemamba://NAME`` in our test command and in those of the codebases."""
 
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +14,9 @@ from mmmobilemamba.utils import config_path
 from mmmobilemamba.weights import weights_of
 
 from ..authors_files import assert_holds, runner_file, state_dict_of
+from ..commands import run
 from ..conftest import authors_checkpoint
 from .workplace import small_config
-
-MIM = Path(sys.executable).with_name('mim')
 
 
 @pytest.fixture
@@ -40,17 +37,10 @@ def config_of(name, folder):
 
 def mim_test(package, config, name, *options):
     """The output of `mim test` with the weights of a name."""
-    command = (MIM, 'test', package, config, '--checkpoint', f'mobilemamba://{name}', *options)
-    result = subprocess.run(
-        [str(word) for word in command],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert result.returncode == 0, result.stdout[-3000:]
-    assert f'Load checkpoint from mobilemamba://{name}' in result.stdout
-    return result.stdout
+    command = ('mim', 'test', package, config, '--checkpoint', f'mobilemamba://{name}', *options)
+    output = run(*command, cwd=Path.cwd())
+    assert f'Load checkpoint from mobilemamba://{name}' in output
+    return output
 
 
 def publish(name, published, folder):

@@ -1,10 +1,7 @@
 """Downloads of weights and configs by name with our command and mim's; Google is simulated."""
 
-import subprocess
-import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -15,6 +12,7 @@ from mmengine.config import Config
 from mmmobilemamba.models.checkpoint import read_checkpoint
 from mmmobilemamba.weights import weights_of
 
+from ..commands import run
 from ..conftest import ROOT, authors_checkpoint, load_script
 
 tool = load_script('tools/misc/download.py')
@@ -67,10 +65,7 @@ def test_no_such_weights(name, mirror):
 
 
 def test_mim_run(mirror, tmp_path):
-    mim = Path(sys.executable).with_name('mim')
-    command = [mim, 'run', 'mmmobilemamba', 'download', CONFIG, '--dest', 'here']
-    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
-    assert result.returncode == 0, result.stderr[-2000:]
+    run('mim', 'run', 'mmmobilemamba', 'download', CONFIG, '--dest', 'here', cwd=tmp_path)
     assert (tmp_path / 'here/mobilemamba_t2.pth').is_file() and (tmp_path / f'here/{CONFIG}.py').is_file()
 
 

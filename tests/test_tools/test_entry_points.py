@@ -2,11 +2,7 @@
 
 import importlib.util
 import json
-import os
 import re
-import socket
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -16,11 +12,11 @@ from mmengine.registry import MODELS, init_default_scope
 
 from mmmobilemamba.models.checkpoint import read_checkpoint
 
+from ..commands import free_port, run
 from ..conftest import ROOT, load_script
 from ..helpers import write_digits_start
 
 train = load_script('tools/train.py')
-MIM = Path(sys.executable).with_name('mim')
 SMALL = ('train_dataloader.dataset.indices=16', 'val_dataloader.dataset.indices=4')
 SMALL += ('test_dataloader.dataset.indices=4', 'default_hooks.logger.interval=1')
 
@@ -34,28 +30,6 @@ def name_of(pattern):
 CLASSIFIER = name_of('mobilemamba/mobilemamba-t2_*e_digits-*.py')
 DETECTOR = name_of('retinanet/*2e_digits.py')
 SEGMENTOR = name_of('sem_fpn/*2k_digits*.py')
-
-
-def run(*command, cwd, fails=False):
-    """Run a command outside the repository; returns its output."""
-    result = subprocess.run(
-        [str(part) for part in command],
-        cwd=cwd,
-        env=dict(os.environ, PATH=f'{MIM.parent}{os.pathsep}{os.environ["PATH"]}', OMP_NUM_THREADS='1'),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        check=False,
-    )
-    assert bool(result.returncode) == fails, result.stdout[-3000:]
-    return result.stdout
-
-
-def two_processes():
-    """Options of mim for two processes, with a free port, because mim's choice may be in use."""
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        return ('--launcher', 'pytorch', '--gpus', '2', '--port', free.getsockname()[1])
 
 
 @pytest.fixture(scope='module')
@@ -82,7 +56,7 @@ def test_help_imports_nothing_and_names_no_device(tool, tmp_path):
         '    assert not end.code\n'
         'print([name for name in ("torch", "mmengine", "numpy") if name in sys.modules])\n'
     )
-    lines = run(sys.executable, '-c', code, cwd=tmp_path).splitlines()
+    lines = run('python', '-c', code, cwd=tmp_path, fresh=True).splitlines()
     assert lines[-1] == '[]'
     assert lines[0].startswith(f'usage: {tool}')
     assert not any('--gpus' in line for line in lines)
@@ -124,13 +98,15 @@ def test_what_cannot_be_run(tmp_path, monkeypatch):
 
 
 def test_errors_are_short(tmp_path):
-    output = run(sys.executable, ROOT / 'tools/train.py', '--work-dir', 'x', 'c.py', cwd=tmp_path, fails=True)
+    command = ('python', ROOT / 'tools/train.py', '--work-dir', 'x', 'c.py')
+    output = run(*command, cwd=tmp_path, fails=True, fresh=True)
     assert 'train.py: error: there is no config x. The config comes before the options' in output
     assert 'Traceback' not in output
 
 
 def test_search_lists_every_config(tmp_path):
-    run(MIM, 'search', 'mmmobilemamba', '--field', 'config', '--json', tmp_path / 'models.json', cwd=tmp_path)
+    command = ('mim', 'search', 'mmmobilemamba', '--field', 'config', '--json', tmp_path / 'models.json')
+    run(*command, cwd=tmp_path)
     listed = json.loads((tmp_path / 'models.json').read_text())['config']
     configs = [path for path in (ROOT / 'configs').glob('*/*.py') if path.parent.name != '_base_']
     assert listed == {path.stem: path.relative_to(ROOT).as_posix() for path in configs}
@@ -139,7 +115,7 @@ def test_search_lists_every_config(tmp_path):
 def test_download_says_that_there_is_no_address(tmp_path):
     config = Path(CLASSIFIER).stem
     output = run(
-        MIM, 'download', 'mmmobilemamba', '--config', config, '--dest', '.', cwd=tmp_path, fails=True
+        'mim', 'download', 'mmmobilemamba', '--config', config, '--dest', '.', cwd=tmp_path, fails=True
     )
     assert "Failed to parse: Host 'none at a public address; see checkpoints.md in docs'" in output
     assert not list(tmp_path.iterdir())
@@ -147,7 +123,7 @@ def test_download_says_that_there_is_no_address(tmp_path):
 
 def test_get_flops_by_mim_run(tmp_path):
     config = next((ROOT / 'configs').glob(f'*/{CLASSIFIER}'))
-    output = run(MIM, 'run', 'mmmobilemamba', 'get_flops', config, cwd=tmp_path)
+    output = run('mim', 'run', 'mmmobilemamba', 'get_flops', config, cwd=tmp_path, fresh=True)
     assert re.search(r'^total +8,441,372 +29,092,584$', output, flags=re.MULTILINE)
 
 
@@ -157,13 +133,14 @@ def test_train_and_test_by_bare_name(scenes):
     work_dir = scenes / 'work'
     small = ('--work-dir', work_dir, '--cfg-options', *SMALL)
     options = ('train_dataloader.batch_size=8', 'train_cfg.max_epochs=1', 'param_scheduler.warmup=0')
-    output = run(MIM, 'train', 'mmmobilemamba', CLASSIFIER, '--gpus', '0', *small, *options, cwd=scenes)
+    output = run('mim', 'train', 'mmmobilemamba', CLASSIFIER, '--gpus', '0', *small, *options, cwd=scenes)
     assert 'mmmobilemamba/.mim/tools/train.py' in output.partition('Training command')[2].splitlines()[0]
     checkpoint = read_checkpoint(work_dir / 'epoch_1.pth')
     assert checkpoint['meta']['iter'] == 2
 
-    command = (MIM, 'test', 'mmmobilemamba', CLASSIFIER, '--checkpoint', work_dir / 'epoch_1.pth')
-    run(*command, '--out', scenes / 'scores.pkl', '--out-item', 'metrics', *small, cwd=scenes)
+    command = ('mim', 'test', 'mmmobilemamba', CLASSIFIER, '--checkpoint', work_dir / 'epoch_1.pth')
+    command += ('--out', scenes / 'scores.pkl', '--out-item', 'metrics', *small)
+    run(*command, cwd=scenes, fresh=True)
     (score,) = [
         json.loads(path.read_text()) for path in work_dir.glob('*/*.json') if 'vis_data' not in path.parts
     ]
@@ -172,12 +149,13 @@ def test_train_and_test_by_bare_name(scenes):
 
 @pytest.mark.slow
 def test_two_processes_without_a_gpu(scenes):
-    """16 images with batch size 4 are 4 iterations in one process, and 2 in two processes."""
+    """16 images with batch size 4 are 4 iterations in one process, and 2 in two processes of torchrun."""
     pytest.importorskip('mmdet')
     work_dir = scenes / 'two'
     small = (*SMALL, 'train_dataloader.batch_size=4', 'train_cfg.max_epochs=1')
-    command = (MIM, 'train', 'mmmobilemamba', DETECTOR, *two_processes())
-    output = run(*command, '--work-dir', work_dir, '--cfg-options', *small, cwd=scenes)
+    command = ('mim', 'train', 'mmmobilemamba', DETECTOR, '--launcher', 'pytorch', '--gpus', '2')
+    command += ('--port', free_port(), '--work-dir', work_dir, '--cfg-options', *small)  # mim's may be in use
+    output = run(*command, cwd=scenes, fresh=True)
     assert 'Epoch(train) [1][2/2]' in output
     assert read_checkpoint(work_dir / 'epoch_1.pth')['meta']['iter'] == 2
 
@@ -192,27 +170,29 @@ def test_two_processes_of_a_stock_tool(scenes):
     work_dir, config = scenes / 'stock', next((ROOT / 'configs').glob(f'*/{CLASSIFIER}'))
     small = ('--work-dir', work_dir, '--cfg-options', *SMALL, 'train_dataloader.batch_size=4')
     short = ('train_cfg.max_epochs=1', 'param_scheduler.warmup=0')
-    output = run(MIM, 'train', 'mmpretrain', config, *two_processes(), '--amp', *small, *short, cwd=scenes)
+    tool, launcher = train.stock_tool('mmpretrain', 'train.py'), ('--launcher', 'pytorch')
+    command = ('python', tool, config, *launcher, '--amp', *small, *short)
+    output = run(*command, cwd=scenes, processes=2)
     assert 'CPUAmpOptimWrapper, in bfloat16, stands in for AmpOptimWrapper' in output
     assert 'Epoch(train) [1][2/2]' in output
     checkpoint = work_dir / 'epoch_1.pth'
     assert read_checkpoint(checkpoint)['meta']['iter'] == 2
 
-    test = (MIM, 'test', 'mmpretrain', config, '--checkpoint', checkpoint, *two_processes(), *small)
-    output = run(*test, 'test_dataloader.batch_size=1', cwd=scenes)
+    command = ('python', tool.with_name('test.py'), config, checkpoint, *launcher, *small)
+    output = run(*command, 'test_dataloader.batch_size=1', cwd=scenes, processes=2)
     assert 'Epoch(test) [2/2]' in output and 'accuracy/top1' in output
 
 
 @pytest.mark.slow
 def test_two_processes_share_a_test(scenes):
-    """With mmseg's tool and torchrun, each process predicts half of the images."""
+    """With mmseg's tool, each process predicts half of the images."""
     pytest.importorskip('mmseg')
-    config = Config.fromfile(next((ROOT / 'configs').glob(f'*/{SEGMENTOR}')))
+    path = next((ROOT / 'configs').glob(f'*/{SEGMENTOR}'))
     init_default_scope('mmseg')
-    torch.save(dict(state_dict=MODELS.build(config.model).state_dict()), scenes / 'segmentor.pth')
-    torchrun = (sys.executable, '-m', 'torch.distributed.run', '--standalone', '--nproc-per-node', '2')
-    command = (ROOT / 'tools/test.py', next((ROOT / 'configs').glob(f'*/{SEGMENTOR}')), 'segmentor.pth')
+    model = MODELS.build(Config.fromfile(path).model)
+    torch.save(dict(state_dict=model.state_dict()), scenes / 'segmentor.pth')
+    command = ('python', ROOT / 'tools/test.py', path, 'segmentor.pth', '--launcher', 'pytorch')
     small = ('--work-dir', scenes / 'test', '--cfg-options', *SMALL, 'test_dataloader.batch_size=1')
-    output = run(*torchrun, *command, '--launcher', 'pytorch', *small, cwd=scenes)
+    output = run(*command, *small, cwd=scenes, processes=2)
     assert 'Iter(test) [2/2]' in output
     assert re.search(r'mIoU: +\d', output)

@@ -1,8 +1,5 @@
 """Folding checkpoints of a classifier, a detector and a segmentor, and mmpretrain's tool."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from mmengine.config import Config
@@ -15,6 +12,7 @@ pytest.importorskip('mmdet')
 pytest.importorskip('mmpretrain')
 pytest.importorskip('mmseg')
 
+from ..commands import run
 from ..conftest import ROOT, image_for, load_script, relative_error
 
 tool = load_script('tools/model_converters/reparameterize_model.py')
@@ -164,8 +162,7 @@ def test_the_tool_of_mmpretrain(tmp_path):
     config, model = make('classifier', tmp_path / 'trained.pth')
     script = f'{mmpretrain.__path__[0]}/.mim/tools/model_converters/reparameterize_model.py'
     out = tmp_path / 'folded.pth'
-    command = [sys.executable, script, config, tmp_path / 'trained.pth', out]
-    subprocess.run(command, check=True, cwd=tmp_path, stdout=subprocess.DEVNULL)
+    run('python', script, config, tmp_path / 'trained.pth', out, cwd=tmp_path)
     config = Config.fromfile(config)
     config.model.backbone.deploy = True
     folded = MODELS.build(config.model).eval()
