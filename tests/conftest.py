@@ -3,6 +3,7 @@
 import gc
 import importlib.util
 import json
+import signal
 import sys
 from pathlib import Path
 
@@ -81,6 +82,14 @@ def _quick_mmengine():
 @pytest.fixture(autouse=True)
 def _seed():
     torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _same_handlers():
+    """A handler of a tool that stays can keep a pool of processes, as in mmdet's VOCMetric, from ending."""
+    before = signal.getsignal(signal.SIGTERM)
+    yield
+    assert signal.getsignal(signal.SIGTERM) == before
 
 
 @pytest.fixture(autouse=True)

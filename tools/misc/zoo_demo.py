@@ -450,7 +450,6 @@ def main(argv=None):
     add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='changes to every config')
     args = parser.parse_args(argv)
     warnings.simplefilter('ignore')  # they are in the logs; the console has a line a step
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, as Ctrl-C does
     try:
         wrong = run_zoo(args)
     except StepError as error:
@@ -462,4 +461,5 @@ def main(argv=None):
 
 
 if __name__ == '__main__':
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends what was started, as Ctrl-C does
     main()
