@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 
 import pytest
+from packaging.specifiers import SpecifierSet
 
 from ..conftest import ROOT, load_script
 
@@ -241,3 +242,20 @@ def test_pins_cover_the_known_good_set():
     assert versions['mmdet'] == '3.3.0'
     major = int(versions['setuptools'].split('.')[0])
     assert 65 <= major < 82
+
+
+def plain(name):
+    """A name of a package as indexes compare it."""
+    return re.sub('[-_.]+', '-', name).lower()
+
+
+def test_pins_are_for_every_python_3_11():
+    """Debian 12 has 3.11.2, whose pip searches for hours if one of the pins needs a later one."""
+    pins, seen = {plain(name): version for name, version in setup_env.pinned_versions(None).items()}, 0
+    for package in metadata.distributions():
+        name = plain(package.metadata['Name'])
+        if package.version == pins.get(name):
+            seen += 1
+            wanted = package.metadata['Requires-Python'] or ''
+            assert SpecifierSet(wanted).contains('3.11.0'), (name, package.version, wanted)
+    assert seen > 50
