@@ -152,7 +152,7 @@ def _run_script(argv, environ, path):
     main.__file__ = file
     try:
         exec(compile(Path(file).read_bytes(), file, 'exec'), vars(main))
-    except Exception:
+    except Exception:  # as the interpreter does at the end of a script
         sys.excepthook(*sys.exc_info())
         sys.exit(1)
 

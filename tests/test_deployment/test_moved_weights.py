@@ -1,6 +1,6 @@
 """Export of recipes with large weights: logits of a thousand, saturated scores, thousands of ties.
 
-``make test-deploy`` runs all of them, the normal suite the two hardest ones, with fewer layers.
+``make test-deploy`` runs all of them, the normal suite the two hardest ones.
 """
 
 import logging
@@ -25,7 +25,6 @@ from mmmobilemamba.models import deploy, set_backend
 from ..conftest import ROOT, load_script, noise_for
 from ..helpers import ODD, randomise
 from . import dense_detectors
-from .networks import shorten
 
 tool = load_script('tools/deployment/export.py')
 graph_exporter = load_script('tools/deployment/graph_exporter.py')
@@ -59,12 +58,10 @@ HARDEST = {
 SCORES = ('cls.weight', 'conv_cls.weight', 'fc_cls.weight', 'conv_seg.weight', 'linear.weight', 'l.weight')
 
 
-def moved(recipe, folder, short=False):
+def moved(recipe, folder):
     """A recipe with a tiny backbone, and a checkpoint with enlarged weights in all layers (two Path)."""
     config = Config.fromfile(ROOT / 'configs' / recipe)
     config.model.backbone.update(arch=ODD, init_cfg=None)
-    if short:
-        shorten(config, recipe.split('/')[0])
     config.model.pop('teacher', None)
     if config.model.get('type') == 'DistilledClassifier':
         config.model.type = 'ImageClassifier'
@@ -88,35 +85,28 @@ def moved(recipe, folder, short=False):
     return folder / 'config.py', folder / 'moved.pth'
 
 
-def side_of(short):
-    """A side for which the last level of a RetinaNet has one pixel."""
-    return 64 if short else 96
-
-
 def params():
     """Recipes with dynamic sizes, their digits twins (same heads) with one size, and the hardest cases."""
     for recipe in RECIPES:
         option = '--size' if '_digits' in recipe else '--dynamic'
-        yield pytest.param(recipe, option, False, marks=pytest.mark.deploy)
-        if (recipe, option) in HARDEST:
-            yield pytest.param(recipe, option, True)
+        marks = () if (recipe, option) in HARDEST else pytest.mark.deploy
+        yield pytest.param(recipe, option, marks=marks)
 
 
-@pytest.mark.parametrize(('recipe', 'option', 'short'), list(params()))
-def test_recipes(recipe, option, short, tmp_path, capsys):
-    options = ['--size', str(side_of(short))] + ([option] if option == '--dynamic' else [])
-    tool.main([*map(str, moved(recipe, tmp_path, short)), str(tmp_path / 'out.onnx'), *options])
+@pytest.mark.parametrize(('recipe', 'option'), list(params()))
+def test_recipes(recipe, option, tmp_path, capsys):
+    options = ['--size', '96'] + ([option] if option == '--dynamic' else [])
+    tool.main([*map(str, moved(recipe, tmp_path)), str(tmp_path / 'out.onnx'), *options])
     said = capsys.readouterr().out
     assert said.count('\n  ') == (7 if option == '--dynamic' else 5) and 'of PyTorch' in said
 
 
 @torch.no_grad()
-@pytest.mark.parametrize('short', [False, True])
-def test_the_recipe_without_norms_is_saturated(short, tmp_path):
+def test_the_recipe_without_norms_is_saturated(tmp_path):
     """Scores are saturated as after a training, so the test above covers this case."""
-    config, checkpoint = moved(WITHOUT_NORMS, tmp_path, short)
+    config, checkpoint = moved(WITHOUT_NORMS, tmp_path)
     model = tool.build.load_model(Config.fromfile(config), checkpoint)
-    scores, _ = model.bbox_head(model.extract_feat(noise_for((1, 3, *[side_of(short)] * 2), 0)))
+    scores, _ = model.bbox_head(model.extract_feat(noise_for((1, 3, 96, 96), 0)))
     logits = torch.cat([level.flatten() for level in scores])
     assert logits.abs().max() > 300 and (logits.sigmoid() == 1).sum() > 1000
 
